@@ -1,0 +1,38 @@
+"""biprop finds Multi-Prize Tickets: accurate binary subnetworks of networks with random, never-trained weights.
+
+The names below load when first used, so that `import biprop` and `biprop --help` load no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import UserError as UserError
+    from .layers import BinaryActivation as BinaryActivation
+    from .subnetwork import LayerReport as LayerReport
+    from .subnetwork import Subnetwork as Subnetwork
+    from .subnetwork import convert as convert
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BinaryActivation": "layers",
+    "LayerReport": "subnetwork",
+    "Subnetwork": "subnetwork",
+    "UserError": "errors",
+    "convert": "subnetwork",
+}
+
+__all__ = ["BinaryActivation", "LayerReport", "Subnetwork", "UserError", "__version__", "convert"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'biprop' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

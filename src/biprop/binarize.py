@@ -1,0 +1,83 @@
+"""What is binary, and how gradients pass it: pure functions; the modules that wire them are in `layers`.
+
+`sign` is defined here once: sign(0) = +1, because a bit has two values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1; same shape and dtype as `x`."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+class _BinaryActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, zero: int) -> Tensor:
+        ctx.save_for_backward(x)
+        return sign(x) if zero == 1 else torch.sign(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return grad * (2 * (1 - x.abs())).clamp_(min=0), None
+
+
+def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
+    """Sign of the activations, with a triangular pseudo-gradient (MPT-1/1; ICLR 2021 paper, section 4).
+
+    Forward: sign(x). Backward: the incoming gradient times 2 * (1 - |x|) where |x| <= 1, and 0 elsewhere.
+
+    Args:
+        x: float activations, any shape.
+        zero: the value of sign(0): +1, or 0 to reproduce networks of the original research code.
+    """
+    return _BinaryActivation.apply(x, zero)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _MaskedBinaryWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
+        ctx.save_for_backward(scores, weight)
+        return torch.sign(weight).mul_(mask).mul_(gain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        scores, weight = ctx.saved_tensors
+        return torch.sign(scores).mul_(weight).mul_(grad), None, None, None
+
+
+def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
+    """The weights that a subnetwork computes with: gain * sign(weight) * mask (ICLR 2021 paper, algorithm 1).
+
+    Backward goes straight through the mask and the gain: dL/dscores = dL/dresult * weight * sign(scores).
+    A weight that is exactly 0 (inits `bernoulli`, `usc_bernoulli`) contributes 0 although the mask keeps it: here, and only
+    here, the sign of 0 is 0. A score that is exactly 0 gets no gradient, as |score| has none there.
+
+    Args:
+        scores: float, any shape; the only argument that gets a gradient.
+        weight: float random weights, same shape.
+        mask: bool, same shape.
+        gain: positive scalar tensor.
+
+    Returns:
+        Tensor of the shape and dtype of `weight`, with values in {-gain, 0, +gain}.
+    """
+    return _MaskedBinaryWeight.apply(scores, weight, mask, gain)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def gain(weight: Tensor, mask: Tensor, kept: int) -> Tensor:
+    """The layer's gain (the paper's alpha): sum(|weight| * mask) / max(1, kept), a scalar tensor.
+
+    `kept` is the divisor that the method prescribes, which under layerwise pruning is int(k * n) and not always the number of
+    ones in the mask (see `Subnetwork.update`).
+    """
+    return (weight.abs() * mask).sum() / max(1, kept)

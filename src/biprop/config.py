@@ -1,0 +1,360 @@
+"""The schema of a run: every option once, with type, default, range and help; strict YAML below, flags on top.
+
+An option is a field of `Config`. The command line, the YAML reader, `--print-config` and the error messages are all made from
+these fields. Loads no torch: `biprop --help` must be fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+DEFAULT_CONFIG = "digits"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the help and the checks need to know of an option."""
+
+    help: str
+    group: str
+    choices: tuple[str, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    short: tuple[str, ...] = ()
+
+    def broken_by(self, value: Any) -> str | None:
+        """The rule that `value` breaks, in words, or None."""
+        if self.choices is not None and value not in self.choices:
+            near = difflib.get_close_matches(str(value), self.choices, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return f"must be one of {', '.join(self.choices)}{hint}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            above = self.low is None or (value > self.low if self.open_low else value >= self.low)
+            if not (math.isfinite(value) and above and (self.high is None or value <= self.high)):
+                return f"must be {self.range_in_words()}"
+        return None
+
+    def range_in_words(self) -> str:
+        low = None if self.low is None else f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        high = None if self.high is None else f"at most {self.high:g}"
+        return " and ".join(part for part in (low, high) if part) or "a finite number"
+
+
+def option(default: Any, help: str, group: str, **rule: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"rule": Rule(help, group, **rule)})
+
+
+_NET, _PRUNE, _INIT, _DATA, _OPT, _RUN = "network", "pruning", "random weights", "data", "optimisation", "run and files"
+
+SETS = ("digits", "CIFAR10", "CIFAR100", "folder")
+CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
+BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
+_LR_POLICIES = (
+    "constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "cos_multi_lr",
+    "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr", "mpt11_w18_2_lr", "mpt11_w18_2_v2_lr",
+)  # fmt: skip
+_INITS = (
+    "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant", "signed_constant", "unsigned_constant",
+    "standard", "ones", "bernoulli", "usc_bernoulli", "binary",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run in full. Field order is the order of help and `--print-config`."""
+
+    arch: str = option("cResNet18", "network, by name (an unknown name prints the nearest one)", _NET, short=("-a",))
+    width_mult: float = option(1.0, "multiplies the widths of the Wide networks", _NET, low=0, open_low=True)
+    bn_type: str = option("NonAffineBatchNorm", "batch norm: with weight and bias (Affine, Learned) or without", _NET, choices=BN_TYPES)
+    learn_batchnorm: bool = option(False, "train weight and bias of batch norm beside the scores", _NET)
+    bn_bias_only: bool = option(False, "train the bias of batch norm beside the scores", _NET)
+    tune_batchnorm: bool = option(False, "with one of the two above: freeze the scores, train batch norm only", _NET)
+    bn_weight_init: float | None = option(None, "first weight of batch norm", _NET)
+    bn_bias_init: float | None = option(None, "first bias of batch norm", _NET)
+
+    prune_rate: float | None = option(
+        None, "fraction of weights KEPT (0.2 keeps 20 % and prunes 80 %)", _PRUNE, low=0, high=1, open_low=True
+    )
+    layer_prune_rates: dict[str, float | str] | None = option(
+        None,
+        "PATTERN=RATE pairs for single layers, fraction of weights KEPT or 'dense' (kept whole and trained): fc=0.5 conv1=dense",
+        _PRUNE,
+    )
+    conv_type: str = option(
+        "SubnetConv",
+        "SubnetConv: every layer keeps the prune rate; GlobalSubnetConv: one ranking over the network; DenseConv: no pruning, "
+        "the weights train (the baseline)",
+        _PRUNE,
+        choices=CONV_TYPES,
+    )
+    prune_rate_epoch: int = option(
+        10, "global pruning: epochs from one half kept down to the prune rate (at most a third of the run)", _PRUNE, low=0
+    )
+    layer_floor: float = option(
+        0.001, "global pruning: fraction of its weights that every layer keeps in any case, at least one", _PRUNE, low=0, high=1
+    )
+    first_layer_dense: bool = option(False, "the first layer is an ordinary one and trains", _PRUNE)
+    last_layer_dense: bool = option(False, "the last layer is an ordinary one and trains", _PRUNE)
+    freeze_weights: bool = option(False, "the random weights stay as drawn (implied by the Subnet layers)", _PRUNE)
+
+    init: str = option("kaiming_normal", "how the random weights are drawn", _INIT, choices=_INITS)
+    mode: str = option("fan_in", "fan of the initialisation", _INIT, choices=("fan_in", "fan_out"))
+    nonlinearity: str = option("relu", "gain of the initialisation", _INIT, choices=("relu", "leaky_relu", "linear", "sigmoid", "tanh", "selu"))
+    scale_fan: bool = option(False, "multiply the fan by (1 - prune rate); odd, but what the published results used", _INIT)
+
+    set: str = option("CIFAR10", "data set: digits (built in), CIFAR10, CIFAR100, or folder (one folder of images a class)", _DATA, choices=SETS)
+    data: str = option("data", "folder with the data", _DATA)
+    image_size: int | None = option(None, "folder: resize the images to this many pixels a side", _DATA, low=1)
+    augment: str = option(
+        "auto", "random crops (padding 4) and flips of the training images; auto: what suits the set", _DATA,
+        choices=("auto", "none", "crop", "flip", "crop+flip"),
+    )  # fmt: skip
+    select_on: str = option(
+        "validation", "what chooses the best epoch: held-out training images, or the test set as in the papers", _DATA,
+        choices=("validation", "test"),
+    )  # fmt: skip
+
+    optimizer: str = option("sgd", "sgd, or adam (which ignores momentum and weight decay)", _OPT, choices=("sgd", "adam"))
+    lr: float = option(0.1, "learning rate", _OPT, low=0)
+    lr_policy: str = option("constant_lr", "course of the learning rate, set per epoch", _OPT, choices=_LR_POLICIES)
+    lr_adjust: int = option(20, "multistep_lr: epochs between steps", _OPT, low=1)
+    lr_gamma: float = option(0.1, "multistep_lr: factor of a step", _OPT, low=0)
+    warmup_length: int = option(0, "epochs of linear warm-up", _OPT, low=0)
+    momentum: float = option(0.9, "of sgd", _OPT, low=0, high=1)
+    weight_decay: float = option(1e-4, "of sgd; acts on the scores too", _OPT, low=0, short=("--wd",))
+    nesterov: bool = option(False, "Nesterov momentum", _OPT)
+    no_bn_decay: bool = option(False, "no weight decay on batch norm", _OPT)
+    label_smoothing: float = option(0.0, "of the cross entropy", _OPT, low=0, high=1)
+    grad_clip: bool = option(False, "clip every gradient value to [-1, 1]", _OPT)
+    epochs: int = option(90, "passes over the training images", _OPT, low=1)
+    batch_size: int = option(256, "images a step", _OPT, low=1, short=("-b",))
+
+    name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
+    log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
+    seed: int = option(0, "of weights, scores, order and augmentation: the same command gives the same ticket", _RUN, low=0, high=2**64 - 1)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one", _RUN)
+    print_freq: int = option(10, "steps between two updates of the progress shown", _RUN, low=1, short=("-p",))
+    save_every: int = option(-1, "epochs between two checkpoints that stay, beside first, best and last; -1: none", _RUN, low=-1)
+
+    @property
+    def scope(self) -> str:
+        """The pruning scope that `conv_type` means: "layer" or "global"."""
+        return "global" if self.conv_type == "GlobalSubnetConv" else "layer"
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
+TYPES: dict[str, Any] = typing.get_type_hints(Config)
+
+
+def rule(name: str) -> Rule:
+    return FIELDS[name].metadata["rule"]  # type: ignore[no-any-return]
+
+
+def is_flag(name: str) -> bool:
+    """Whether the option is on or off."""
+    return TYPES[name] is bool
+
+
+def coerce(name: str, value: Any, where: str) -> Any:
+    """`value`, checked against the type and the rule of option `name`.
+
+    Args:
+        name: a field of `Config`.
+        value: from YAML, or a string from the command line.
+        where: file or flag, for the message.
+
+    Raises:
+        UserError: one line with place, key, value and rule.
+    """
+    wanted = TYPES[name]
+    optional = isinstance(wanted, types.UnionType) and type(None) in typing.get_args(wanted)
+    if optional:
+        wanted = next(t for t in typing.get_args(wanted) if t is not type(None))
+    if value is None and optional:
+        return None
+    if name == "prune_rate" and value in (-1, "-1"):
+        return None  # the published configurations write -1 for "to be given on the command line"
+    if typing.get_origin(wanted) is dict:
+        return _coerce_rates(name, value, where)
+    try:
+        converted = _convert(wanted, value)
+    except (TypeError, ValueError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[wanted]
+        raise UserError(f"{_place(where, name, value)}: must be {kind}") from None
+    broken = rule(name).broken_by(converted)
+    if broken:
+        note = " (the fraction of weights KEPT)" if name == "prune_rate" else ""
+        raise UserError(f"{_place(where, name, value)}: {broken}{note}")
+    return converted
+
+
+def _place(where: str, name: str, value: Any) -> str:
+    """"--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
+    return f"{where} {value}" if where.startswith("--") else f"{where}: {name} = {value}"
+
+
+def _convert(wanted: type, value: Any) -> Any:
+    if wanted is bool or isinstance(value, bool):
+        if wanted is bool and isinstance(value, bool):
+            return value
+        raise TypeError
+    if wanted is int:
+        if isinstance(value, float) and not value.is_integer():
+            raise TypeError
+        return int(value)
+    if wanted is float:
+        return float(value)  # YAML 1.1 reads 1e-4 as a string
+    if not isinstance(value, str | int | float):
+        raise TypeError
+    return str(value)
+
+
+def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{_place(where, name, value)}: must be pairs of layer pattern and prune rate")
+    return {
+        str(pattern): "dense" if rate == "dense" else coerce("prune_rate", rate, f"{where} {pattern}=")
+        for pattern, rate in value.items()
+    }
+
+
+def _reject_unknown(key: str, value: Any, where: str) -> None:
+    if key not in FIELDS:
+        near = difflib.get_close_matches(key, FIELDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; see biprop find --help"
+        raise UserError(f"{where}: unknown key {key!r} = {value!r}{hint}")
+
+
+def packaged() -> Any:
+    """The folder of configurations inside the package."""
+    return resources.files("biprop") / "configs"
+
+
+def find_file(name: str) -> Path:
+    """The configuration file that `name` means: a path, a path below configs/, or a bare name.
+
+    Raises:
+        UserError: no such file (the nearest name is offered), or several of that bare name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    root = Path(str(packaged()))
+    relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    if (root / relative).is_file():
+        return root / relative
+    files = sorted(p for p in root.rglob("*.y*ml"))
+    same = [p for p in files if p.stem == name]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise UserError(f"--config {name}: several files have that name: " + ", ".join(f"configs/{p.relative_to(root)}" for p in same))
+    near = difflib.get_close_matches(path.stem, [p.stem for p in files], n=1)
+    raise UserError(f"--config {name}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The checked values of one YAML file, on top of those of the file that its key `base` names, if any.
+
+    Raises:
+        UserError: unreadable, not a mapping, an unknown key or a value that breaks its rule.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: cannot be read: {e}") from None
+    except yaml.YAMLError as e:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold one 'key: value' a line")
+    values: dict[str, Any] = {}
+    if (base := raw.pop("base", None)) is not None:
+        base_path = path.parent / str(base)
+        if not base_path.is_file() or base_path.resolve() == path.resolve():
+            raise UserError(f"{path}: base = {base!r}: no such file")
+        values = read_file(base_path)
+    for key, value in raw.items():
+        _reject_unknown(str(key), value, str(path))
+        values[key] = coerce(key, value, str(path))
+    return values
+
+
+def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, str]:
+    """The configuration of a run: the file (default: `DEFAULT_CONFIG`), with overrides on top.
+
+    Args:
+        config: what `find_file` takes, or None.
+        overrides: option name -> value, from the command line.
+
+    Returns:
+        The configuration and its name (the file's name without the ending).
+
+    Raises:
+        UserError: see `find_file`, `read_file`, `coerce`; or options that contradict each other.
+    """
+    path = find_file(config or DEFAULT_CONFIG)
+    values = read_file(path)
+    for key, value in overrides.items():
+        flag = f"--{key.replace('_', '-')}"
+        _reject_unknown(key, value, flag)
+        values[key] = coerce(key, value, flag)
+    result = Config(**values)
+    check(result)
+    return result, path.stem
+
+
+def check(config: Config) -> None:
+    """Raise UserError where options contradict each other."""
+    if config.conv_type == "DenseConv":
+        if config.layer_prune_rates or config.tune_batchnorm:
+            raise UserError("conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm need a Subnet layer")
+    elif config.prune_rate is None:
+        raise UserError("prune_rate: the configuration leaves it open; pass --prune-rate, the fraction of weights KEPT, e.g. 0.2")
+    if config.bn_type == "NonAffineBatchNorm":
+        for name in ("learn_batchnorm", "bn_bias_only", "bn_weight_init", "bn_bias_init"):
+            if getattr(config, name) not in (False, None):
+                raise UserError(f"{name} needs batch norm with weight and bias: pass --bn-type AffineBatchNorm")
+    if config.learn_batchnorm and config.bn_bias_only:
+        raise UserError("learn_batchnorm and bn_bias_only contradict each other: choose one")
+    if config.tune_batchnorm and not (config.learn_batchnorm or config.bn_bias_only):
+        raise UserError("tune_batchnorm freezes the scores, so nothing would train: add --learn-batchnorm or --bn-bias-only")
+    if config.nesterov and not config.momentum:
+        raise UserError("nesterov needs a momentum above 0")
+    if config.optimizer == "adam" and config.nesterov:
+        raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
+    if config.scale_fan and config.prune_rate == 1:
+        raise UserError("scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it off or keep fewer")
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def as_yaml(config: Config) -> str:
+    """The configuration in full, as a file that `--config` reads."""
+    import yaml
+
+    return yaml.safe_dump(as_dict(config), sort_keys=False)
+
+
+def groups() -> Iterator[tuple[str, list[str]]]:
+    """(group, option names), in order."""
+    names = list(dict.fromkeys(rule(name).group for name in FIELDS))
+    for group in names:
+        yield group, [name for name in FIELDS if rule(name).group == group]

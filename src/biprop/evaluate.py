@@ -1,0 +1,56 @@
+"""Accuracy, as counts of images: never an average of averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Counts:
+    """Sums over images; they add up over batches and processes."""
+
+    images: int = 0
+    right: int = 0
+    right_in_5: int = 0
+    loss_sum: float = 0.0
+
+    def add(self, logits: Tensor, labels: Tensor, mean_loss: float) -> None:
+        """Count a batch: logits [B, classes] float, labels [B] int64, and the mean of its loss."""
+        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
+        hits = best == labels[:, None]
+        self.images += len(labels)
+        self.right += int(hits[:, 0].sum())
+        self.right_in_5 += int(hits.sum())
+        self.loss_sum += mean_loss * len(labels)
+
+    @property
+    def top1(self) -> float:
+        """Accuracy in percent."""
+        return 100 * self.right / max(1, self.images)
+
+    @property
+    def top5(self) -> float:
+        """Percent of images whose class is among the five likeliest."""
+        return 100 * self.right_in_5 / max(1, self.images)
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(1, self.images)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Counts:
+    """Count over (images, labels) batches, in evaluation mode; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    counts = Counts()
+    for images, labels in batches:
+        logits = model(images)
+        counts.add(logits, labels, float(F.cross_entropy(logits, labels)))
+    model.train(was_training)
+    return counts

@@ -1,0 +1,59 @@
+"""Optimisers with the original parameter groups, and learning-rate policies as data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+STEPS: dict[str, tuple[tuple[int, float], ...]] = {
+    "xnor_lr": ((30, 0.1), (44, 0.1), (54, 0.1)),
+    "cos_multi_lr": ((30, 0.1), (44, 0.1), (54, 0.1)),
+    "mpt132_w34_2_lr": ((27, 0.1), (44, 0.1), (54, 0.01)),
+    "mpt11_w34_2_v2_lr": ((50, 0.1), (62, 0.1), (70, 0.01)),
+    "mpt11_w18_2_lr": ((46, 0.1), (65, 0.1), (80, 0.01)),
+    "mpt11_w18_2_v2_lr": ((35, 0.1), (50, 0.1), (60, 0.01)),
+}
+"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. cos_multi_lr adds a cosine from epoch 55 on."""
+
+POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
+
+
+def learning_rate(
+    policy: str, epoch: int, *, lr: float, epochs: int, warmup_length: int = 0, lr_adjust: int = 20, lr_gamma: float = 0.1
+) -> float:
+    """Learning rate of `epoch` (from 0) in a run of `epochs`, under one of `POLICIES`."""
+
+    def cosine(start: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (epochs - start)))
+
+    if policy in ("constant_lr", "cosine_lr"):
+        if epoch < warmup_length:
+            return lr * (epoch + 1) / warmup_length
+        return lr if policy == "constant_lr" else lr * cosine(warmup_length)
+    if policy == "multistep_lr":
+        return lr * lr_gamma ** (epoch // lr_adjust)
+    factor = math.prod(f for at, f in STEPS[policy] if epoch >= at)
+    return lr * factor * (cosine(55) if policy == "cos_multi_lr" and epoch >= 55 else 1)
+
+
+def build_optimizer(
+    model: nn.Module, name: str, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False,
+    no_bn_decay: bool = False,
+) -> torch.optim.Optimizer:  # fmt: skip
+    """SGD or Adam over the parameters that train.
+
+    SGD has two groups, in this order: parameters with "bn" in their name, and the rest; the batch norms of shortcuts and of
+    plain networks count as rest. Order and groups are those of the original research code, so that its optimiser states load.
+    Adam has one group and takes the learning rate only.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if name == "adam":
+        return torch.optim.Adam([p for _, p in named], lr=lr)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if "bn" in n], "weight_decay": 0.0 if no_bn_decay else weight_decay},
+        {"params": [p for n, p in named if "bn" not in n], "weight_decay": weight_decay},
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

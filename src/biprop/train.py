@@ -1,0 +1,388 @@
+"""The search: train the scores, choose anew who is kept after every step, keep the best epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import __version__, checkpoint, config as options, log, prune
+from .config import Config
+from .data import DataSet
+from .errors import UserError
+from .evaluate import Counts, evaluate
+from .network import Network, Task, build_network
+from .optim import build_optimizer, learning_rate
+
+EVALUATION_BATCH = 500
+CALIBRATION_BATCHES = 20
+
+INITIAL, BEST, LAST = "initial.state", "model_best.pth", "epoch_most_recent.state"
+
+
+class SearchDiverged(RuntimeError):
+    """The loss or a score is infinite or not a number; the message names layer and step. Checkpoints so far are kept."""
+
+
+@dataclass
+class Best:
+    """The best epoch so far among those at the final density, chosen on validation data."""
+
+    epoch: int = 0
+    validation: Counts | None = None
+    top1: float = 0.0
+    top5: float = 0.0
+
+
+@dataclass
+class Result:
+    """What a search found. Accuracies in percent.
+
+    Attributes:
+        folder: of the run.
+        epoch: the best one, from 1.
+        validation, test: counts of the network saved at that epoch.
+        random_scores: counts on the test data of the same network before the search, batch norm calibrated.
+        weights, kept: of the saved network's masked layers (0 for a dense baseline).
+    """
+
+    folder: Path
+    epoch: int
+    validation: Counts
+    test: Counts
+    random_scores: Counts
+    weights: int
+    kept: int
+    seconds: float
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.weights if self.weights else 1.0
+
+
+def make_run_folder(config: Config, config_name: str) -> Path:
+    """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with checkpoints/, logs/, settings.txt.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    parent = Path(config.log_dir) / config_name
+    if config.width_mult != 1:
+        parent /= f"width_mult={config.width_mult:g}"
+    parent /= f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}"
+    folder, number = parent / config.name, 0
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                folder, number = parent / config.name / str(number), number + 1
+        (folder / "checkpoints").mkdir()
+        (folder / "logs").mkdir()
+        versions = f"# biprop {__version__}, torch {torch.__version__}, {datetime.now().isoformat(timespec='seconds')}\n"
+        (folder / "settings.txt").write_text(versions + options.as_yaml(config), encoding="utf-8")
+    except OSError as e:
+        raise UserError(f"--log-dir {config.log_dir}: cannot write the run folder: {e.strerror}: {e.filename}") from None
+    return folder
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` means; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(f"--device {name}: not available here: {str(e).splitlines()[0]}") from None
+    return device
+
+
+class Search:
+    """One run: the objects that live as long as it does.
+
+    Args:
+        config: the options.
+        config_name: name of their file, for the run folder and results.csv.
+        data: the images.
+        console: where progress goes.
+
+    Raises:
+        UserError: network, data and options do not fit together, or the run folder cannot be written.
+    """
+
+    def __init__(self, config: Config, config_name: str, data: DataSet, console: log.Console) -> None:
+        self.config, self.config_name, self.console = config, config_name, console
+        self.device = choose_device(config.device)
+        self.task = Task(len(data.classes), data.channels, data.input_size)
+        self.network: Network = build_network(config, self.task)
+        self.network.model.to(self.device)
+        self.data = data.to(self.device)
+        self.optimizer = build_optimizer(
+            self.model, config.optimizer,
+            lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
+            nesterov=config.nesterov, no_bn_decay=config.no_bn_decay,
+        )  # fmt: skip
+        self.step = 0
+        self.best = Best()
+        self.best_train = Counts()
+        self.results_file = Path(config.log_dir) / "results.csv"
+        log.check_results(self.results_file)
+        self.folder = make_run_folder(config, config_name)
+        self.random_scores = self._accuracy_before_search()
+
+    @property
+    def model(self) -> nn.Module:
+        return self.network.model
+
+    @property
+    def ramp(self) -> int:
+        """Epochs before the final density is reached."""
+        return prune.ramp_epochs(self.config.prune_rate_epoch, self.config.epochs) if self.config.scope == "global" else 0
+
+    def run(self) -> Result:
+        """Search to the end.
+
+        Raises:
+            SearchDiverged: not a number; the last good checkpoint is kept.
+            KeyboardInterrupt: passed on; the checkpoints of the finished epochs are kept.
+        """
+        config, started = self.config, time.monotonic()
+        self._save(INITIAL, 0, Counts(), Counts())
+        with log.RunLog(self.folder / "logs") as run_log:
+            for epoch in range(config.epochs):
+                epoch_started = time.monotonic()
+                rate = self._set_schedule(epoch)
+                try:
+                    train = self._train_epoch(epoch)
+                except FloatingPointError as e:
+                    raise SearchDiverged(f"epoch {epoch + 1}, step {self.step}: {e}") from None
+                validation = self._evaluate(self.data.validation)
+                self._keep_checkpoints(epoch, train, validation)
+                seconds = time.monotonic() - epoch_started
+                self._tell(run_log, epoch, rate, train, validation, seconds)
+            result = self._finish(time.monotonic() - started)
+        self._append_result(result, validation)
+        return result
+
+    def _set_schedule(self, epoch: int) -> float:
+        config = self.config
+        rate = learning_rate(
+            config.lr_policy, epoch,
+            lr=config.lr, epochs=config.epochs, warmup_length=config.warmup_length,
+            lr_adjust=config.lr_adjust, lr_gamma=config.lr_gamma,
+        )  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.network.subnetwork and self.ramp:
+            assert config.prune_rate is not None
+            self.network.subnetwork.set_density(prune.scheduled_density(config.prune_rate, epoch, self.ramp))
+        return rate
+
+    def _train_epoch(self, epoch: int) -> Counts:
+        config, counts = self.config, Counts()
+        self.model.train()
+        steps = math.ceil(len(self.data.train) / config.batch_size)
+        with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", steps) as bar:
+            for done, (images, labels) in enumerate(self.data.training_batches(config.batch_size, config.seed, epoch), start=1):
+                logits = self.model(images)
+                loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+                mean_loss = float(loss.detach())
+                self.step += 1
+                if not math.isfinite(mean_loss):
+                    raise FloatingPointError(_first_not_finite(self.model, images))
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                if config.grad_clip:
+                    nn.utils.clip_grad_value_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+                self.optimizer.step()
+                if self.network.subnetwork:
+                    self.network.subnetwork.update()
+                counts.add(logits, labels, mean_loss)
+                if done % config.print_freq == 0:
+                    kept = f"  kept {self.network.density:.1%}"
+                    bar.advance(config.print_freq, f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}")
+        return counts
+
+    def _evaluate(self, split: Any) -> Counts:
+        return evaluate(self.model, self.data.evaluation_batches(split, EVALUATION_BATCH))
+
+    @torch.no_grad()
+    def _accuracy_before_search(self) -> Counts:
+        """Test accuracy of the network with its first, random scores: what no search gives.
+
+        Batch norm is given the statistics of some training batches first, else the comparison would be with a broken network.
+        Nothing of it stays.
+        """
+        before = {key: value.clone() for key, value in self.model.state_dict().items()}
+        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = None  # a plain average over the batches
+        self.model.train()
+        batches = self.data.training_batches(self.config.batch_size, self.config.seed, 0)
+        for _, (images, _) in zip(range(CALIBRATION_BATCHES if norms else 0), batches, strict=False):
+            self.model(images)
+        counts = self._evaluate(self.data.test)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.model.load_state_dict(before)
+        return counts
+
+    def _keep_checkpoints(self, epoch: int, train: Counts, validation: Counts) -> None:
+        if train.top1 >= self.best_train.top1:
+            self.best_train = train
+        # Only epochs at the final density count, and of equals the later: it has seen more and has the smaller learning rate.
+        is_best = epoch >= self.ramp and (self.best.validation is None or validation.right >= self.best.validation.right)
+        if is_best:
+            self.best = Best(epoch + 1, validation, validation.top1, validation.top5)
+        self._save(LAST, epoch + 1, train, validation)
+        if is_best:
+            self._save(BEST, epoch + 1, train, validation)
+        if self.config.save_every > 0 and (epoch + 1) % self.config.save_every == 0:
+            self._save(f"epoch_{epoch + 1}.state", epoch + 1, train, validation)
+
+    def _save(self, name: str, epoch: int, train: Counts, validation: Counts) -> None:
+        config = self.config
+        path = self.folder / "checkpoints" / name
+        try:
+            checkpoint.save(
+                path,
+                {
+                    "epoch": epoch,
+                    "arch": config.arch,
+                    "state_dict": self.model.state_dict(),
+                    "best_acc1": self.best.top1,
+                    "best_acc5": self.best.top5,
+                    "best_train_acc1": self.best_train.top1,
+                    "best_train_acc5": self.best_train.top5,
+                    "optimizer": self.optimizer.state_dict(),
+                    "curr_acc1": validation.top1,
+                    "curr_acc5": validation.top5,
+                    "conv_type": config.conv_type,
+                    "prune_rate": config.prune_rate,
+                    **checkpoint.AUGMENTATION_FIELDS,
+                    "biprop": {
+                        "format": checkpoint.FORMAT,
+                        "version": __version__,
+                        "config": options.as_dict(config),
+                        "config_name": self.config_name,
+                        "step": self.step,
+                        "density": self.network.density,
+                        "densities": self.network.subnetwork.densities if self.network.subnetwork else {},
+                        "selected_on": config.select_on,
+                        "num_classes": self.task.num_classes,
+                        "channels": self.task.channels,
+                        "input_size": list(self.task.input_size),
+                        "classes": self.data.classes,
+                        "mean": list(self.data.mean),
+                        "std": list(self.data.std),
+                    },
+                },
+            )
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
+
+    def _tell(self, run_log: log.RunLog, epoch: int, rate: float, train: Counts, validation: Counts, seconds: float) -> None:
+        density = self.network.density
+        run_log.epoch(
+            epoch + 1,
+            {
+                "train/loss": train.loss, "train/top1": train.top1, "train/top5": train.top5,
+                "validation/loss": validation.loss, "validation/top1": validation.top1, "validation/top5": validation.top5,
+                "density": density, "lr": rate, "step": self.step, "seconds": seconds,
+                **self._layer_densities(),
+            },
+        )  # fmt: skip
+        width = len(str(self.config.epochs))
+        self.console.line(
+            f"epoch {epoch + 1:>{width}}/{self.config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
+            f"validation {validation.top1:5.1f} %  kept {density:.1%}  lr {rate:.3g}  {seconds:.1f} s"
+            f"{'  best' if self.best.epoch == epoch + 1 else ''}"
+        )
+
+    def _layer_densities(self) -> dict[str, float]:
+        if self.config.scope != "global" or not self.network.subnetwork:
+            return {}
+        return {f"layer_density/{layer.name}": layer.density for layer in self.network.subnetwork.report()}
+
+    def _finish(self, seconds: float) -> Result:
+        assert self.best.validation is not None
+        best = checkpoint.load(self.folder / "checkpoints" / BEST)
+        self.model.load_state_dict(best["state_dict"])
+        subnetwork = self.network.subnetwork
+        return Result(
+            folder=self.folder,
+            epoch=self.best.epoch,
+            validation=self.best.validation,
+            test=self._evaluate(self.data.test),
+            random_scores=self.random_scores,
+            weights=subnetwork.weights if subnetwork else 0,
+            kept=subnetwork.kept if subnetwork else 0,
+            seconds=seconds,
+        )
+
+    def _append_result(self, result: Result, last: Counts) -> None:
+        config = self.config
+        log.append_result(
+            self.results_file,
+            {
+                "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
+                "Base Config": self.config_name,
+                "Current Val Top 1": round(last.top1, 4),
+                "Current Val Top 5": round(last.top5, 4),
+                "Best Val Top 1": round(result.validation.top1, 4),
+                "Best Val Top 5": round(result.validation.top5, 4),
+                "Best Train Top 1": round(self.best_train.top1, 4),
+                "Best Train Top 5": round(self.best_train.top5, 4),
+                "Name": config.name,
+                "Seed": config.seed,
+                "Prune Rate": config.prune_rate,
+                "Learning Rate": config.lr,
+                "Epochs": config.epochs,
+                "Weight Decay": config.weight_decay,
+                "Learn BN": config.learn_batchnorm,
+                "Tune BN": config.tune_batchnorm,
+                "Bias Only": config.bn_bias_only,
+                "Run Directory": str(self.folder),
+                "Test Top 1": round(result.test.top1, 4),
+                "Test Top 5": round(result.test.top5, 4),
+                "Selected On": config.select_on,
+                "Density": round(result.density, 6),
+            },
+        )
+
+
+@torch.no_grad()
+def _first_not_finite(model: nn.Module, images: Tensor) -> str:
+    """Which module of the model is the first whose output is not finite on these images."""
+    culprits: list[str] = []
+
+    def look(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                culprits.append(name)
+
+        return hook
+
+    handles = [m.register_forward_hook(look(n)) for n, m in model.named_modules() if not list(m.children())]
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    place = f"in layer {culprits[0]}" if culprits else "in the loss itself"
+    return f"the loss is not finite: the first infinite or undefined value is {place}"
