@@ -43,10 +43,18 @@ class Masked(nn.Module):
     scores: nn.Parameter
     mask: Tensor
     gain: Tensor
+    had_gradient: bool = False
+    """A gradient came since the last `Subnetwork.update`: an optimiser may have changed the scores unseen."""
 
     def effective_weight(self) -> Tensor:
         """gain * sign(weight) * mask, of the shape of `weight`; its gradient goes to `scores`."""
-        return masked_binary_weight(self.scores, self.weight, self.mask, self.gain)
+        weight = masked_binary_weight(self.scores, self.weight, self.mask, self.gain)
+        if weight.requires_grad and not torch.compiler.is_compiling():
+            weight.register_hook(self._note_gradient)
+        return weight
+
+    def _note_gradient(self, _: Tensor) -> None:
+        self.had_gradient = True
 
 
 class MaskedLinear(Masked, nn.Linear):  # type: ignore[misc]

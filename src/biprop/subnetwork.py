@@ -38,9 +38,8 @@ class LayerReport:
 class Subnetwork:
     """The masked layers of a converted model, and who is kept in them.
 
-    Masks and gains are computed when scores change: by `update()`, or by the first masked layer that runs after the change
-    (noticed by the tensors' version counters, so `optimizer.step()` and `load_state_dict` count; writing through `.data` does
-    not: call `update()` then).
+    Masks and gains are computed when scores change: by `update()`, or else by the first masked layer that runs after a backward
+    pass or an in-place change such as `load_state_dict`. Writing through `.data` goes unnoticed: call `update()` then.
 
     Attributes:
         layers: name -> masked layer, in the model's order.
@@ -103,6 +102,7 @@ class Subnetwork:
             divisor = int(mask.sum()) if self.scope == "global" else int(self.densities[name] * n)
             layer.mask.copy_(mask)
             layer.gain.copy_(binarize.gain(layer.weight, mask, divisor))
+            layer.had_gradient = False
         self._versions = self._current_versions()
 
     def set_density(self, density: float) -> None:
@@ -156,8 +156,11 @@ class Subnetwork:
         return [v for m in self.layers.values() for v in (m.scores._version, m.weight._version)]
 
     def _refresh(self, *_: Any) -> None:
-        # A compiled graph cannot look at version counters: with torch.compile, call update() after the optimiser's step.
-        if not torch.compiler.is_compiling() and self._versions != self._current_versions():
+        # A compiled graph cannot look: with torch.compile, call update() after the optimiser's step.
+        if torch.compiler.is_compiling():
+            return
+        # Version counters alone are not enough: optimisers with fused=True change parameters without counting.
+        if any(layer.had_gradient for layer in self.layers.values()) or self._versions != self._current_versions():
             self.update()
 
 

@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biprop import prune
+
+SCORES = st.lists(
+    st.one_of(st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**127])), min_size=1, max_size=200
+)
+
+
+def by_sorting(scores: torch.Tensor, kept: int) -> torch.Tensor:
+    """The definition: stable ascending sort of |scores|, the first are pruned."""
+    order = np.argsort(scores.abs().flatten().numpy(), kind="stable")
+    mask = torch.ones(scores.numel(), dtype=torch.bool)
+    mask[torch.from_numpy(order[: scores.numel() - kept])] = False
+    return mask.view(scores.shape)
+
+
+@given(SCORES, st.integers(0, 200))
+def test_keep_top_is_the_sort(values: list[float], kept: int) -> None:
+    scores = torch.tensor(values)
+    kept = min(kept, len(values))
+    mask = prune.keep_top(scores, kept)
+    assert mask.sum() == kept
+    assert torch.equal(mask, by_sorting(scores, kept))
+
+
+@given(st.lists(SCORES, min_size=1, max_size=5), st.floats(0.01, 1), st.floats(0, 0.3))
+def test_keep_top_global_keeps_exactly_k_and_every_floor(layers: list[list[float]], density: float, floor: float) -> None:
+    scores = [torch.tensor(values) for values in layers]
+    floors = [prune.floor_count(s.numel(), floor) for s in scores]
+    kept = max(prune.kept_count(sum(s.numel() for s in scores), density), sum(floors))
+    masks = prune.keep_top_global(scores, kept, floors)
+    assert sum(int(m.sum()) for m in masks) == kept
+    assert all(m.sum() >= f for m, f in zip(masks, floors, strict=True))
+    # Within a layer the kept ones are its top; and the same set follows from pinning the floors first and ranking the rest.
+    for mask, s in zip(masks, scores, strict=True):
+        assert torch.equal(mask, by_sorting(s, int(mask.sum())))
+    # The same set follows from pinning every layer's floor first and ranking the rest.
+    pinned = torch.cat([by_sorting(s, f) for s, f in zip(scores, floors, strict=True)])
+    rest = torch.where(pinned, -1.0, torch.cat(scores).abs())
+    order = np.argsort(rest.numpy(), kind="stable")
+    pinned[torch.from_numpy(order[len(order) - (kept - sum(floors)) :].copy())] = True
+    assert torch.equal(torch.cat(masks), pinned)
+
+
+def test_global_without_a_poor_layer_is_one_ranking() -> None:
+    scores = [torch.randn(50), torch.randn(4, 5)]
+    masks = prune.keep_top_global(scores, 30, [1, 1])
+    flat = by_sorting(torch.cat([s.flatten() for s in scores]), 30)
+    assert torch.equal(torch.cat([m.flatten() for m in masks]), flat)
+
+
+def test_a_layer_of_tiny_scores_keeps_its_floor() -> None:
+    masks = prune.keep_top_global([torch.randn(1000), torch.randn(1000) * 1e-9], 200, [1, 7])
+    assert [int(m.sum()) for m in masks] == [193, 7]
+
+
+def test_floors_above_the_total_are_refused() -> None:
+    with pytest.raises(ValueError, match="lower the floor"):
+        prune.keep_top_global([torch.randn(10)] * 2, 3, [2, 2])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(FloatingPointError):
+        prune.keep_top(torch.tensor([1.0, bad, 2.0]), 1)
+
+
+@given(st.integers(1, 10**7), st.floats(1e-6, 1))
+def test_kept_count_is_the_papers(n: int, density: float) -> None:
+    assert prune.kept_count(n, density) == max(1, n - int((1 - density) * n))
+
+
+def test_kept_count_uses_double_arithmetic() -> None:
+    assert prune.kept_count(10, 0.8) == 9  # (1 - 0.8) * 10 is a little below 2
+
+
+@settings(max_examples=50)
+@given(st.floats(0.01, 0.5), st.integers(1, 30))
+def test_the_schedule_falls_from_one_half_to_the_density(density: float, ramp: int) -> None:
+    course = [prune.scheduled_density(density, epoch, ramp) for epoch in range(ramp + 2)]
+    assert course[0] == pytest.approx(0.5)
+    assert course[ramp] == course[-1] == density
+    assert all(a >= b - 1e-12 for a, b in zip(course, course[1:], strict=False))
+
+
+def test_schedule_formula_and_its_exceptions() -> None:
+    assert 1 - prune.scheduled_density(0.2, 5, 10) == pytest.approx(0.8 + (0.5 - 0.8) * 0.125)
+    assert prune.scheduled_density(0.7, 0, 10) == 0.7
+    assert prune.ramp_epochs(10, 100) == 10
+    assert prune.ramp_epochs(10, 6) == 2
+    assert prune.ramp_epochs(10, 2) == 0
