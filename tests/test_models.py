@@ -120,7 +120,9 @@ def test_outputs_and_gradients_are_the_ancestors(name: str) -> None:
 
 
 @pytest.mark.parametrize("bn_type", models.BATCH_NORMS)
-@pytest.mark.parametrize("name", ["Conv2_BinAct", "Conv4Wide", "VGG_Small_bn_BinAct", "Wide_VGG_Small", "cResNet20", "cResNet18_BinAct"])
+@pytest.mark.parametrize(
+    "name", ["Conv2_BinAct", "Conv4Wide", "VGG_Small_bn_BinAct", "Wide_VGG_Small", "cResNet20", "cResNet18_BinAct"]
+)
 def test_batch_norm_types_class_counts_and_sizes(name: str, bn_type: str) -> None:
     width = 0.5 if "Wide" in name else 1
     model = models.build(name, num_classes=7, channels=1, input_size=(20, 24), bn_type=bn_type, width_mult=width).eval()

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,11 @@ from hypothesis import strategies as st
 from biprop import prune
 
 SCORES = st.lists(
-    st.one_of(st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**127])), min_size=1, max_size=200
+    st.one_of(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-149, 2.0**127])
+    ),
+    min_size=1,
+    max_size=200,
 )
 
 
@@ -87,7 +92,7 @@ def test_the_schedule_falls_from_one_half_to_the_density(density: float, ramp: i
     course = [prune.scheduled_density(density, epoch, ramp) for epoch in range(ramp + 2)]
     assert course[0] == pytest.approx(0.5)
     assert course[ramp] == course[-1] == density
-    assert all(a >= b - 1e-12 for a, b in zip(course, course[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(course))
 
 
 def test_schedule_formula_and_its_exceptions() -> None:

@@ -57,9 +57,14 @@ def test_gain_divisors_are_the_methods() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda p: torch.optim.SGD(p, 0.5), lambda p: torch.optim.SGD(p, 0.5, foreach=True), lambda p: torch.optim.Adam(p, 0.5),
-             lambda p: torch.optim.Adam(p, 0.5, fused=True)],
-)  # fmt: skip
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.5),
+        lambda p: torch.optim.SGD(p, 0.5, foreach=True),
+        lambda p: torch.optim.Adam(p, 0.5),
+        lambda p: torch.optim.Adam(p, 0.5, fused=True),  # does not count up the tensors' versions
+    ],
+)
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_masks_follow_the_scores_by_themselves(make: Any, scope: Any) -> None:
     model = net()

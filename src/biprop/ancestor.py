@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .config import Config
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .models import NETWORKS, plain
 from .network import Task
 
@@ -26,7 +26,7 @@ def describe(checkpoint: dict[str, Any], state: dict[str, Tensor], where: object
     """
     arch = checkpoint["arch"]
     if arch not in NETWORKS:
-        raise UserError(f"{where}: arch = {arch!r}: no such network")
+        raise UserError(f"{where}: arch = {arch!r}: no such network{did_you_mean(str(arch), NETWORKS)}")
     for field in ("conv_type", "prune_rate"):
         if field not in checkpoint:
             raise UserError(f"{where}: a checkpoint of the first version, without {field}: pass --conv-type and --prune-rate")

@@ -39,7 +39,7 @@ def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
         x: float activations, any shape.
         zero: the value of sign(0): +1, or 0 to reproduce networks of the original research code.
     """
-    return _BinaryActivation.apply(x, zero)  # type: ignore[no-untyped-call, no-any-return]
+    return _BinaryActivation.apply(x, zero)  # type: ignore[no-any-return]
 
 
 class _MaskedBinaryWeight(torch.autograd.Function):
@@ -71,7 +71,7 @@ def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Ten
     Returns:
         Tensor of the shape and dtype of `weight`, with values in {-gain, 0, +gain}.
     """
-    return _MaskedBinaryWeight.apply(scores, weight, mask, gain)  # type: ignore[no-untyped-call, no-any-return]
+    return _MaskedBinaryWeight.apply(scores, weight, mask, gain)  # type: ignore[no-any-return]
 
 
 def gain(weight: Tensor, mask: Tensor, kept: int) -> Tensor:

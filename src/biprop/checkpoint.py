@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 
 from . import ancestor
 from .config import Config
-from .errors import UserError
+from .errors import UserError, one_line
 from .network import Network, Task, build_network
 
 FORMAT = 1
@@ -47,8 +48,8 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -63,13 +64,15 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file that torch did not write is refused below, in one line
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         # torch's message is a page long; the line that names what the file asked for is the one that helps.
         reason = next((line.strip() for line in str(e).splitlines() if "GLOBAL" in line or "unsupported" in line.lower()), "")
         raise UserError(f"{path}: refused: not a plain checkpoint, it may carry code. {reason}".rstrip()) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise UserError(f"{path}: cannot be read as a checkpoint; damaged or truncated? {str(e).splitlines()[0][:120]}") from None
+        raise UserError(f"{path}: cannot be read as a checkpoint; damaged or truncated? {one_line(e)}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict) or "arch" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of a network: it has no 'arch' and 'state_dict'")
     return checkpoint
@@ -138,7 +141,9 @@ def restore(path: str | Path, flags: Mapping[str, Any]) -> Restored:
         return Restored(network, config, task, int(content.get("epoch", 0)))
     try:
         if ours["format"] > FORMAT:
-            raise UserError(f"{path}: format {ours['format']} of a newer biprop ({ours['version']}); this one reads up to {FORMAT}")
+            raise UserError(
+                f"{path}: format {ours['format']} of a newer biprop ({ours['version']}); this one reads up to {FORMAT}"
+            )
         known = {field.name for field in fields(Config)}
         config = Config(**{key: value for key, value in ours["config"].items() if key in known})
         task = Task(ours["num_classes"], ours["channels"], tuple(ours["input_size"]))

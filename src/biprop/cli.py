@@ -6,19 +6,19 @@ Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its inp
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, config as options
-from .errors import UserError
+from . import __version__
+from . import config as options
+from .errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from .config import Config
     from .data import DataSet
-    from .network import Network, Task
+    from .network import Network
     from .train import Result
 
 DIVERGED, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -68,16 +68,21 @@ def _add_options(parser: argparse.ArgumentParser, names: Sequence[str] | None = 
             if "_" in name:
                 strings.append(f"--{name}")
             default = getattr(defaults, name)
+            choices = f": {', '.join(rule.choices)}" if rule.choices else ""
             shown = "" if default is None or default is False or names else f" [{default}]"
-            keywords: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": rule.help.replace("%", "%%") + shown}
-            if options.is_flag(name):
+            keywords: dict[str, Any] = {
+                "dest": name,
+                "default": argparse.SUPPRESS,
+                "help": (rule.help + choices + shown).replace("%", "%%"),
+            }
+            if name.startswith("no_"):
+                keywords["action"] = "store_true"
+            elif options.is_flag(name):
                 keywords["action"] = argparse.BooleanOptionalAction
             elif name == "layer_prune_rates":
                 keywords |= {"nargs": "+", "metavar": "PATTERN=RATE"}
             else:
-                keywords["metavar"] = "{" + ",".join(rule.choices) + "}" if rule.choices and len(rule.choices) <= 4 else name.upper()
-                if rule.choices and len(rule.choices) > 4:
-                    keywords["help"] += ": " + ", ".join(rule.choices)
+                keywords["metavar"] = options.metavar(name)
             section.add_argument(*strings, **keywords)
 
 
@@ -89,26 +94,36 @@ def _parser() -> _Parser:
     find = commands.add_parser(
         "find",
         help="search for a ticket",
-        description="Search for a ticket: train one score per random weight, keep the top fraction, replace what is kept by +-gain.\n"
-        "Options come from a configuration file, and the flags below change it. Values in [brackets] hold where\n"
-        "neither says anything.",
-        epilog="Exit codes: 0 done, 1 the search diverged (not a number), 2 a mistake in the command or its input, 130 interrupted.",
+        usage="biprop find [--config FILE] [options]",
+        description="Search for a ticket: train one score per random weight, keep the top fraction, and replace what is\n"
+        "kept by +-gain. Options come from a configuration file, and the flags below change it. Values in\n"
+        "[brackets] hold where neither says anything.",
+        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 130 interrupted.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    find.add_argument("--config", metavar="FILE", help=f"YAML file, or the name of a packaged one (biprop list configs) [{options.DEFAULT_CONFIG}]")
-    find.add_argument("--print-config", "--print_config", action="store_true", help="print the configuration in full, as YAML, and stop")
+    find.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"YAML file, or the name of a packaged one (biprop list configs) [{options.DEFAULT_CONFIG}]",
+    )
+    find.add_argument(
+        "--print-config", "--print_config", action="store_true", help="print the configuration in full, as YAML, and stop"
+    )
     _add_options(find)
     find.set_defaults(run=_find)
 
     evaluate = commands.add_parser(
         "evaluate",
         help="accuracy of a checkpoint",
+        usage="biprop evaluate --pretrained FILE [options]",
         description="Accuracy of a checkpoint on validation and test data. What it says of its network and data needs no flag.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    evaluate.add_argument("--pretrained", required=True, metavar="FILE", help="checkpoint of this program or of the original research code")
+    evaluate.add_argument(
+        "--pretrained", required=True, metavar="FILE", help="checkpoint of this program or of the original research code"
+    )
     _add_options(evaluate, ("set", "data", "image_size", "device", "conv_type", "prune_rate"))
     evaluate.set_defaults(run=_evaluate)
 
@@ -158,7 +173,7 @@ def _find(arguments: argparse.Namespace) -> int:
         best = f"; best so far: epoch {search.best.epoch}, {search.best.top1:.1f} %" if search.best.epoch else ""
         print(f"\nbiprop: interrupted. Checkpoints so far are in {search.folder}/checkpoints{best}", file=sys.stderr)
         return INTERRUPTED
-    _show_result(console, config, result)
+    _show_result(console, config, search.network, result)
     return 0
 
 
@@ -172,12 +187,16 @@ def _headline(config: Config, network: Network, images: DataSet, device: object)
     )
 
 
-def _show_result(console: Any, config: Config, result: Result) -> None:
+def _show_result(console: Any, config: Config, network: Network, result: Result) -> None:
     test = result.test
-    chosen = "the test data themselves, as in the papers" if config.select_on == "test" else f"validation data: {result.validation.top1:.1f} %"
+    chosen = (
+        "the test data themselves, as in the papers"
+        if config.select_on == "test"
+        else f"validation data: {result.validation.top1:.1f} %"
+    )
     accuracy = f"{test.top1:.2f} %  ({test.right:,} of {test.images:,} images; epoch {result.epoch}, best on {chosen})"
     if result.weights:
-        kind = "MPT-1/1: binary weights and activations" if "_BinAct" in config.arch else "MPT-1/32: binary weights"
+        kind = "MPT-1/1: binary weights and activations" if network.binary_activations else "MPT-1/32: binary weights"
         rows = [
             ("network", f"{config.arch}, random weights, never trained"),
             ("weights in all", f"{result.weights:,}"),
@@ -189,7 +208,10 @@ def _show_result(console: Any, config: Config, result: Result) -> None:
     else:
         rows = [("network", f"{config.arch}, dense"), ("test accuracy", accuracy)]
         title = "Dense baseline trained"
-    rows += [("time", f"{result.seconds:.0f} s"), ("files", f"{result.folder}/  (checkpoints/model_best.pth, logs/, settings.txt)")]
+    rows += [
+        ("time", f"{result.seconds:.0f} s"),
+        ("files", f"{result.folder}/  (checkpoints/model_best.pth, logs/, settings.txt)"),
+    ]
     console.table(title, rows)
 
 
@@ -197,6 +219,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     flags = {name: options.coerce(name, value, f"--{name.replace('_', '-')}") for name, value in _overrides(arguments).items()}
     from . import checkpoint, data, log
     from .evaluate import evaluate
+    from .network import Task
     from .train import EVALUATION_BATCH, choose_device
 
     restored = checkpoint.restore(arguments.pretrained, flags)
@@ -207,11 +230,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         flags.get("set", config.set), flags.get("data", config.data),
         select_on=config.select_on, image_size=flags.get("image_size", config.image_size), progress=console.track,
     )  # fmt: skip
-    if (len(images.classes), images.channels, images.input_size) != (task.num_classes, task.channels, task.input_size):
-        raise UserError(
-            f"{arguments.pretrained}: made for {task.num_classes} classes of {task.channels} x {task.input_size[0]} x {task.input_size[1]} "
-            f"images, but the data have {len(images.classes)} classes of {images.channels} x {images.input_size[0]} x {images.input_size[1]}"
-        )
+    if (found := Task(len(images.classes), images.channels, images.input_size)) != task:
+        raise UserError(f"{arguments.pretrained}: made for {task}, but the data have {found}")
     if restored.mean and restored.std:
         images.mean, images.std = restored.mean, restored.std
     images.to(device)
@@ -245,8 +265,7 @@ def _reject_extras(command: str, extras: Sequence[str], parser: _Parser) -> None
     subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     known = [s for s in subparsers.choices[command]._option_string_actions if s.startswith("--")]
     flag = extras[0].partition("=")[0]
-    near = difflib.get_close_matches(flag, known, n=1)
-    raise UserError(f"unknown argument {flag}" + (f"; did you mean {near[0]}?" if near else f"; see biprop {command} --help"))
+    raise UserError(f"unknown argument {flag}{did_you_mean(flag, known) or f'; see biprop {command} --help'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

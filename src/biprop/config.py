@@ -7,7 +7,6 @@ these fields. Loads no torch: `biprop --help` must be fast.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -17,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, did_you_mean, one_line
 
 DEFAULT_CONFIG = "digits"
 
@@ -37,9 +36,7 @@ class Rule:
     def broken_by(self, value: Any) -> str | None:
         """The rule that `value` breaks, in words, or None."""
         if self.choices is not None and value not in self.choices:
-            near = difflib.get_close_matches(str(value), self.choices, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"must be one of {', '.join(self.choices)}{hint}"
+            return f"must be one of {', '.join(self.choices)}{did_you_mean(str(value), self.choices)}"
         if isinstance(value, int | float) and not isinstance(value, bool):
             above = self.low is None or (value > self.low if self.open_low else value >= self.low)
             if not (math.isfinite(value) and above and (self.high is None or value <= self.high)):
@@ -77,7 +74,9 @@ class Config:
 
     arch: str = option("cResNet18", "network, by name (an unknown name prints the nearest one)", _NET, short=("-a",))
     width_mult: float = option(1.0, "multiplies the widths of the Wide networks", _NET, low=0, open_low=True)
-    bn_type: str = option("NonAffineBatchNorm", "batch norm: with weight and bias (Affine, Learned) or without", _NET, choices=BN_TYPES)
+    bn_type: str = option(
+        "NonAffineBatchNorm", "batch norm: with weight and bias (Affine, Learned) or without", _NET, choices=BN_TYPES
+    )
     learn_batchnorm: bool = option(False, "train weight and bias of batch norm beside the scores", _NET)
     bn_bias_only: bool = option(False, "train the bias of batch norm beside the scores", _NET)
     tune_batchnorm: bool = option(False, "with one of the two above: freeze the scores, train batch norm only", _NET)
@@ -111,10 +110,14 @@ class Config:
 
     init: str = option("kaiming_normal", "how the random weights are drawn", _INIT, choices=_INITS)
     mode: str = option("fan_in", "fan of the initialisation", _INIT, choices=("fan_in", "fan_out"))
-    nonlinearity: str = option("relu", "gain of the initialisation", _INIT, choices=("relu", "leaky_relu", "linear", "sigmoid", "tanh", "selu"))
+    nonlinearity: str = option(
+        "relu", "gain of the initialisation", _INIT, choices=("relu", "leaky_relu", "linear", "sigmoid", "tanh", "selu")
+    )
     scale_fan: bool = option(False, "multiply the fan by (1 - prune rate); odd, but what the published results used", _INIT)
 
-    set: str = option("CIFAR10", "data set: digits (built in), CIFAR10, CIFAR100, or folder (one folder of images a class)", _DATA, choices=SETS)
+    set: str = option(
+        "CIFAR10", "data set: digits (built in), CIFAR10, CIFAR100, or folder (one folder of images a class)", _DATA, choices=SETS
+    )
     data: str = option("data", "folder with the data", _DATA)
     image_size: int | None = option(None, "folder: resize the images to this many pixels a side", _DATA, low=1)
     augment: str = option(
@@ -143,7 +146,9 @@ class Config:
 
     name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
-    seed: int = option(0, "of weights, scores, order and augmentation: the same command gives the same ticket", _RUN, low=0, high=2**64 - 1)
+    seed: int = option(
+        0, "of weights, scores, order and augmentation: the same command gives the same ticket", _RUN, low=0, high=2**64 - 1
+    )
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one", _RUN)
     print_freq: int = option(10, "steps between two updates of the progress shown", _RUN, low=1, short=("-p",))
     save_every: int = option(-1, "epochs between two checkpoints that stay, beside first, best and last; -1: none", _RUN, low=-1)
@@ -165,6 +170,12 @@ def rule(name: str) -> Rule:
 def is_flag(name: str) -> bool:
     """Whether the option is on or off."""
     return TYPES[name] is bool
+
+
+def metavar(name: str) -> str:
+    """What stands for the option's value in the help: N for whole numbers, X for others, NAME for texts."""
+    wanted = str(TYPES[name])
+    return "N" if "int" in wanted else "X" if "float" in wanted else "NAME"
 
 
 def coerce(name: str, value: Any, where: str) -> Any:
@@ -201,7 +212,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
 
 
 def _place(where: str, name: str, value: Any) -> str:
-    """"--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
+    """ "--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
     return f"{where} {value}" if where.startswith("--") else f"{where}: {name} = {value}"
 
 
@@ -232,8 +243,7 @@ def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
 
 def _reject_unknown(key: str, value: Any, where: str) -> None:
     if key not in FIELDS:
-        near = difflib.get_close_matches(key, FIELDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; see biprop find --help"
+        hint = did_you_mean(key, FIELDS) or "; see biprop find --help"
         raise UserError(f"{where}: unknown key {key!r} = {value!r}{hint}")
 
 
@@ -260,9 +270,10 @@ def find_file(name: str) -> Path:
     if len(same) == 1:
         return same[0]
     if same:
-        raise UserError(f"--config {name}: several files have that name: " + ", ".join(f"configs/{p.relative_to(root)}" for p in same))
-    near = difflib.get_close_matches(path.stem, [p.stem for p in files], n=1)
-    raise UserError(f"--config {name}: no such file" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise UserError(
+            f"--config {name}: several files have that name: " + ", ".join(f"configs/{p.relative_to(root)}" for p in same)
+        )
+    raise UserError(f"--config {name}: no such file{did_you_mean(path.stem, [p.stem for p in files])}")
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -276,9 +287,9 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: cannot be read: {e}") from None
+        raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
     except yaml.YAMLError as e:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {one_line(e)}") from None
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -324,6 +335,8 @@ def check(config: Config) -> None:
     if config.conv_type == "DenseConv":
         if config.layer_prune_rates or config.tune_batchnorm:
             raise UserError("conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm need a Subnet layer")
+        if config.freeze_weights:
+            raise UserError("conv_type = DenseConv trains the weights, freeze_weights does not: pass --no-freeze-weights")
     elif config.prune_rate is None:
         raise UserError("prune_rate: the configuration leaves it open; pass --prune-rate, the fraction of weights KEPT, e.g. 0.2")
     if config.bn_type == "NonAffineBatchNorm":

@@ -1,5 +1,22 @@
 """The one exception for users' mistakes: its text is the whole message, and the command line ends with exit code 2."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A mistake that the user can mend. The message is one line: what, which value, which rule, how to fix it."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the nearest of `known`, whatever the case, or nothing where none is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -78,7 +78,7 @@ def draw_weight(
     fan: float = fan_in if mode == "fan_in" else fan_out
     if scale_fan and init in SCALES_FAN:
         fan *= 1 - density
-    std = torch.nn.init.calculate_gain(nonlinearity) / math.sqrt(fan)
+    std = torch.nn.init.calculate_gain(nonlinearity) / math.sqrt(fan)  # type: ignore[arg-type]
     xavier = math.sqrt(2 / (fan_in + fan_out))
     generator = _generator(seed, rng.Stream.MAGNITUDES, layer)
 

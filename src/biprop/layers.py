@@ -10,6 +10,8 @@ A masked layer is the same module with another class: hooks, device, padding mod
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,12 +84,13 @@ class MaskedConv3d(_MaskedConv, nn.Conv3d):  # type: ignore[misc]
 class _MaskedConvTranspose(Masked):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         dims = self.weight.dim() - 2
-        conv_transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        output_padding = self._output_padding(  # type: ignore[operator]
-            input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        conv_transpose: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        plain: Any = self  # one of the classes below, which are convolutions too
+        output_padding = plain._output_padding(
+            input, output_size, plain.stride, plain.padding, plain.kernel_size, dims, plain.dilation
         )
-        return conv_transpose(  # type: ignore[no-any-return, operator]
-            input, self.effective_weight(), self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+        return conv_transpose(  # type: ignore[no-any-return]
+            input, self.effective_weight(), self.bias, plain.stride, plain.padding, output_padding, plain.groups, plain.dilation
         )
 
 

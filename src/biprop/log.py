@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from .errors import UserError
+from .errors import UserError, one_line
 
 
 class Console:
@@ -99,22 +99,22 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
         self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Record the named numbers of an epoch (counted from 1)."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, epoch)
         self._lines.write(json.dumps({"epoch": epoch, **values}) + "\n")
         self._lines.flush()
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
         self._lines.close()
 
 
@@ -133,7 +133,7 @@ def check_results(path: Path) -> None:
             with path.open(newline="", encoding="utf-8") as file:
                 header = tuple(next(csv.reader(file), ()))
         except (OSError, UnicodeDecodeError, csv.Error) as e:
-            raise UserError(f"{path}: cannot be read: {e}") from None
+            raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
         if header != RESULT_COLUMNS:
             raise UserError(f"{path}: has other columns than this program writes: move it away or choose another --log-dir")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from . import models, rng
 from .config import Config
 from .errors import UserError
 from .init import draw_weight
-from .layers import maskable
+from .layers import BinaryActivation, maskable
 from .subnetwork import Subnetwork, convert
 
 
@@ -22,6 +23,9 @@ class Task:
     num_classes: int
     channels: int
     input_size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{self.num_classes} classes of {self.channels} x {self.input_size[0]} x {self.input_size[1]} images"
 
 
 @dataclass
@@ -34,6 +38,11 @@ class Network:
     @property
     def density(self) -> float:
         return self.subnetwork.density if self.subnetwork else 1.0
+
+    @property
+    def binary_activations(self) -> bool:
+        """Whether this is an MPT-1/1 rather than an MPT-1/32."""
+        return any(isinstance(module, BinaryActivation) for module in self.model.modules())
 
 
 def build_network(config: Config, task: Task, ancestor: bool = False) -> Network:
@@ -66,7 +75,7 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
 
 def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
     names = [name for name, module in model.named_modules() if maskable(module)]
-    draw = {"init": config.init, "mode": config.mode, "nonlinearity": config.nonlinearity}
+    draw: dict[str, Any] = {"init": config.init, "mode": config.mode, "nonlinearity": config.nonlinearity}
     subnetwork = None
     if config.conv_type != "DenseConv":
         subnetwork = convert(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from . import binarize, prune
+from .errors import did_you_mean
 from .init import check as check_init
 from .init import draw_scores, draw_signs, draw_weight
 from .layers import Masked, mask_layer, maskable
@@ -223,7 +223,7 @@ def convert(
     if scope == "global" and len(set(densities.values())) > 1:
         raise ValueError("global scope ranks all layers together: give one density (layers may be 'dense')")
     if scope == "global":
-        sizes = [found[name].weight.numel() for name in densities]  # type: ignore[union-attr, operator]
+        sizes = [found[name].weight.numel() for name in densities]
         kept = prune.kept_count(sum(sizes), next(iter(densities.values())))
         prune.check_floors(kept, [prune.floor_count(n, floor) for n in sizes])
     if init not in ("own", "keep"):
@@ -235,7 +235,7 @@ def convert(
         if name not in densities:
             continue
         _draw(module, seed, number, init, mode, nonlinearity, scale_fan, densities[name])
-        layers[name] = module  # type: ignore[assignment]  # mask_layer changed its class
+        layers[name] = module  # mask_layer changed its class
     exempt_names = [name for name in found if name not in densities]
     left_alone = {
         name: type(m).__name__
@@ -292,8 +292,7 @@ def _densities(found: Mapping[str, nn.Module], density: Density, dense: set[str]
 def _matching(found: Mapping[str, nn.Module], pattern: str) -> list[str]:
     names = [name for name in found if fnmatchcase(name, pattern)]
     if not names and pattern != "*":
-        near = difflib.get_close_matches(pattern, found, n=1)
-        raise ValueError(f"no layer is named {pattern!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"no layer is named {pattern!r}{did_you_mean(pattern, found)}")
     return names
 
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import __version__, checkpoint, config as options, log, prune
+from . import __version__, checkpoint, log, prune
+from . import config as options
 from .config import Config
 from .data import DataSet
-from .errors import UserError
+from .errors import UserError, one_line
 from .evaluate import Counts, evaluate
 from .network import Network, Task, build_network
 from .optim import build_optimizer, learning_rate
@@ -107,7 +108,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise UserError(f"--device {name}: not available here: {str(e).splitlines()[0]}") from None
+        raise UserError(f"--device {name}: not available here: {one_line(e)}") from None
     return device
 
 
@@ -205,7 +206,7 @@ class Search:
                 if not math.isfinite(mean_loss):
                     raise FloatingPointError(_first_not_finite(self.model, images))
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 if config.grad_clip:
                     nn.utils.clip_grad_value_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
                 self.optimizer.step()

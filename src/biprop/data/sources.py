@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import rng
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -71,7 +71,10 @@ class Source:
 
 
 def digits() -> Source:
-    """The embedded handwritten digits, shown as 32x32: image i is a test image if i mod 5 = 0, a validation image if i mod 10 = 1."""
+    """The embedded handwritten digits, shown as 32x32.
+
+    Image i is a test image if i mod 5 = 0, and a validation image if i mod 10 = 1.
+    """
     with resources.as_file(resources.files("biprop.data") / "digits.npz") as path, np.load(path, allow_pickle=False) as file:
         small, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]).long()
     grey = small[:, None].float() * (255 / 16)
@@ -116,16 +119,15 @@ def cifar(folder: Path, name: str, progress: Progress = no_progress) -> Source:
                 train, test, classes = _official_cifar(place, name)
                 break
         else:
-            raise UserError(
-                f"--data {folder}: no {name} there: expected {parquet_folders[0].relative_to(folder)}/train-*.parquet or {official_name}/"
-            )
+            parquet = f"{parquet_folders[0].relative_to(folder)}/train-*.parquet"
+            raise UserError(f"--data {folder}: no {name} there: expected {parquet} or {official_name}/")
     _check_labels(train.labels, len(classes), folder)
     _check_labels(test.labels, len(classes), folder)
     return Source(train, test, classes, CIFAR_MEAN, CIFAR_STD, augment="crop+flip")
 
 
 def _check_labels(labels: Tensor, classes: int, place: Path) -> None:
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise UserError(f"{place}: labels run from {int(labels.min())} to {int(labels.max())}, but there are {classes} classes")
 
 
@@ -146,9 +148,11 @@ def _parquet(folder: Path, part: str, progress: Progress) -> Images:
             encoded += table[image_column].combine_chunks().field("bytes").to_pylist()
             labels += table[label_column].to_pylist()
         except (pa.ArrowException, OSError, KeyError, TypeError) as e:
-            raise UserError(f"{path}: not a readable parquet file of images and labels: {_one_line(e)}") from None
+            raise UserError(f"{path}: not a readable parquet file of images and labels: {one_line(e)}") from None
     where = f"{folder}/{part}-*.parquet"
-    pixels = _decode(encoded, [f"{where}, image {i}" for i in range(len(encoded))], None, "RGB", progress, f"decoding {part} images")
+    pixels = _decode(
+        encoded, [f"{where}, image {i}" for i in range(len(encoded))], None, "RGB", progress, f"decoding {part} images"
+    )
     return Images(pixels, torch.tensor(labels))
 
 
@@ -173,10 +177,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 def _official_cifar(folder: Path, name: str) -> tuple[Images, Images, list[str]]:
     def read(file: str) -> dict[str, Any]:
         try:
-            with open(folder / file, "rb") as f:
+            with (folder / file).open("rb") as f:
                 content = _ArrayUnpickler(f, encoding="latin1").load()
         except (OSError, pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError) as e:
-            raise UserError(f"{folder / file}: not a readable CIFAR batch: {_one_line(e)}") from None
+            raise UserError(f"{folder / file}: not a readable CIFAR batch: {one_line(e)}") from None
         if not isinstance(content, dict):
             raise UserError(f"{folder / file}: not a readable CIFAR batch: no dictionary")
         return content
@@ -189,7 +193,7 @@ def _official_cifar(folder: Path, name: str) -> tuple[Images, Images, list[str]]
                 pixels.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
                 labels.append(np.asarray(batch[label_key], dtype=np.int64).reshape(len(pixels[-1])))
             except (KeyError, ValueError, TypeError) as e:
-                raise UserError(f"{folder / file}: not a readable CIFAR batch: {_one_line(e)}") from None
+                raise UserError(f"{folder / file}: not a readable CIFAR batch: {one_line(e)}") from None
         return Images(torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels)))
 
     if name == "CIFAR10":
@@ -256,7 +260,7 @@ def _common_mode(files: Sequence[Path]) -> str:
         with Image.open(files[0]) as image:
             return "L" if image.mode in ("1", "L", "I;16") else "RGB"
     except (OSError, UnidentifiedImageError) as e:
-        raise UserError(f"{files[0]}: not a readable image: {_one_line(e)}") from None
+        raise UserError(f"{files[0]}: not a readable image: {one_line(e)}") from None
 
 
 def _decode(
@@ -267,15 +271,14 @@ def _decode(
 
     def read(item: bytes | Path, name: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
         try:
-            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-                if image.mode != mode:
-                    image = image.convert(mode)
+            with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as file:
+                image = file if file.mode == mode else file.convert(mode)
                 if size and image.size != (size[1], size[0]):
                     image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
                 pixels = np.asarray(image, dtype=np.uint8)
                 return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-            raise UserError(f"{name}: not a readable image: {_one_line(e)}") from None
+            raise UserError(f"{name}: not a readable image: {one_line(e)}") from None
 
     first = read(items[0], names[0])
     result = np.empty((len(items), *first.shape), dtype=np.uint8)
@@ -285,12 +288,7 @@ def _decode(
         pixels = read(items[i], names[i])
         if pixels.shape != first.shape:
             height, width = pixels.shape[1:]
-            raise UserError(
-                f"{names[i]}: {width}x{height} pixels where the first image has {first.shape[2]}x{first.shape[1]}: pass --image-size"
-            )
+            wanted = f"{first.shape[2]}x{first.shape[1]}"
+            raise UserError(f"{names[i]}: {width}x{height} pixels where the first image has {wanted}: pass --image-size")
         result[i] = pixels
     return torch.from_numpy(result)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -5,11 +5,11 @@ Names are those of the original research code: `_BinAct` has binary activations 
 
 from __future__ import annotations
 
-import difflib
 from functools import partial
 
 from torch import nn
 
+from ..errors import did_you_mean
 from ..layers import BinaryActivation
 from . import plain, resnet
 
@@ -50,8 +50,7 @@ def build(
         ValueError: an unknown name or type, a width multiplier for a network that has none, or too small an input.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.4)
-        raise ValueError(f"arch = {name!r}: no such network" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"arch = {name!r}: no such network{did_you_mean(name, NETWORKS)}")
     if bn_type not in BATCH_NORMS:
         raise ValueError(f"bn_type = {bn_type!r}: must be one of {', '.join(BATCH_NORMS)}")
     norm = partial(nn.BatchNorm2d, affine=BATCH_NORMS[bn_type])

@@ -81,21 +81,22 @@ class PlainNet(nn.Module):
         pools = plan.convs.split().count("M")
         height, width = (side >> pools for side in input_size)
         if not height or not width:
-            raise ValueError(
-                f"input size {input_size[0]}x{input_size[1]}: the network halves it {pools} times, so it needs {1 << pools} or more"
-            )
+            size = f"{input_size[0]}x{input_size[1]}"
+            raise ValueError(f"input size {size}: the network halves it {pools} times, so it needs {1 << pools} or more")
+
+        def layer(token: str, in_width: int, kernel: int) -> nn.Module:
+            if token[0] == "c":
+                out_width = int(int(token[1:]) * width_mult) if token[1:] else num_classes
+                bias = head_bias and token == "c"
+                return nn.Conv2d(in_width, out_width, kernel, padding=kernel // 2, bias=bias)
+            return {"M": lambda: nn.MaxPool2d(2), "B": lambda: norm(in_width), "R": nn.ReLU, "A": binary}[token]()
 
         def stack(tokens: str, in_width: int, kernel: int) -> tuple[nn.Sequential, int]:
-            layers: list[nn.Module] = []
+            layers = nn.Sequential()
             for token in tokens.split():
-                if token[0] == "c":
-                    out_width = int(int(token[1:]) * width_mult) if token[1:] else num_classes
-                    bias = head_bias and token == "c"
-                    layers.append(nn.Conv2d(in_width, out_width, kernel, padding=kernel // 2, bias=bias))
-                    in_width = out_width
-                else:
-                    layers.append({"M": lambda: nn.MaxPool2d(2), "B": lambda: norm(in_width), "R": nn.ReLU, "A": binary}[token]())
-            return nn.Sequential(*layers), in_width
+                layers.append(layer(token, in_width, kernel))
+                in_width = getattr(layers[-1], "out_channels", in_width)
+            return layers, in_width
 
         self.convs, features = stack(plan.convs, channels, kernel=3)
         self.linear, _ = stack(plan.head, features * height * width, kernel=1)

@@ -1,0 +1,175 @@
+"""The command line as a user has it: what is printed, exit codes, and that nothing is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import shared, write_cifar_parquet, write_image_folder
+
+from biprop import cli, models
+
+QUICK = ["--width-mult", "0.5", "--epochs", "1", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of an exit with code 2."""
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert err.startswith("biprop: ")
+    assert "Traceback" not in out + err
+    return err
+
+
+def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "epoch 1/1" in out
+    for row in ("network", "weights in all", "weights kept", "test accuracy", "with random scores", "files"):
+        assert re.search(rf"^  {row}  ", out, re.M), row
+    accuracy = re.search(r"^  test accuracy +([\d.]+ %)", out, re.M)
+    assert accuracy
+    checkpoint = "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/model_best.pth"
+    assert cli.main(["evaluate", "--pretrained", checkpoint]) == 0
+    evaluated = capsys.readouterr().out
+    assert f"test accuracy        {accuracy[1]}" in evaluated
+    assert "validation accuracy" in evaluated
+
+
+def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["find", "--prune_rate", "0.3", "--weight-decay=0.5", "--layer_prune_rates", "linear.0=0.5", "--print_config"])
+        == 0
+    )
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["prune_rate"], printed["weight_decay"], printed["layer_prune_rates"]) == (0.3, 0.5, {"linear.0": 0.5})
+    assert cli.main(["find", "--no-scale_fan", "--wd", "0.1", "-b", "7", "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["scale_fan"], printed["weight_decay"], printed["batch_size"]) == (False, 0.1, 7)
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "networks"]) == 0
+    assert capsys.readouterr().out.split() == list(models.NETWORKS)
+    assert cli.main(["list", "configs"]) == 0
+    assert "configs/smallscale/conv4/conv4_kn_unsigned.yml" in capsys.readouterr().out.split()
+
+
+def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["find", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "fraction of weights KEPT (0.2 keeps 20 % and prunes 80 %)" in " ".join(out.split())
+    assert "--prune_rate" not in out
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "find" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prune-rate", "0"], "--prune-rate 0: must be above 0 and at most 1 (the fraction of weights KEPT)"),
+        (["--prune-rate", "1.5"], "--prune-rate 1.5: must be above 0"),
+        (["--prune-rate", "nan"], "--prune-rate nan: must be above 0"),
+        (["--prun-rate", "0.5"], "unknown argument --prun-rate; did you mean '--prune-rate'?"),
+        (["--prune-rate"], "expected one argument"),
+        (["--layer-prune-rates", "fc"], "must be PATTERN=RATE"),
+        (["--layer-prune-rates", "fc=7"], "--layer-prune-rates fc= 7: must be above 0"),
+        (["--arch", "Conv5"], "did you mean"),
+        (["--set", "CIFAR10", "--data", "nowhere"], "--data nowhere: no such folder"),
+        (["--set", "cifar10"], "did you mean 'CIFAR10'"),
+        (["--config", "conv4_kn_unsigned"], "pass --prune-rate"),
+        (["--config", "conv4_kn"], "did you mean 'conv4_kn_unsigned'"),
+        (["--device", "cuda:77"], "--device cuda:77: not available here"),
+        (["--log-dir", "/proc/nowhere"], "cannot write the run folder"),
+        (["--arch", "Conv4", "--width-mult", "2"], "fixed width"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in fails(capsys, "find", *arguments)
+
+
+def test_mistakes_in_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "typo.yml").write_text("learnin_rate: 0.1\n")
+    assert "typo.yml: unknown key 'learnin_rate'" in fails(capsys, "find", "--config", "typo.yml")
+    write_image_folder(tmp_path / "one", ("cat",))
+    assert "found only 'cat'" in fails(capsys, "find", "--set", "folder", "--data", "one")
+    write_image_folder(tmp_path / "two")
+    (tmp_path / "two" / "dog" / "0.png").write_bytes(b"no image")
+    assert "0.png: not a readable image" in fails(capsys, "find", "--set", "folder", "--data", "two")
+    parquet = write_cifar_parquet(tmp_path / "hub") / "cifar10" / "plain_text" / "train-00000-of-00001.parquet"
+    parquet.write_bytes(parquet.read_bytes()[:1000])
+    assert "not a readable parquet file" in fails(capsys, "find", "--set", "CIFAR10", "--data", "hub")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no such checkpoint" in fails(capsys, "evaluate", "--pretrained", "none.pth")
+    assert "required: --pretrained" in fails(capsys, "evaluate")
+    assert cli.main(["find", *QUICK]) == 0
+    capsys.readouterr()
+    path = "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/model_best.pth"
+    write_image_folder(tmp_path / "pets")
+    assert "made for 10 classes of 1 x 32 x 32 images, but the data have 2" in fails(
+        capsys, "evaluate", "--pretrained", path, "--set", "folder", "--data", "pets"
+    )
+    content = torch.load(path, weights_only=True)
+    content["biprop"]["config"]["arch"] = "cResNet20"
+    content["biprop"]["config"]["width_mult"] = 1.0
+    torch.save(content, "other.pth")
+    assert "a checkpoint of another network: lacks conv1.weight" in fails(capsys, "evaluate", "--pretrained", "other.pth")
+    content["biprop"]["format"] = 99
+    torch.save(content, "newer.pth")
+    assert "of a newer biprop" in fails(capsys, "evaluate", "--pretrained", "newer.pth")
+    del content["biprop"]["config"]
+    content["biprop"]["format"] = 1
+    torch.save(content, "damaged.pth")
+    assert "a damaged checkpoint" in fails(capsys, "evaluate", "--pretrained", "damaged.pth")
+
+
+def test_evaluating_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    path = shared("golden/conv4wide_025_BinAct_affine_p40.pth")
+    assert cli.main(["evaluate", "--pretrained", str(path), "--data", str(shared("data"))]) == 0
+    out = capsys.readouterr().out
+    assert "Conv4Wide_BinAct" in out
+    assert re.search(r"\(40\.0\d%\)", out)
+    assert "of 10,000 images" in out
+
+
+def test_a_search_that_diverges_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", *QUICK, "--lr", "1e38"]) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"the search diverged: epoch 1, step \d+: layer .* Checkpoints so far are in runs/", err)
+
+
+def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "biprop", "find", "--width-mult", "0.5", "--epochs", "500"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
+    last = tmp_path / "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/epoch_most_recent.state"
+    for _ in range(600):
+        time.sleep(0.1)
+        if last.exists():
+            break
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    assert "interrupted. Checkpoints so far are in runs/" in err
+    assert torch.load(last, weights_only=True)["epoch"] >= 1
+    assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]

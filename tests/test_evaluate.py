@@ -1,0 +1,30 @@
+import torch
+from torch import nn
+
+from biprop.evaluate import Counts, evaluate
+
+
+def test_counts_are_of_images_not_of_batches() -> None:
+    logits = torch.eye(7) * 5
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 0])  # the last is wrong, and outside its row's five likeliest or not by index
+    counts = Counts()
+    counts.add(logits[:4], labels[:4], 0.5)
+    counts.add(logits[4:], labels[4:], 1.0)
+    assert (counts.images, counts.right) == (7, 6)
+    assert counts.right_in_5 >= 6
+    assert counts.top1 == 100 * 6 / 7
+    assert counts.loss == (4 * 0.5 + 3 * 1.0) / 7
+
+
+def test_fewer_than_five_classes() -> None:
+    counts = Counts()
+    counts.add(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]), 0.1)
+    assert (counts.top1, counts.top5) == (50, 100)
+
+
+def test_evaluation_mode_is_used_and_the_mode_restored() -> None:
+    model = nn.Sequential(nn.Dropout(1.0), nn.Identity())
+    batches = [(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))] * 3
+    counts = evaluate(model, batches)
+    assert counts.right == 3
+    assert model.training

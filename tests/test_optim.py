@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+
+from biprop import convert, models
+from biprop.optim import STEPS, build_optimizer, learning_rate
+
+
+def rates(policy: str, epochs: int = 90, **options: float) -> list[float]:
+    return [learning_rate(policy, e, lr=1.0, epochs=epochs, **options) for e in range(epochs)]  # type: ignore[arg-type]
+
+
+def test_cosine_after_linear_warmup() -> None:
+    course = rates("cosine_lr", epochs=10, warmup_length=4)
+    assert course[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert course[4:] == pytest.approx([0.5 * (1 + math.cos(math.pi * e / 6)) for e in range(6)])
+
+
+def test_constant_warms_up_too() -> None:
+    assert rates("constant_lr", epochs=4, warmup_length=2) == [0.5, 1, 1, 1]
+
+
+def test_multistep() -> None:
+    assert rates("multistep_lr", epochs=6, lr_adjust=2, lr_gamma=0.5) == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("policy", "epochs", "factors"),
+    [
+        ("xnor_lr", (30, 44, 54), (0.1, 0.01, 0.001)),
+        ("mpt132_w34_2_lr", (27, 44, 54), (0.1, 0.01, 1e-4)),
+        ("mpt11_w34_2_v2_lr", (50, 62, 70), (0.1, 0.01, 1e-4)),
+        ("mpt11_w18_2_lr", (46, 65, 80), (0.1, 0.01, 1e-4)),
+        ("mpt11_w18_2_v2_lr", (35, 50, 60), (0.1, 0.01, 1e-4)),
+    ],
+)
+def test_fixed_steps(policy: str, epochs: tuple[int, ...], factors: tuple[float, ...]) -> None:
+    course = rates(policy)
+    assert course[0] == 1
+    for epoch, before, after in zip(epochs, (1, *factors), factors, strict=False):
+        assert course[epoch - 1 : epoch + 1] == pytest.approx([before, after])
+    assert policy in STEPS
+
+
+def test_cos_multi_is_xnor_with_a_cosine_from_epoch_55() -> None:
+    xnor, course = rates("xnor_lr"), rates("cos_multi_lr")
+    assert course[:55] == xnor[:55]
+    assert course[55] == pytest.approx(xnor[55])
+    assert course[89] < 0.01 * xnor[89]
+
+
+def test_sgd_groups_are_the_ancestors() -> None:
+    model = models.build("cResNet20", bn_type="AffineBatchNorm")
+    convert(model)
+    names = {id(p): n for n, p in model.named_parameters()}
+    optimizer = build_optimizer(model, "sgd", lr=0.1, weight_decay=0.5, no_bn_decay=True)
+    first, rest = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert all("bn" in name for name in first)
+    assert "layer2.0.shortcut.1.weight" in rest  # a batch norm without "bn" in its name counts as rest
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.5]
+    assert len(first) + len(rest) == len([p for p in model.parameters() if p.requires_grad])
+
+
+def test_adam_takes_the_learning_rate_only() -> None:
+    model = models.build("Conv2")
+    convert(model)
+    optimizer = build_optimizer(model, "adam", lr=0.2, weight_decay=0.5)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.2, 0)

@@ -1,0 +1,174 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import png, write_cifar_parquet, write_image_folder
+
+from biprop import UserError
+from biprop.data import sources
+
+
+def write_official_cifar10(folder: Path) -> Path:
+    """cifar-10-batches-py as the official archive has it: pickles of protocol 2."""
+    place = folder / "cifar-10-batches-py"
+    place.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        batch = {"data": rng.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [0, 1, 2, 9], "batch_label": name}
+        (place / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (place / "batches.meta").write_bytes(pickle.dumps({"label_names": sources.CIFAR10_CLASSES}, protocol=2))
+    return folder
+
+
+def test_digits_are_the_embedded_ones() -> None:
+    source = sources.digits()
+    assert source.train.images.shape == (1437, 1, 32, 32)
+    assert len(source.test) == 360
+    assert int(source.train.images.max()) == 255
+    assert source.train.labels.bincount().min() > 100
+
+
+def test_official_cifar10(tmp_path: Path) -> None:
+    write_official_cifar10(tmp_path)
+    source = sources.cifar(tmp_path, "CIFAR10")
+    assert source.train.images.shape == (20, 3, 32, 32)
+    raw = pickle.loads((tmp_path / "cifar-10-batches-py" / "test_batch").read_bytes())
+    assert torch.equal(source.test.images, torch.from_numpy(raw["data"]).view(4, 3, 32, 32))
+    assert source.test.labels.tolist() == [0, 1, 2, 9]
+    assert sources.cifar(tmp_path / "cifar-10-batches-py", "CIFAR10").classes == sources.CIFAR10_CLASSES
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("was-here"),))
+
+
+def test_a_pickle_that_carries_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_official_cifar10(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps({"data": Evil()}))
+    with pytest.raises(UserError, match="data_batch_3: not a readable CIFAR batch"):
+        sources.cifar(tmp_path, "CIFAR10")
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_cifar100_parquet_has_fine_labels(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = tmp_path / "cifar100" / "cifar100"
+    place.mkdir(parents=True)
+    images = [{"bytes": png(np.zeros((32, 32, 3), dtype=np.uint8)), "path": None}] * 3
+    for part in ("train", "test"):
+        pq.write_table(
+            pa.table({"img": images, "fine_label": [0, 50, 99], "coarse_label": [0, 1, 2]}), place / f"{part}-00000.parquet"
+        )
+    source = sources.cifar(tmp_path, "CIFAR100")
+    assert source.train.labels.tolist() == [0, 50, 99]
+    assert len(source.classes) == 100
+
+
+def test_parquet_pixels_are_the_images(tmp_path: Path) -> None:
+    write_cifar_parquet(tmp_path, train=12, test=3)
+    source = sources.cifar(tmp_path, "CIFAR10")
+    expected = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert torch.equal(source.train.images[0], torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def test_image_folder_with_parts_and_with_another_size(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "train", count=6)
+    write_image_folder(tmp_path / "val", count=3, side=20)
+    with pytest.raises(UserError, match="--image-size"):
+        sources.image_folder(tmp_path)
+    source = sources.image_folder(tmp_path, image_size=24)
+    assert source.train.images.shape == (12, 1, 24, 24)
+    assert source.test.images.shape == (6, 1, 24, 24)
+
+
+def no_class(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def truncated_parquet(folder: Path) -> Path:
+    path = write_cifar_parquet(folder) / "cifar10" / "plain_text" / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-500])
+    return folder
+
+
+def corrupt_image(folder: Path) -> Path:
+    (write_image_folder(folder) / "dog" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nnot an image")
+    return folder
+
+
+def truncated_image(folder: Path) -> Path:
+    path = write_image_folder(folder) / "dog" / "3.png"
+    path.write_bytes(path.read_bytes()[:200])
+    return folder
+
+
+def empty_class(folder: Path) -> Path:
+    (write_image_folder(folder) / "eel").mkdir()
+    return folder
+
+
+def other_test_classes(folder: Path) -> Path:
+    write_image_folder(folder / "train")
+    write_image_folder(folder / "test", ("cat", "eel"))
+    return folder
+
+
+def odd_size(folder: Path) -> Path:
+    (write_image_folder(folder) / "dog" / "3.png").write_bytes(png(np.zeros((5, 7), dtype=np.uint8)))
+    return folder
+
+
+def bad_label(folder: Path) -> Path:
+    import pyarrow.parquet as pq
+
+    path = write_cifar_parquet(folder) / "cifar10" / "plain_text" / "test-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, "label", [[12] * len(table)]), path)
+    return folder
+
+
+def missing_test_part(folder: Path) -> Path:
+    (write_cifar_parquet(folder) / "cifar10" / "plain_text" / "test-00000-of-00001.parquet").unlink()
+    return folder
+
+
+def other_columns(folder: Path) -> Path:
+    import pyarrow.parquet as pq
+
+    path = write_cifar_parquet(folder) / "cifar10" / "plain_text" / "train-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path).rename_columns(["picture", "label"]), path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "read", "message"),
+    [
+        (lambda folder: folder, "folder", "no such folder"),
+        (lambda folder: folder, "CIFAR10", "no such folder"),
+        (no_class, "CIFAR10", "no CIFAR10 there: expected cifar10/plain_text/train-.* or cifar-10-batches-py/"),
+        (no_class, "folder", "two classes or more, found none"),
+        (lambda folder: write_image_folder(folder, ("cat",)), "folder", "found only 'cat'"),
+        (empty_class, "folder", "eel: a class without images"),
+        (other_test_classes, "folder", "different classes: dog, eel"),
+        (corrupt_image, "folder", "dog/3.png: not a readable image"),
+        (truncated_image, "folder", "dog/3.png: not a readable image"),
+        (odd_size, "folder", "3.png: 7x5 pixels where the first image has 32x32: pass --image-size"),
+        (truncated_parquet, "CIFAR10", "not a readable parquet file"),
+        (other_columns, "CIFAR10", "not a readable parquet file of images and labels"),
+        (bad_label, "CIFAR10", "labels run from 12 to 12, but there are 10 classes"),
+        (missing_test_part, "CIFAR10", "no test-"),
+    ],
+)
+def test_damaged_or_missing_data_is_one_clear_line(make: Any, read: str, message: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "data")
+    with pytest.raises(UserError, match=message) as error:
+        sources.image_folder(folder) if read == "folder" else sources.cifar(folder, read)
+    assert "\n" not in str(error.value)

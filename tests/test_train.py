@@ -1,0 +1,194 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import write_image_folder
+
+from biprop import UserError, checkpoint, config, data, log, prune
+from biprop.network import Task, build_network
+from biprop.optim import build_optimizer
+from biprop.train import BEST, INITIAL, LAST, Result, Search, SearchDiverged, make_run_folder
+
+SMALL = {"width_mult": "0.5", "epochs": "2", "device": "cpu"}
+
+
+def search(folder: Path, **overrides: Any) -> Search:
+    resolved, name = config.resolve(None, {**SMALL, "log_dir": str(folder), **overrides})
+    images = data.load(resolved.set, resolved.data, select_on=resolved.select_on)
+    return Search(resolved, name, images, log.Console())
+
+
+def run(folder: Path, **overrides: Any) -> Result:
+    return search(folder, **overrides).run()
+
+
+def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
+    result = run(tmp_path, save_every=1)
+    assert result.folder == tmp_path / "digits" / "width_mult=0.5" / "prune-rate=0.2" / "find"
+    names = {p.name for p in (result.folder / "checkpoints").iterdir()}
+    assert names == {INITIAL, BEST, LAST, "epoch_1.state", "epoch_2.state"}
+    assert config.read_file(result.folder / "settings.txt")["epochs"] == 2
+    lines = [json.loads(line) for line in (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    with (tmp_path / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["Run Directory"] == str(result.folder)
+    assert float(row["Test Top 1"]) == pytest.approx(result.test.top1, abs=1e-3)
+    assert row["Selected On"] == "validation"
+
+    best = checkpoint.load(result.folder / "checkpoints" / BEST)
+    assert best["epoch"] == result.epoch
+    assert best["best_acc1"] == best["curr_acc1"] == result.validation.top1
+    assert (best["arch"], best["prune_rate"], best["jsd"]) == ("Wide_VGG_Small_132", 0.2, False)
+    restored = checkpoint.restore(result.folder / "checkpoints" / BEST, {})
+    assert restored.network.subnetwork is not None
+    assert (
+        restored.network.subnetwork.kept
+        == result.kept
+        == sum(n - int(0.8 * n) for n in (layer.weight.numel() for layer in restored.network.subnetwork.layers.values()))
+    )
+    first = checkpoint.load(result.folder / "checkpoints" / INITIAL)["state_dict"]
+    assert all(torch.equal(first[k], v) for k, v in best["state_dict"].items() if k.endswith("weight"))  # never trained
+    assert run(tmp_path, epochs=1).folder == result.folder / "0"
+    assert run(tmp_path, epochs=1).folder == result.folder / "1"
+
+
+def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
+    a, b = (checkpoint.load(run(tmp_path, seed=5).folder / "checkpoints" / LAST) for _ in range(2))
+    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    c = checkpoint.load(run(tmp_path, seed=6).folder / "checkpoints" / LAST)
+    assert not torch.equal(a["state_dict"]["linear.0.scores"], c["state_dict"]["linear.0.scores"])
+
+
+@pytest.mark.parametrize("arch", ["Wide_VGG_Small", "Conv2", "cResNet20_BinAct"])
+@pytest.mark.parametrize("options", [{"conv_type": "GlobalSubnetConv"}, {"optimizer": "adam", "lr": "0.01", "grad_clip": True}])
+def test_other_networks_and_options_learn(arch: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """One short epoch on two easy classes: the loss falls and exactly k stay."""
+    write_image_folder(tmp_path / "pets", count=40, side=16)
+    width = "1" if arch.startswith("Wide") else "1.0"
+    overrides = {
+        "set": "folder",
+        "data": str(tmp_path / "pets"),
+        "arch": arch,
+        "width_mult": width,
+        "batch_size": 16,
+        "scale_fan": False,
+    }
+    result = run(tmp_path, **overrides, **options)
+    assert result.test.images == 16
+    assert result.density == pytest.approx(0.2, abs=0.01)
+
+
+def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
+    found = search(tmp_path, conv_type="GlobalSubnetConv", epochs=6, prune_rate_epoch=10, batch_size=256)
+    assert found.ramp == 2
+    result = found.run()
+    assert result.epoch > 2
+    assert result.kept == prune.kept_count(result.weights, 0.2)
+    lines = [json.loads(line) for line in (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()]
+    expected = [prune.scheduled_density(0.2, epoch, 2) for epoch in range(6)]
+    assert [line["density"] for line in lines] == pytest.approx(expected, abs=1e-3)
+    assert "layer_density/convs.0" in lines[0]
+    saved = checkpoint.restore(result.folder / "checkpoints" / LAST, {}).network
+    assert saved.density == pytest.approx(0.2, abs=1e-3)
+
+
+def test_selection_on_test_data_is_said(tmp_path: Path) -> None:
+    result = run(tmp_path, select_on="test", epochs=1)
+    assert result.validation.images == result.test.images == 360
+    assert result.validation.right == result.test.right
+
+
+def test_a_dense_baseline_trains_its_weights(tmp_path: Path) -> None:
+    result = run(tmp_path, conv_type="DenseConv", freeze_weights=False, epochs=1)
+    assert (result.weights, result.density) == (0, 1.0)
+    first, last = (checkpoint.load(result.folder / "checkpoints" / name)["state_dict"] for name in (INITIAL, LAST))
+    assert not torch.equal(first["convs.0.weight"], last["convs.0.weight"])
+
+
+def test_a_search_that_diverges_names_layer_and_step_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+    found = search(tmp_path, lr="1e38")
+    with pytest.raises(SearchDiverged, match=r"epoch 1, step \d+: layer (convs|linear)\.\d+: a score is infinite"):
+        found.run()
+    assert checkpoint.restore(found.folder / "checkpoints" / INITIAL, {}).epoch == 0
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_a_loss_that_is_no_number_names_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = search(tmp_path)
+    monkeypatch.setattr(found.data, "std", (0.0,))  # the first convolution sees 0 / 0
+    with pytest.raises(SearchDiverged, match=r"epoch 1, step 1: the loss is not finite: .* layer convs\.0"):
+        found.run()
+
+
+def test_an_interrupted_search_keeps_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = search(tmp_path)
+    batches = found.data.training_batches
+
+    def interrupted(batch_size: int, seed: int, epoch: int) -> Any:
+        for step, batch in enumerate(batches(batch_size, seed, epoch)):
+            if epoch == 1 and step == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(found.data, "training_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        found.run()
+    assert checkpoint.load(found.folder / "checkpoints" / LAST)["epoch"] == 1
+    assert checkpoint.load(found.folder / "checkpoints" / BEST)["epoch"] == 1
+
+
+def test_a_network_that_once_collapsed_lives() -> None:
+    """8 convolutions, binary activations, width 0.25, global pruning to 0.1: one ranking alone empties whole layers.
+
+    The original research code then divides 0 by 0 and its loss is no number from the third step on.
+    """
+    resolved, _ = config.resolve(
+        None,
+        {
+            "arch": "Conv8Wide_BinAct",
+            "width_mult": "0.25",
+            "conv_type": "GlobalSubnetConv",
+            "prune_rate": "0.1",
+            "scale_fan": False,
+        },
+    )
+    made = build_network(resolved, Task(10, 1, (32, 32)))
+    assert made.subnetwork is not None
+    layers = made.subnetwork.layers.values()
+    together = torch.cat([layer.scores.detach().flatten() for layer in layers])
+    kept = prune.kept_count(together.numel(), 0.1)
+    alone = prune.keep_top(together, kept).split([layer.scores.numel() for layer in layers])
+    assert min(int(mask.sum()) for mask in alone) == 0
+    optimizer = build_optimizer(made.model, "adam", lr=0.1)
+    batches = data.load("digits").training_batches(64, 0, 0)
+    for _, (images, labels) in zip(range(10), batches, strict=False):
+        loss = F.cross_entropy(made.model(images), labels)
+        assert torch.isfinite(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        made.subnetwork.update()
+        assert made.subnetwork.kept == kept
+        assert all(r.kept >= prune.floor_count(r.weights, 0.001) for r in made.subnetwork.report())
+
+
+def test_the_random_baseline_leaves_no_trace(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    assert 0 < found.random_scores.top1 < 40
+    fresh = build_network(found.config, found.task).model.state_dict()
+    assert all(torch.equal(value, fresh[key]) for key, value in found.model.state_dict().items())
+    assert all(m.momentum == 0.1 for m in found.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_an_unwritable_place_and_an_unknown_device_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    resolved, name = config.resolve(None, {"log_dir": str(tmp_path / "runs")})
+    with pytest.raises(UserError, match="cannot write the run folder"):
+        make_run_folder(resolved, name)
+    with pytest.raises(UserError, match="--device teapot"):
+        search(tmp_path, device="teapot")
