@@ -210,25 +210,10 @@ def convert(
             that is a subnetwork already, or a weight shared with another module.
     """
     found = {name: m for name, m in model.named_modules() if maskable(m)}
-    if any(isinstance(m, Masked) for m in model.modules()):
-        raise ValueError("the model is a subnetwork already")
-    if scope not in ("layer", "global"):
-        raise ValueError(f"scope = {scope!r}: must be 'layer' or 'global'")
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor = {floor}: must be between 0 and 1 (the fraction that each layer keeps in any case)")
-    dense = _exempt_names(found, exempt)
-    densities = _densities(found, density, dense)
-    if not densities:
-        raise ValueError("nothing to mask: the model has no linear or convolutional layer that is not exempt")
-    if scope == "global" and len(set(densities.values())) > 1:
-        raise ValueError("global scope ranks all layers together: give one density (layers may be 'dense')")
-    if scope == "global":
-        sizes = [found[name].weight.numel() for name in densities]
-        kept = prune.kept_count(sum(sizes), next(iter(densities.values())))
-        prune.check_floors(kept, [prune.floor_count(n, floor) for n in sizes])
+    densities = _densities(found, density, _exempt_names(found, exempt))
+    _check(model, found, densities, scope, floor)
     if init not in ("own", "keep"):
         check_init(init, scale_fan, max(densities.values()))
-    _refuse_shared_weights(model, {name: found[name] for name in densities})
 
     layers: dict[str, Masked] = {}
     for number, (name, module) in enumerate(found.items()):
@@ -245,12 +230,34 @@ def convert(
     return Subnetwork(layers, densities, scope, floor, exempt_names, left_alone)
 
 
+def _check(model: nn.Module, found: Mapping[str, nn.Module], densities: Mapping[str, float], scope: str, floor: float) -> None:
+    """Raise ValueError before anything is changed."""
+    if any(isinstance(m, Masked) for m in model.modules()):
+        raise ValueError("the model is a subnetwork already")
+    if not densities:
+        raise ValueError("nothing to mask: the model has no linear or convolutional layer that is not exempt")
+    if scope not in ("layer", "global"):
+        raise ValueError(f"scope = {scope!r}: must be 'layer' or 'global'")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor = {floor}: must be between 0 and 1 (the fraction that each layer keeps in any case)")
+    if scope == "global":
+        if len(set(densities.values())) > 1:
+            raise ValueError("global scope ranks all layers together: give one density (layers may be 'dense')")
+        sizes = [_weight(found[name]).numel() for name in densities]
+        prune.check_floors(prune.kept_count(sum(sizes), max(densities.values())), [prune.floor_count(n, floor) for n in sizes])
+    _refuse_shared_weights(model, densities)
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    assert isinstance(module.weight, nn.Parameter)
+    return module.weight
+
+
 @torch.no_grad()
 def _draw(
     module: nn.Module, seed: int, number: int, how: str, mode: str, nonlinearity: str, scale_fan: bool, density: float
 ) -> None:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
+    weight = _weight(module)
     if weight.is_meta:
         mask_layer(module, torch.empty_like(weight))
         return
@@ -296,7 +303,7 @@ def _matching(found: Mapping[str, nn.Module], pattern: str) -> list[str]:
     return names
 
 
-def _refuse_shared_weights(model: nn.Module, masked: Mapping[str, nn.Module]) -> None:
+def _refuse_shared_weights(model: nn.Module, masked: Mapping[str, float]) -> None:
     owners: dict[int, str] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
