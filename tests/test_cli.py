@@ -146,7 +146,7 @@ def test_evaluating_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str])
     assert cli.main(["evaluate", "--pretrained", str(path), "--data", str(shared("data"))]) == 0
     out = capsys.readouterr().out
     assert "Conv4Wide_BinAct" in out
-    assert re.search(r"\(40\.0\d%\)", out)
+    assert re.search(r"\(40\.0\d %\)", out)
     assert "of 10,000 images" in out
 
 

@@ -182,8 +182,8 @@ def _headline(config: Config, network: Network, images: DataSet, device: object)
     if network.subnetwork is None:
         return f"training {config.arch}, dense, on {config.set} ({counts}), {device}"
     return (
-        f"searching {config.arch} for a ticket of {config.prune_rate:.3g} of its {network.subnetwork.weights:,} random weights, "
-        f"on {config.set} ({counts}), {device}"
+        f"searching {config.arch} for a ticket that keeps {100 * (config.prune_rate or 0):.3g} % of its "
+        f"{network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {device}"
     )
 
 
@@ -200,7 +200,7 @@ def _show_result(console: Any, config: Config, network: Network, result: Result)
         rows = [
             ("network", f"{config.arch}, random weights, never trained"),
             ("weights in all", f"{result.weights:,}"),
-            ("weights kept", f"{result.kept:,}  ({result.density:.2%}), each +gain or -gain, one gain a layer"),
+            ("weights kept", f"{result.kept:,}  ({100 * result.density:.2f} %), each +gain or -gain, one gain a layer"),
             ("test accuracy", accuracy),
             ("with random scores", f"{result.random_scores.top1:.2f} %  (the same network, no search)"),
         ]
@@ -238,7 +238,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     network.model.to(device)
     rows = [("network", config.arch), ("epoch", str(restored.epoch))]
     if network.subnetwork:
-        rows.append(("weights kept", f"{network.subnetwork.kept:,} of {network.subnetwork.weights:,}  ({network.density:.2%})"))
+        rows.append(
+            ("weights kept", f"{network.subnetwork.kept:,} of {network.subnetwork.weights:,}  ({100 * network.density:.2f} %)")
+        )
     parts = {"test accuracy": images.test} | ({} if config.select_on == "test" else {"validation accuracy": images.validation})
     for what, split in parts.items():
         counts = evaluate(network.model, images.evaluation_batches(split, EVALUATION_BATCH))

@@ -130,7 +130,7 @@ class Subnetwork:
         dense = f", dense: {', '.join(self.exempt)}" if self.exempt else ""
         return (
             f"Subnetwork({len(self.layers)} layers, {self.kept:,} of {self.weights:,} weights kept "
-            f"({self.density:.2%}), scope {self.scope}{dense}{left})"
+            f"({100 * self.density:.2f} %), scope {self.scope}{dense}{left})"
         )
 
     def _layer_masks(self) -> list[torch.Tensor]:

@@ -214,7 +214,7 @@ class Search:
                     self.network.subnetwork.update()
                 counts.add(logits, labels, mean_loss)
                 if done % config.print_freq == 0:
-                    kept = f"  kept {self.network.density:.1%}"
+                    kept = f"  kept {100 * self.network.density:.1f} %"
                     bar.advance(config.print_freq, f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}")
         return counts
 
@@ -311,7 +311,7 @@ class Search:
         width = len(str(self.config.epochs))
         self.console.line(
             f"epoch {epoch + 1:>{width}}/{self.config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
-            f"validation {validation.top1:5.1f} %  kept {density:.1%}  lr {rate:.3g}  {seconds:.1f} s"
+            f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {rate:.3g}  {seconds:.1f} s"
             f"{'  best' if self.best.epoch == epoch + 1 else ''}"
         )
 
