@@ -66,8 +66,9 @@ def build(
             num_classes=num_classes, channels=channels, input_size=input_size, width_mult=width_mult,
             norm=norm, binary=binary, head_bias=head_bias,
         )  # fmt: skip
+    plan = resnet.PLANS[name]
     return resnet.ResNet(
-        resnet.PLANS[name],
+        plan,
         num_classes=num_classes, channels=channels, norm=norm, binary=binary,
-        head_bias=head_bias, head_pool=4 if ancestor else None,
+        head_bias=head_bias, head_pool=4 if ancestor and not plan.imagenet else None,
     )  # fmt: skip

@@ -1,69 +1,158 @@
-"""Residual networks for small images (CIFAR), as data.
+"""Residual networks, for small images (cResNet, cWideResNet, WidePreActResNet) and for ImageNet (ResNet, WideResNet), as data.
 
-State names are those of the original research code: conv1, bn1, layer<stage>.<block>.{conv1, bn1, conv2, bn2, shortcut.0,
-shortcut.1}, fc.
+State names are those of the original research code: conv1, bn1, layer<stage>.<block>.{conv1, bn1, conv2, bn2, ...}, fc; the
+projection of a shortcut is shortcut.0/.1 in the small networks and downsample.0/.1 in those for ImageNet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Make = Callable[[], nn.Module]
+MakeNorm = Callable[[int], nn.Module]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """One CIFAR ResNet of basic blocks: width of the stem, widths and numbers of blocks of the stages, kind of activation."""
+    """One residual network.
 
-    stem: int
-    widths: tuple[int, ...]
+    Attributes:
+        blocks: number of blocks of each stage.
+        widths: width of each stage; bottleneck blocks put out four times that.
+        kind: "basic", "bottleneck" or "preact".
+        inner: bottleneck: factor of the inner width.
+        stem: channels of the first convolution.
+        stem_order: what follows it: B batch norm, A activation, M 3x3/2 max pool; for ImageNet (with M) it is 7x7/2, else 3x3.
+        binary: binary activations instead of ReLU.
+        last_norm: where the last batch norm of a block acts: "before" the residual sum, "after" it, or "both" (in a basic block
+            the same one twice, as in the original research code; in a bottleneck a fourth one).
+    """
+
     blocks: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    kind: str = "basic"
+    inner: int = 1
+    stem: int = 64
+    stem_order: str = "B A"
     binary: bool = False
+    last_norm: str = "before"
+
+    @property
+    def imagenet(self) -> bool:
+        return "M" in self.stem_order
 
 
-def _plans() -> dict[str, Plan]:
-    plans = {"cResNet18": Plan(64, (64, 128, 256, 512), (2, 2, 2, 2))}
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_WIDE = {2: (64, 192, 384, 768), 3: (64, 256, 512, 1024)}
+
+
+def _cifar_plans() -> dict[str, Plan]:
+    plans = {f"cResNet{depth}": Plan(_BLOCKS[depth]) for depth in (18, 34)}
+    plans |= {f"cResNet{depth}": Plan(_BLOCKS[depth], kind="bottleneck") for depth in (50, 101)}
+    plans |= {f"cWideResNet18_{factor}": Plan(_BLOCKS[18], widths) for factor, widths in _WIDE.items()}
     for depth in (20, 32, 44, 56, 110):
-        plans[f"cResNet{depth}"] = Plan(16, (16, 32, 64), ((depth - 2) // 6,) * 3)
-    binary = {f"{name}_BinAct": Plan(p.stem, p.widths, p.blocks, binary=True) for name, p in plans.items()}
-    return plans | binary
+        plans[f"cResNet{depth}"] = Plan(((depth - 2) // 6,) * 3, (16, 32, 64), stem=16)
+    plans |= {f"{name}_BinAct": replace(plan, binary=True) for name, plan in plans.items()}
+    plans |= {f"{name}_v2": replace(plans[name], last_norm="after") for name in ("cResNet18", "cResNet18_BinAct")}
+    # "A Winning Hand": pre-activation, the binary cards' network.
+    return plans | {"WidePreActResNet": Plan(_BLOCKS[18], _WIDE[2], kind="preact", stem_order="")}
 
 
-PLANS: dict[str, Plan] = _plans()
+def _imagenet_plans() -> dict[str, Plan]:
+    plans = {f"ResNet{depth}": Plan(_BLOCKS[depth]) for depth in (18, 34)}
+    plans |= {f"ResNet{depth}": Plan(_BLOCKS[depth], kind="bottleneck") for depth in (50, 101)}
+    plans |= {f"WideResNet{depth}_{factor}": Plan(_BLOCKS[depth], _WIDE[factor]) for depth in (18, 34) for factor in (2, 3)}
+    plans |= {f"WideResNet{depth}_2": Plan(_BLOCKS[depth], kind="bottleneck", inner=2) for depth in (50, 101)}
+    forms = {}
+    for name, plan in plans.items():
+        both = plan.kind == "bottleneck"
+        forms[name] = replace(plan, stem_order="B M A" if name == "WideResNet34_2" else "B A M")
+        forms[f"{name}_BinAct"] = replace(plan, stem_order="B M A", binary=True)
+        forms[f"{name}_v2"] = replace(plan, stem_order="M B A", last_norm="both")
+        forms[f"{name}_BinAct_v2"] = replace(plan, stem_order="M B A", binary=True, last_norm="both" if both else "after")
+    forms["WideResNet50_2_BinAct_v2"] = replace(forms["WideResNet50_2_BinAct_v2"], widths=_WIDE[2])
+    forms["WideResNet18_v2"] = forms.pop("WideResNet18_2_v2")  # the name that configurations know
+    return forms
+
+
+PLANS: dict[str, Plan] = _cifar_plans() | _imagenet_plans()
 
 
 def _conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_width, out_width, kernel, stride, padding=kernel // 2, bias=False)
 
 
-class BasicBlock(nn.Module):
-    """act(bn2(conv2(act(bn1(conv1(x))))) + shortcut(x))."""
+class Block(nn.Module):
+    """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see `Plan.last_norm`)."""
 
-    def __init__(
-        self, in_width: int, width: int, stride: int, norm: Callable[[int], nn.Module], activation: Callable[[], nn.Module]
-    ) -> None:
+    def __init__(self, plan: Plan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
         super().__init__()
-        self.conv1 = _conv(in_width, width, 3, stride)
-        self.bn1 = norm(width)
-        self.conv2 = _conv(width, width, 3)
-        self.bn2 = norm(width)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or in_width != width:
-            self.shortcut = nn.Sequential(_conv(in_width, width, 1, stride), norm(width))
+        if plan.kind == "basic":
+            shapes, out_width = [(in_width, width, 3, stride), (width, width, 3, 1)], width
+        else:
+            inner, out_width = width * plan.inner, width * 4
+            shapes = [(in_width, inner, 1, 1), (inner, inner, 3, stride), (inner, out_width, 1, 1)]
+        self.convs = len(shapes)
+        for i, shape in enumerate(shapes, start=1):
+            self.add_module(f"conv{i}", _conv(*shape))
+            self.add_module(f"bn{i}", norm(shape[1]))
+        self.out_width = out_width
+        self.shortcut_name = "downsample" if plan.imagenet else "shortcut"
+        if stride != 1 or in_width != out_width:
+            self.add_module(self.shortcut_name, nn.Sequential(_conv(in_width, out_width, 1, stride), norm(out_width)))
+        else:
+            self.add_module(self.shortcut_name, nn.Sequential())
+        self.last_norm = plan.last_norm
+        self.norm_after = f"bn{self.convs}"
+        if plan.last_norm == "both" and plan.kind == "bottleneck":
+            self.norm_after = "bn4"
+            self.bn4 = norm(out_width)
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.activation(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.activation(out + self.shortcut(x))  # type: ignore[no-any-return]
+        out = x
+        for i in range(1, self.convs + 1):
+            out = self.get_submodule(f"conv{i}")(out)
+            if i < self.convs:
+                out = self.activation(self.get_submodule(f"bn{i}")(out))
+            elif self.last_norm != "after":
+                out = self.get_submodule(f"bn{i}")(out)
+        out = out + self.get_submodule(self.shortcut_name)(x)
+        if self.last_norm != "before":
+            out = self.get_submodule(self.norm_after)(out)
+        return self.activation(out)  # type: ignore[no-any-return]
+
+
+class PreActBlock(nn.Module):
+    """conv2(act(bn2(conv1(o)))) + shortcut(o) with o = act(bn1(x)): identity shortcuts carry o, not x."""
+
+    def __init__(self, plan: Plan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
+        super().__init__()
+        self.bn1 = norm(in_width)
+        self.conv1 = _conv(in_width, width, 3, stride)
+        self.bn2 = norm(width)
+        self.conv2 = _conv(width, width, 3)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_width != width:
+            self.shortcut = nn.Sequential(_conv(in_width, width, 1, stride), norm(width))
+        self.out_width = width
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        o = self.activation(self.bn1(x))
+        out = self.conv2(self.activation(self.bn2(self.conv1(o))))
+        return out + self.shortcut(o)  # type: ignore[no-any-return]
 
 
 class ResNet(nn.Module):
-    """A CIFAR ResNet built from a `Plan`. Input [B, channels, H, W] float; output [B, num_classes] logits.
+    """A residual network built from a `Plan`. Input [B, channels, H, W] float; output [B, num_classes] logits.
 
     Args:
+        head_bias: give the classifier a bias.
         head_pool: None averages over all positions; a number averages over windows of that size, and every window gives
             `num_classes` outputs (index = class * windows + window), as the original research code has it by oversight for
             the networks that end at 8x8.
@@ -75,31 +164,44 @@ class ResNet(nn.Module):
         *,
         num_classes: int,
         channels: int,
-        norm: Callable[[int], nn.Module],
-        binary: Callable[[], nn.Module],
+        norm: MakeNorm,
+        binary: Make,
         head_bias: bool = False,
         head_pool: int | None = None,
     ) -> None:
         super().__init__()
         activation = binary if plan.binary else nn.ReLU
-        self.conv1 = _conv(channels, plan.stem, 3)
-        self.bn1 = norm(plan.stem)
-        in_width = plan.stem
-        for stage, (width, blocks) in enumerate(zip(plan.widths, plan.blocks, strict=True), start=1):
-            layer = nn.Sequential()
-            for block in range(blocks):
-                stride = 2 if stage > 1 and block == 0 else 1
-                layer.append(BasicBlock(in_width, width, stride, norm, activation))
-                in_width = width
-            self.add_module(f"layer{stage}", layer)
-        self.fc = nn.Conv2d(in_width, num_classes, 1, bias=head_bias)
-        self.activation = activation()
-        self.stages = len(plan.widths)
+        self.plan = plan
         self.head_pool = head_pool
+        self.conv1 = _conv(channels, plan.stem, 7, 2) if plan.imagenet else _conv(channels, plan.stem, 3)
+        if plan.kind != "preact":
+            self.bn1 = norm(plan.stem)
+        make_block = PreActBlock if plan.kind == "preact" else Block
+        width = plan.stem
+        for stage, (stage_width, blocks) in enumerate(zip(plan.widths, plan.blocks, strict=True), start=1):
+            layer = nn.Sequential()
+            for number in range(blocks):
+                stride = 2 if stage > 1 and number == 0 else 1
+                block = make_block(plan, width, stage_width, stride, norm, activation)
+                layer.append(block)
+                width = block.out_width
+            self.add_module(f"layer{stage}", layer)
+        if plan.kind == "preact":
+            self.bn1 = norm(width)
+        self.fc = nn.Conv2d(width, num_classes, 1, bias=head_bias)
+        self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.bn1(self.conv1(x)))
-        for stage in range(1, self.stages + 1):
+        x = self.conv1(x)
+        for token in self.plan.stem_order.split():
+            x = self.bn1(x) if token == "B" else self.activation(x) if token == "A" else _stem_pool(x)
+        for stage in range(1, len(self.plan.blocks) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
+        if self.plan.kind == "preact":
+            x = self.activation(self.bn1(x))
         x = F.adaptive_avg_pool2d(x, 1) if self.head_pool is None else F.avg_pool2d(x, self.head_pool)
         return self.fc(x).flatten(1)  # type: ignore[no-any-return]
+
+
+def _stem_pool(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 3, stride=2, padding=1)
