@@ -1,0 +1,12 @@
+from biprop.errors import did_you_mean, one_line
+
+
+def test_one_line_whatever_the_exception_says() -> None:
+    assert one_line(ValueError("a\n  b\tc")) == "a b c"
+    assert one_line(KeyError()) == "KeyError"
+    assert len(one_line(ValueError("x" * 1000))) == 200
+
+
+def test_the_nearest_word_is_offered_whatever_its_case() -> None:
+    assert did_you_mean("cifar10", ["digits", "CIFAR10"]) == "; did you mean 'CIFAR10'?"
+    assert did_you_mean("qqq", ["digits", "CIFAR10"]) == ""
