@@ -170,7 +170,7 @@ def _find(arguments: argparse.Namespace) -> int:
         print(f"biprop: the search diverged: {e}. Checkpoints so far are in {search.folder}/checkpoints", file=sys.stderr)
         return DIVERGED
     except KeyboardInterrupt:
-        best = f"; best so far: epoch {search.best.epoch}, {search.best.top1:.1f} %" if search.best.epoch else ""
+        best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
         print(f"\nbiprop: interrupted. Checkpoints so far are in {search.folder}/checkpoints{best}", file=sys.stderr)
         return INTERRUPTED
     _show_result(console, config, search.network, result)

@@ -73,7 +73,9 @@ class Config:
     """A run in full. Field order is the order of help and `--print-config`."""
 
     arch: str = option("cResNet18", "network, by name (an unknown name prints the nearest one)", _NET, short=("-a",))
-    width_mult: float = option(1.0, "multiplies the widths of the Wide networks", _NET, low=0, open_low=True)
+    width_mult: float = option(
+        1.0, "multiplies the widths of Conv2Wide to Conv8Wide and Wide_VGG_Small", _NET, low=0, open_low=True
+    )
     bn_type: str = option(
         "NonAffineBatchNorm", "batch norm: with weight and bias (Affine, Learned) or without", _NET, choices=BN_TYPES
     )

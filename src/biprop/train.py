@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,10 @@ class SearchDiverged(RuntimeError):
 
 @dataclass
 class Best:
-    """The best epoch so far among those at the final density, chosen on validation data."""
+    """The best epoch so far (from 1; 0 while there is none) among those at the final density, chosen on validation data."""
 
     epoch: int = 0
-    validation: Counts | None = None
-    top1: float = 0.0
-    top5: float = 0.0
+    validation: Counts = field(default_factory=Counts)
 
 
 @dataclass
@@ -247,9 +245,9 @@ class Search:
         if train.top1 >= self.best_train.top1:
             self.best_train = train
         # Only epochs at the final density count, and of equals the later: it has seen more and has the smaller learning rate.
-        is_best = epoch >= self.ramp and (self.best.validation is None or validation.right >= self.best.validation.right)
+        is_best = epoch >= self.ramp and validation.right >= self.best.validation.right
         if is_best:
-            self.best = Best(epoch + 1, validation, validation.top1, validation.top5)
+            self.best = Best(epoch + 1, validation)
         self._save(LAST, epoch + 1, train, validation)
         if is_best:
             self._save(BEST, epoch + 1, train, validation)
@@ -266,8 +264,8 @@ class Search:
                     "epoch": epoch,
                     "arch": config.arch,
                     "state_dict": self.model.state_dict(),
-                    "best_acc1": self.best.top1,
-                    "best_acc5": self.best.top5,
+                    "best_acc1": self.best.validation.top1,
+                    "best_acc5": self.best.validation.top5,
                     "best_train_acc1": self.best_train.top1,
                     "best_train_acc5": self.best_train.top5,
                     "optimizer": self.optimizer.state_dict(),
@@ -321,7 +319,7 @@ class Search:
         return {f"layer_density/{layer.name}": layer.density for layer in self.network.subnetwork.report()}
 
     def _finish(self, seconds: float) -> Result:
-        assert self.best.validation is not None
+        assert self.best.epoch, "the schedule ends before the run does"
         best = checkpoint.load(self.folder / "checkpoints" / BEST)
         self.model.load_state_dict(best["state_dict"])
         subnetwork = self.network.subnetwork

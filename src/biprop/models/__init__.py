@@ -38,7 +38,7 @@ def build(
         channels: of the input images.
         input_size: (height, width) of the input images.
         bn_type: one of `BATCH_NORMS`.
-        width_mult: scales the widths of the `Wide` networks.
+        width_mult: scales the widths of the plain networks with Wide in their name.
         head_bias: give the last layer a bias.
         ancestor: reproduce two oddities of the original research code, for its checkpoints: sign(0) = 0 in binary activations,
             and the fixed 4x4 pool before the classifier of the CIFAR ResNets (40 outputs where they end at 8x8).
@@ -57,7 +57,9 @@ def build(
     binary = partial(BinaryActivation, zero=0 if ancestor else 1)
     wide = name in plain.PLANS and plain.PLANS[name].wide
     if width_mult != 1 and not wide:
-        raise ValueError(f"width_mult = {width_mult:g}: {name} has a fixed width; networks with Wide in their name take one")
+        raise ValueError(
+            f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and Wide_VGG_Small take one"
+        )
     if wide and int(16 * width_mult) < 1:
         raise ValueError(f"width_mult = {width_mult:g}: leaves a layer without channels")
     if name in plain.PLANS:
