@@ -40,6 +40,6 @@ def test_a_checkpoint_of_the_first_version_needs_two_flags() -> None:
 
 def test_a_flag_that_contradicts_the_checkpoint_is_refused() -> None:
     path = shared("golden/conv4wide_025_p20.pth")
-    assert checkpoint.restore(path, {"prune_rate": 0.2}).config.prune_rate == 0.2
+    assert checkpoint.restore(path, {"prune_rate": 0.2}).content.config.prune_rate == 0.2
     with pytest.raises(UserError, match=r"--prune-rate 0\.3: but .* says 0\.2"):
         checkpoint.restore(path, {"prune_rate": 0.3})

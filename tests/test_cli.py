@@ -96,7 +96,16 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.Capt
         (["--config", "conv4_kn"], "did you mean 'conv4_kn_unsigned'"),
         (["--device", "cuda:77"], "--device cuda:77: not available here"),
         (["--log-dir", "/proc/nowhere"], "cannot write the run folder"),
-        (["--arch", "Conv4", "--width-mult", "2"], "fixed width"),
+        (["--random-subnet"], "--random-subnet is left out"),
+        (["--augmix", "--gaussian_aug"], "augmix and gaussian_aug contradict each other"),
+        (["--jsd"], "add --augmix or --gaussian-aug"),
+        (["--config", "conv4wide_rg_wide"], "left out: it asks for RGConv"),
+        (["--config", "resnet18-kn-unsignd"], "did you mean"),
+        (["--resume", "none.state"], "none.state: no such checkpoint"),
+        (["--resume", "a", "--pretrained", "b"], "one of them"),
+        (["--evaluate"], "pass --pretrained FILE"),
+        (["--multigpu", "0,1"], "several GPUs at once"),
+        (["--set", "ImageNet", "--data", "nowhere"], "--data nowhere: no such folder"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,18 @@
 import dataclasses
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from conftest import shared
+from conftest import SHARED, shared
 
 from biprop import UserError, config
 from biprop.init import INITS
+from biprop.models import NETWORKS, takes_width
+from biprop.network import Task, build_network
 from biprop.optim import POLICIES
 
 
@@ -34,17 +39,63 @@ def test_print_config_is_a_configuration(tmp_path: Path) -> None:
     assert config.resolve(write(tmp_path, config.as_yaml(resolved)), {})[0] == resolved
 
 
-@pytest.mark.parametrize("path", sorted(Path(str(config.packaged())).rglob("*.y*ml")), ids=lambda p: p.stem)
-def test_every_packaged_configuration_resolves(path: Path) -> None:
-    assert config.resolve(str(path), {"prune_rate": "0.2"})[1] == path.stem
-    root = path
-    while root.name != "configs":
-        root = root.parent
-    published = yaml.safe_load(shared("spec/seed-configs.json").read_text()).get(f"configs/{path.relative_to(root)}", {})
-    ours = config.as_dict(config.resolve(str(path), {"prune_rate": "0.9"})[0]) | {"prune_rate": -1}
-    known = {key: value for key, value in published.items() if key in ours}
-    assert {key: ours[key] for key in known} == known
-    assert set(published) - set(ours) <= {"workers", "trainer"}
+PUBLISHED = json.loads((SHARED / "spec" / "seed-configs.json").read_text()) if SHARED.exists() else {}
+ROOT = Path(str(config.packaged())).parent
+
+
+def test_the_published_configurations_are_all_there() -> None:
+    shared("spec/seed-configs.json")
+    ours = {str(path.relative_to(ROOT)) for path in config.packaged_files()}
+    missing = set(PUBLISHED) - ours
+    assert {Path(name).stem for name in missing} == set(config.LEFT_OUT)
+    assert all(PUBLISHED[name]["conv_type"] == "RGConv" for name in missing)
+    assert (len(PUBLISHED), len(missing), len(ours - set(PUBLISHED))) == (170, 5, 1)  # ours: digits
+
+
+@pytest.mark.parametrize("path", config.packaged_files(), ids=lambda p: str(p.relative_to(ROOT).with_suffix("")))
+def test_every_packaged_configuration_has_the_published_values_and_builds(path: Path) -> None:
+    raw = config.read_file(path)
+    resolved, name = config.resolve(
+        str(path), {} if raw.get("prune_rate") or raw["conv_type"] == "DenseConv" else {"prune_rate": "0.9"}
+    )
+    assert name == path.stem
+    published = PUBLISHED.get(str(path.relative_to(ROOT)), {})
+    ours = config.as_dict(resolved)
+    wanted = dict(published)
+    if wanted.get("prune_rate") in (-1, 0.0):  # to be given; a dense baseline
+        assert raw.get("prune_rate") is None
+        del wanted["prune_rate"]
+    assert {key: ours[key] for key in wanted} == wanted
+    channels, side = {"MNIST": (1, 28), "digits": (1, 32), "ImageNet": (3, 224)}.get(resolved.set, (3, 32))
+    with torch.device("meta"):
+        made = build_network(resolved, Task(10, channels, (side, side)))
+    assert (made.subnetwork is None) == (resolved.conv_type == "DenseConv")
+
+
+def test_a_file_holds_only_what_differs_from_its_base_or_the_schema() -> None:
+    for path in config.packaged_files():
+        raw = yaml.safe_load(path.read_text())
+        if "base" in raw:
+            base = config.read_file(path.parent / raw.pop("base"))
+            before = config.as_dict(config.Config(**base))
+            same = [key for key, value in raw.items() if key != "arch" and config.coerce(key, value, str(path)) == before[key]]
+            assert same == [], path
+
+
+def test_five_bare_names_exist_twice() -> None:
+    stems = Counter(path.stem for path in config.packaged_files())
+    twice = [stem for stem, count in stems.items() if count > 1]
+    assert len(twice) == 5
+    for stem in twice:
+        with pytest.raises(UserError, match=rf"configs/\S+{stem}\.y\S+, configs/\S+{stem}\.y"):
+            config.find_file(stem)
+
+
+def test_what_is_left_out_is_said() -> None:
+    for name in config.LEFT_OUT:
+        for asked in (name, f"configs/smallscale_baselines/densewide/{name}.yml"):
+            with pytest.raises(UserError, match="left out: it asks for RGConv"):
+                config.find_file(asked)
 
 
 def test_configurations_are_found_by_path_and_by_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +125,14 @@ def test_the_schemas_choices_are_the_codes() -> None:
     assert config.rule("bn_type").choices == tuple(BATCH_NORMS)
 
 
+def test_warnings_name_options_that_do_nothing() -> None:
+    assert config.warnings(config.Config()) == []
+    (warning,) = config.warnings(config.Config(gaussian_aug=True))
+    assert "does nothing at p_clean = 1" in warning
+    for name in NETWORKS:
+        assert bool(config.warnings(config.Config(arch=name, width_mult=2.0))) != takes_width(name)
+
+
 def test_every_default_obeys_its_rule() -> None:
     for field in dataclasses.fields(config.Config):
         assert config.coerce(field.name, field.default, "default") == field.default
@@ -100,6 +159,12 @@ def test_every_default_obeys_its_rule() -> None:
         ("a: [", "not valid YAML"),
         ("base: mine.yml", "base = 'mine.yml': no such file"),
         ("lr_policy: cosine", "did you mean 'cosine_lr'"),
+        ("conv_type: RGConv", "no layer type RGConv either"),
+        ("conv_type: SampleSubnetConv", "unused layer types and trainers of the original research code are left out"),
+        ("trainer: lottery", "unused layer types and trainers"),
+        ("random_subnet: true", "random_subnet is left out"),
+        ("aug_severity: 0", "at least 0.1"),
+        ("low_data: 0", "above 0"),
     ],
 )
 def test_mistakes_in_a_file_name_file_key_value_and_rule(text: str, message: str, tmp_path: Path) -> None:
@@ -122,6 +187,10 @@ def test_mistakes_in_a_file_name_file_key_value_and_rule(text: str, message: str
         ({"nesterov": True, "momentum": "0"}, "momentum"),
         ({"prune_rate": "1"}, "scale_fan"),
         ({"conv_type": "DenseConv"}, "freeze_weights"),
+        ({"augmix": True, "gaussian_aug": True}, "augmix and gaussian_aug contradict"),
+        ({"jsd": True}, "add --augmix or --gaussian-aug"),
+        ({"augmix": True, "mixture_depth": "0"}, "mixture_depth = 0"),
+        ({"start_epoch": "18"}, "must be below epochs"),
         ({"conv_type": "DenseConv", "freeze_weights": False, "layer_prune_rates": {"fc": "0.5"}}, "DenseConv"),
     ],
 )

@@ -1,33 +1,59 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from conftest import shared, write_cifar_parquet, write_image_folder
 
-from biprop import data
+from biprop import UserError, config, data
+
+
+def load(**values: Any) -> data.DataSet:
+    return data.load(config.override(config.Config(prune_rate=0.2, set="digits"), values))
 
 
 def test_splits_are_disjoint_and_fixed() -> None:
-    a, b = data.load("digits"), data.load("digits")
+    a, b = load(), load(seed=5)
     assert [len(s) for s in (a.train, a.validation, a.test)] == [1257, 180, 360]
-    assert torch.equal(a.validation.images, b.validation.images)
+    images = [torch.cat([x for x, _ in a.evaluation_batches(s, 100)]) for s in (a.train, a.validation, a.test)]
+    assert torch.equal(images[1], next(b.evaluation_batches(b.validation, 200))[0])
     assert (a.channels, a.input_size, len(a.classes)) == (1, (32, 32), 10)
-    everything = torch.cat([s.images.flatten(1) for s in (a.train, a.validation, a.test)])
-    assert len(everything.unique(dim=0)) == 1797
+    assert len(torch.cat(images).flatten(1).unique(dim=0)) == 1797
 
 
 def test_select_on_test_holds_nothing_out() -> None:
-    images = data.load("digits", select_on="test")
+    images = load(select_on="test")
     assert len(images.train) == 1437
     assert images.validation is images.test
 
 
-def test_a_tenth_is_held_out_whatever_the_seed(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    images = data.load("CIFAR10", write_cifar_parquet(tmp_path))
+def test_a_tenth_is_held_out_whatever_the_seed(tmp_path: Path) -> None:
+    write_cifar_parquet(tmp_path)
+    images = load(set="CIFAR10", data=tmp_path.as_posix())
     assert (len(images.train), len(images.validation), len(images.test)) == (54, 6, 20)
     assert images.augment == "crop+flip"
-    assert data.load("CIFAR10", tmp_path, augment="none").augment == "none"
+    assert load(set="CIFAR10", data=tmp_path.as_posix(), augment="none").augment == "none"
+
+
+def test_low_data_and_one_batch_are_the_same_images_for_every_seed() -> None:
+    few = load(low_data="0.1")
+    assert len(few.train) == 126
+    assert few.train.labels.bincount(minlength=10).min() > 0
+    assert torch.equal(few.train.labels, load(low_data="0.1", seed=3).train.labels)
+    assert [len(s) for s in (few.validation, few.test)] == [180, 360]
+    one = load(one_batch=True, batch_size=32)
+    assert [len(y) for _, y in one.training_batches(32, 0, 0)] == [32]
+    assert torch.equal(one.train.labels, load(one_batch=True, batch_size=32, seed=3).train.labels)
+
+
+def test_another_number_of_classes_is_refused() -> None:
+    assert len(load(num_classes=10).classes) == 10
+    with pytest.raises(UserError, match="--num-classes 7: but the data have 10 classes"):
+        load(num_classes=7)
 
 
 def test_batches_are_normalised_shuffled_and_repeatable() -> None:
-    images = data.load("digits", augment="none")
+    images = load(augment="none")
     epoch = list(images.training_batches(100, seed=1, epoch=0))
     assert [len(y) for _, y in epoch] == [100] * 12 + [57]
     x = torch.cat([x for x, _ in epoch])
@@ -40,28 +66,59 @@ def test_batches_are_normalised_shuffled_and_repeatable() -> None:
     assert torch.equal(torch.cat([y for _, y in epoch]).sort().values, images.train.labels.sort().values)
 
 
+def test_normalisation_is_pixel_minus_mean_by_deviation() -> None:
+    images = load()
+    pixels = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
+    expected = (pixels / 255 - images.mean[0]) / images.std[0]
+    torch.testing.assert_close(images.normalise(pixels), expected)
+    torch.testing.assert_close(images.normalise(pixels.float()), expected)
+
+
 def test_augmentation_differs_between_steps_and_epochs() -> None:
-    images = data.load("digits", augment="crop")
+    images = load(augment="crop")
     a, b = (next(images.training_batches(1257, seed=1, epoch=e))[0] for e in (0, 1))
     assert not torch.equal(a.sort(dim=0).values, b.sort(dim=0).values)
 
 
 def test_a_last_batch_of_one_image_is_left_out() -> None:
-    images = data.load("digits")
+    images = load()
     assert [len(y) for _, y in images.training_batches(628, seed=0, epoch=0)] == [628, 628]
     assert sum(len(y) for _, y in images.evaluation_batches(images.test, 359)) == 360
 
 
-def test_image_folders_train_on_their_own_statistics(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    images = data.load("folder", write_image_folder(tmp_path / "pets"))
+@pytest.mark.parametrize("how", [{"augmix": True}, {"gaussian_aug": True, "p_clean": "0.3"}], ids=["augmix", "gaussian"])
+def test_views_are_the_plain_images_and_two_different_augmented_ones(how: dict[str, Any]) -> None:
+    plain, one, three = load(augment="none"), load(augment="none", **how), load(augment="none", jsd=True, **how)
+    assert (plain.views, one.views, three.views) == (1, 1, 3)
+    batches = [next(d.training_batches(64, seed=1, epoch=0)) for d in (plain, one, three)]
+    assert [len(x) for x, _ in batches] == [64, 64, 192]
+    assert [len(y) for _, y in batches] == [64, 64, 64]
+    clean, a, b = batches[2][0].split(64)
+    torch.testing.assert_close(clean, batches[0][0])
+    for changed in (batches[1][0], a, b):
+        differs = (changed - clean).abs().flatten(1).amax(1) > 1e-3
+        assert 25 < int(differs.sum()) <= 64
+    assert not torch.equal(a, b)
+    again = next(load(augment="none", jsd=True, **how).training_batches(64, seed=1, epoch=0))
+    assert torch.equal(again[0], batches[2][0])
+
+
+def test_test_images_are_never_augmented() -> None:
+    changed = load(augmix=True)
+    a, b = (next(d.evaluation_batches(d.test, 360))[0] for d in (load(), changed))
+    assert torch.equal(a, b)
+
+
+def test_image_folders_train_on_their_own_statistics(tmp_path: Path) -> None:
+    images = load(set="folder", data=write_image_folder(tmp_path / "pets").as_posix())
     assert (len(images.train), len(images.validation), len(images.test)) == (15, 1, 4)
     assert images.classes == ["cat", "dog"]
 
 
 def test_the_real_cifar10() -> None:
-    images = data.load("CIFAR10", shared("data/cifar10/plain_text").parents[1])
+    images = load(set="CIFAR10", data=shared("data/cifar10/plain_text").parents[1].as_posix())
     assert [len(s) for s in (images.train, images.validation, images.test)] == [45_000, 5_000, 10_000]
-    assert images.train.images.shape[1:] == (3, 32, 32)
+    assert images.train.shape == (3, 32, 32)
     assert images.test.labels.bincount().tolist() == [1000] * 10
-    pixels = images.train.images.float().mean(dim=(0, 2, 3)) / 255
-    torch.testing.assert_close(pixels, torch.tensor(images.mean), atol=3e-3, rtol=0)
+    train = torch.cat([x for x, _ in images.evaluation_batches(images.train, 5000)])
+    torch.testing.assert_close(train.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-2, rtol=0)

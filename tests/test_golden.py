@@ -29,8 +29,8 @@ def test_golden_parity(case: str, record_property: Any) -> None:
     flags = {"conv_type": facts["conv_type"], "prune_rate": facts["prune_rate"]} if facts.get("old_format") else {}
     restored = checkpoint.restore(path, flags)
     model = restored.network.model
-    assert restored.config.width_mult == facts.get("width_mult", 1)
-    assert restored.config.bn_type == facts["bn_type"]
+    assert restored.content.config.width_mult == facts.get("width_mult", 1)
+    assert restored.content.config.bn_type == facts["bn_type"]
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and facts.get("learn_batchnorm"):
             module.requires_grad_(True)

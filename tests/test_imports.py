@@ -25,16 +25,20 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"layers"},
     "models.plain": set(),
     "models.resnet": set(),
-    "data": {"rng"},
+    "data": {"config", "rng"},
     "data.sources": {"rng"},
+    "data.items": set(),
+    "data.stream": set(),
     "data.augment": set(),
+    "data.augmix": set(),
     "network": {"models", "rng", "config", "init", "layers", "subnetwork"},
     "ancestor": {"config", "models", "network"},
     "checkpoint": {"ancestor", "config", "network"},
     "optim": set(),
     "evaluate": set(),
     "log": set(),
-    "train": {"checkpoint", "config", "data", "evaluate", "log", "network", "optim", "prune"},
+    "losses": set(),
+    "train": {"checkpoint", "config", "data", "evaluate", "log", "losses", "network", "optim", "prune", "subnetwork"},
 }
 TORCH_FREE = ("rng", "config", "errors", "cli")
 

@@ -1,4 +1,6 @@
+import gzip
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +84,51 @@ def test_image_folder_with_parts_and_with_another_size(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "train", count=6)
     write_image_folder(tmp_path / "val", count=3, side=20)
     with pytest.raises(UserError, match="--image-size"):
-        sources.image_folder(tmp_path)
-    source = sources.image_folder(tmp_path, image_size=24)
+        sources.in_memory(sources.find_listings(tmp_path), None)
+    source = sources.in_memory(sources.find_listings(tmp_path), 24)
     assert source.train.images.shape == (12, 1, 24, 24)
     assert source.test.images.shape == (6, 1, 24, 24)
+
+
+def write_mnist(folder: Path, packed: bool) -> Path:
+    folder.mkdir(parents=True)
+    for part, count in (("train", 20), ("t10k", 10)):
+        images = np.arange(count * 784, dtype=np.uint64).astype(np.uint8)
+        files = {
+            f"{part}-images-idx3-ubyte": struct.pack(">IIII", 0x803, count, 28, 28) + images.tobytes(),
+            f"{part}-labels-idx1-ubyte": struct.pack(">II", 0x801, count) + bytes(i % 10 for i in range(count)),
+        }
+        for name, data in files.items():
+            (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(data) if packed else data)
+    return folder
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_official_mnist(packed: bool, tmp_path: Path) -> None:
+    source = sources.mnist(write_mnist(tmp_path / "MNIST" / "raw", packed).parents[1])
+    assert (source.train.shape, len(source.train), len(source.test)) == ((1, 28, 28), 20, 10)
+    assert source.test.images.flatten()[:300].tolist() == [i % 256 for i in range(300)]
+    assert source.train.labels.tolist() == [i % 10 for i in range(20)]
+    assert (source.mean, source.std, source.augment) == ((0.1307,), (0.3081,), "none")
+
+
+def test_official_tiny_imagenet(tmp_path: Path) -> None:
+    root = tmp_path / "tiny-imagenet-200"
+    for name in ("n01", "n02"):
+        (root / "train" / name / "images").mkdir(parents=True)
+        for i in range(3):
+            (root / "train" / name / "images" / f"{i}.png").write_bytes(png(np.full((64, 64), i, dtype=np.uint8)))
+    (root / "val" / "images").mkdir(parents=True)
+    for i in range(2):
+        (root / "val" / "images" / f"val_{i}.png").write_bytes(png(np.full((64, 64, 3), 9 + i, dtype=np.uint8)))
+    (root / "val" / "val_annotations.txt").write_text("val_1.png\tn02\t0\t0\t9\t9\nval_0.png\tn01\t0\t0\t9\t9\n")
+    source = sources.tiny_imagenet(tmp_path)
+    assert source.train.shape == (3, 64, 64)
+    assert source.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (source.test.labels.tolist(), source.test.images[:, 0, 0, 0].tolist()) == ([1, 0], [10, 9])
+    (root / "val" / "val_annotations.txt").write_text("val_1.png\tn07\t0\t0\t9\t9\n")
+    with pytest.raises(UserError, match="names class 'n07'"):
+        sources.tiny_imagenet(tmp_path)
 
 
 def no_class(folder: Path) -> Path:
@@ -135,6 +178,12 @@ def bad_label(folder: Path) -> Path:
     return folder
 
 
+def short_mnist(folder: Path) -> Path:
+    path = write_mnist(folder, False) / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    return folder
+
+
 def missing_test_part(folder: Path) -> Path:
     (write_cifar_parquet(folder) / "cifar10" / "plain_text" / "test-00000-of-00001.parquet").unlink()
     return folder
@@ -165,10 +214,17 @@ def other_columns(folder: Path) -> Path:
         (other_columns, "CIFAR10", "not a readable parquet file of images and labels"),
         (bad_label, "CIFAR10", "labels run from 12 to 12, but there are 10 classes"),
         (missing_test_part, "CIFAR10", "no test-"),
+        (no_class, "MNIST", "no MNIST there: expected train-.* or train-images-idx3-ubyte"),
+        (short_mnist, "MNIST", "t10k-images-idx3-ubyte: not a readable MNIST file"),
     ],
 )
 def test_damaged_or_missing_data_is_one_clear_line(make: Any, read: str, message: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "data")
     with pytest.raises(UserError, match=message) as error:
-        sources.image_folder(folder) if read == "folder" else sources.cifar(folder, read)
+        if read == "folder":
+            sources.in_memory(sources.find_listings(folder), None)
+        elif read == "MNIST":
+            sources.mnist(folder)
+        else:
+            sources.cifar(folder, read)
     assert "\n" not in str(error.value)

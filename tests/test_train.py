@@ -18,7 +18,7 @@ SMALL = {"width_mult": "0.5", "epochs": "2", "device": "cpu"}
 
 def search(folder: Path, **overrides: Any) -> Search:
     resolved, name = config.resolve(None, {**SMALL, "log_dir": str(folder), **overrides})
-    images = data.load(resolved.set, resolved.data, select_on=resolved.select_on)
+    images = data.load(resolved)
     return Search(resolved, name, images, log.Console())
 
 
@@ -114,7 +114,7 @@ def test_a_search_that_diverges_names_layer_and_step_and_keeps_its_checkpoints(t
     found = search(tmp_path, lr="1e38")
     with pytest.raises(SearchDiverged, match=r"epoch 1, step \d+: layer (convs|linear)\.\d+: a score is infinite"):
         found.run()
-    assert checkpoint.restore(found.folder / "checkpoints" / INITIAL, {}).epoch == 0
+    assert checkpoint.restore(found.folder / "checkpoints" / INITIAL, {}).content.epoch == 0
     assert not (tmp_path / "results.csv").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_network_that_once_collapsed_lives() -> None:
     alone = prune.keep_top(together, kept).split([layer.scores.numel() for layer in layers])
     assert min(int(mask.sum()) for mask in alone) == 0
     optimizer = build_optimizer(made.model, "adam", lr=0.1)
-    batches = data.load("digits").training_batches(64, 0, 0)
+    batches = data.load(config.resolve(None, {})[0]).training_batches(64, 0, 0)
     for _, (images, labels) in zip(range(10), batches, strict=False):
         loss = F.cross_entropy(made.model(images), labels)
         assert torch.isfinite(loss)
@@ -179,6 +179,7 @@ def test_a_network_that_once_collapsed_lives() -> None:
 
 def test_the_random_baseline_leaves_no_trace(tmp_path: Path) -> None:
     found = search(tmp_path)
+    assert found.random_scores is not None
     assert 0 < found.random_scores.top1 < 40
     fresh = build_network(found.config, found.task).model.state_dict()
     assert all(torch.equal(value, fresh[key]) for key, value in found.model.state_dict().items())

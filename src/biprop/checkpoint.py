@@ -11,7 +11,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,30 @@ import torch
 from torch import nn
 
 from . import ancestor
+from . import config as options
 from .config import Config
 from .errors import UserError, one_line
 from .network import Network, Task, build_network
 
 FORMAT = 1
 
-AUGMENTATION_FIELDS: dict[str, Any] = {
-    "train_augmentation": "Default",
-    "use_augmix": False,
-    "jsd": False,
-    "augmix_mixture_width": 3,
-    "augmix_mixture_depth": -1,
-    "augmix_severity": 3,
-    "use_gaussian_aug": False,
-    "p_clean": 1.0,
-    "std_gauss": 0.1,
+_AUGMENTATION_OPTIONS = {
+    "use_augmix": "augmix",
+    "jsd": "jsd",
+    "augmix_mixture_width": "mixture_width",
+    "augmix_mixture_depth": "mixture_depth",
+    "augmix_severity": "aug_severity",
+    "use_gaussian_aug": "gaussian_aug",
+    "p_clean": "p_clean",
+    "std_gauss": "std_gauss",
 }
-"""What the checkpoint's fields on augmentation say of a run with random crops and flips only."""
+"""Field of a checkpoint -> our option."""
+
+
+def augmentation_fields(config: Config) -> dict[str, Any]:
+    """What a checkpoint says of the augmentation of training images."""
+    kind = "Augmix" if config.augmix else "Gaussian" if config.gaussian_aug else "Default"
+    return {"train_augmentation": kind} | {field: getattr(config, name) for field, name in _AUGMENTATION_OPTIONS.items()}
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -103,56 +109,108 @@ def load_state(model: nn.Module, state: dict[str, Any], where: object) -> None:
 
 
 @dataclass
+class Content:
+    """A checkpoint, read and looked at, before there is a network.
+
+    Attributes:
+        path: of the file.
+        fields: all of it.
+        state: the state dict without `module.` prefixes.
+        ours: the entry "biprop", or None for a file of the original research code.
+        config, task: the options and the task that the network was made for.
+        warnings: what the user should know, one line each.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    ours: dict[str, Any] | None
+    config: Config
+    task: Task
+    warnings: list[str]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return int(self.fields.get("epoch", 0))
+
+    @property
+    def of_ancestor(self) -> bool:
+        return bool(self.ours.get("of_ancestor")) if self.ours else True
+
+
+def read(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> Content:
+    """Load a checkpoint and find out what network it is of.
+
+    Args:
+        path: of this program's or the original research code's.
+        flags: options that the user gave; those that the file answers too must be equal to its answer. Files of the first version
+            of the original research code do not say `conv_type` and `prune_rate`: there the flags do.
+        fallback: values from a configuration file, for what neither file nor flags say.
+
+    Raises:
+        UserError: see `load`, `ancestor.describe`; or a flag that contradicts the file.
+    """
+    fields = load(path)
+    state = strip_module_prefix(fields["state_dict"])
+    ours = fields.get("biprop")
+    warned: list[str] = []
+    if ours is None:
+        lacking = [name for name in ("conv_type", "prune_rate") if name not in fields]
+        said = {**(fallback or {}), **flags}
+        if lacking and all(said.get(name) is not None for name in lacking):
+            fields |= {name: said[name] for name in lacking}
+            warned.append(f"{path}: does not say its {' and '.join(lacking)}; taken as given")
+        config, task = ancestor.describe(fields, state, path)
+        found = {option: fields[field] for field, option in _AUGMENTATION_OPTIONS.items() if field in fields}
+        config = replace(config, **found)
+    else:
+        config, task = _our_config(ours, path)
+    answers = {**options.as_dict(config), "num_classes": task.num_classes}
+    same = {"LearnedBatchNorm": "AffineBatchNorm"}  # one module under two names
+    for name in options.CHECKPOINT_FACTS:
+        if flags.get(name) is not None and same.get(flags[name], flags[name]) != same.get(answers[name], answers[name]):
+            raise UserError(f"--{name.replace('_', '-')} {flags[name]}: but {path} says {answers[name]}")
+    return Content(Path(path), fields, state, ours, config, task, warned)
+
+
+def _our_config(ours: dict[str, Any], path: str | Path) -> tuple[Config, Task]:
+    try:
+        if ours["format"] > FORMAT:
+            raise UserError(
+                f"{path}: format {ours['format']} of a newer biprop ({ours['version']}); this one reads up to {FORMAT}"
+            )
+        config = Config(**{key: value for key, value in ours["config"].items() if key in options.FIELDS})
+        return config, Task(ours["num_classes"], ours["channels"], tuple(ours["input_size"]))
+    except (KeyError, TypeError) as e:
+        raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {e}") from None
+
+
+@dataclass
 class Restored:
-    """A network as a checkpoint has it, with the options and the task that it was made for.
+    """A network as a checkpoint has it.
 
     Attributes:
         mean, std: the normalisation that it was trained with; None where the file does not say.
     """
 
     network: Network
-    config: Config
-    task: Task
-    epoch: int
+    content: Content
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
 
-def restore(path: str | Path, flags: Mapping[str, Any]) -> Restored:
-    """Load a checkpoint and rebuild its network, masks included.
-
-    Args:
-        path: of this program's or the original research code's.
-        flags: `conv_type` and `prune_rate` where the user gave them: needed for files that lack them, and else equal.
-
-    Raises:
-        UserError: see `load`, `load_state`, `ancestor.describe`; or a flag that contradicts the file.
-    """
-    content = load(path)
-    for name in ("conv_type", "prune_rate"):
-        if name in flags and content.setdefault(name, flags[name]) != flags[name]:
-            raise UserError(f"--{name.replace('_', '-')} {flags[name]}: but {path} says {content[name]}")
-    state = strip_module_prefix(content["state_dict"])
-    ours = content.get("biprop")
+def restore(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> Restored:
+    """Load a checkpoint and rebuild its network, masks included; arguments and errors as of `read` and `load_state`."""
+    content = read(path, flags, fallback)
+    network = build_network(content.config, content.task, ancestor=content.of_ancestor)
+    load_state(network.model, content.state, path)
+    ours = content.ours
     if ours is None:
-        config, task = ancestor.describe(content, state, path)
-        network = build_network(config, task, ancestor=True)
-        load_state(network.model, state, path)
-        return Restored(network, config, task, int(content.get("epoch", 0)))
+        return Restored(network, content)
     try:
-        if ours["format"] > FORMAT:
-            raise UserError(
-                f"{path}: format {ours['format']} of a newer biprop ({ours['version']}); this one reads up to {FORMAT}"
-            )
-        known = {field.name for field in fields(Config)}
-        config = Config(**{key: value for key, value in ours["config"].items() if key in known})
-        task = Task(ours["num_classes"], ours["channels"], tuple(ours["input_size"]))
-        network = build_network(config, task)
-        load_state(network.model, state, path)
         if network.subnetwork:
             network.subnetwork.set_densities(ours["densities"])
-        return Restored(network, config, task, int(content["epoch"]), tuple(ours["mean"]), tuple(ours["std"]))
+        return Restored(network, content, tuple(ours["mean"]), tuple(ours["std"]))
     except (KeyError, TypeError, ValueError) as e:
-        if isinstance(e, UserError):
-            raise
         raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {e}") from None

@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its inp
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .data import DataSet
     from .network import Network
+    from .subnetwork import LayerReport
     from .train import Result
 
 DIVERGED, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -29,7 +32,9 @@ trained ones. Start with:
 
   biprop find                                        a ticket in the embedded digits, in less than a minute
   biprop find --config conv4_kn_unsigned --set CIFAR10 --data DIR --prune-rate 0.2
+  biprop find --resume runs/.../checkpoints/epoch_most_recent.state
   biprop evaluate --pretrained runs/.../checkpoints/model_best.pth
+  biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1 --set CIFAR10 --data DIR
   biprop list networks
 """
 
@@ -110,7 +115,14 @@ def _parser() -> _Parser:
     find.add_argument(
         "--print-config", "--print_config", action="store_true", help="print the configuration in full, as YAML, and stop"
     )
+    starts = find.add_argument_group("where to start from")
+    starts.add_argument("--resume", metavar="FILE", help="go on with the run that wrote this checkpoint; no --config is needed")
+    starts.add_argument("--pretrained", metavar="FILE", help="start with the weights and scores of this checkpoint")
+    starts.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --pretrained, as biprop evaluate does")
     _add_options(find)
+    machine = find.add_argument_group("machine")
+    machine.add_argument("--multigpu", metavar="ID", help="number of the GPU to use; the same as --device cuda:ID")
+    machine.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
     find.set_defaults(run=_find)
 
     evaluate = commands.add_parser(
@@ -124,7 +136,8 @@ def _parser() -> _Parser:
     evaluate.add_argument(
         "--pretrained", required=True, metavar="FILE", help="checkpoint of this program or of the original research code"
     )
-    _add_options(evaluate, ("set", "data", "image_size", "device", "conv_type", "prune_rate"))
+    _add_options(evaluate, ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS))
+    evaluate.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
     evaluate.set_defaults(run=_evaluate)
 
     listing = commands.add_parser("list", help="names of networks or configurations", formatter_class=_Help, allow_abbrev=False)
@@ -147,23 +160,49 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"biprop: warning: {line}", file=sys.stderr)
+
+
 def _find(arguments: argparse.Namespace) -> int:
-    config, name = options.resolve(arguments.config, _overrides(arguments))
+    given = _overrides(arguments)
+    if arguments.evaluate:
+        if not arguments.pretrained:
+            raise UserError("--evaluate needs the checkpoint: pass --pretrained FILE")
+        return _show_accuracy(arguments.pretrained, given, arguments.config)
+    if arguments.resume and arguments.pretrained:
+        raise UserError("--resume and --pretrained: one of them, to go on with a run or to start a new one")
+    if arguments.multigpu is not None:
+        given.setdefault("device", _one_gpu(arguments.multigpu))
+    start, resumed = None, bool(arguments.resume)
+    config, name = (None, "") if resumed and not arguments.config else options.resolve(arguments.config, given)
+    if arguments.resume or arguments.pretrained:
+        from . import checkpoint
+
+        start = checkpoint.read(
+            arguments.resume or arguments.pretrained, _coerced(given), options.as_dict(config) if config else None
+        )
+        _warn(start.warnings)
+        if config is None:
+            if start.ours is None:
+                raise UserError(f"--resume {arguments.resume}: does not hold the options of its run: pass --config too")
+            config, name = options.override(start.config, given), str(start.ours.get("config_name", start.config.arch))
+    assert config
     if arguments.print_config:
         sys.stdout.write(options.as_yaml(config))
         return 0
+    _warn(options.warnings(config))
     from . import data, log
     from .train import Search, SearchDiverged
 
     console = log.Console()
-    images = data.load(
-        config.set, config.data,
-        select_on=config.select_on, augment=config.augment, image_size=config.image_size, progress=console.track,
-    )  # fmt: skip
-    search = Search(config, name, images, console)
+    images = data.load(config, console.track)
+    search = Search(config, name, images, console, start, resumed)
     console.line(_headline(config, search.network, images, search.device))
-    console.line(f"run folder {search.folder}")
-    console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
+    console.line(f"run folder {search.folder}" + (f", from epoch {search.epoch + 1} on" if search.epoch else ""))
+    if search.random_scores:
+        console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
     try:
         result = search.run()
     except SearchDiverged as e:
@@ -175,6 +214,16 @@ def _find(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     _show_result(console, config, search.network, result)
     return 0
+
+
+def _one_gpu(numbers: str) -> str:
+    """The device of `--multigpu`."""
+    ids = numbers.split(",")
+    if not all(number.strip().isdigit() for number in ids):
+        raise UserError(f"--multigpu {numbers}: must be the number of a GPU, e.g. 0")
+    if len(ids) > 1:
+        raise UserError(f"--multigpu {numbers}: several GPUs at once are not supported yet: pass one number")
+    return f"cuda:{int(numbers)}"
 
 
 def _headline(config: Config, network: Network, images: DataSet, device: object) -> str:
@@ -201,9 +250,11 @@ def _show_result(console: Any, config: Config, network: Network, result: Result)
             ("network", f"{config.arch}, random weights, never trained"),
             ("weights in all", f"{result.weights:,}"),
             ("weights kept", f"{result.kept:,}  ({100 * result.density:.2f} %), each +gain or -gain, one gain a layer"),
+            *_layer_rows(config, result.layers),
             ("test accuracy", accuracy),
-            ("with random scores", f"{result.random_scores.top1:.2f} %  (the same network, no search)"),
         ]
+        if result.random_scores:
+            rows.append(("with random scores", f"{result.random_scores.top1:.2f} %  (the same network, no search)"))
         title = f"Multi-Prize Ticket found ({kind})"
     else:
         rows = [("network", f"{config.arch}, dense"), ("test accuracy", accuracy)]
@@ -215,44 +266,65 @@ def _show_result(console: Any, config: Config, network: Network, result: Result)
     console.table(title, rows)
 
 
+def _layer_rows(config: Config, layers: Sequence[LayerReport]) -> list[tuple[str, str]]:
+    """Under global pruning, a row per layer."""
+    if config.scope != "global":
+        return []
+    return [(f"  {layer.name}", f"{layer.kept:,} of {layer.weights:,}  ({100 * layer.density:.2f} %)") for layer in layers]
+
+
+def _coerced(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options.coerce(name, value, f"--{name.replace('_', '-')}") for name, value in given.items()}
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
-    flags = {name: options.coerce(name, value, f"--{name.replace('_', '-')}") for name, value in _overrides(arguments).items()}
+    return _show_accuracy(arguments.pretrained, _overrides(arguments), None)
+
+
+def _show_accuracy(path: str, given: Mapping[str, Any], config_file: str | None) -> int:
+    """Evaluate a checkpoint: what it says itself holds, then flags, then the configuration file."""
+    flags = _coerced(given)
+    fallback = options.read_file(options.find_file(config_file)) if config_file else {}
     from . import checkpoint, data, log
     from .evaluate import evaluate
     from .network import Task
-    from .train import EVALUATION_BATCH, choose_device
+    from .train import choose_device, evaluation_batch
 
-    restored = checkpoint.restore(arguments.pretrained, flags)
-    network, config, task = restored.network, restored.config, restored.task
+    restored = checkpoint.restore(path, flags, fallback)
+    _warn(restored.content.warnings)
+    network, task = restored.network, restored.content.task
+    places = {name: flags[name] for name in ("set", "data", "image_size", "stream", "workers") if name in flags}
+    if restored.content.ours is None:  # the original research code's files say nothing of data
+        places = {name: fallback[name] for name in ("set", "workers") if name in fallback} | places
+    config = dataclasses.replace(restored.content.config, **places, low_data=1.0, one_batch=False, num_classes=None)
     device = choose_device(flags.get("device", "auto"))
     console = log.Console()
-    images = data.load(
-        flags.get("set", config.set), flags.get("data", config.data),
-        select_on=config.select_on, image_size=flags.get("image_size", config.image_size), progress=console.track,
-    )  # fmt: skip
+    images = data.load(config, console.track)
     if (found := Task(len(images.classes), images.channels, images.input_size)) != task:
-        raise UserError(f"{arguments.pretrained}: made for {task}, but the data have {found}")
+        raise UserError(f"{path}: made for {task}, but the data have {found}")
     if restored.mean and restored.std:
         images.mean, images.std = restored.mean, restored.std
     images.to(device)
     network.model.to(device)
-    rows = [("network", config.arch), ("epoch", str(restored.epoch))]
+    rows = [("network", config.arch), ("epoch", str(restored.content.epoch))]
     if network.subnetwork:
         rows.append(
             ("weights kept", f"{network.subnetwork.kept:,} of {network.subnetwork.weights:,}  ({100 * network.density:.2f} %)")
         )
+        rows += _layer_rows(config, network.subnetwork.report())
     parts = {"test accuracy": images.test} | ({} if config.select_on == "test" else {"validation accuracy": images.validation})
     for what, split in parts.items():
-        counts = evaluate(network.model, images.evaluation_batches(split, EVALUATION_BATCH))
+        batches = images.evaluation_batches(split, evaluation_batch(task))
+        counts = evaluate(network.model, console.track(batches, what, -(-len(split) // evaluation_batch(task))))
         rows.append((what, f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of {counts.images:,} images)"))
-    console.table(str(arguments.pretrained), rows)
+    console.table(path, rows)
     return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.what == "configs":
         root = Path(str(options.packaged()))
-        names = [f"configs/{p.relative_to(root)}" for p in sorted(root.rglob("*.y*ml"))]
+        names = [f"configs/{p.relative_to(root)}" for p in options.packaged_files()]
     else:
         from .models import NETWORKS
 
@@ -267,6 +339,8 @@ def _reject_extras(command: str, extras: Sequence[str], parser: _Parser) -> None
     subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     known = [s for s in subparsers.choices[command]._option_string_actions if s.startswith("--")]
     flag = extras[0].partition("=")[0]
+    if flag.strip("-").replace("-", "_") in options.LEFT_OUT_KEYS:
+        raise UserError(f"{flag} is left out: {options.LEFT_OUT_KEYS[flag.strip('-').replace('-', '_')]}")
     raise UserError(f"unknown argument {flag}{did_you_mean(flag, known) or f'; see biprop {command} --help'}")
 
 
@@ -278,6 +352,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _reject_extras(arguments.command, extras, parser)
         return arguments.run(arguments)  # type: ignore[no-any-return]
     except UserError as e:
+        if "--debug" in (sys.argv if argv is None else argv):
+            traceback.print_exc()
         print(f"biprop: {e}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:

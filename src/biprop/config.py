@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,15 @@ from typing import Any
 from .errors import UserError, did_you_mean, one_line
 
 DEFAULT_CONFIG = "digits"
+CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", "num_classes")
+"""Options that a checkpoint answers: a flag that says otherwise is a mistake."""
+
+LEFT_OUT = ("conv4wide_05_baseline", "conv4wide_hlrrg_wide", "conv4wide_rg_wide", "conv6wide_hlrrg_wide", "conv6wide_rg_wide")
+"""Published configurations of a layer type, RGConv, that the original research code does not have either."""
+_UNUSED = "the unused layer types and trainers of the original research code are left out"
+LEFT_OUT_KEYS = {"random_subnet": "with its first scores frozen, nothing would be searched for"}
+"""Options of the original research code that are left out, and why."""
+_NO_RGCONV = "the original research code has no layer type RGConv either"
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,11 @@ def option(default: Any, help: str, group: str, **rule: Any) -> Any:
 
 _NET, _PRUNE, _INIT, _DATA, _OPT, _RUN = "network", "pruning", "random weights", "data", "optimisation", "run and files"
 
-SETS = ("digits", "CIFAR10", "CIFAR100", "folder")
+SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
+TAKE_WIDTH = r"Conv\dWide|Wide_VGG_Small"
+"""Beginnings of the names of networks that `width_mult` acts on."""
 _LR_POLICIES = (
     "constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "cos_multi_lr",
     "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr", "mpt11_w18_2_lr", "mpt11_w18_2_v2_lr",
@@ -118,14 +130,40 @@ class Config:
     scale_fan: bool = option(False, "multiply the fan by (1 - prune rate); odd, but what the published results used", _INIT)
 
     set: str = option(
-        "CIFAR10", "data set: digits (built in), CIFAR10, CIFAR100, or folder (one folder of images a class)", _DATA, choices=SETS
+        "CIFAR10",
+        "data set: digits (built in), CIFAR10, CIFAR100, MNIST, TinyImageNet, ImageNet, folder (images in one folder a class, or "
+        "parquet files), or hub (what the package datasets loads)",
+        _DATA,
+        choices=SETS,
     )
-    data: str = option("data", "folder with the data", _DATA)
-    image_size: int | None = option(None, "folder: resize the images to this many pixels a side", _DATA, low=1)
+    data: str = option("data", "folder with the data; hub: name of the data set, or a folder", _DATA)
+    num_classes: int | None = option(None, "the data say how many; another number is an error", _DATA, low=1)
+    image_size: int | None = option(
+        None, "folder, hub: resize the images to this many pixels a side; streamed: size of the cuts (224)", _DATA, low=1
+    )
+    stream: bool = option(
+        False,
+        "folder, hub: read images while training, with random resized cuts, instead of holding them in memory (ImageNet: always)",
+        _DATA,
+    )
+    workers: int | None = option(None, "processes that read streamed images, at most one a core (8)", _DATA, low=0, short=("-j",))
+    low_data: float = option(1.0, "fraction of the training images to use", _DATA, low=0, high=1, open_low=True)
+    one_batch: bool = option(False, "train on one batch of images only: a check that the network can overfit", _DATA)
     augment: str = option(
         "auto", "random crops (padding 4) and flips of the training images; auto: what suits the set", _DATA,
         choices=("auto", "none", "crop", "flip", "crop+flip"),
     )  # fmt: skip
+    augmix: bool = option(False, "AugMix: mix each training image with chains of random operations", _DATA)
+    mixture_width: int = option(3, "augmix: chains per image", _DATA, low=1, high=16)
+    mixture_depth: int = option(-1, "augmix: operations per chain; -1 draws 1 to 3", _DATA, low=-1, high=16)
+    aug_severity: float = option(3, "augmix: how strong the operations are", _DATA, low=0.1, high=10)
+    all_augmix_augmentations: bool = option(
+        False, "augmix: color, contrast, brightness and sharpness too, which overlap with the corruptions of test sets", _DATA
+    )
+    gaussian_aug: bool = option(False, "normal noise on training images", _DATA)
+    std_gauss: float = option(0.1, "gaussian_aug: standard deviation of the noise, of pixels in [0, 1]", _DATA, low=0)
+    p_clean: float = option(1.0, "gaussian_aug: probability that an image gets no noise; at 1 nothing does", _DATA, low=0, high=1)
+    jsd: bool = option(False, "consistency loss: each image counts plain and twice augmented (by augmix or gaussian_aug)", _DATA)
     select_on: str = option(
         "validation", "what chooses the best epoch: held-out training images, or the test set as in the papers", _DATA,
         choices=("validation", "test"),
@@ -144,10 +182,16 @@ class Config:
     label_smoothing: float = option(0.0, "of the cross entropy", _OPT, low=0, high=1)
     grad_clip: bool = option(False, "clip every gradient value to [-1, 1]", _OPT)
     epochs: int = option(90, "passes over the training images", _OPT, low=1)
+    start_epoch: int = option(0, "first epoch, counted from 0: leaves out the schedules' beginning", _OPT, low=0)
     batch_size: int = option(256, "images a step", _OPT, low=1, short=("-b",))
 
     name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
+    results: str | None = option(None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN)
+    histograms: bool = option(False, "histograms of the scores in TensorBoard, one per layer and epoch", _RUN)
+    trainer: str = option(
+        "default", "for configurations of the original research code: the one trainer", _RUN, choices=("default",)
+    )
     seed: int = option(
         0, "of weights, scores, order and augmentation: the same command gives the same ticket", _RUN, low=0, high=2**64 - 1
     )
@@ -209,6 +253,10 @@ def coerce(name: str, value: Any, where: str) -> Any:
     broken = rule(name).broken_by(converted)
     if broken:
         note = " (the fraction of weights KEPT)" if name == "prune_rate" else ""
+        if converted == "RGConv":
+            note = f" ({_NO_RGCONV})"
+        elif name in ("conv_type", "trainer"):
+            note = f" ({_UNUSED})"
         raise UserError(f"{_place(where, name, value)}: {broken}{note}")
     return converted
 
@@ -244,6 +292,8 @@ def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
 
 
 def _reject_unknown(key: str, value: Any, where: str) -> None:
+    if key in LEFT_OUT_KEYS:
+        raise UserError(f"{where}: {key} is left out: {LEFT_OUT_KEYS[key]}")
     if key not in FIELDS:
         hint = did_you_mean(key, FIELDS) or "; see biprop find --help"
         raise UserError(f"{where}: unknown key {key!r} = {value!r}{hint}")
@@ -252,6 +302,11 @@ def _reject_unknown(key: str, value: Any, where: str) -> None:
 def packaged() -> Any:
     """The folder of configurations inside the package."""
     return resources.files("biprop") / "configs"
+
+
+def packaged_files() -> list[Path]:
+    """The configurations inside the package, sorted; files whose name starts with _ are bases of others and no runs."""
+    return sorted(path for path in Path(str(packaged())).rglob("*.y*ml") if not path.name.startswith("_"))
 
 
 def find_file(name: str) -> Path:
@@ -267,7 +322,7 @@ def find_file(name: str) -> Path:
     relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
     if (root / relative).is_file():
         return root / relative
-    files = sorted(p for p in root.rglob("*.y*ml"))
+    files = packaged_files()
     same = [p for p in files if p.stem == name]
     if len(same) == 1:
         return same[0]
@@ -275,6 +330,8 @@ def find_file(name: str) -> Path:
         raise UserError(
             f"--config {name}: several files have that name: " + ", ".join(f"configs/{p.relative_to(root)}" for p in same)
         )
+    if path.stem in LEFT_OUT:
+        raise UserError(f"--config {name}: left out: it asks for RGConv, and {_NO_RGCONV}")
     raise UserError(f"--config {name}: no such file{did_you_mean(path.stem, [p.stem for p in files])}")
 
 
@@ -304,6 +361,8 @@ def read_file(path: Path) -> dict[str, Any]:
         values = read_file(base_path)
     for key, value in raw.items():
         _reject_unknown(str(key), value, str(path))
+        if key == "prune_rate" and value == 0 and raw.get("conv_type", values.get("conv_type")) == "DenseConv":
+            value = None  # a published baseline writes 0 for "nothing is pruned"
         values[key] = coerce(key, value, str(path))
     return values
 
@@ -322,14 +381,19 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
         UserError: see `find_file`, `read_file`, `coerce`; or options that contradict each other.
     """
     path = find_file(config or DEFAULT_CONFIG)
-    values = read_file(path)
+    return override(Config(**read_file(path)), overrides), path.stem
+
+
+def override(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """`config` with the command line's values (option name -> value) on top, checked as `resolve` does."""
+    values = {}
     for key, value in overrides.items():
         flag = f"--{key.replace('_', '-')}"
         _reject_unknown(key, value, flag)
         values[key] = coerce(key, value, flag)
-    result = Config(**values)
+    result = dataclasses.replace(config, **values)
     check(result)
-    return result, path.stem
+    return result
 
 
 def check(config: Config) -> None:
@@ -349,12 +413,32 @@ def check(config: Config) -> None:
         raise UserError("learn_batchnorm and bn_bias_only contradict each other: choose one")
     if config.tune_batchnorm and not (config.learn_batchnorm or config.bn_bias_only):
         raise UserError("tune_batchnorm freezes the scores, so nothing would train: add --learn-batchnorm or --bn-bias-only")
+    if config.augmix and config.gaussian_aug:
+        raise UserError("augmix and gaussian_aug contradict each other: choose one")
+    if config.jsd and not (config.augmix or config.gaussian_aug):
+        raise UserError("jsd compares an image with augmented versions of it: add --augmix or --gaussian-aug")
+    if config.mixture_depth == 0:
+        raise UserError("mixture_depth = 0: must be -1 (1 to 3 at random) or at least 1")
+    if config.start_epoch >= config.epochs:
+        raise UserError(f"start_epoch = {config.start_epoch}: must be below epochs = {config.epochs}")
     if config.nesterov and not config.momentum:
         raise UserError("nesterov needs a momentum above 0")
     if config.optimizer == "adam" and config.nesterov:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
     if config.scale_fan and config.prune_rate == 1:
         raise UserError("scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it off or keep fewer")
+
+
+def warnings(config: Config) -> list[str]:
+    """What the user should know of options that are allowed and do nothing, one line each."""
+    found = []
+    if config.gaussian_aug and config.p_clean == 1:
+        found.append("gaussian_aug does nothing at p_clean = 1: pass --p-clean 0.5, say, for noise on half of the images")
+    if config.gaussian_aug and config.std_gauss == 0:
+        found.append("gaussian_aug does nothing at std_gauss = 0")
+    if config.width_mult != 1 and not re.match(TAKE_WIDTH, config.arch):
+        found.append(f"width_mult = {config.width_mult:g} does nothing: the width of {config.arch} is fixed")
+    return found
 
 
 def as_dict(config: Config) -> dict[str, Any]:

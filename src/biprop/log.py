@@ -13,9 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Console:
@@ -96,10 +99,11 @@ class Bar:
 class RunLog:
     """The numbers of a run: TensorBoard events and metrics.jsonl (one JSON object a line) in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, epochs_done: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        # TensorBoard hides what a resumed run does again.
+        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1 if epochs_done else None)
         self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -110,12 +114,27 @@ class RunLog:
         self._lines.flush()
         self._writer.flush()
 
+    def histogram(self, epoch: int, name: str, values: Tensor) -> None:
+        """Record how the values of a tensor are distributed, in TensorBoard only."""
+        self._writer.add_histogram(name, values.detach().float().cpu(), epoch)
+
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._writer.close()
         self._lines.close()
+
+
+def forget_after(folder: Path, epoch: int) -> None:
+    """Cut metrics.jsonl back to the epochs up to `epoch`, for a run that goes on from there."""
+    path = folder / "metrics.jsonl"
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(path)
 
 
 RESULT_COLUMNS = (
@@ -142,6 +161,7 @@ def append_result(path: Path, row: Mapping[str, Any]) -> None:
     """Append one run to results.csv; runs that end at the same time wait for each other."""
     from filelock import FileLock
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         is_new = not path.exists() or path.stat().st_size == 0
         with path.open("a", newline="", encoding="utf-8") as file:

@@ -30,10 +30,15 @@ class Task:
 
 @dataclass
 class Network:
-    """A model, and its subnetwork unless it is a dense baseline."""
+    """A model, and its subnetwork unless it is a dense baseline.
+
+    Attributes:
+        of_ancestor: built with the oddities of the original research code, see `models.build`.
+    """
 
     model: nn.Module
     subnetwork: Subnetwork | None
+    of_ancestor: bool = False
 
     @property
     def density(self) -> float:
@@ -60,7 +65,7 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
             model = models.build(
                 config.arch,
                 num_classes=task.num_classes, channels=task.channels, input_size=task.input_size,
-                bn_type=config.bn_type, width_mult=config.width_mult,
+                bn_type=config.bn_type, width_mult=config.width_mult if models.takes_width(config.arch) else 1,
                 head_bias=config.last_layer_dense, ancestor=ancestor,
             )  # fmt: skip
             subnetwork = _convert(model, config)
@@ -70,7 +75,7 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
     if config.tune_batchnorm and subnetwork:
         for layer in subnetwork.layers.values():
             layer.scores.requires_grad_(False)
-    return Network(model, subnetwork)
+    return Network(model, subnetwork, ancestor)
 
 
 def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
@@ -88,7 +93,8 @@ def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
     with torch.no_grad():
         for name in subnetwork.exempt if subnetwork else names:
             weight = model.get_parameter(f"{name}.weight")
-            weight.copy_(draw_weight(weight.shape, config.seed, names.index(name), **draw))
+            if not weight.is_meta:
+                weight.copy_(draw_weight(weight.shape, config.seed, names.index(name), **draw))
     return subnetwork
 
 

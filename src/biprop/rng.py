@@ -38,6 +38,7 @@ class Stream(IntEnum):
     SPLIT = 4  # which training images are held out for validation
     SHUFFLE = 5  # order of the images in an epoch
     AUGMENT = 6  # crops, flips, ...
+    CUT = 7  # parts of large pictures, cut by the processes that read them
 
 
 def philox4x32(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:

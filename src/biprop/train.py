@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import __version__, checkpoint, log, prune
+from . import __version__, checkpoint, log, losses, prune
 from . import config as options
 from .config import Config
 from .data import DataSet
@@ -21,11 +21,17 @@ from .errors import UserError, one_line
 from .evaluate import Counts, evaluate
 from .network import Network, Task, build_network
 from .optim import build_optimizer, learning_rate
+from .subnetwork import LayerReport
 
-EVALUATION_BATCH = 500
 CALIBRATION_BATCHES = 20
 
 INITIAL, BEST, LAST = "initial.state", "model_best.pth", "epoch_most_recent.state"
+LAYERS = "layers.json"
+
+
+def evaluation_batch(task: Task) -> int:
+    """Images a batch in evaluation: fewer where they are large."""
+    return 500 if math.prod(task.input_size) <= 64 * 64 else 128
 
 
 class SearchDiverged(RuntimeError):
@@ -48,22 +54,33 @@ class Result:
         folder: of the run.
         epoch: the best one, from 1.
         validation, test: counts of the network saved at that epoch.
-        random_scores: counts on the test data of the same network before the search, batch norm calibrated.
+        random_scores: counts on the test data of the same network before the search, batch norm calibrated; None where the search
+            began with a checkpoint.
         weights, kept: of the saved network's masked layers (0 for a dense baseline).
+        layers: the same layer by layer.
     """
 
     folder: Path
     epoch: int
     validation: Counts
     test: Counts
-    random_scores: Counts
+    random_scores: Counts | None
     weights: int
     kept: int
+    layers: list[LayerReport]
     seconds: float
 
     @property
     def density(self) -> float:
         return self.kept / self.weights if self.weights else 1.0
+
+
+def results_file(config: Config) -> Path:
+    """The table that the run is appended to."""
+    if config.results is None:
+        return Path(config.log_dir) / "results.csv"
+    path = Path(config.results)
+    return path if path.suffix == ".csv" else path / "results.csv"
 
 
 def make_run_folder(config: Config, config_name: str) -> Path:
@@ -118,16 +135,28 @@ class Search:
         config_name: name of their file, for the run folder and results.csv.
         data: the images.
         console: where progress goes.
+        start: a checkpoint to begin with: its weights and scores.
+        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one.
 
     Raises:
-        UserError: network, data and options do not fit together, or the run folder cannot be written.
+        UserError: network, data, options and checkpoint do not fit together, or the run folder cannot be written.
     """
 
-    def __init__(self, config: Config, config_name: str, data: DataSet, console: log.Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        config_name: str,
+        data: DataSet,
+        console: log.Console,
+        start: checkpoint.Content | None = None,
+        resume: bool = False,
+    ) -> None:
         self.config, self.config_name, self.console = config, config_name, console
         self.device = choose_device(config.device)
         self.task = Task(len(data.classes), data.channels, data.input_size)
-        self.network: Network = build_network(config, self.task)
+        self.network: Network = build_network(config, self.task, ancestor=start.of_ancestor if start else False)
+        if start:
+            checkpoint.load_state(self.model, start.state, start.path)
         self.network.model.to(self.device)
         self.data = data.to(self.device)
         self.optimizer = build_optimizer(
@@ -135,13 +164,14 @@ class Search:
             lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
             nesterov=config.nesterov, no_bn_decay=config.no_bn_decay,
         )  # fmt: skip
-        self.step = 0
+        self.step, self.epoch = 0, config.start_epoch
         self.best = Best()
         self.best_train = Counts()
-        self.results_file = Path(config.log_dir) / "results.csv"
+        self.results_file = results_file(config)
         log.check_results(self.results_file)
-        self.folder = make_run_folder(config, config_name)
-        self.random_scores = self._accuracy_before_search()
+        folder = self._go_on(start) if start and resume else None
+        self.folder = folder or make_run_folder(config, config_name)
+        self.random_scores = None if start else self._accuracy_before_search()
 
     @property
     def model(self) -> nn.Module:
@@ -152,6 +182,26 @@ class Search:
         """Epochs before the final density is reached."""
         return prune.ramp_epochs(self.config.prune_rate_epoch, self.config.epochs) if self.config.scope == "global" else 0
 
+    def _go_on(self, start: checkpoint.Content) -> Path | None:
+        """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it is in one."""
+        self.epoch = max(self.epoch, start.epoch)
+        if self.epoch >= self.config.epochs:
+            raise UserError(f"--resume {start.path}: is at epoch {start.epoch} of {self.config.epochs}: pass more --epochs")
+        try:
+            self.optimizer.load_state_dict(start.fields["optimizer"])
+        except (KeyError, ValueError, TypeError) as e:
+            raise UserError(f"--resume {start.path}: its optimiser is not that of these options: {one_line(e)}") from None
+        if not start.ours:
+            return None
+        self.step = start.ours["step"]
+        self.best = Best(start.ours["best_epoch"], Counts(**start.ours["best_validation"]))
+        self.best_train = Counts(**start.ours["best_train"])
+        folder = start.path.parent.parent
+        if not (folder / "settings.txt").is_file():
+            return None
+        log.forget_after(folder / "logs", self.epoch)
+        return folder
+
     def run(self) -> Result:
         """Search to the end.
 
@@ -160,9 +210,10 @@ class Search:
             KeyboardInterrupt: passed on; the checkpoints of the finished epochs are kept.
         """
         config, started = self.config, time.monotonic()
-        self._save(INITIAL, 0, Counts(), Counts())
-        with log.RunLog(self.folder / "logs") as run_log:
-            for epoch in range(config.epochs):
+        if not (self.folder / "checkpoints" / INITIAL).exists():
+            self._save(INITIAL, self.epoch, Counts(), Counts())
+        with log.RunLog(self.folder / "logs", self.epoch) as run_log:
+            for epoch in range(self.epoch, config.epochs):
                 epoch_started = time.monotonic()
                 rate = self._set_schedule(epoch)
                 try:
@@ -198,7 +249,7 @@ class Search:
         with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", steps) as bar:
             for done, (images, labels) in enumerate(self.data.training_batches(config.batch_size, config.seed, epoch), start=1):
                 logits = self.model(images)
-                loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+                loss = losses.classification(logits, labels, config.label_smoothing)
                 mean_loss = float(loss.detach())
                 self.step += 1
                 if not math.isfinite(mean_loss):
@@ -210,14 +261,14 @@ class Search:
                 self.optimizer.step()
                 if self.network.subnetwork:
                     self.network.subnetwork.update()
-                counts.add(logits, labels, mean_loss)
+                counts.add(logits[: len(labels)], labels, mean_loss)  # with JSD, the plain views
                 if done % config.print_freq == 0:
                     kept = f"  kept {100 * self.network.density:.1f} %"
                     bar.advance(config.print_freq, f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}")
         return counts
 
     def _evaluate(self, split: Any) -> Counts:
-        return evaluate(self.model, self.data.evaluation_batches(split, EVALUATION_BATCH))
+        return evaluate(self.model, self.data.evaluation_batches(split, evaluation_batch(self.task)))
 
     @torch.no_grad()
     def _accuracy_before_search(self) -> Counts:
@@ -273,13 +324,17 @@ class Search:
                     "curr_acc5": validation.top5,
                     "conv_type": config.conv_type,
                     "prune_rate": config.prune_rate,
-                    **checkpoint.AUGMENTATION_FIELDS,
+                    **checkpoint.augmentation_fields(config),
                     "biprop": {
                         "format": checkpoint.FORMAT,
                         "version": __version__,
                         "config": options.as_dict(config),
                         "config_name": self.config_name,
+                        "of_ancestor": self.network.of_ancestor,
                         "step": self.step,
+                        "best_epoch": self.best.epoch,
+                        "best_validation": asdict(self.best.validation),
+                        "best_train": asdict(self.best_train),
                         "density": self.network.density,
                         "densities": self.network.subnetwork.densities if self.network.subnetwork else {},
                         "selected_on": config.select_on,
@@ -306,6 +361,9 @@ class Search:
                 **self._layer_densities(),
             },
         )  # fmt: skip
+        if self.config.histograms and self.network.subnetwork:
+            for name, layer in self.network.subnetwork.layers.items():
+                run_log.histogram(epoch + 1, f"scores/{name}", layer.scores)
         width = len(str(self.config.epochs))
         self.console.line(
             f"epoch {epoch + 1:>{width}}/{self.config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
@@ -323,6 +381,10 @@ class Search:
         best = checkpoint.load(self.folder / "checkpoints" / BEST)
         self.model.load_state_dict(best["state_dict"])
         subnetwork = self.network.subnetwork
+        layers = subnetwork.report() if subnetwork else []
+        if layers:
+            text = json.dumps([{**asdict(layer), "density": layer.density} for layer in layers], indent=1)
+            (self.folder / LAYERS).write_text(text + "\n", encoding="utf-8")
         return Result(
             folder=self.folder,
             epoch=self.best.epoch,
@@ -331,6 +393,7 @@ class Search:
             random_scores=self.random_scores,
             weights=subnetwork.weights if subnetwork else 0,
             kept=subnetwork.kept if subnetwork else 0,
+            layers=layers,
             seconds=seconds,
         )
 

@@ -1,125 +1,195 @@
-"""Image data for a run: loaded once into uint8 tensors, split, and given out in normalised batches."""
+"""Image data for a run: read, split, and given out in augmented, normalised batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import rng
+from ..config import Config
 from ..errors import UserError
-from . import augment, sources
-from .sources import Images, Progress, Source, no_progress
+from . import augment, augmix, sources
+from .augmix import AugMix
+from .sources import Progress, Source, Split, no_progress
 
 CROP_PADDING = 4
+MOST_HELD_OUT = 10_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training images are changed.
+
+    Attributes:
+        augment: "auto" (what suits the set), "none", "crop", "flip" or "crop+flip".
+        augmix: mix each image with chains of operations.
+        gaussian: (standard deviation of the noise, probability that an image stays clean), or None.
+        jsd: give out three views of each image: without and twice with one of the two above.
+    """
+
+    augment: str = "auto"
+    augmix: AugMix | None = None
+    gaussian: tuple[float, float] | None = None
+    jsd: bool = False
 
 
 class DataSet:
     """Images for training, validation and test, with what a network must know of them.
 
+    Args:
+        source: the images as read.
+        select_on: "validation" holds out training images for that, by a rule that no seed changes; with "test" nothing is held
+            out and `validation` is the test set, as in the papers.
+        recipe: changes to training images.
+        low_data: fraction of the training images to use, the same for every seed.
+
     Attributes:
-        train, validation, test: `Images`. The validation images are held out of the training images by a rule that no seed
-            changes; with `select_on="test"` nothing is held out and `validation` is the test set, as in the papers.
+        train, validation, test: `Split`.
         classes: names, in the order of the labels.
         mean, std: per channel, of pixels in [0, 1].
-        augment: "none", "crop", "flip" or "crop+flip".
     """
 
-    def __init__(self, source: Source, select_on: str = "validation", augment: str = "auto") -> None:
+    def __init__(
+        self, source: Source, select_on: str = "validation", recipe: Recipe | None = None, low_data: float = 1.0
+    ) -> None:
         held_out = source.held_out if source.held_out is not None else _held_out(len(source.train))
         if select_on == "test":
             self.train, self.validation = source.train, source.test
         else:
             self.train, self.validation = source.train.subset(~held_out), source.train.subset(held_out)
+        if low_data < 1:
+            count = len(self.train)
+            self.train = self.train.subset(_chosen(count, max(2, round(low_data * count)), layer=2))
         self.test = source.test
         self.classes, self.mean, self.std = source.classes, source.mean, source.std
-        self.augment = source.augment if augment == "auto" else augment
+        self.recipe = recipe or Recipe()
+        self.augment = source.augment if self.recipe.augment == "auto" else self.recipe.augment
 
     @property
     def channels(self) -> int:
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     @property
     def input_size(self) -> tuple[int, int]:
-        height, width = self.train.images.shape[2:]
-        return height, width
+        return self.train.shape[1:]
+
+    @property
+    def views(self) -> int:
+        """How many images `training_batches` gives out for each label: 3 with JSD, else 1."""
+        return 3 if self.recipe.jsd else 1
 
     def to(self, device: torch.device) -> DataSet:
-        """Move all images to `device`, in place."""
+        """Keep all images on `device`, or give out what is streamed there; in place."""
         self.train, self.validation, self.test = (split.to(device) for split in (self.train, self.validation, self.test))
         return self
 
+    def keep_one_batch(self, batch_size: int) -> None:
+        """Reduce the training images to one batch, the same for every seed."""
+        count = len(self.train)
+        self.train = self.train.subset(_chosen(count, min(batch_size, count), layer=3))
+
     def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of (images [B, C, H, W] float32 normalised, labels [B] int64), shuffled and augmented.
+        """One epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled and augmented.
 
-        Order and augmentation follow from (seed, epoch, step) alone. A last batch of a single image is left out: batch norm
-        cannot train on it.
+        V is `views`: with JSD the first B images are the plain ones, the next two times B their augmented versions. Order and
+        augmentation follow from (seed, epoch, step) alone. A last batch of a single image is left out: batch norm cannot train
+        on it.
         """
-        order_seed = rng.derive(seed, rng.Stream.SHUFFLE, epoch)
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(order_seed))
-        for step, start in enumerate(range(0, len(order), batch_size)):
-            index = order[start : start + batch_size].to(self.train.labels.device)
-            if len(index) == 1 and start > 0:
-                return
-            generator = torch.Generator().manual_seed(rng.derive(seed, rng.Stream.AUGMENT, epoch, step))
-            images = self.train.images[index]
-            if "crop" in self.augment:
-                images = augment.random_crop(images, CROP_PADDING, generator)
-            if "flip" in self.augment:
-                images = augment.random_flip(images, generator)
-            yield self.normalise(images), self.train.labels[index]
+        order = self.train.order(_generator(seed, rng.Stream.SHUFFLE, epoch))
+        batches = _slices(order, batch_size)
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches.pop()
+        cut_seed = rng.derive(seed, rng.Stream.CUT, epoch)
+        for step, (images, labels) in enumerate(self.train.batches(batches, cut_seed)):
+            yield self._augmented(images, _generator(seed, rng.Stream.AUGMENT, epoch, step)), labels
 
-    def evaluation_batches(self, split: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _augmented(self, images: Tensor, generator: np.random.Generator) -> Tensor:
+        """uint8 [B, C, H, W] to float32 [V B, C, H, W] normalised."""
+        padding = CROP_PADDING if "crop" in self.augment and not self.train.cuts else 0
+        if padding or "flip" in self.augment:
+            images = augment.crop_and_flip(images, padding, "flip" in self.augment, generator)
+        method, noise = self.recipe.augmix, self.recipe.gaussian
+        if not method and not noise:
+            return self.normalise(images)
+        changed = torch.cat([images, images]) if self.recipe.jsd else images
+        if method:
+            changed = augmix.augmix(changed, augmix.draw(len(changed), method, generator))
+        else:
+            assert noise
+            changed = augment.gaussian_noise(changed, *noise, generator)
+        return self.normalise(torch.cat([images, changed]) if self.recipe.jsd else changed)
+
+    def evaluation_batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images of a split in order, as (images [B, C, H, W] float32 normalised, labels [B] int64)."""
-        for start in range(0, len(split), batch_size):
-            stop = start + batch_size
-            yield self.normalise(split.images[start:stop]), split.labels[start:stop]
+        for images, labels in split.batches(_slices(np.arange(len(split)), batch_size), None):
+            yield self.normalise(images), labels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to float32: (pixel / 255 - mean) / std."""
+        """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
         mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return images.float().div_(255).sub_(mean).div_(std)
+        return (images * (1 / (255 * std))).sub_(mean / std)
 
 
-def _held_out(count: int) -> Tensor:
-    """A tenth of `count` images, chosen by the generator at a fixed seed: bool [count]."""
-    order = np.argsort(rng.words(0, 0, count, rng.Stream.SPLIT), kind="stable")
+def _generator(seed: int, stream: rng.Stream, epoch: int, step: int = 0) -> np.random.Generator:
+    return np.random.default_rng(rng.derive(seed, stream, epoch, step))
+
+
+def _slices(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _chosen(count: int, chosen: int, layer: int) -> Tensor:
+    """Mask [count] of `chosen` images, by the generator at a fixed seed."""
+    order = np.argsort(rng.words(0, layer, count, rng.Stream.SPLIT), kind="stable")
     mask = torch.zeros(count, dtype=torch.bool)
-    mask[torch.from_numpy(order[: max(1, count // 10)])] = True
+    mask[torch.from_numpy(order[:chosen])] = True
     return mask
 
 
-def load(
-    name: str,
-    folder: str | Path = "data",
-    *,
-    select_on: str = "validation",
-    augment: str = "auto",
-    image_size: int | None = None,
-    progress: Progress = no_progress,
-) -> DataSet:
-    """Load a data set into memory.
+def _held_out(count: int) -> Tensor:
+    """A tenth of `count` images, at most `MOST_HELD_OUT`: bool [count]."""
+    return _chosen(count, min(max(1, count // 10), MOST_HELD_OUT), layer=0)
 
-    Args:
-        name: digits (embedded), CIFAR10, CIFAR100, or folder (one folder of images per class).
-        folder: where the data are; see `sources` for the layouts.
-        select_on: "validation" holds out training images, "test" does not.
-        augment: "auto" (what suits the set), "none", "crop", "flip" or "crop+flip".
-        image_size: for `folder`: resize to squares of this many pixels.
-        progress: wraps a long iteration.
+
+def load(config: Config, progress: Progress = no_progress) -> DataSet:
+    """The data of a run.
 
     Raises:
-        UserError: the data are missing, damaged, or no classification task.
+        UserError: the data are missing, damaged, no classification task, or too large for memory.
     """
-    if name == "digits":
+    folder, size, workers = Path(config.data), config.image_size, config.workers if config.workers is not None else 8
+    if config.set == "digits":
         source = sources.digits()
-    elif name in ("CIFAR10", "CIFAR100"):
-        source = sources.cifar(Path(folder), name, progress)
-    elif name == "folder":
-        source = sources.image_folder(Path(folder), image_size, progress)
+    elif config.set in ("CIFAR10", "CIFAR100"):
+        source = sources.cifar(folder, config.set, progress)
+    elif config.set == "MNIST":
+        source = sources.mnist(folder, progress)
+    elif config.set == "TinyImageNet":
+        source = sources.tiny_imagenet(folder, progress)
     else:
-        raise UserError(f"set = {name!r}: must be one of digits, CIFAR10, CIFAR100, folder")
-    return DataSet(source, select_on, augment)
+        listings = sources.hub(config.data) if config.set == "hub" else sources.find_listings(folder)
+        stream = config.stream or config.set == "ImageNet"
+        source = sources.streamed(listings, size, workers) if stream else sources.in_memory(listings, size, progress)
+    data = DataSet(source, config.select_on, _recipe(config), config.low_data)
+    if config.one_batch:
+        data.keep_one_batch(config.batch_size)
+    if config.num_classes is not None and config.num_classes != len(data.classes):
+        raise UserError(f"--num-classes {config.num_classes}: but the data have {len(data.classes)} classes; leave it out")
+    return data
+
+
+def _recipe(config: Config) -> Recipe:
+    return Recipe(
+        config.augment,
+        AugMix(config.mixture_width, config.mixture_depth, config.aug_severity, config.all_augmix_augmentations)
+        if config.augmix
+        else None,
+        (config.std_gauss, config.p_clean) if config.gaussian_aug else None,
+        config.jsd,
+    )

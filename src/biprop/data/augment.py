@@ -6,29 +6,71 @@ Shapes: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pad each image with zeros on all sides and cut out a window of the old size, at a place of its own.
+def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: np.random.Generator) -> Tensor:
+    """Move each image by up to `padding` pixels each way, zeros outside, and mirror it left to right with probability one half.
+
+    The same as padding with zeros on all sides and cutting out a window of the old size at a place of its own.
 
     Args:
         images: [B, C, H, W], any dtype.
-        padding: pixels per side.
-        generator: on the CPU.
+        padding: pixels; 0 crops nothing.
+        flip: False mirrors nothing.
 
     Returns:
         [B, C, H, W], same dtype.
     """
-    height, width = images.shape[2:]
-    top, left = torch.randint(0, 2 * padding + 1, (2, len(images)), generator=generator).to(images.device)
-    windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # [B, C, tops, lefts, H, W]
-    return windows[torch.arange(len(images), device=images.device), :, top, left]
+    count, _, height, width = images.shape
+    down, right = generator.integers(-padding, padding + 1, size=(2, count, 1))
+    mirrored = generator.integers(2, size=(count, 1)) * flip
+    x = np.arange(width)
+    columns = right + np.where(mirrored, width - 1 - x, x)
+    if padding:
+        images = pick_rows(images, down + np.arange(height))
+    return pick_columns(images, columns).contiguous()
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability one half: [B, C, H, W] to the same."""
-    flip = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    return torch.where(flip[:, None, None, None], images.flip(3), images)
+def pick_rows(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    """Row y of image i becomes its row rows[i, y], or zeros where it has no such row.
+
+    Copies whole rows: a fifth of the time of picking single pixels.
+
+    Args:
+        images: [B, C, H, W].
+        rows: [B, H].
+    """
+    count, channels, height, width = images.shape
+    first = height * np.arange(count * channels).reshape(count, channels, 1)
+    no_row = count * channels * height
+    place = np.where(((rows < 0) | (rows >= height))[:, None], no_row, first + rows[:, None])  # [B, C, H]
+    source = torch.cat([images.reshape(-1, width), images.new_zeros(1, width)])
+    return source.index_select(0, torch.from_numpy(place.ravel()).to(images.device)).view_as(images)
+
+
+def pick_columns(images: Tensor, columns: NDArray[np.int64]) -> Tensor:
+    """Column x of image i becomes its column columns[i, x], [B, W], or zeros where it has no such column."""
+    return pick_rows(images.transpose(2, 3), columns).transpose(2, 3)
+
+
+def gaussian_noise(images: Tensor, std: float, p_clean: float, generator: np.random.Generator) -> Tensor:
+    """Add normal noise to each image with probability 1 - p_clean.
+
+    The noise comes from a generator on the images' device, so it differs between kinds of devices: drawing it on the CPU would
+    take longer than a GPU's training step.
+
+    Args:
+        images: [B, C, H, W], uint8 or float in 0 .. 255.
+        std: standard deviation, of pixels in [0, 1].
+
+    Returns:
+        [B, C, H, W] float32 in [0, 255].
+    """
+    noisy = torch.from_numpy((generator.random(len(images)) >= p_clean).astype(np.float32)).to(images.device)
+    own = torch.Generator(images.device).manual_seed(int(generator.integers(2**63)))
+    noise = torch.randn(images.shape, generator=own, device=images.device)
+    return noise.mul_(255 * std * noisy[:, None, None, None]).add_(images).clamp_(0, 255)

@@ -19,6 +19,11 @@ BATCH_NORMS = {"NonAffineBatchNorm": False, "AffineBatchNorm": True, "LearnedBat
 """Batch-norm type -> whether it has weight and bias. Affine and Learned are the same module: what trains is the run's choice."""
 
 
+def takes_width(name: str) -> bool:
+    """Whether the network's widths can be multiplied."""
+    return name in plain.PLANS and plain.PLANS[name].wide
+
+
 def build(
     name: str,
     *,
@@ -55,7 +60,7 @@ def build(
         raise ValueError(f"bn_type = {bn_type!r}: must be one of {', '.join(BATCH_NORMS)}")
     norm = partial(nn.BatchNorm2d, affine=BATCH_NORMS[bn_type])
     binary = partial(BinaryActivation, zero=0 if ancestor else 1)
-    wide = name in plain.PLANS and plain.PLANS[name].wide
+    wide = takes_width(name)
     if width_mult != 1 and not wide:
         raise ValueError(
             f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and Wide_VGG_Small take one"

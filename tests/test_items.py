@@ -1,0 +1,112 @@
+"""Images by number, from files, parquet files and data sets of the package `datasets`."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import png, write_image_folder
+from PIL import Image
+
+from biprop import UserError
+from biprop.data import items, sources
+
+
+def shade(i: int) -> bytes:
+    return png(np.full((6, 8, 3), i, dtype=np.uint8))
+
+
+def write_parquet(path: Path, first: int, count: int, group: int, names: list[str] | None = None) -> Path:
+    """Images first, first + 1, ...: image i is of grey level i and class i mod 3."""
+    numbers = range(first, first + count)
+    table = pa.table({"image": [{"bytes": shade(i), "path": f"{i}.png"} for i in numbers], "label": [i % 3 for i in numbers]})
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def level(data: bytes | Path) -> int:
+    assert isinstance(data, bytes)
+    return int(np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0])
+
+
+def test_parquet_rows_by_number_in_any_order(tmp_path: Path) -> None:
+    paths = [write_parquet(tmp_path / "a.parquet", 0, 25, 10, ["x", "y", "z"]), write_parquet(tmp_path / "b.parquet", 25, 12, 5)]
+    listing = items.list_parquet(paths)
+    assert listing.classes == ["x", "y", "z"]
+    assert listing.labels.tolist() == [i % 3 for i in range(37)]
+    assert listing.items.groups.tolist() == [0] * 10 + [1] * 10 + [2] * 5 + [3] * 5 + [4] * 5 + [5] * 2
+    rows = listing.items
+    order = np.random.default_rng(0).permutation(37)
+    assert [level(rows.read(int(i))) for i in order] == order.tolist()
+    sent = pickle.loads(pickle.dumps(rows))  # to a worker process: without what was kept
+    assert sent._kept == {}
+    assert level(sent.read(30)) == 30
+    assert sent.name(30) == f"{paths[1]}, image 5"
+
+
+def test_only_a_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(items, "IMAGES_KEPT", 10)
+    rows = items.list_parquet([write_parquet(tmp_path / "a.parquet", 0, 50, 5)]).items
+    assert isinstance(rows, items.Parquet)
+    for i in range(50):
+        rows.read(i)
+        assert len(rows._kept) <= 2 == rows.pool
+
+
+def test_a_parquet_file_without_images_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), path)
+    with pytest.raises(UserError, match="not a readable parquet file of images and labels"):
+        items.list_parquet([path])
+    pq.write_table(pa.table({"text": ["a"], "label": [0]}), path)
+    with pytest.raises(UserError, match="it has the columns text, label"):
+        items.list_parquet([path])
+    pq.write_table(pa.table({"image": [{"bytes": b"", "path": "gone.png"}], "label": [0]}), path)
+    with pytest.raises(UserError, match="image 0: holds no image, only a path"):
+        items.list_parquet([path]).items.read(0)
+
+
+def test_a_folder_of_parquet_files_is_found_wherever_the_hub_puts_them(tmp_path: Path) -> None:
+    for place in ("direct", "direct/data", "nested/plain_text", "nested2/x/data"):
+        write_parquet(tmp_path / place / "train-00000-of-00001.parquet", 0, 20, 10)
+    write_parquet(tmp_path / "nested/plain_text/test-0.parquet", 20, 4, 10)
+    for folder in ("direct", "nested2"):
+        train, test = sources.find_listings(tmp_path / folder)
+        assert (len(train.items), len(test.items)) == (16, 4)
+        assert sorted(level(part.items.read(i)) for part in (train, test) for i in range(len(part.items))) == list(range(20))
+    train, test = sources.find_listings(tmp_path / "nested")
+    assert (len(train.items), len(test.items)) == (20, 4)
+
+
+def test_a_test_part_without_labels_is_passed_over(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", 0, 20, 10)
+    write_parquet(tmp_path / "validation-0.parquet", 0, 6, 10)
+    path = write_parquet(tmp_path / "test-0.parquet", 0, 9, 10)
+    pq.write_table(pq.read_table(path).set_column(1, "label", [[-1] * 9]), path)
+    assert len(sources.find_listings(tmp_path)[1].items) == 6
+
+
+def test_data_sets_of_the_package_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    write_image_folder(tmp_path / "pets" / "train")
+    write_image_folder(tmp_path / "pets" / "test", count=3)
+    train, test = sources.hub(str(tmp_path / "pets"))
+    assert (len(train.items), len(test.items)) == (20, 6)
+    assert train.classes == test.classes == ["cat", "dog"]
+    source = sources.in_memory((train, test), None)
+    assert source.train.shape == (1, 32, 32)
+    direct = sources.in_memory(sources.find_listings(tmp_path / "pets"), None)
+    assert source.test.labels.tolist() == direct.test.labels.tolist()
+    with pytest.raises(UserError, match="cannot be loaded as a data set"):
+        sources.hub(str(tmp_path / "nowhere"))
