@@ -50,6 +50,21 @@ def write_image_folder(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), 
     return folder
 
 
+def write_photographs(folder: Path) -> Path:
+    """JPEGs of different sizes, class by colour, in train/ and val/."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 15), ("val", 5)):
+        for channel, name in enumerate(("blue", "green", "red")):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (*rng.integers(40, 90, 2), 3), dtype=np.uint8)
+                pixels[:, :, 2 - channel] += 150
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.jpg", quality=90)
+    return folder
+
+
 def write_cifar_parquet(folder: Path, train: int = 60, test: int = 20) -> Path:
     """A small CIFAR10 in the layout of the Hub, of random images."""
     import pyarrow as pa

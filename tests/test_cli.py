@@ -1,5 +1,6 @@
 """The command line as a user has it: what is printed, exit codes, and that nothing is lost."""
 
+import json
 import os
 import re
 import signal
@@ -7,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import shared, write_cifar_parquet, write_image_folder
+from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
 
 from biprop import cli, models
 
@@ -182,3 +184,124 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert "interrupted. Checkpoints so far are in runs/" in err
     assert torch.load(last, weights_only=True)["epoch"] >= 1
     assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, epochs in (("whole", 4), ("part", 4)):
+        assert cli.main(["find", "--width-mult", "0.5", "--epochs", str(epochs), "--save-every", "1", "--name", name]) == 0
+    whole, part = (tmp_path / f"runs/digits/width_mult=0.5/prune-rate=0.2/{name}" for name in ("whole", "part"))
+    for name in ("epoch_3.state", "epoch_4.state", "epoch_most_recent.state", "model_best.pth"):
+        (part / "checkpoints" / name).unlink()
+    capsys.readouterr()
+    assert cli.main(["find", "--resume", str(part / "checkpoints" / "epoch_2.state")]) == 0
+    out = capsys.readouterr().out
+    assert f"run folder {part.relative_to(tmp_path)}" in out.replace(str(tmp_path) + "/", "")
+    assert "from epoch 3 on" in out
+    a, b = (torch.load(f / "checkpoints" / "epoch_4.state", weights_only=True) for f in (whole, part))
+    assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
+    assert (a["best_acc1"], a["best_train_acc1"], a["curr_acc5"]) == (b["best_acc1"], b["best_train_acc1"], b["curr_acc5"])
+    lines = [json.loads(line) for line in (part / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    state = str(part / "checkpoints" / "epoch_4.state")
+    assert "is at epoch 4 of 4: pass more --epochs" in fails(capsys, "find", "--resume", state)
+    assert "--arch Conv4: but" in fails(capsys, "find", "--resume", state, "--arch", "Conv4")
+    assert cli.main(["find", "--resume", state, "--epochs", "5"]) == 0
+
+
+def test_resuming_and_starting_from_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Two epochs were done there? One, of three steps: the optimiser state and the 40 outputs of cResNet20 have to come along."""
+    golden = str(shared("golden/cresnet20_affine_p50.pth"))
+    write_cifar_parquet(tmp_path)
+    common = ["--set", "CIFAR10", "--data", ".", "--device", "cpu", "--batch-size", "16"]
+    assert "pass --config too" in fails(capsys, "find", "--resume", golden, *common)
+    flags = ["--config", "resnet20-affine-ukn-unsigned", "--prune-rate", "0.5", "--learn_batchnorm", *common]
+    assert cli.main(["find", "--resume", golden, *flags, "--epochs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "from epoch 2 on" in out
+    assert "epoch 2/2" in out
+    assert cli.main(["find", "--pretrained", golden, *flags, "--epochs", "1", "--name", "again"]) == 0
+    folder = Path("runs/resnet20-affine-ukn-unsigned/prune-rate=0.5")
+    saved = torch.load(folder / "again/checkpoints/initial.state", weights_only=True)
+    first = torch.load(golden, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved["state_dict"][key.removeprefix("module.")]) for key, value in first.items())
+    assert cli.main(["evaluate", "--pretrained", str(folder / "again/checkpoints/model_best.pth")]) == 0
+    assert "--prune-rate 0.3: but" in fails(capsys, "find", "--pretrained", golden, *flags, "--prune-rate", "0.3")
+
+
+def test_the_ancestors_first_version_wants_flags_and_warns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    golden = str(shared("golden/wide_vgg_small_132_w2_p05_oldformat.pth"))
+    write_cifar_parquet(tmp_path)
+    data = ["--set", "CIFAR10", "--data", "."]
+    assert "pass --conv-type and --prune-rate" in fails(capsys, "evaluate", "--pretrained", golden, *data)
+    flags = ["--conv-type", "SubnetConv", "--prune-rate", "0.05", "--width-mult", "2", "--bn-type", "NonAffineBatchNorm"]
+    assert cli.main(["evaluate", "--pretrained", golden, *data, *flags]) == 0
+    captured = capsys.readouterr()
+    assert "biprop: warning:" in captured.err
+    assert "does not say its conv_type and prune_rate; taken as given" in captured.err
+    assert "(5.0" in captured.out
+    assert "--width-mult 8.0: but" in fails(capsys, "evaluate", "--pretrained", golden, *data, *flags, "--width-mult", "8")
+
+
+def test_a_malicious_or_truncated_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (Path("was-here"),))
+
+    torch.save({"arch": "Conv4", "state_dict": Evil()}, "evil.pth")
+    whole = shared("golden/conv4wide_025_p20.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    for command in (["evaluate"], ["find", "--evaluate"], ["find"]):
+        assert "refused: not a plain checkpoint" in fails(capsys, *command, "--pretrained", "evil.pth")
+        assert "damaged or truncated?" in fails(capsys, *command, "--pretrained", "half.pth")
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_global_runs_report_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", *QUICK, "--conv-type", "GlobalSubnetConv", "--results", "tables", "--histograms"]) == 0
+    out = capsys.readouterr().out
+    folder = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find")
+    layers = json.loads((folder / "layers.json").read_text())
+    assert len(layers) == 7
+    for layer in layers:
+        assert f"{layer['name']} " in out
+        assert f"{layer['kept']:,} of {layer['weights']:,}  ({100 * layer['density']:.2f} %)" in out
+    assert Path("tables/results.csv").is_file()
+    assert not Path("runs/results.csv").exists()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "logs"))
+    events.Reload()
+    assert {f"layer_density/{layer['name']}" for layer in layers} <= set(events.Tags()["scalars"])
+    assert "scores/convs.0" in events.Tags()["histograms"]
+
+
+def test_warnings_do_not_stop_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", *QUICK, "--gaussian_aug", "--one-batch"]) == 0
+    assert "biprop: warning: gaussian_aug does nothing at p_clean = 1" in capsys.readouterr().err
+
+
+def test_augmentation_is_in_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--augmix", "--jsd", "--mixture-width", "2", "--aug-severity", "1", "--low-data", "0.2"]
+    assert cli.main(["find", *QUICK, *flags]) == 0
+    folder = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints")
+    content = torch.load(folder / "model_best.pth", weights_only=True)
+    fields = ("train_augmentation", "use_augmix", "jsd", "augmix_mixture_width", "augmix_severity", "use_gaussian_aug")
+    assert [content[field] for field in fields] == ["Augmix", True, True, 2, 1, False]
+
+
+def test_a_search_on_photographs_that_are_streamed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photographs")
+    flags = ["--image-size", "32", "--arch", "ResNet18", "--batch-size", "8", "--epochs", "1", "--workers", "1", "--lr", "0.05"]
+    assert cli.main(["find", "--set", "ImageNet", "--data", "photographs", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "on ImageNet (41 training, 4 validation, 15 test images)" in out
+    checkpoint = "runs/ImageNet-ResNet18/prune-rate=0.2/find/checkpoints/model_best.pth"
+    assert cli.main(["evaluate", "--pretrained", checkpoint]) == 0
+    accuracy = re.search(r"^  test accuracy +([\d.]+ %)", out, re.M)
+    assert accuracy
+    assert accuracy[1] in capsys.readouterr().out
+
+
+def test_debug_shows_where_a_mistake_was_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", "--prune-rate", "7", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err

@@ -115,6 +115,7 @@ def test_image_folders_train_on_their_own_statistics(tmp_path: Path) -> None:
     assert images.classes == ["cat", "dog"]
 
 
+@pytest.mark.slow
 def test_the_real_cifar10() -> None:
     images = load(set="CIFAR10", data=shared("data/cifar10/plain_text").parents[1].as_posix())
     assert [len(s) for s in (images.train, images.validation, images.test)] == [45_000, 5_000, 10_000]

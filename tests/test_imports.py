@@ -38,9 +38,10 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": set(),
     "log": set(),
     "losses": set(),
+    "sweep": {"checkpoint", "config", "data", "train"},
     "train": {"checkpoint", "config", "data", "evaluate", "log", "losses", "network", "optim", "prune", "subnetwork"},
 }
-TORCH_FREE = ("rng", "config", "errors", "cli")
+TORCH_FREE = ("rng", "config", "errors", "cli", "sweep")
 
 
 def module_name(path: Path) -> str:

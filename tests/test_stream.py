@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_image_folder
+from conftest import write_image_folder, write_photographs
 from PIL import Image
 from test_items import write_parquet
 
@@ -17,19 +17,6 @@ from biprop.data import items, sources, stream
 def load(folder: Path, **values: object) -> data.DataSet:
     base = config.Config(prune_rate=0.2, set="ImageNet", data=str(folder), image_size=16, workers=2)
     return data.load(config.override(base, values))
-
-
-def write_photographs(folder: Path) -> Path:
-    """JPEGs of different sizes, class by colour, in train/ and val/."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 15), ("val", 5)):
-        for channel, name in enumerate(("blue", "green", "red")):
-            (folder / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 60, (*rng.integers(40, 90, 2), 3), dtype=np.uint8)
-                pixels[:, :, 2 - channel] += 150
-                Image.fromarray(pixels).save(folder / part / name / f"{i}.jpg", quality=90)
-    return folder
 
 
 def test_batches_have_one_size_and_the_right_labels(tmp_path: Path) -> None:

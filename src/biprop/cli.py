@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -139,6 +140,27 @@ def _parser() -> _Parser:
     _add_options(evaluate, ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS))
     evaluate.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
     evaluate.set_defaults(run=_evaluate)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="search over a grid of configurations, options and seeds",
+        usage="biprop sweep [--grid KEY=V1,V2 ...] [options of biprop find]",
+        description="Run one search per cell of a grid. Started again, the same command skips what is done and goes on with\n"
+        "what was interrupted. Without --grid: Conv2/4/6/8, MPT-1/32 and MPT-1/1, on CIFAR-10, at prune rates 0.8, 0.6, 0.5,\n"
+        "0.4, 0.2 and 0.1 (48 cells). The state is in <log-dir>/sweeps/<name>/, results are in results.csv.",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    sweep.add_argument("--config", metavar="FILE", help="as of biprop find, where the grid does not name one")
+    sweep.add_argument(
+        "--grid", nargs="+", action="extend", default=[], metavar="KEY=V1,V2",
+        help="values of an option, or of config: config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1,2",
+    )  # fmt: skip
+    sweep.add_argument("--cell", type=int, metavar="N", help="run this cell only, counted from 0")
+    sweep.add_argument("--slurm", action="store_true", help="print a SLURM array script, a task per cell, and stop")
+    sweep.add_argument("--list", action="store_true", help="print the cells and their results so far, and stop")
+    _add_options(sweep)
+    sweep.set_defaults(run=_sweep)
 
     listing = commands.add_parser("list", help="names of networks or configurations", formatter_class=_Help, allow_abbrev=False)
     listing.add_argument("what", choices=("networks", "configs"))
@@ -321,6 +343,31 @@ def _show_accuracy(path: str, given: Mapping[str, Any], config_file: str | None)
     return 0
 
 
+def _sweep(arguments: argparse.Namespace) -> int:
+    from . import log, sweep
+
+    common = _overrides(arguments)
+    grid = sweep.parse_grid(arguments.grid)
+    found = sweep.cells(grid, arguments.config, {"name": "sweep", **common})
+    name = found[0].config.name
+    if arguments.slurm:
+        command = ["biprop", *(part for part in arguments.argv if part != "--slurm")]
+        sys.stdout.write(sweep.slurm_script(command, name, len(found)))
+        return 0
+    console = log.Console()
+    state = sweep.Sweep(Path(found[0].config.log_dir) / "sweeps" / name, found)
+    if not arguments.list:
+        _warn(list(dict.fromkeys(line for cell in found for line in options.warnings(cell.config))))
+        console.line(f"{len(found)} cells, {len(list(state.unfinished(arguments.cell)))} to run; state in {state.folder}/")
+        try:
+            sweep.run(state, console, arguments.cell)
+        except KeyboardInterrupt:
+            print("\nbiprop: interrupted; the same command goes on from here", file=sys.stderr)
+            return INTERRUPTED
+    console.table(f"sweep {name}", state.rows())
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.what == "configs":
         root = Path(str(options.packaged()))
@@ -349,8 +396,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         arguments, extras = parser.parse_known_args(argv)
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
         _reject_extras(arguments.command, extras, parser)
         return arguments.run(arguments)  # type: ignore[no-any-return]
+    except BrokenPipeError:  # what reads our output has gone: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DIVERGED
     except UserError as e:
         if "--debug" in (sys.argv if argv is None else argv):
             traceback.print_exc()

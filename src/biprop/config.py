@@ -375,13 +375,15 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
         overrides: option name -> value, from the command line.
 
     Returns:
-        The configuration and its name (the file's name without the ending).
+        The configuration and its name: the file's without the ending, or, where only flags say what to do, data set and network.
 
     Raises:
         UserError: see `find_file`, `read_file`, `coerce`; or options that contradict each other.
     """
     path = find_file(config or DEFAULT_CONFIG)
-    return override(Config(**read_file(path)), overrides), path.stem
+    result = override(Config(**read_file(path)), overrides)
+    # The default file is for the digits: a run on other data is not filed under its name.
+    return result, path.stem if config or result.set == "digits" else f"{result.set}-{result.arch}"
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
