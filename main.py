@@ -1,11 +1,15 @@
 """python main.py --config ...: the command of the original research code. The same as `biprop find`, from a checkout."""
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "src"))
+source = str(Path(__file__).resolve().parent / "src")
+sys.path.insert(0, source)
+# For the processes that --multigpu starts.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
-from biprop.cli import main
+from biprop.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["find", *sys.argv[1:]]))

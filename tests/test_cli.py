@@ -106,7 +106,8 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.Capt
         (["--resume", "none.state"], "none.state: no such checkpoint"),
         (["--resume", "a", "--pretrained", "b"], "one of them"),
         (["--evaluate"], "pass --pretrained FILE"),
-        (["--multigpu", "0,1"], "several GPUs at once"),
+        (["--multigpu", "0,0"], "--multigpu 0,0: must be numbers of GPUs"),
+        (["--multigpu", "all"], "--multigpu all: must be numbers of GPUs"),
         (["--set", "ImageNet", "--data", "nowhere"], "--data nowhere: no such folder"),
     ],
 )

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"layers"},
     "models.plain": set(),
     "models.resnet": set(),
-    "data": {"config", "rng"},
+    "data": {"config", "distributed", "rng"},
     "data.sources": {"rng"},
     "data.items": set(),
     "data.stream": set(),
@@ -35,13 +35,26 @@ ALLOWED: dict[str, set[str]] = {
     "ancestor": {"config", "models", "network"},
     "checkpoint": {"ancestor", "config", "network"},
     "optim": set(),
-    "evaluate": set(),
+    "distributed": set(),
+    "evaluate": {"distributed"},
     "log": set(),
     "losses": set(),
     "sweep": {"checkpoint", "config", "data", "train"},
-    "train": {"checkpoint", "config", "data", "evaluate", "log", "losses", "network", "optim", "prune", "subnetwork"},
+    "train": {
+        "checkpoint",
+        "config",
+        "data",
+        "distributed",
+        "evaluate",
+        "log",
+        "losses",
+        "network",
+        "optim",
+        "prune",
+        "subnetwork",
+    },
 }
-TORCH_FREE = ("rng", "config", "errors", "cli", "sweep")
+TORCH_FREE = ("distributed", "rng", "config", "errors", "cli", "sweep")
 
 
 def module_name(path: Path) -> str:

@@ -129,7 +129,7 @@ def test_an_interrupted_search_keeps_the_last_epoch(tmp_path: Path, monkeypatch:
     found = search(tmp_path)
     batches = found.data.training_batches
 
-    def interrupted(batch_size: int, seed: int, epoch: int) -> Any:
+    def interrupted(batch_size: int, seed: int, epoch: int, *group: Any) -> Any:
         for step, batch in enumerate(batches(batch_size, seed, epoch)):
             if epoch == 1 and step == 3:
                 raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,9 @@ def _parser() -> _Parser:
     starts.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --pretrained, as biprop evaluate does")
     _add_options(find)
     machine = find.add_argument_group("machine")
-    machine.add_argument("--multigpu", metavar="ID", help="number of the GPU to use; the same as --device cuda:ID")
+    machine.add_argument(
+        "--multigpu", metavar="IDS", help="GPUs to use, one process each: 0,1 (or torchrun, srun, mpirun, jsrun)"
+    )
     machine.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
     find.set_defaults(run=_find)
 
@@ -195,8 +198,8 @@ def _find(arguments: argparse.Namespace) -> int:
         return _show_accuracy(arguments.pretrained, given, arguments.config)
     if arguments.resume and arguments.pretrained:
         raise UserError("--resume and --pretrained: one of them, to go on with a run or to start a new one")
-    if arguments.multigpu is not None:
-        given.setdefault("device", _one_gpu(arguments.multigpu))
+    if arguments.multigpu is not None and not arguments.print_config:
+        return _start_processes(arguments.multigpu, arguments.argv)
     start, resumed = None, bool(arguments.resume)
     config, name = (None, "") if resumed and not arguments.config else options.resolve(arguments.config, given)
     if arguments.resume or arguments.pretrained:
@@ -214,47 +217,55 @@ def _find(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         sys.stdout.write(options.as_yaml(config))
         return 0
-    _warn(options.warnings(config))
-    from . import data, log
-    from .train import Search, SearchDiverged
+    from . import data, distributed, log
+    from .train import Search, SearchDiverged, choose_device
 
-    console = log.Console()
+    group = distributed.detect()
+    console = log.Console(None if group.is_first else Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    group.start(choose_device(config.device, group).type)
     images = data.load(config, console.track)
-    search = Search(config, name, images, console, start, resumed)
-    console.line(_headline(config, search.network, images, search.device))
+    search = Search(config, name, images, console, start, resumed, group)
+    if group.is_first:
+        _warn(options.warnings(config))
+    console.line(_headline(config, search.network, images, search.device, group.size))
     console.line(f"run folder {search.folder}" + (f", from epoch {search.epoch + 1} on" if search.epoch else ""))
     if search.random_scores:
         console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
     try:
         result = search.run()
     except SearchDiverged as e:
-        print(f"biprop: the search diverged: {e}. Checkpoints so far are in {search.folder}/checkpoints", file=sys.stderr)
+        if group.is_first:
+            print(f"biprop: the search diverged: {e}. Checkpoints so far are in {search.folder}/checkpoints", file=sys.stderr)
         return DIVERGED
     except KeyboardInterrupt:
         best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
         print(f"\nbiprop: interrupted. Checkpoints so far are in {search.folder}/checkpoints{best}", file=sys.stderr)
         return INTERRUPTED
     _show_result(console, config, search.network, result)
+    group.stop()
     return 0
 
 
-def _one_gpu(numbers: str) -> str:
-    """The device of `--multigpu`."""
+def _start_processes(numbers: str, argv: Sequence[str]) -> int:
+    """One process per GPU of `--multigpu`, by PyTorch's own launcher; returns its exit code."""
     ids = numbers.split(",")
-    if not all(number.strip().isdigit() for number in ids):
-        raise UserError(f"--multigpu {numbers}: must be the number of a GPU, e.g. 0")
-    if len(ids) > 1:
-        raise UserError(f"--multigpu {numbers}: several GPUs at once are not supported yet: pass one number")
-    return f"cuda:{int(numbers)}"
+    if not all(number.strip().isdigit() for number in ids) or len(set(ids)) < len(ids):
+        raise UserError(f"--multigpu {numbers}: must be numbers of GPUs, e.g. 0,1")
+    place = argv.index("--multigpu") if "--multigpu" in argv else None
+    rest = [a for a in argv if not a.startswith("--multigpu=")] if place is None else [*argv[:place], *argv[place + 2 :]]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(len(ids))]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": numbers, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return subprocess.run([*launch, "-m", "biprop", *rest], env=environment, check=False).returncode
 
 
-def _headline(config: Config, network: Network, images: DataSet, device: object) -> str:
+def _headline(config: Config, network: Network, images: DataSet, device: object, processes: int) -> str:
     counts = f"{len(images.train):,} training, {len(images.validation):,} validation, {len(images.test):,} test images"
+    where = f"{device}" if processes == 1 else f"{processes} processes, {device}"
     if network.subnetwork is None:
-        return f"training {config.arch}, dense, on {config.set} ({counts}), {device}"
+        return f"training {config.arch}, dense, on {config.set} ({counts}), {where}"
     return (
         f"searching {config.arch} for a ticket that keeps {100 * (config.prune_rate or 0):.3g} % of its "
-        f"{network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {device}"
+        f"{network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {where}"
     )
 
 
@@ -405,7 +416,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         if "--debug" in (sys.argv if argv is None else argv):
             traceback.print_exc()
-        print(f"biprop: {e}", file=sys.stderr)
+        if not e.told:
+            print(f"biprop: {e}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print("\nbiprop: interrupted", file=sys.stderr)

@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The message is one line: what, which value, which rule, how to fix it."""
+    """A mistake that the user can mend. The message is one line: what, which value, which rule, how to fix it.
+
+    Attributes:
+        told: another process says it already.
+    """
+
+    told = False
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .distributed import Group
+
 
 @dataclass
 class Counts:
@@ -27,6 +29,11 @@ class Counts:
         self.right += int(hits[:, 0].sum())
         self.right_in_5 += int(hits.sum())
         self.loss_sum += mean_loss * len(labels)
+
+    def sum_over(self, group: Group, device: torch.device) -> Counts:
+        """The counts of all processes together."""
+        images, right, right_in_5, loss_sum = group.sum([self.images, self.right, self.right_in_5, self.loss_sum], device)
+        return Counts(int(images), int(right), int(right_in_5), loss_sum)
 
     @property
     def top1(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from . import __version__, checkpoint, log, losses, prune
 from . import config as options
 from .config import Config
 from .data import DataSet
+from .distributed import ALONE, Group
 from .errors import UserError, one_line
 from .evaluate import Counts, evaluate
 from .network import Network, Task, build_network
@@ -111,14 +113,16 @@ def make_run_folder(config: Config, config_name: str) -> Path:
     return folder
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `name` means; "auto" is a GPU where there is one.
+def choose_device(name: str, group: Group = ALONE) -> torch.device:
+    """The device that `name` means; "auto" is a GPU where there is one, "cuda" this process's own.
 
     Raises:
         UserError: no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and group.size > 1:
+        name = f"cuda:{group.local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -137,6 +141,7 @@ class Search:
         console: where progress goes.
         start: a checkpoint to begin with: its weights and scores.
         resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one.
+        group: the processes that search together, started; each has the same network, and a share of every batch.
 
     Raises:
         UserError: network, data, options and checkpoint do not fit together, or the run folder cannot be written.
@@ -150,14 +155,18 @@ class Search:
         console: log.Console,
         start: checkpoint.Content | None = None,
         resume: bool = False,
+        group: Group = ALONE,
     ) -> None:
-        self.config, self.config_name, self.console = config, config_name, console
-        self.device = choose_device(config.device)
+        self.config, self.config_name, self.console, self.group = config, config_name, console, group
+        self.device = choose_device(config.device, group)
         self.task = Task(len(data.classes), data.channels, data.input_size)
         self.network: Network = build_network(config, self.task, ancestor=start.of_ancestor if start else False)
         if start:
             checkpoint.load_state(self.model, start.state, start.path)
         self.network.model.to(self.device)
+        if (smallest := min(config.batch_size, len(data.train))) < 2 * group.size > 2:
+            raise UserError(f"--batch-size {config.batch_size}: {smallest} images a step are too few for {group.size} processes")
+        self.runner = self._data_parallel()
         self.data = data.to(self.device)
         self.optimizer = build_optimizer(
             self.model, config.optimizer,
@@ -168,9 +177,9 @@ class Search:
         self.best = Best()
         self.best_train = Counts()
         self.results_file = results_file(config)
-        log.check_results(self.results_file)
+        group.by_first(lambda: log.check_results(self.results_file))
         folder = self._go_on(start) if start and resume else None
-        self.folder = folder or make_run_folder(config, config_name)
+        self.folder = folder or group.by_first(lambda: make_run_folder(config, config_name))
         self.random_scores = None if start else self._accuracy_before_search()
 
     @property
@@ -199,8 +208,21 @@ class Search:
         folder = start.path.parent.parent
         if not (folder / "settings.txt").is_file():
             return None
-        log.forget_after(folder / "logs", self.epoch)
+        if self.group.is_first:
+            log.forget_after(folder / "logs", self.epoch)
         return folder
+
+    def _data_parallel(self) -> nn.Module:
+        """The model, or for several processes the model in a wrapper that averages gradients while they are computed."""
+        if self.group.size == 1:
+            return self.model
+        # Batch-norm statistics are averaged once an epoch instead of being sent in every step.
+        ids = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+
+    def _average_statistics(self) -> None:
+        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.group.average([t for m in norms for t in (m.running_mean, m.running_var) if t is not None])
 
     def run(self) -> Result:
         """Search to the end.
@@ -210,9 +232,9 @@ class Search:
             KeyboardInterrupt: passed on; the checkpoints of the finished epochs are kept.
         """
         config, started = self.config, time.monotonic()
-        if not (self.folder / "checkpoints" / INITIAL).exists():
+        if self.group.is_first and not (self.folder / "checkpoints" / INITIAL).exists():
             self._save(INITIAL, self.epoch, Counts(), Counts())
-        with log.RunLog(self.folder / "logs", self.epoch) as run_log:
+        with log.RunLog(self.folder / "logs", self.epoch) if self.group.is_first else nullcontext() as run_log:
             for epoch in range(self.epoch, config.epochs):
                 epoch_started = time.monotonic()
                 rate = self._set_schedule(epoch)
@@ -220,12 +242,14 @@ class Search:
                     train = self._train_epoch(epoch)
                 except FloatingPointError as e:
                     raise SearchDiverged(f"epoch {epoch + 1}, step {self.step}: {e}") from None
+                self._average_statistics()
                 validation = self._evaluate(self.data.validation)
                 self._keep_checkpoints(epoch, train, validation)
-                seconds = time.monotonic() - epoch_started
-                self._tell(run_log, epoch, rate, train, validation, seconds)
+                if run_log:
+                    self._tell(run_log, epoch, rate, train, validation, time.monotonic() - epoch_started)
             result = self._finish(time.monotonic() - started)
-        self._append_result(result, validation)
+        if self.group.is_first:
+            self._append_result(result, validation)
         return result
 
     def _set_schedule(self, epoch: int) -> float:
@@ -244,18 +268,21 @@ class Search:
 
     def _train_epoch(self, epoch: int) -> Counts:
         config, counts = self.config, Counts()
-        self.model.train()
+        self.runner.train()
         steps = math.ceil(len(self.data.train) / config.batch_size)
+        batches = self.data.training_batches(config.batch_size, config.seed, epoch, self.group)
         with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", steps) as bar:
-            for done, (images, labels) in enumerate(self.data.training_batches(config.batch_size, config.seed, epoch), start=1):
-                logits = self.model(images)
+            for done, (images, labels) in enumerate(batches, start=1):
+                logits = self.runner(images)
                 loss = losses.classification(logits, labels, config.label_smoothing)
                 mean_loss = float(loss.detach())
                 self.step += 1
-                if not math.isfinite(mean_loss):
+                if (
+                    not math.isfinite(mean_loss) and self.group.size == 1
+                ):  # of several, all find it in their scores after this step
                     raise FloatingPointError(_first_not_finite(self.model, images))
                 self.optimizer.zero_grad()
-                loss.backward()
+                (loss * self._weight(done, len(labels))).backward()
                 if config.grad_clip:
                     nn.utils.clip_grad_value_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
                 self.optimizer.step()
@@ -265,10 +292,19 @@ class Search:
                 if done % config.print_freq == 0:
                     kept = f"  kept {100 * self.network.density:.1f} %"
                     bar.advance(config.print_freq, f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}")
-        return counts
+        return counts.sum_over(self.group, self.device)
+
+    def _weight(self, step: int, own: int) -> float:
+        """What makes the plain mean of the processes' gradients the gradient of the batch's mean loss: shares differ in size.
+
+        `step` counts from 1 within the epoch, `own` is the number of images in this process's share.
+        """
+        total = min(self.config.batch_size, len(self.data.train) - (step - 1) * self.config.batch_size)
+        return own * self.group.size / total
 
     def _evaluate(self, split: Any) -> Counts:
-        return evaluate(self.model, self.data.evaluation_batches(split, evaluation_batch(self.task)))
+        batches = self.data.evaluation_batches(split, evaluation_batch(self.task), self.group)
+        return evaluate(self.model, batches).sum_over(self.group, self.device)
 
     @torch.no_grad()
     def _accuracy_before_search(self) -> Counts:
@@ -283,9 +319,10 @@ class Search:
         for norm in norms:
             norm.momentum = None  # a plain average over the batches
         self.model.train()
-        batches = self.data.training_batches(self.config.batch_size, self.config.seed, 0)
+        batches = self.data.training_batches(self.config.batch_size, self.config.seed, 0, self.group)
         for _, (images, _) in zip(range(CALIBRATION_BATCHES if norms else 0), batches, strict=False):
             self.model(images)
+        self._average_statistics()
         counts = self._evaluate(self.data.test)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -299,6 +336,8 @@ class Search:
         is_best = epoch >= self.ramp and validation.right >= self.best.validation.right
         if is_best:
             self.best = Best(epoch + 1, validation)
+        if not self.group.is_first:
+            return
         self._save(LAST, epoch + 1, train, validation)
         if is_best:
             self._save(BEST, epoch + 1, train, validation)
@@ -378,11 +417,11 @@ class Search:
 
     def _finish(self, seconds: float) -> Result:
         assert self.best.epoch, "the schedule ends before the run does"
-        best = checkpoint.load(self.folder / "checkpoints" / BEST)
-        self.model.load_state_dict(best["state_dict"])
+        path = self.folder / "checkpoints" / BEST
+        self.model.load_state_dict(self.group.by_first(lambda: checkpoint.load(path)["state_dict"]))
         subnetwork = self.network.subnetwork
         layers = subnetwork.report() if subnetwork else []
-        if layers:
+        if layers and self.group.is_first:
             text = json.dumps([{**asdict(layer), "density": layer.density} for layer in layers], indent=1)
             (self.folder / LAYERS).write_text(text + "\n", encoding="utf-8")
         return Result(

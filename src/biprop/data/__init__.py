@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import rng
 from ..config import Config
+from ..distributed import ALONE, Group
 from ..errors import UserError
 from . import augment, augmix, sources
 from .augmix import AugMix
@@ -94,40 +95,52 @@ class DataSet:
         count = len(self.train)
         self.train = self.train.subset(_chosen(count, min(batch_size, count), layer=3))
 
-    def training_batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def training_batches(self, batch_size: int, seed: int, epoch: int, group: Group = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled and augmented.
 
         V is `views`: with JSD the first B images are the plain ones, the next two times B their augmented versions. Order and
-        augmentation follow from (seed, epoch, step) alone. A last batch of a single image is left out: batch norm cannot train
-        on it.
+        augmentation follow from (seed, epoch, step) alone: of several processes each gets its share of what one alone would get.
+        A last batch with a single image for a process is left out: batch norm cannot train on it.
         """
         order = self.train.order(_generator(seed, rng.Stream.SHUFFLE, epoch))
         batches = _slices(order, batch_size)
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if len(batches) > 1 and len(batches[-1]) < 2 * group.size:
             batches.pop()
+        own = [batch[group.share_of(len(batch))] for batch in batches]
         cut_seed = rng.derive(seed, rng.Stream.CUT, epoch)
-        for step, (images, labels) in enumerate(self.train.batches(batches, cut_seed)):
-            yield self._augmented(images, _generator(seed, rng.Stream.AUGMENT, epoch, step)), labels
+        for step, (images, labels) in enumerate(self.train.batches(own, cut_seed)):
+            generator = _generator(seed, rng.Stream.AUGMENT, epoch, step)
+            yield self._augmented(images, len(batches[step]), group, generator), labels
 
-    def _augmented(self, images: Tensor, generator: np.random.Generator) -> Tensor:
-        """uint8 [B, C, H, W] to float32 [V B, C, H, W] normalised."""
+    def _augmented(self, images: Tensor, count: int, group: Group, generator: np.random.Generator) -> Tensor:
+        """uint8 [B, C, H, W], this process's share of `count` images, to float32 [V B, C, H, W] normalised.
+
+        Parameters are drawn for all images and used for the share.
+        """
+        share = group.share_of(count)
         padding = CROP_PADDING if "crop" in self.augment and not self.train.cuts else 0
-        if padding or "flip" in self.augment:
-            images = augment.crop_and_flip(images, padding, "flip" in self.augment, generator)
-        method, noise = self.recipe.augmix, self.recipe.gaussian
-        if not method and not noise:
-            return self.normalise(images)
-        changed = torch.cat([images, images]) if self.recipe.jsd else images
-        if method:
-            changed = augmix.augmix(changed, augmix.draw(len(changed), method, generator))
-        else:
-            assert noise
-            changed = augment.gaussian_noise(changed, *noise, generator)
-        return self.normalise(torch.cat([images, changed]) if self.recipe.jsd else changed)
+        flip = "flip" in self.augment
+        rows, columns = augment.draw_crop_and_flip(count, self.input_size, padding, flip, generator)
+        if padding:
+            images = augment.pick_rows(images, rows[share])
+        if padding or flip:
+            images = augment.pick_columns(images, columns[share]).contiguous()
+        changed = [self._changed(images, count, share, generator) for _ in range(2 if self.recipe.jsd else 1)]
+        return self.normalise(torch.cat([images, *changed]) if self.recipe.jsd else changed[0])
 
-    def evaluation_batches(self, split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images of a split in order, as (images [B, C, H, W] float32 normalised, labels [B] int64)."""
-        for images, labels in split.batches(_slices(np.arange(len(split)), batch_size), None):
+    def _changed(self, images: Tensor, count: int, share: slice, generator: np.random.Generator) -> Tensor:
+        """The images with AugMix or noise, or as they are."""
+        if self.recipe.augmix:
+            return augmix.augmix(images, augmix.draw(count, self.recipe.augmix, generator)[share])
+        if self.recipe.gaussian:
+            std, p_clean = self.recipe.gaussian
+            noisy, noise_seed = augment.draw_noisy(count, p_clean, generator)
+            return augment.gaussian_noise(images, std, noisy, noise_seed, share)
+        return images
+
+    def evaluation_batches(self, split: Split, batch_size: int, group: Group = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images of a split in order, or this process's share, as (images [B, C, H, W] float32 normalised, labels [B])."""
+        for images, labels in split.batches(_slices(np.arange(len(split))[group.share_of(len(split))], batch_size), None):
             yield self.normalise(images), labels
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: np.random.Generator) -> Tensor:
+def draw_crop_and_flip(
+    count: int, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Move each image by up to `padding` pixels each way, zeros outside, and mirror it left to right with probability one half.
 
     The same as padding with zeros on all sides and cutting out a window of the old size at a place of its own.
 
     Args:
-        images: [B, C, H, W], any dtype.
-        padding: pixels; 0 crops nothing.
+        count: images.
+        size: (H, W).
+        padding: pixels; 0 moves nothing.
         flip: False mirrors nothing.
 
     Returns:
-        [B, C, H, W], same dtype.
+        Which row, [count, H], and which column, [count, W], of an image comes where: for `pick_rows` and `pick_columns`.
     """
-    count, _, height, width = images.shape
+    height, width = size
     down, right = generator.integers(-padding, padding + 1, size=(2, count, 1))
     mirrored = generator.integers(2, size=(count, 1)) * flip
     x = np.arange(width)
-    columns = right + np.where(mirrored, width - 1 - x, x)
-    if padding:
-        images = pick_rows(images, down + np.arange(height))
-    return pick_columns(images, columns).contiguous()
+    return down + np.arange(height), right + np.where(mirrored, width - 1 - x, x)
 
 
 def pick_rows(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
@@ -57,8 +57,13 @@ def pick_columns(images: Tensor, columns: NDArray[np.int64]) -> Tensor:
     return pick_rows(images.transpose(2, 3), columns).transpose(2, 3)
 
 
-def gaussian_noise(images: Tensor, std: float, p_clean: float, generator: np.random.Generator) -> Tensor:
-    """Add normal noise to each image with probability 1 - p_clean.
+def draw_noisy(count: int, p_clean: float, generator: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    """Which of `count` images get noise, each with probability 1 - p_clean, and a seed for it."""
+    return generator.random(count) >= p_clean, int(generator.integers(2**63))
+
+
+def gaussian_noise(images: Tensor, std: float, noisy: NDArray[np.bool_], seed: int, share: slice = slice(None)) -> Tensor:
+    """Add normal noise to some of the images.
 
     The noise comes from a generator on the images' device, so it differs between kinds of devices: drawing it on the CPU would
     take longer than a GPU's training step.
@@ -66,11 +71,13 @@ def gaussian_noise(images: Tensor, std: float, p_clean: float, generator: np.ran
     Args:
         images: [B, C, H, W], uint8 or float in 0 .. 255.
         std: standard deviation, of pixels in [0, 1].
+        noisy: [N], of the batch that the B images are `share` of.
+        share: which of the N; each of several processes draws the noise of all, so that they do what one alone would do.
 
     Returns:
         [B, C, H, W] float32 in [0, 255].
     """
-    noisy = torch.from_numpy((generator.random(len(images)) >= p_clean).astype(np.float32)).to(images.device)
-    own = torch.Generator(images.device).manual_seed(int(generator.integers(2**63)))
-    noise = torch.randn(images.shape, generator=own, device=images.device)
-    return noise.mul_(255 * std * noisy[:, None, None, None]).add_(images).clamp_(0, 255)
+    generator = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.randn((len(noisy), *images.shape[1:]), generator=generator, device=images.device)[share]
+    scale = torch.from_numpy((255 * std * noisy[share]).astype(np.float32)).to(images.device)
+    return (noise * scale[:, None, None, None]).add_(images).clamp_(0, 255)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,10 @@ class Draw:
     depths: Array
     weights: Array
     mix: Array
+
+    def __getitem__(self, chosen: slice) -> Draw:
+        """The parameters of some of the images."""
+        return Draw(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def draw(count: int, method: AugMix, generator: np.random.Generator) -> Draw:

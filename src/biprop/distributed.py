@@ -1,0 +1,186 @@
+"""Several processes: which one this is, and sums over all of them. For one process alone everything here does nothing.
+
+Started by torchrun, srun, jsrun, mpirun or a PMI launcher: each says in its environment variables who a process is.
+
+=========  =====================  =====================  ===========================  ======================================
+launcher   rank                   number of processes    rank on its machine          address of rank 0, unless MASTER_ADDR
+=========  =====================  =====================  ===========================  ======================================
+torchrun   RANK                   WORLD_SIZE             LOCAL_RANK                   MASTER_ADDR
+srun       SLURM_PROCID           SLURM_STEP_NUM_TASKS   SLURM_LOCALID                first of SLURM_STEP_NODELIST
+jsrun      JSM_NAMESPACE_RANK     JSM_NAMESPACE_SIZE     JSM_NAMESPACE_LOCAL_RANK     second of LSB_MCPU_HOSTS
+mpirun     OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE   OMPI_COMM_WORLD_LOCAL_RANK   this machine, if all are on it
+PMI        PMI_RANK               PMI_SIZE               MPI_LOCALRANKID              this machine
+=========  =====================  =====================  ===========================  ======================================
+
+SLURM_NTASKS would not do: it is set in a batch script too, whose python is one process alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .errors import UserError, one_line
+
+T = TypeVar("T")
+
+LAUNCHERS = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    "PMI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+}
+"""Looked for in this order: mpirun below srun, say, sets both kinds."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among its like: `rank` of `size`, and `local_rank` on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    launcher: str = ""
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def share_of(self, count: int) -> slice:
+        """Which of `count` images are this process's: shares differ by at most one, and together they are all."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def start(self, device_type: str) -> None:
+        """Meet the other processes.
+
+        Raises:
+            UserError: they cannot be reached.
+        """
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
+        try:
+            dist.init_process_group("nccl" if device_type == "cuda" else "gloo", rank=self.rank, world_size=self.size)
+        except (RuntimeError, ValueError) as e:
+            where = f"{self.address}:{self.port}"
+            raise UserError(
+                f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at {where}: {one_line(e)}"
+            ) from None
+
+    def stop(self) -> None:
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    def sum(self, values: list[float], device: Any) -> list[float]:
+        """The sums of `values` over all processes."""
+        if self.size == 1:
+            return values
+        import torch
+        import torch.distributed as dist
+
+        # Counts are exact in double precision, up to 2^53.
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def average(self, tensors: list[Any]) -> None:
+        """Replace each tensor by its mean over all processes."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= self.size
+
+    def by_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the first process, in all of them; also its mistake, so that none waits for the others.
+
+        Raises:
+            UserError: as `make` does.
+        """
+        if self.size == 1:
+            return make()
+        import torch.distributed as dist
+
+        answer: list[Any] = [None]
+        if self.is_first:
+            try:
+                answer = [("made", make())]
+            except UserError as e:
+                answer = [("mistake", str(e))]
+        dist.broadcast_object_list(answer)
+        kind, value = answer[0]
+        if kind == "mistake":
+            mistake = UserError(value)
+            mistake.told = not self.is_first
+            raise mistake
+        return value  # type: ignore[no-any-return]
+
+
+ALONE = Group()
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> Group:
+    """Who this process is, from the environment variables of its launcher; `ALONE` without one.
+
+    Raises:
+        UserError: the variables contradict each other, or do not say where rank 0 is.
+    """
+    for launcher, (rank, size, local_rank) in LAUNCHERS.items():
+        if rank not in environment or size not in environment:
+            continue
+        try:
+            me, all_of_us = int(environment[rank]), int(environment[size])
+            here = int(environment.get(local_rank, "0"))
+        except ValueError:
+            raise UserError(
+                f"{launcher}: {rank} and {size} must be numbers: {environment[rank]!r}, {environment[size]!r}"
+            ) from None
+        if not 0 <= me < all_of_us:
+            raise UserError(f"{launcher}: {rank} = {me} must be below {size} = {all_of_us}")
+        if all_of_us == 1:
+            return ALONE
+        return Group(me, all_of_us, here, launcher, _address(launcher, environment), _port(environment))
+    return ALONE
+
+
+def _address(launcher: str, environment: Mapping[str, str]) -> str:
+    if given := environment.get("MASTER_ADDR"):
+        return given
+    if launcher == "srun":
+        return first_host(environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_NODELIST", "")))
+    if launcher == "jsrun":
+        hosts = environment.get("LSB_MCPU_HOSTS", "").split()[::2]  # "batch 1 node1 42 node2 42": the first only runs the script
+        if len(hosts) > 1:
+            return hosts[1]
+    if launcher == "mpirun" and environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") != environment["OMPI_COMM_WORLD_SIZE"]:
+        raise UserError("mpirun over several machines does not say where rank 0 is: set MASTER_ADDR to its name")
+    return "127.0.0.1"
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's list of nodes: "gpu[003-007,9],login" starts with gpu003."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodes)
+    if not match:
+        raise UserError(f"srun: cannot read the list of nodes {nodes!r}: set MASTER_ADDR to the name of the first")
+    return match[1] + (match[2] or "")
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    """MASTER_PORT, or one of the job's own, so that two jobs on a machine do not meet each other."""
+    if given := environment.get("MASTER_PORT"):
+        return int(given)
+    job = environment.get("SLURM_JOB_ID") or environment.get("LSB_JOBID") or ""
+    return 20000 + int(job) % 20000 if job.isdigit() else 29500

@@ -1,0 +1,140 @@
+"""Who a process is, from its launcher's variables; and that several processes compute what one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biprop import UserError, config, data, distributed
+from biprop.distributed import ALONE, Group
+
+CASES = {
+    "torchrun": (
+        {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "1234"},
+        Group(3, 8, 1, "torchrun", "node7", 1234),
+    ),
+    "srun": (
+        {
+            "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[003-006],x",
+            "SLURM_JOB_ID": "41234",
+        },
+        Group(5, 8, 1, "srun", "gpu003", 21234),
+    ),
+    "jsrun": (
+        {
+            "JSM_NAMESPACE_RANK": "2", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "2",
+            "LSB_MCPU_HOSTS": "batch5 1 h36n18 42 h36n19 42",
+        },
+        Group(2, 12, 2, "jsrun", "h36n18"),
+    ),
+    "mpirun on one machine": (
+        {
+            "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        },
+        Group(1, 2, 1, "mpirun"),
+    ),
+    "mpirun over several": (
+        {"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.2"},
+        Group(9, 16, 1, "mpirun", "10.0.0.2"),
+    ),
+    "PMI": ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"}, Group(1, 4, 1, "PMI")),
+    "none": ({"PATH": "/bin"}, ALONE),
+    "a batch script of SLURM, not a step": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, ALONE),
+    "one process": ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ALONE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_launcher_is_recognised(name: str) -> None:
+    environment, group = CASES[name]
+    assert distributed.detect(environment) == group
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "two", "WORLD_SIZE": "4"}, "must be numbers: 'two', '4'"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK = 4 must be below WORLD_SIZE = 4"),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "set MASTER_ADDR"),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": ""}, "cannot read the list of nodes"),
+    ],
+)
+def test_contradictions_are_one_clear_line(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        distributed.detect(environment)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("n1", "n1"), ("n1,n2", "n1"), ("gpu[03-07]", "gpu03"), ("gpu[3,5],x", "gpu3"), ("a-b[1-2]", "a-b1")]
+)
+def test_first_host(nodes: str, first: str) -> None:
+    assert distributed.first_host(nodes) == first
+
+
+@given(st.integers(0, 1000), st.integers(1, 20))
+def test_shares_are_everything_once_and_differ_by_at_most_one(count: int, size: int) -> None:
+    shares = [Group(rank, size).share_of(count) for rank in range(size)]
+    assert [i for share in shares for i in range(count)[share]] == list(range(count))
+    lengths = [share.stop - share.start for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"augmix": True}, {"augmix": True, "jsd": True}, {"gaussian_aug": True, "p_clean": "0.5", "jsd": True}], ids=str
+)
+def test_the_processes_get_what_one_alone_would_get(how: dict[str, object]) -> None:
+    images = data.load(config.override(config.Config(prune_rate=0.2, set="digits", augment="crop+flip"), how))
+    alone = list(images.training_batches(100, 0, 1))
+    parts = [list(images.training_batches(100, 0, 1, Group(rank, 3))) for rank in range(3)]
+    for (x, y), *shares in zip(alone, *parts, strict=True):
+        assert torch.equal(y, torch.cat([labels for _, labels in shares]))
+        whole = x.unflatten(0, (images.views, -1))
+        together = torch.cat([share.unflatten(0, (images.views, -1)) for share, _ in shares], dim=1)
+        torch.testing.assert_close(together, whole, atol=0.05, rtol=0)
+        assert float((together - whole).abs().mean()) < 1e-4
+
+
+def find(folder: Path, processes: int, *flags: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """Run a search; returns its state."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *start, "-m", "biprop", "find", "--device", "cpu", "--name", f"of-{processes}", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1
+    (run,) = folder.glob(f"runs/*/**/of-{processes}")
+    state = torch.load(run / "checkpoints" / "epoch_most_recent.state", weights_only=True)["state_dict"]
+    metrics = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
+    return {key: value.numpy() for key, value in state.items()} | {"loss": np.array([m["train/loss"] for m in metrics])}
+
+
+FLAGS = ["--arch", "Conv2Wide", "--width-mult", "0.125", "--epochs", "2", "--batch-size", "250", "--lr", "0.1", "--grad-clip"]
+
+
+def test_two_processes_search_as_one(tmp_path: Path) -> None:
+    """Without batch norm, whose statistics would be per process: the same losses and scores, to float rounding."""
+    flags = [*FLAGS, "--augmix", "--jsd", "--conv-type", "GlobalSubnetConv"]
+    one, two = (find(tmp_path, processes, *flags) for processes in (1, 2))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    for key in one:
+        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=1e-4, err_msg=key)
+
+
+def test_multigpu_starts_the_processes_and_a_mistake_is_said_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "biprop", "find", *FLAGS, "--device", "cpu", "--multigpu", "0,1"]
+    done = subprocess.run([*command, "--epochs", "1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes, cpu" in done.stdout
+    assert done.stdout.count("Multi-Prize Ticket found") == 1
+    (tmp_path / "runs" / "results.csv").write_text("other,columns\n")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("has other columns than this program writes") == 1
