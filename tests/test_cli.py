@@ -153,6 +153,7 @@ def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert "a damaged checkpoint" in fails(capsys, "evaluate", "--pretrained", "damaged.pth")
 
 
+@pytest.mark.slow
 def test_evaluating_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     path = shared("golden/conv4wide_025_BinAct_affine_p40.pth")
     assert cli.main(["evaluate", "--pretrained", str(path), "--data", str(shared("data"))]) == 0
