@@ -199,16 +199,16 @@ def _find(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.pretrained:
         raise UserError("--resume and --pretrained: one of them, to go on with a run or to start a new one")
     if arguments.multigpu is not None and not arguments.print_config:
-        return _start_processes(arguments.multigpu, arguments.argv)
+        if "," in arguments.multigpu:
+            return _start_processes(arguments.multigpu, arguments.argv)
+        os.environ["CUDA_VISIBLE_DEVICES"] = _gpus(arguments.multigpu)[0]
     start, resumed = None, bool(arguments.resume)
     config, name = (None, "") if resumed and not arguments.config else options.resolve(arguments.config, given)
     if arguments.resume or arguments.pretrained:
         from . import checkpoint
 
-        start = checkpoint.read(
-            arguments.resume or arguments.pretrained, _coerced(given), options.as_dict(config) if config else None
-        )
-        _warn(start.warnings)
+        path, fallback = arguments.resume or arguments.pretrained, options.as_dict(config) if config else None
+        start = checkpoint.read(path, _coerced(given), fallback)
         if config is None:
             if start.ours is None:
                 raise UserError(f"--resume {arguments.resume}: does not hold the options of its run: pass --config too")
@@ -226,7 +226,7 @@ def _find(arguments: argparse.Namespace) -> int:
     images = data.load(config, console.track)
     search = Search(config, name, images, console, start, resumed, group)
     if group.is_first:
-        _warn(options.warnings(config))
+        _warn([*(start.warnings if start else ()), *options.warnings(config)])
     console.line(_headline(config, search.network, images, search.device, group.size))
     console.line(f"run folder {search.folder}" + (f", from epoch {search.epoch + 1} on" if search.epoch else ""))
     if search.random_scores:
@@ -239,18 +239,24 @@ def _find(arguments: argparse.Namespace) -> int:
         return DIVERGED
     except KeyboardInterrupt:
         best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
-        print(f"\nbiprop: interrupted. Checkpoints so far are in {search.folder}/checkpoints{best}", file=sys.stderr)
+        if group.is_first:
+            print(f"\nbiprop: interrupted. Checkpoints so far are in {search.folder}/checkpoints{best}", file=sys.stderr)
         return INTERRUPTED
     _show_result(console, config, search.network, result)
     group.stop()
     return 0
 
 
-def _start_processes(numbers: str, argv: Sequence[str]) -> int:
-    """One process per GPU of `--multigpu`, by PyTorch's own launcher; returns its exit code."""
+def _gpus(numbers: str) -> list[str]:
     ids = numbers.split(",")
     if not all(number.strip().isdigit() for number in ids) or len(set(ids)) < len(ids):
         raise UserError(f"--multigpu {numbers}: must be numbers of GPUs, e.g. 0,1")
+    return ids
+
+
+def _start_processes(numbers: str, argv: Sequence[str]) -> int:
+    """One process per GPU of `--multigpu`, by PyTorch's own launcher; returns its exit code."""
+    ids = _gpus(numbers)
     place = argv.index("--multigpu") if "--multigpu" in argv else None
     rest = [a for a in argv if not a.startswith("--multigpu=")] if place is None else [*argv[:place], *argv[place + 2 :]]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(len(ids))]
