@@ -236,6 +236,7 @@ def _find(arguments: argparse.Namespace) -> int:
     except SearchDiverged as e:
         if group.is_first:
             print(f"biprop: the search diverged: {e}. Checkpoints so far are in {search.folder}/checkpoints", file=sys.stderr)
+        group.stop()
         return DIVERGED
     except KeyboardInterrupt:
         best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""

@@ -80,6 +80,7 @@ class Group:
         if self.size > 1:
             import torch.distributed as dist
 
+            dist.barrier()  # one that leaves early takes its end of the connections with it
             dist.destroy_process_group()
 
     def sum(self, values: list[float], device: Any) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
@@ -216,9 +217,11 @@ class Search:
         """The model, or for several processes the model in a wrapper that averages gradients while they are computed."""
         if self.group.size == 1:
             return self.model
-        # Batch-norm statistics are averaged once an epoch instead of being sent in every step.
-        ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids, broadcast_buffers=False)
+        # Batch-norm statistics are averaged once an epoch instead of being sent in every step. The option's name is new in 2.13.
+        parallel = nn.parallel.DistributedDataParallel
+        new_name = "forward_sync_buffers" in inspect.signature(parallel).parameters
+        sync = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        return parallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None, **sync)
 
     def _average_statistics(self) -> None:
         norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
