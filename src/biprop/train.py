@@ -220,7 +220,7 @@ class Search:
         # Batch-norm statistics are averaged once an epoch instead of being sent in every step. The option's name is new in 2.13.
         parallel = nn.parallel.DistributedDataParallel
         new_name = "forward_sync_buffers" in inspect.signature(parallel).parameters
-        sync = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        sync: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
         return parallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None, **sync)
 
     def _average_statistics(self) -> None:
