@@ -131,8 +131,7 @@ class Config:
 
     set: str = option(
         "CIFAR10",
-        "data set: digits (built in), CIFAR10, CIFAR100, MNIST, TinyImageNet, ImageNet, folder (images in one folder a class, or "
-        "parquet files), or hub (what the package datasets loads)",
+        "data set; folder is images in one folder a class, or parquet files; hub is what the package datasets loads",
         _DATA,
         choices=SETS,
     )
