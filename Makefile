@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@echo "installing into .venv (PyTorch is large: this can take minutes)"
 	@$(PYTHON) -m venv .venv

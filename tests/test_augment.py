@@ -9,7 +9,9 @@ from biprop.data import augment
 def crop_and_flip(images: torch.Tensor, padding: int, flip: bool, seed: int) -> torch.Tensor:
     height, width = images.shape[2:]
     drawn = augment.draw_crop_and_flip(len(images), (height, width), padding, flip, np.random.default_rng(seed))
-    return augment.pick_columns(augment.pick_rows(images, drawn[0]), drawn[1])
+    picked = augment.pick(images, *drawn)
+    assert torch.equal(picked, augment.pick_columns(augment.pick_rows(images, drawn[0]), drawn[1]))  # compiled or not
+    return picked
 
 
 def add_noise(images: torch.Tensor, std: float, p_clean: float) -> torch.Tensor:

@@ -29,8 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "data.sources": {"rng"},
     "data.items": set(),
     "data.stream": set(),
-    "data.augment": set(),
-    "data.augmix": set(),
+    "data.augment": {"native"},
+    "data.augmix": {"native"},
     "network": {"models", "rng", "config", "init", "layers", "subnetwork"},
     "ancestor": {"config", "models", "network"},
     "checkpoint": {"ancestor", "config", "network"},
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"distributed"},
     "log": set(),
     "losses": set(),
+    "native": set(),
     "sweep": {"checkpoint", "config", "data", "train"},
     "train": {
         "checkpoint",
@@ -54,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "subnetwork",
     },
 }
-TORCH_FREE = ("distributed", "rng", "config", "errors", "cli", "sweep")
+TORCH_FREE = ("native", "distributed", "rng", "config", "errors", "cli", "sweep")
 
 
 def module_name(path: Path) -> str:

@@ -121,10 +121,8 @@ class DataSet:
         padding = CROP_PADDING if "crop" in self.augment and not self.train.cuts else 0
         flip = "flip" in self.augment
         rows, columns = augment.draw_crop_and_flip(count, self.input_size, padding, flip, generator)
-        if padding:
-            images = augment.pick_rows(images, rows[share])
         if padding or flip:
-            images = augment.pick_columns(images, columns[share]).contiguous()
+            images = augment.pick(images, rows[share], columns[share])
         changed = [self._changed(images, count, share, generator) for _ in range(2 if self.recipe.jsd else 1)]
         return self.normalise(torch.cat([images, *changed]) if self.recipe.jsd else changed[0])
 

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import native
+
 
 def draw_crop_and_flip(
     count: int, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
@@ -26,13 +28,35 @@ def draw_crop_and_flip(
         flip: False mirrors nothing.
 
     Returns:
-        Which row, [count, H], and which column, [count, W], of an image comes where: for `pick_rows` and `pick_columns`.
+        Which row, [count, H], and which column, [count, W], of an image comes where: for `pick`.
     """
     height, width = size
     down, right = generator.integers(-padding, padding + 1, size=(2, count, 1))
     mirrored = generator.integers(2, size=(count, 1)) * flip
     x = np.arange(width)
     return down + np.arange(height), right + np.where(mirrored, width - 1 - x, x)
+
+
+def pick(images: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    """Pixel (y, x) of image i becomes its pixel (rows[i, y], columns[i, x]), or 0 where it has none.
+
+    Args:
+        images: [B, C, H, W] uint8.
+        rows: [B, H].
+        columns: [B, W].
+
+    Returns:
+        [B, C, H, W] uint8.
+    """
+    core = native.library() if images.device.type == "cpu" else None
+    if core is None:
+        return pick_columns(pick_rows(images, rows), columns).contiguous()
+    images = images.contiguous()
+    picked = torch.empty_like(images)
+    arrays = [np.ascontiguousarray(array) for array in (rows, columns)]
+    call = native.Call(core.biprop_pick, [images.data_ptr(), picked.data_ptr()], images.shape[1:], arrays)
+    native.in_threads(call, len(images), torch.get_num_threads())
+    return picked
 
 
 def pick_rows(images: Tensor, rows: NDArray[np.int64]) -> Tensor:

@@ -11,6 +11,7 @@ Shapes: B images, W chains (mixture width), D operations in the longest chain, C
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import native
 from .augment import pick_columns, pick_rows
 
 Array = NDArray[Any]
@@ -93,7 +95,7 @@ def draw(count: int, method: AugMix, generator: np.random.Generator) -> Draw:
 
 
 def augmix(images: Tensor, parameters: Draw) -> Tensor:
-    """Mix each image with the weighted sum of its chains.
+    """Mix each image with the weighted sum of its chains, on the CPU by the compiled core where there is one.
 
     Args:
         images: [B, C, H, W] uint8.
@@ -102,6 +104,22 @@ def augmix(images: Tensor, parameters: Draw) -> Tensor:
     Returns:
         [B, C, H, W] float32 in [0, 255], not rounded: (1 - m) image + m sum(w_i chain_i(image)).
     """
+    core = native.library() if images.device.type == "cpu" else None
+    return _compiled(core, images, parameters) if core else by_tensors(images, parameters)
+
+
+def _compiled(core: ctypes.CDLL, images: Tensor, parameters: Draw) -> Tensor:
+    images = images.contiguous()
+    mixed = torch.empty(images.shape)
+    arrays = [np.ascontiguousarray(getattr(parameters, field.name)) for field in fields(parameters)]
+    sizes = [*images.shape[1:], *parameters.operations.shape[1:]]
+    call = native.Call(core.biprop_augmix, [images.data_ptr(), mixed.data_ptr()], sizes, arrays)
+    native.in_threads(call, len(images), torch.get_num_threads())
+    return mixed
+
+
+def by_tensors(images: Tensor, parameters: Draw) -> Tensor:
+    """`augmix` by tensor operations, on any device."""
     count, width, longest = parameters.operations.shape
     depths = parameters.depths.ravel()
     operations, levels, signs = (a.reshape(-1, longest) for a in (parameters.operations, parameters.levels, parameters.signs))

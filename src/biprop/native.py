@@ -1,0 +1,60 @@
+"""The compiled core (csrc/), where there is one: it is built when biprop is installed and a C++ compiler is at hand."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+VERSION = 1
+"""Of the functions' arguments; a library of another version is left alone."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled core, or None."""
+    path = Path(__file__).with_name("_core.so")
+    try:
+        core = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    return core if core.biprop_core_version() == VERSION else None
+
+
+class Call:
+    """A function of the core over images first to last: function(addresses..., first, last, sizes..., arrays...)."""
+
+    def __init__(self, function: Any, addresses: Sequence[int], sizes: Sequence[int], arrays: Sequence[NDArray[Any]]) -> None:
+        self.function, self.sizes, self.arrays = function, sizes, arrays  # the arrays must live as long as their addresses
+        self.addresses = [ctypes.c_void_p(address) for address in addresses]
+        self.array_addresses = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+    def __call__(self, first: int, last: int) -> None:
+        self.function(*self.addresses, ctypes.c_int64(first), ctypes.c_int64(last), *self.sizes, *self.array_addresses)
+
+
+def in_threads(function: Callable[[int, int], object], count: int, threads: int, grain: int = 16) -> None:
+    """Call function(first, last) for all parts of 0 .. count, in this thread and others; the core runs without Python's lock.
+
+    Parts are small and taken one by one: PyTorch's own threads wait actively after an operation, and hold up one of ours.
+    """
+    parts = iter(range(0, count, grain))
+
+    def work() -> None:
+        for first in parts:
+            function(first, min(first + grain, count))
+
+    helpers = [_pool().submit(work) for _ in range(min(threads, -(-count // grain)) - 1)]
+    work()
+    for helper in helpers:
+        helper.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="biprop")
