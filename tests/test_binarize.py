@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biprop import native
 from biprop.binarize import binary_activation, gain, masked_binary_weight, sign
 
 FLOATS = st.floats(-3, 3, width=32)
@@ -25,6 +26,28 @@ def test_binary_activation_has_the_papers_pseudo_gradient(values: list[float]) -
 
 def test_binary_activation_may_give_zero_for_zero() -> None:
     assert binary_activation(torch.tensor([-1.0, 0.0, 2.0]), zero=0).tolist() == [-1, 0, 1]
+
+
+def test_the_compiled_core_and_tensor_operations_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.library() is None:
+        pytest.skip("installed without the compiled core")
+    shape = (3, 5, 70_001)
+    weight, grad = torch.randn(shape), torch.randn(shape)
+    scores = torch.randn(shape)
+    weight[0, 0, ::3], scores[0, 1, ::5] = 0, 0
+    mask, size = torch.rand(shape) < 0.3, torch.tensor(0.7)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        own = scores.clone().requires_grad_()
+        result = masked_binary_weight(own, weight, mask, size)
+        result.backward(grad)
+        assert own.grad is not None
+        return result.detach(), own.grad
+
+    compiled = both()
+    monkeypatch.setattr(native, "library", lambda: None)
+    for one, other in zip(compiled, both(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_masked_binary_weight_and_its_pseudo_gradient() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biprop import prune
+from biprop import native, prune
 
 SCORES = st.lists(
     st.one_of(
@@ -33,6 +33,34 @@ def test_keep_top_is_the_sort(values: list[float], kept: int) -> None:
     mask = prune.keep_top(scores, kept)
     assert mask.sum() == kept
     assert torch.equal(mask, by_sorting(scores, kept))
+
+
+def many(kind: str, count: int = 700_000) -> torch.Tensor:
+    """More scores than a thread takes at a time, of an adversarial kind."""
+    uniform = torch.rand(count) - 0.5
+    return {
+        "uniform": uniform,
+        "normal": torch.randn(count),
+        "all equal": torch.full((count,), -0.25),
+        "two values": torch.where(uniform > 0.2, 1.0, -0.5),
+        "sorted": uniform.sort().values,
+        "denormal": uniform * 2.0**-126,
+        "huge": uniform * 2.0**127,
+        "zeros": torch.zeros(count).where(uniform > 0.4, uniform),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "all equal", "two values", "sorted", "denormal", "huge", "zeros"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_keep_top_of_many_is_the_sort(kind: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "library", lambda: None)
+    scores = many(kind)
+    for kept in (1, 140_001, len(scores) - 1, len(scores)):
+        together = by_sorting(scores, kept)
+        assert torch.equal(prune.keep_top(scores, kept), together)
+        parts = prune.keep_top_of_all(scores.split([300_000, 0, 1, 399_999]), kept)
+        assert torch.equal(torch.cat(parts), together)
 
 
 @given(st.lists(SCORES, min_size=1, max_size=5), st.floats(0.01, 1), st.floats(0, 0.3))

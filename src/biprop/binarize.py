@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from . import native
+
+GRAIN = 1 << 18  # weights that a thread takes at a time
 
 
 def sign(x: Tensor) -> Tensor:
@@ -42,16 +47,37 @@ def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
     return _BinaryActivation.apply(x, zero)  # type: ignore[no-any-return]
 
 
+def _core(*tensors: Tensor) -> ctypes.CDLL | None:
+    """The compiled core, if it can compute with these tensors."""
+    if torch.compiler.is_compiling():
+        return None
+    if all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors):
+        return native.library()
+    return None
+
+
+def _by_core(function: Any, *inputs: Tensor) -> Tensor:
+    """A new tensor like the first input, computed in one pass."""
+    result = torch.empty_like(inputs[0])
+    call = native.Call(function, [t.data_ptr() for t in (*inputs, result)], (), ())
+    native.in_threads(call, result.numel(), torch.get_num_threads(), GRAIN)
+    return result
+
+
 class _MaskedBinaryWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
         ctx.save_for_backward(scores, weight)
+        if core := _core(weight, gain):
+            return _by_core(core.biprop_binary_weight, weight, mask.contiguous(), gain)
         return torch.sign(weight).mul_(mask).mul_(gain)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         scores, weight = ctx.saved_tensors
+        if core := _core(scores, weight, grad):
+            return _by_core(core.biprop_score_gradient, scores, weight, grad), None, None, None
         return torch.sign(scores).mul_(weight).mul_(grad), None, None, None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Of the functions' arguments; a library of another version is left alone."""
 
 
@@ -27,7 +27,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class Call:
-    """A function of the core over images first to last: function(addresses..., first, last, sizes..., arrays...)."""
+    """A function of the core over items first to last: function(addresses..., first, last, sizes..., arrays...)."""
 
     def __init__(self, function: Any, addresses: Sequence[int], sizes: Sequence[int], arrays: Sequence[NDArray[Any]]) -> None:
         self.function, self.sizes, self.arrays = function, sizes, arrays  # the arrays must live as long as their addresses

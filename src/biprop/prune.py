@@ -7,11 +7,17 @@ first. In global scope the order is that of the concatenated layers.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import native
+
+GRAIN = 1 << 18  # scores that a thread takes at a time
+BINS, INFINITE_BIN = 1 << 13, 0x7F800000 >> 18  # of |score|, by the 13 highest of its 31 bits
 
 
 def kept_count(weights: int, density: float) -> int:
@@ -54,7 +60,54 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     Raises:
         FloatingPointError: a score is infinite or not a number.
     """
-    magnitudes = scores.detach().abs().flatten()
+    (mask,) = keep_top_of_all([scores], kept)
+    return mask
+
+
+def keep_top_of_all(scores: Sequence[Tensor], kept: int) -> list[Tensor]:
+    """`keep_top` over several tensors as if they were one, concatenated: one mask for each."""
+    on_cpu = all(s.device.type == "cpu" and s.dtype == torch.float32 for s in scores)
+    core = native.library() if on_cpu else None
+    if core and kept > 0:
+        return _keep_top_by_core(core, scores, kept)
+    flat = scores[0].detach().flatten() if len(scores) == 1 else torch.cat([s.detach().flatten() for s in scores])
+    parts = _keep_top_flat(flat, kept).split([s.numel() for s in scores])
+    return [part.view(s.shape) for part, s in zip(parts, scores, strict=True)]
+
+
+def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int) -> list[Tensor]:
+    """Two passes over the scores: how many fall into each of 8,192 bins, and who is above the bin with the threshold."""
+    flats = [s.detach().contiguous().view(-1) for s in scores]
+    threads = torch.get_num_threads()
+    histograms = [np.zeros((-(-len(flat) // GRAIN), BINS), dtype=np.uint32) for flat in flats]
+    for flat, histogram in zip(flats, histograms, strict=True):
+        call = native.Call(core.biprop_histogram, [flat.data_ptr(), histogram.ctypes.data], [GRAIN], ())
+        native.in_threads(call, len(flat), threads, GRAIN)
+    counts = np.sum([histogram.sum(0, dtype=np.int64) for histogram in histograms], axis=0)
+    if counts[INFINITE_BIN:].any():
+        raise FloatingPointError("a score is infinite or not a number")
+    at_least = counts[::-1].cumsum()[::-1]  # how many are in a bin or above it
+    bin_ = int(np.flatnonzero(at_least >= kept)[-1])
+    missing = kept - int(at_least[bin_] - counts[bin_])
+
+    masks, candidates = [], []
+    for flat, histogram in zip(flats, histograms, strict=True):
+        mask = torch.empty(len(flat), dtype=torch.bool)
+        in_bin = histogram[:, bin_].astype(np.int64)
+        places, offsets = np.empty(int(in_bin.sum()), dtype=np.int64), in_bin.cumsum() - in_bin
+        call = native.Call(core.biprop_mask, [flat.data_ptr(), mask.data_ptr()], [GRAIN, bin_], (offsets, places))
+        native.in_threads(call, len(flat), threads, GRAIN)
+        masks.append(mask)
+        candidates.append(torch.from_numpy(places))
+    chosen = _keep_top_flat(torch.cat([flat[these] for flat, these in zip(flats, candidates, strict=True)]), missing)
+    for mask, bin_places, part in zip(masks, candidates, chosen.split([len(these) for these in candidates]), strict=True):
+        mask[bin_places[part]] = True
+    return [mask.view(s.shape) for mask, s in zip(masks, scores, strict=True)]
+
+
+def _keep_top_flat(scores: Tensor, kept: int) -> Tensor:
+    """`keep_top` of a flat tensor."""
+    magnitudes = scores.abs()
     pruned = magnitudes.numel() - kept
     assert 0 <= pruned <= magnitudes.numel(), (kept, scores.shape)
     if not torch.isfinite(magnitudes.amax()):
@@ -66,7 +119,7 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     missing = kept - int(mask.sum())
     if missing:  # several scores equal the threshold: the last of them are kept
         mask[(magnitudes == threshold).nonzero().squeeze(1)[-missing:]] = True
-    return mask.view(scores.shape)
+    return mask
 
 
 def keep_top_global(scores: Sequence[Tensor], kept: int, floors: Sequence[int]) -> list[Tensor]:
@@ -87,12 +140,11 @@ def keep_top_global(scores: Sequence[Tensor], kept: int, floors: Sequence[int]) 
     masks: dict[int, Tensor] = {}
     free = list(range(len(scores)))
     while free:
-        flat = torch.cat([scores[i].detach().flatten() for i in free])
-        parts = keep_top(flat, kept - sum(floors[i] for i in masks)).split([scores[i].numel() for i in free])
+        parts = keep_top_of_all([scores[i] for i in free], kept - sum(floors[i] for i in masks))
         counts = torch.stack([part.sum() for part in parts]).tolist()
         poor = [i for i, count in zip(free, counts, strict=True) if count < floors[i]]
         if not poor:
-            masks |= {i: part.view(scores[i].shape) for i, part in zip(free, parts, strict=True)}
+            masks |= dict(zip(free, parts, strict=True))
             break
         # Taking weights from the others raises their threshold, so the check is repeated on them.
         masks |= {i: keep_top(scores[i], floors[i]) for i in poor}
