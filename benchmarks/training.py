@@ -11,11 +11,14 @@ kind takes its turn, and a ratio is of two times of the same round: what else th
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is loaded
 
 import torch
 import torch.nn.functional as F
