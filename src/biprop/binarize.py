@@ -14,8 +14,6 @@ from torch.autograd.function import once_differentiable
 
 from . import native
 
-GRAIN = 1 << 18  # weights that a thread takes at a time
-
 
 def sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1; same shape and dtype as `x`."""
@@ -59,8 +57,8 @@ def _core(*tensors: Tensor) -> ctypes.CDLL | None:
 def _by_core(function: Any, *inputs: Tensor) -> Tensor:
     """A new tensor like the first input, computed in one pass."""
     result = torch.empty_like(inputs[0])
-    call = native.Call(function, [t.data_ptr() for t in (*inputs, result)], (), ())
-    native.in_threads(call, result.numel(), torch.get_num_threads(), GRAIN)
+    addresses = [t.data_ptr() for t in (*inputs, result)]
+    native.run(function, addresses, result.numel(), torch.get_num_threads(), grain=native.WEIGHTS)
     return result
 
 

@@ -6,9 +6,7 @@ which refuses a pickle that could run code.
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from . import ancestor
 from . import config as options
 from .config import Config
 from .errors import UserError, one_line
+from .files import replacing
 from .network import Network, Task, build_network
 
 FORMAT = 1
@@ -47,17 +46,8 @@ def augmentation_fields(config: Config) -> dict[str, Any]:
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write `checkpoint` (plain containers, numbers, texts and tensors) to `path`, replacing it in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(checkpoint, file)
 
 
 def load(path: str | Path) -> dict[str, Any]:

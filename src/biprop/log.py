@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import UserError, one_line
+from .files import replace_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,9 +133,7 @@ def forget_after(folder: Path, epoch: int) -> None:
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(path)
+        replace_text(path, "".join(kept))
 
 
 RESULT_COLUMNS = (

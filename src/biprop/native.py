@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 VERSION = 2
 """Of the functions' arguments; a library of another version is left alone."""
 
+IMAGES, WEIGHTS = 16, 1 << 18
+"""How many a thread takes at a time."""
+
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
@@ -26,19 +29,27 @@ def library() -> ctypes.CDLL | None:
     return core if core.biprop_core_version() == VERSION else None
 
 
-class Call:
-    """A function of the core over items first to last: function(addresses..., first, last, sizes..., arrays...)."""
+def run(
+    function: Any,
+    addresses: Sequence[int],
+    count: int,
+    threads: int,
+    *,
+    sizes: Sequence[int] = (),
+    arrays: Sequence[NDArray[Any]] = (),
+    grain: int,
+) -> None:
+    """Call function(addresses..., first, last, sizes..., arrays...) of the core for all parts of 0 .. count, see `in_threads`."""
+    before = [ctypes.c_void_p(address) for address in addresses]
+    after = [*sizes, *(ctypes.c_void_p(array.ctypes.data) for array in arrays)]
 
-    def __init__(self, function: Any, addresses: Sequence[int], sizes: Sequence[int], arrays: Sequence[NDArray[Any]]) -> None:
-        self.function, self.sizes, self.arrays = function, sizes, arrays  # the arrays must live as long as their addresses
-        self.addresses = [ctypes.c_void_p(address) for address in addresses]
-        self.array_addresses = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+    def part(first: int, last: int) -> None:
+        function(*before, ctypes.c_int64(first), ctypes.c_int64(last), *after)
 
-    def __call__(self, first: int, last: int) -> None:
-        self.function(*self.addresses, ctypes.c_int64(first), ctypes.c_int64(last), *self.sizes, *self.array_addresses)
+    in_threads(part, count, threads, grain)
 
 
-def in_threads(function: Callable[[int, int], object], count: int, threads: int, grain: int = 16) -> None:
+def in_threads(function: Callable[[int, int], object], count: int, threads: int, grain: int) -> None:
     """Call function(first, last) for all parts of 0 .. count, in this thread and others; the core runs without Python's lock.
 
     Parts are small and taken one by one: PyTorch's own threads wait actively after an operation, and hold up one of ours.

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from . import native
 
-GRAIN = 1 << 18  # scores that a thread takes at a time
 BINS, INFINITE_BIN = 1 << 13, 0x7F800000 >> 18  # of |score|, by the 13 highest of its 31 bits
 
 
@@ -78,11 +77,11 @@ def keep_top_of_all(scores: Sequence[Tensor], kept: int) -> list[Tensor]:
 def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int) -> list[Tensor]:
     """Two passes over the scores: how many fall into each of 8,192 bins, and who is above the bin with the threshold."""
     flats = [s.detach().contiguous().view(-1) for s in scores]
-    threads = torch.get_num_threads()
-    histograms = [np.zeros((-(-len(flat) // GRAIN), BINS), dtype=np.uint32) for flat in flats]
+    threads, grain = torch.get_num_threads(), native.WEIGHTS
+    histograms = [np.zeros((-(-len(flat) // grain), BINS), dtype=np.uint32) for flat in flats]
     for flat, histogram in zip(flats, histograms, strict=True):
-        call = native.Call(core.biprop_histogram, [flat.data_ptr(), histogram.ctypes.data], [GRAIN], ())
-        native.in_threads(call, len(flat), threads, GRAIN)
+        addresses = [flat.data_ptr(), histogram.ctypes.data]
+        native.run(core.biprop_histogram, addresses, len(flat), threads, sizes=[grain], grain=grain)
     counts = np.sum([histogram.sum(0, dtype=np.int64) for histogram in histograms], axis=0)
     if counts[INFINITE_BIN:].any():
         raise FloatingPointError("a score is infinite or not a number")
@@ -95,8 +94,8 @@ def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int) ->
         mask = torch.empty(len(flat), dtype=torch.bool)
         in_bin = histogram[:, bin_].astype(np.int64)
         places, offsets = np.empty(int(in_bin.sum()), dtype=np.int64), in_bin.cumsum() - in_bin
-        call = native.Call(core.biprop_mask, [flat.data_ptr(), mask.data_ptr()], [GRAIN, bin_], (offsets, places))
-        native.in_threads(call, len(flat), threads, GRAIN)
+        addresses, arrays = [flat.data_ptr(), mask.data_ptr()], [offsets, places]
+        native.run(core.biprop_mask, addresses, len(flat), threads, sizes=[grain, bin_], arrays=arrays, grain=grain)
         masks.append(mask)
         candidates.append(torch.from_numpy(places))
     chosen = _keep_top_flat(torch.cat([flat[these] for flat, these in zip(flats, candidates, strict=True)]), missing)

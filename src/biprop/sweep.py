@@ -16,6 +16,7 @@ from typing import Any
 from . import config as options
 from .config import Config
 from .errors import UserError, did_you_mean
+from .files import replace_text
 
 CIFAR10_GRID: dict[str, list[str]] = {
     "config": [
@@ -105,10 +106,8 @@ class Sweep:
             raise UserError(f"{path}: not the state of a cell: {e}") from None
 
     def record(self, cell: Cell, status: str, **facts: Any) -> None:
-        path = self._path(cell)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"values": cell.values, "status": status, **facts}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        state = {"values": cell.values, "status": status, **facts}
+        replace_text(self._path(cell), json.dumps(state, indent=1) + "\n")
 
     def unfinished(self, number: int | None = None) -> Iterator[Cell]:
         """The cells to run: all that are neither done nor diverged, or cell `number` if it is one of them.

@@ -22,6 +22,7 @@ from .data import DataSet
 from .distributed import ALONE, Group
 from .errors import UserError, one_line
 from .evaluate import Counts, evaluate
+from .files import replace_text
 from .network import Network, Task, build_network
 from .optim import build_optimizer, learning_rate
 from .subnetwork import LayerReport
@@ -280,9 +281,8 @@ class Search:
                 loss = losses.classification(logits, labels, config.label_smoothing)
                 mean_loss = float(loss.detach())
                 self.step += 1
-                if (
-                    not math.isfinite(mean_loss) and self.group.size == 1
-                ):  # of several, all find it in their scores after this step
+                # Of several processes none stops alone: all find it in their scores after this step.
+                if not math.isfinite(mean_loss) and self.group.size == 1:
                     raise FloatingPointError(_first_not_finite(self.model, images))
                 self.optimizer.zero_grad()
                 (loss * self._weight(done, len(labels))).backward()
@@ -426,7 +426,7 @@ class Search:
         layers = subnetwork.report() if subnetwork else []
         if layers and self.group.is_first:
             text = json.dumps([{**asdict(layer), "density": layer.density} for layer in layers], indent=1)
-            (self.folder / LAYERS).write_text(text + "\n", encoding="utf-8")
+            replace_text(self.folder / LAYERS, text + "\n")
         return Result(
             folder=self.folder,
             epoch=self.best.epoch,

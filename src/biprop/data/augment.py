@@ -54,8 +54,8 @@ def pick(images: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) ->
     images = images.contiguous()
     picked = torch.empty_like(images)
     arrays = [np.ascontiguousarray(array) for array in (rows, columns)]
-    call = native.Call(core.biprop_pick, [images.data_ptr(), picked.data_ptr()], images.shape[1:], arrays)
-    native.in_threads(call, len(images), torch.get_num_threads())
+    addresses, threads = [images.data_ptr(), picked.data_ptr()], torch.get_num_threads()
+    native.run(core.biprop_pick, addresses, len(images), threads, sizes=images.shape[1:], arrays=arrays, grain=native.IMAGES)
     return picked
 
 

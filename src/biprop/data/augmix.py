@@ -113,8 +113,8 @@ def _compiled(core: ctypes.CDLL, images: Tensor, parameters: Draw) -> Tensor:
     mixed = torch.empty(images.shape)
     arrays = [np.ascontiguousarray(getattr(parameters, field.name)) for field in fields(parameters)]
     sizes = [*images.shape[1:], *parameters.operations.shape[1:]]
-    call = native.Call(core.biprop_augmix, [images.data_ptr(), mixed.data_ptr()], sizes, arrays)
-    native.in_threads(call, len(images), torch.get_num_threads())
+    addresses, threads = [images.data_ptr(), mixed.data_ptr()], torch.get_num_threads()
+    native.run(core.biprop_augmix, addresses, len(images), threads, sizes=sizes, arrays=arrays, grain=native.IMAGES)
     return mixed
 
 
