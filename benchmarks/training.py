@@ -1,8 +1,11 @@
-"""What a search step costs beside a dense training step: the same network, batch and batch norm, in one interleaved run.
+"""What a search step costs beside a dense training step, in one interleaved run.
 
-    python benchmarks/training.py                                   # the whole table; tens of minutes on two cores
-    python benchmarks/training.py --networks cResNet18 --batches 32 --activations float --rounds 9
-    python benchmarks/training.py --memory                          # peak memory of a step, in processes of their own
+    python benchmarks/training.py                                   # the whole table; an hour on two cores
+    python benchmarks/training.py --networks cResNet18 --batches 32 --activations float --rounds 15
+    python benchmarks/training.py memory --batches 128              # peak memory of a step, in processes of their own
+    python benchmarks/training.py options --batches 128             # channels_last, bf16 and compile beside neither
+    python benchmarks/training.py pipeline --batches 128            # batches with AugMix, made on the spot, beside a ready batch
+    python benchmarks/training.py --device cuda --batches 256 --amp bf16 --channels-last
 
 A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is kept. In every round each
 kind takes its turn, and a ratio is of two times of the same round: what else the machine does falls on all.
@@ -11,19 +14,25 @@ kind takes its turn, and a ratio is of two times of the same round: what else th
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is loaded
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from biprop.config import Config
+from biprop.data import DataSet, Recipe
+from biprop.data.augmix import AugMix
+from biprop.data.sources import CIFAR_MEAN, CIFAR_STD, Images, Source
 from biprop.network import Task, build_network
 from biprop.optim import build_optimizer
 
@@ -33,18 +42,40 @@ NETWORKS = {
     "VGG_Small": ("VGG_Small", "VGG_Small_BinAct"),
     "cResNet18": ("cResNet18", "cResNet18_BinAct"),
 }
+Step = Callable[[], None]
 
 
-def make_step(arch: str, kind: str, batch: int) -> Callable[[], None]:
-    """A function that takes one training step."""
+@dataclass(frozen=True)
+class How:
+    """How a step is computed; as the options of biprop find."""
+
+    device: str = "cpu"
+    amp: str = "none"
+    channels_last: bool = False
+    compile: bool = False
+
+    def __str__(self) -> str:
+        named = [f"amp {self.amp}" * (self.amp != "none"), "channels_last" * self.channels_last, "compile" * self.compile]
+        return " ".join(filter(None, named)) or "plain"
+
+
+def make_step(arch: str, kind: str, batch: int, how: How, batches: Iterator[tuple[Tensor, Tensor]] | None = None) -> Step:
+    """A function that takes one training step, on the next of `batches` or always on the same."""
     made = build_network(Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32)))
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    made.model.to(how.device).train()
+    ready = torch.randn(batch, 3, 32, 32, device=how.device), torch.randint(10, (batch,), device=how.device)
+    source = batches or itertools.repeat(ready)
     optimizer = build_optimizer(made.model, "sgd", lr=0.01, weight_decay=1e-4)
-    made.model.train()
+    runner = torch.compile(made.model) if how.compile else made.model
 
     def step() -> None:
+        images, labels = next(source)
+        if how.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(how.device, torch.bfloat16, enabled=how.amp == "bf16"):
+            logits = runner(images).float()
         optimizer.zero_grad()
-        F.cross_entropy(made.model(images), labels).backward()
+        F.cross_entropy(logits, labels).backward()
         optimizer.step()
         if made.subnetwork:
             made.subnetwork.update()
@@ -52,16 +83,29 @@ def make_step(arch: str, kind: str, batch: int) -> Callable[[], None]:
     return step
 
 
-def times(arch: str, batch: int, rounds: int) -> dict[str, list[float]]:
-    steps = {kind: make_step(arch, kind, batch) for kind in KINDS}
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for turn in range(rounds + 1):
-        for kind, step in steps.items():
+def take_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every step of every round; the first two rounds warm up."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 2):
+        for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if turn:  # the first warms up
-                found[kind].append(time.perf_counter() - start)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn > 1:
+                found[name].append(time.perf_counter() - start)
     return found
+
+
+def show(title: str, found: dict[str, list[float]], base: str) -> None:
+    """A line: for every step but `base`, the median and the range of its time over that of `base` in the same round."""
+    shown = []
+    for name, seconds in found.items():
+        if name != base:
+            ratios = sorted(a / b for a, b in zip(seconds, found[base], strict=True))
+            low, _, high = statistics.quantiles(ratios, n=4)
+            shown.append(f"{name} {statistics.median(ratios):.3f} ({low:.2f} to {high:.2f}; {ratios[0]:.2f} to {ratios[-1]:.2f})")
+    print(f"{title}  {'  '.join(shown)}  [{base} {1000 * statistics.median(found[base]):.0f} ms]", flush=True)
 
 
 def peak_memory(arch: str, kind: str, batch: int) -> float:
@@ -69,7 +113,7 @@ def peak_memory(arch: str, kind: str, batch: int) -> float:
     code = (
         "import resource, sys; sys.path.insert(0, 'benchmarks'); import training\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"step = training.make_step({arch!r}, {kind!r}, {batch})\n"
+        f"step = training.make_step({arch!r}, {kind!r}, {batch}, training.How())\n"
         "for _ in range(3): step()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
@@ -77,34 +121,59 @@ def peak_memory(arch: str, kind: str, batch: int) -> float:
     return int(done.stdout) / 1024
 
 
+def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images of CIFAR-10's size: cropped, flipped, AugMix, normalised. Random pixels cost what pictures cost."""
+    images = Images(torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (10_000,)))
+    source = Source(images, images, [str(i) for i in range(10)], CIFAR_MEAN, CIFAR_STD, "crop+flip")
+    data = DataSet(source, "test", Recipe(augmix=AugMix())).to(torch.device(device))
+    for epoch in itertools.count():
+        yield from (made for made in data.training_batches(batch, 0, epoch) if len(made[1]) == batch)
+
+
+def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
+    title = f"{arch:18} batch {batch:4} "
+    if what == "memory":
+        peaks = {kind: peak_memory(arch, kind, batch) for kind in KINDS}
+        shown = [f"{kind} {peaks[kind] / peaks['dense']:.2f}" for kind in ("layer", "global")]
+        print(f"{title}  {'  '.join(shown)}  [dense {peaks['dense']:.0f} MiB]", flush=True)
+        return
+    if what == "options":
+        hows = [How(how.device), How(how.device, channels_last=True), How(how.device, "bf16"), How(how.device, "bf16", True)]
+        hows += [How(how.device, compile=True)]
+        steps, base = {str(h): make_step(arch, "layer", batch, h) for h in hows}, "plain"
+    elif what == "pipeline":
+        made = augmented_batches(batch, how.device)
+        steps = {"ready": make_step(arch, "layer", batch, how), "AugMix": make_step(arch, "layer", batch, how, made)}
+        base = "ready"
+    else:
+        steps, base = {kind: make_step(arch, kind, batch, how) for kind in KINDS}, "dense"
+    show(title, take_turns(steps, rounds, how.device), base)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("kinds", "memory", "options", "pipeline"), default="kinds")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 128])
     parser.add_argument("--activations", nargs="+", choices=("float", "binary"), default=["float", "binary"])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--amp", choices=("none", "bf16"), default="none")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, n = {arguments.rounds}")
-    print("masked step / dense step, 20 % kept: median (range)")
+    how = How(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
+    machine = f"{torch.get_num_threads()} threads" if how.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{machine}, PyTorch {torch.__version__}, {how}, n = {arguments.rounds}, 20 % kept")
+    print(
+        "MiB at the peak / those of the dense step"
+        if arguments.what == "memory"
+        else "step / step in [ ]: median (quartiles; range)"
+    )
     for network in arguments.networks:
         for activation in arguments.activations:
-            arch = NETWORKS[network][activation == "binary"]
             for batch in arguments.batches:
-                if arguments.memory:
-                    peaks = {kind: peak_memory(arch, kind, batch) for kind in KINDS}
-                    shown = [f"{kind} {peaks[kind] / peaks['dense']:.2f}" for kind in ("layer", "global")]
-                    print(f"{arch:18} batch {batch:4}  {'  '.join(shown)}  (dense {peaks['dense']:.0f} MiB)", flush=True)
-                    continue
-                found = times(arch, batch, arguments.rounds)
-                shown = []
-                for kind in ("layer", "global"):
-                    ratios = [a / b for a, b in zip(found[kind], found["dense"], strict=True)]
-                    shown.append(f"{kind} {statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})")
-                print(
-                    f"{arch:18} batch {batch:4}  {'  '.join(shown)}  dense {1000 * statistics.median(found['dense']):.0f} ms",
-                    flush=True,
-                )
+                measure(arguments.what, NETWORKS[network][activation == "binary"], batch, arguments.rounds, how)
 
 
 if __name__ == "__main__":

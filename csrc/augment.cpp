@@ -10,13 +10,6 @@
 
 #include "core.h"
 
-// Compiled for three generations of processors; the fitting one is chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define BIPROP_FASTEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define BIPROP_FASTEST
-#endif
-
 namespace {
 
 using Byte = std::uint8_t;
@@ -234,7 +227,7 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
 }  // namespace
 
 // Of the functions below; src/biprop/native.py leaves a library of another version alone.
-BIPROP_EXPORT int biprop_core_version() { return 2; }
+BIPROP_EXPORT int biprop_core_version() { return 3; }
 
 // Images `first` to `last` (exclusive) with rows and columns picked: pixel (y, x) of an image becomes its pixel (rows[y],
 // columns[x]), or 0 where it has none. rows: [B, height], columns: [B, width].

@@ -1,10 +1,12 @@
 // Who is kept, and what a masked layer computes with, on the CPU: each a single pass over the weights.
 //
-// |score| as an unsigned integer of 31 bits has the order of the floats, so the weights are sorted into 8,192 bins by their 13
-// highest bits (few enough for the fastest cache), and only the bin that holds the threshold has to be looked at closely. All functions are plain C for ctypes and
-// touch nothing global.
+// |score| as an integer of 31 bits has the order of the floats. One pass with a window of such integers tells who is above it
+// (kept) and who is in it (to be ranked). The window is a guess around the last threshold; where there is none, or it was wrong,
+// it is one of 8,192 bins by the 13 highest bits (few enough for the fastest cache), found by counting.
+// All functions are plain C for ctypes and touch nothing global.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -13,13 +15,30 @@
 
 namespace {
 
-constexpr int kShift = 18, kBins = 1 << (31 - kShift);
+constexpr int kShift = 18, kBins = 1 << (31 - kShift), kBlock = 64;
 
 std::uint32_t magnitude_bits(float score) {
     std::uint32_t bits;
     std::memcpy(&bits, &score, sizeof bits);
     return bits & 0x7fffffffu;
 }
+
+// What is in a block of |scores|, as integers. Always inline, for a count that the compiler knows.
+struct Block {
+    std::int32_t magnitudes[kBlock], above = 0, inside = 0, largest = 0;
+
+    __attribute__((always_inline)) Block(const float* scores, std::uint8_t* mask, int count, std::int32_t low, std::int32_t high) {
+        std::memcpy(magnitudes, scores, sizeof(float) * count);
+        for (int i = 0; i < count; ++i) {
+            magnitudes[i] &= 0x7fffffff;
+            largest = std::max(largest, magnitudes[i]);
+            above += magnitudes[i] > high;
+            inside += magnitudes[i] >= low;
+        }
+        for (int i = 0; i < count; ++i) mask[i] = magnitudes[i] > high;
+        inside -= above;
+    }
+};
 
 }  // namespace
 
@@ -42,20 +61,42 @@ BIPROP_EXPORT void biprop_histogram(const float* scores, std::uint32_t* histogra
     }
 }
 
-// mask: 1 in bins above `bin`, 0 elsewhere. The places of what is in `bin` itself go to candidates + offsets[part].
-BIPROP_EXPORT void biprop_mask(
-    const float* scores, std::uint8_t* mask, std::int64_t first, std::int64_t last, int grain, int bin, const std::int64_t* offsets,
-    std::int64_t* candidates) {
-    std::int64_t* next = candidates + offsets[first / grain];
-    const std::uint32_t low = static_cast<std::uint32_t>(bin) << kShift, high = low | ((1u << kShift) - 1);
-    for (std::int64_t i = first; i < last; ++i) mask[i] = magnitude_bits(scores[i]) > high;
-    for (std::int64_t i = first; i < last; ++i) {
-        if (magnitude_bits(scores[i]) - low <= high - low) *next++ = i;
+// Choose for part first / grain, whose tally [parts, 3] says afterwards how many |scores| are above the window, how many in it, and
+// whether one is infinite or not a number. mask: 1 above the window low .. high, 0 elsewhere. The places of what is in the window
+// go to places[part], as far as there is room.
+BIPROP_EXPORT BIPROP_FASTEST void biprop_choose(
+    const float* __restrict scores, std::uint8_t* __restrict mask, std::int64_t first, std::int64_t last, int grain, std::int32_t low,
+    std::int32_t high, std::int64_t room, std::int64_t* __restrict tallies, std::int64_t* __restrict places) {
+    const std::int64_t part = first / grain;
+    std::int64_t* next = places + part * room;
+    std::int64_t above = 0, inside = 0;
+    std::int32_t largest = 0;
+    for (std::int64_t begin = first; begin < last; begin += kBlock) {
+        const int count = static_cast<int>(std::min<std::int64_t>(kBlock, last - begin));
+        const Block block = count == kBlock ? Block(scores + begin, mask + begin, kBlock, low, high)
+                                            : Block(scores + begin, mask + begin, count, low, high);
+        if (block.inside && inside + block.inside <= room) {
+            for (int i = 0; i < count; ++i) {
+                if (block.magnitudes[i] >= low && block.magnitudes[i] <= high) *next++ = begin + i;
+            }
+        }
+        above += block.above;
+        inside += block.inside;
+        largest = std::max(largest, block.largest);
     }
+    tallies[3 * part] = above;
+    tallies[3 * part + 1] = inside;
+    tallies[3 * part + 2] = largest >= 0x7f800000;
+}
+
+// result = |weight| * mask.
+BIPROP_EXPORT BIPROP_FASTEST void biprop_kept_magnitudes(
+    const float* __restrict weight, const std::uint8_t* __restrict mask, float* __restrict result, std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) result[i] = std::fabs(weight[i]) * static_cast<float>(mask[i]);
 }
 
 // result = gain * sign(weight) * mask; the sign of 0 is 0. gain: one number.
-BIPROP_EXPORT void biprop_binary_weight(
+BIPROP_EXPORT BIPROP_FASTEST void biprop_binary_weight(
     const float* __restrict weight, const std::uint8_t* __restrict mask, const float* gain, float* __restrict result, std::int64_t first,
     std::int64_t last) {
     const float plus = *gain, minus = -*gain;
@@ -66,7 +107,7 @@ BIPROP_EXPORT void biprop_binary_weight(
 }
 
 // result = grad * weight * sign(scores); the sign of 0 is 0.
-BIPROP_EXPORT void biprop_score_gradient(
+BIPROP_EXPORT BIPROP_FASTEST void biprop_score_gradient(
     const float* __restrict scores, const float* __restrict weight, const float* __restrict grad, float* __restrict result,
     std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {

@@ -8,8 +8,8 @@ def test_counts_are_of_images_not_of_batches() -> None:
     logits = torch.eye(7) * 5
     labels = torch.tensor([0, 1, 2, 3, 4, 5, 0])  # the last is wrong, and outside its row's five likeliest or not by index
     counts = Counts()
-    counts.add(logits[:4], labels[:4], 0.5)
-    counts.add(logits[4:], labels[4:], 1.0)
+    counts.add(logits[:4], labels[:4], torch.tensor(0.5))
+    counts.add(logits[4:], labels[4:], torch.tensor(1.0))
     assert (counts.images, counts.right) == (7, 6)
     assert counts.right_in_5 >= 6
     assert counts.top1 == 100 * 6 / 7
@@ -18,7 +18,7 @@ def test_counts_are_of_images_not_of_batches() -> None:
 
 def test_fewer_than_five_classes() -> None:
     counts = Counts()
-    counts.add(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]), 0.1)
+    counts.add(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]), torch.tensor(0.1))
     assert (counts.top1, counts.top5) == (50, 100)
 
 

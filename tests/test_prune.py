@@ -63,6 +63,32 @@ def test_keep_top_of_many_is_the_sort(kind: str, compiled: bool, monkeypatch: py
         assert torch.equal(torch.cat(parts), together)
 
 
+@given(
+    st.integers(0, 2**32 - 1), st.lists(st.tuples(st.sampled_from([0.0, 1e-6, 1e-3, 0.1, 1e3]), st.floats(0.01, 1)), max_size=6)
+)
+def test_a_ranking_that_remembers_chooses_as_the_sort_does(seed: int, steps: list[tuple[float, float]]) -> None:
+    generator, ranking = torch.Generator().manual_seed(seed), prune.Ranking()
+    scores = torch.randn(3000, generator=generator).round(decimals=2)  # many ties
+    for change, density in steps:
+        scores += change * torch.randn(3000, generator=generator)
+        kept = prune.kept_count(3000, density)
+        parts = prune.keep_top_of_all(scores.split([1000, 0, 2000]), kept, ranking)
+        assert torch.equal(torch.cat(parts), by_sorting(scores, kept))
+
+
+def test_a_remembered_window_with_too_many_in_it_is_given_up() -> None:
+    ranking, uniform = prune.Ranking(), torch.rand(native.WEIGHTS)
+    for scores in (uniform, 1 + 1e-6 * uniform, torch.full_like(uniform, 0.5)):
+        (mask,) = prune.keep_top_of_each([scores], [1000], [ranking])
+        assert torch.equal(mask, by_sorting(scores, 1000))
+
+
+@pytest.mark.parametrize("kept", [1, 40, 60, 99])
+def test_other_devices_way_is_the_sort(kept: int) -> None:
+    scores = torch.randint(-9, 9, (100,)).half()  # on the CPU, half precision goes the way of other devices
+    assert torch.equal(prune.keep_top(scores, kept), by_sorting(scores, kept))
+
+
 @given(st.lists(SCORES, min_size=1, max_size=5), st.floats(0.01, 1), st.floats(0, 0.3))
 def test_keep_top_global_keeps_exactly_k_and_every_floor(layers: list[list[float]], density: float, floor: float) -> None:
     scores = [torch.tensor(values) for values in layers]

@@ -63,7 +63,8 @@ def option(default: Any, help: str, group: str, **rule: Any) -> Any:
     return dataclasses.field(default=default, metadata={"rule": Rule(help, group, **rule)})
 
 
-_NET, _PRUNE, _INIT, _DATA, _OPT, _RUN = "network", "pruning", "random weights", "data", "optimisation", "run and files"
+_NET, _PRUNE, _INIT, _DATA, _OPT = "network", "pruning", "random weights", "data", "optimisation"
+_SPEED, _RUN = "speed (these change roundings, and so the numbers of a run)", "run and files"
 
 SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
@@ -183,6 +184,12 @@ class Config:
     epochs: int = option(90, "passes over the training images", _OPT, low=1)
     start_epoch: int = option(0, "first epoch, counted from 0: leaves out the schedules' beginning", _OPT, low=0)
     batch_size: int = option(256, "images a step", _OPT, low=1, short=("-b",))
+
+    amp: str = option(
+        "none", "bf16: train with bfloat16 where autocast allows; evaluation stays in float32", _SPEED, choices=("none", "bf16")
+    )
+    channels_last: bool = option(False, "train on images whose channels are innermost in memory", _SPEED)
+    compile: bool = option(False, "train with torch.compile: the first step takes a minute", _SPEED)
 
     name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-VERSION = 2
+VERSION = 3
 """Of the functions' arguments; a library of another version is left alone."""
 
 IMAGES, WEIGHTS = 16, 1 << 18
@@ -35,7 +35,7 @@ def run(
     count: int,
     threads: int,
     *,
-    sizes: Sequence[int] = (),
+    sizes: Sequence[int | ctypes.c_int64] = (),
     arrays: Sequence[NDArray[Any]] = (),
     grain: int,
 ) -> None:

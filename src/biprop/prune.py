@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import native
 
-BINS, INFINITE_BIN = 1 << 13, 0x7F800000 >> 18  # of |score|, by the 13 highest of its 31 bits
+SHIFT = 18
+BINS = 1 << (31 - SHIFT)  # of |score|, by the 13 highest of its 31 bits
+INFINITE = 0x7F800000
+NOT_FINITE = "a score is infinite or not a number"
 
 
 def kept_count(weights: int, density: float) -> int:
@@ -38,12 +43,29 @@ def check_floors(kept: int, floors: Sequence[int]) -> None:
         )
 
 
-def _kth_smallest(magnitudes: Tensor, k: int) -> Tensor:
-    """The k-th smallest (from 1) of a flat tensor, as a scalar tensor."""
-    if magnitudes.device.type == "cpu" and magnitudes.dtype in (torch.float32, torch.float64):
-        # numpy partitions with vector instructions: 7 ms for 2.4 M floats where kthvalue takes 49 and a sort 375 (one core).
-        return torch.from_numpy(np.partition(magnitudes.numpy(), k - 1)[k - 1 : k])[0]
-    return torch.kthvalue(magnitudes, k).values
+class Ranking:
+    """What is remembered of one ranking from step to step: its threshold moves little, so only |scores| near it need a close
+    look. It saves work and changes no result. A window is two |scores|, as integers of 31 bits, which have the order of the
+    floats.
+    """
+
+    NARROWEST, WIDEST = 1 << 12, 1 << 19  # of 2^23 between a number and its double
+
+    def __init__(self) -> None:
+        self._threshold: int | None = None
+        self._reach = self.WIDEST
+
+    def window(self) -> tuple[int, int] | None:
+        """Where the threshold should be now; None before the first step."""
+        if self._threshold is None:
+            return None
+        return max(0, self._threshold - self._reach), min(INFINITE - 1, self._threshold + self._reach)
+
+    def learn(self, threshold: int) -> None:
+        """Remember the threshold of this step, and how far it moved."""
+        if self._threshold is not None:
+            self._reach = min(max(4 * abs(threshold - self._threshold), self.NARROWEST), self.WIDEST)
+        self._threshold = threshold
 
 
 def keep_top(scores: Tensor, kept: int) -> Tensor:
@@ -59,74 +81,144 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
     Raises:
         FloatingPointError: a score is infinite or not a number.
     """
-    (mask,) = keep_top_of_all([scores], kept)
+    (mask,) = keep_top_of_each([scores], [kept])
     return mask
 
 
-def keep_top_of_all(scores: Sequence[Tensor], kept: int) -> list[Tensor]:
+def keep_top_of_each(scores: Sequence[Tensor], kept: Sequence[int], rankings: Sequence[Ranking] | None = None) -> list[Tensor]:
+    """`keep_top` of several tensors, each for itself; `rankings` remember them from step to step."""
+    rankings = rankings or [Ranking() for _ in scores]
+    if core := _core(scores):
+        return [_keep_top_by_core(core, [s], k, r)[0] for s, k, r in zip(scores, kept, rankings, strict=True)]
+    _check_finite(scores)
+    return [_keep_top_flat(s.detach().flatten(), k).view(s.shape) for s, k in zip(scores, kept, strict=True)]
+
+
+def keep_top_of_all(scores: Sequence[Tensor], kept: int, ranking: Ranking | None = None) -> list[Tensor]:
     """`keep_top` over several tensors as if they were one, concatenated: one mask for each."""
-    on_cpu = all(s.device.type == "cpu" and s.dtype == torch.float32 for s in scores)
-    core = native.library() if on_cpu else None
-    if core and kept > 0:
-        return _keep_top_by_core(core, scores, kept)
-    flat = scores[0].detach().flatten() if len(scores) == 1 else torch.cat([s.detach().flatten() for s in scores])
-    parts = _keep_top_flat(flat, kept).split([s.numel() for s in scores])
+    if core := _core(scores):
+        return _keep_top_by_core(core, scores, kept, ranking or Ranking())
+    _check_finite(scores)
+    parts = _keep_top_flat(torch.cat([s.detach().flatten() for s in scores]), kept).split([s.numel() for s in scores])
     return [part.view(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
-def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int) -> list[Tensor]:
-    """Two passes over the scores: how many fall into each of 8,192 bins, and who is above the bin with the threshold."""
-    flats = [s.detach().contiguous().view(-1) for s in scores]
+def _core(scores: Sequence[Tensor]) -> ctypes.CDLL | None:
+    """The compiled core, if it can rank these."""
+    return native.library() if all(s.device.type == "cpu" and s.dtype == torch.float32 for s in scores) else None
+
+
+def _check_finite(scores: Sequence[Tensor]) -> None:
+    # One answer for all: on a GPU every question waits for what was started before.
+    largest = [s.detach().abs().amax() for s in scores if s.numel()]
+    if largest and not torch.isfinite(torch.stack(largest)).all():
+        raise FloatingPointError(NOT_FINITE)
+
+
+@dataclass
+class _Choice:
+    """Flat masks of who is above a window, and the places of who is in it (None: too many for the room)."""
+
+    masks: list[NDArray[np.bool_]]
+    above: int
+    places: list[NDArray[np.int64]] | None
+
+    @property
+    def inside(self) -> int:
+        return sum(len(places) for places in self.places) if self.places is not None else 0
+
+
+def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int, ranking: Ranking) -> list[Tensor]:
+    flats = [s.detach().contiguous().view(-1).numpy() for s in scores]
+    choice = None
+    if window := ranking.window():
+        choice = _choose(core, flats, window, native.WEIGHTS // 16)
+        if choice.places is None or not choice.above < kept <= choice.above + choice.inside:
+            choice = None
+    if choice is None:
+        if not any(len(flat) for flat in flats):
+            return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
+        choice = _choose(core, flats, *_window_by_counting(core, flats, max(1, kept)))
+    assert choice.places is not None
+    candidates = np.concatenate([flat[these] for flat, these in zip(flats, choice.places, strict=True)])
+    chosen = _keep_top_flat(torch.from_numpy(candidates), kept - choice.above).numpy()
+    if chosen.any():
+        ranking.learn(int(np.abs(candidates[chosen]).min().view(np.uint32)))
+    at = 0
+    for mask, these in zip(choice.masks, choice.places, strict=True):
+        mask[these[chosen[at : at + len(these)]]] = True
+        at += len(these)
+    return [torch.from_numpy(mask).view(s.shape) for mask, s in zip(choice.masks, scores, strict=True)]
+
+
+def _choose(core: ctypes.CDLL, flats: Sequence[NDArray[np.float32]], window: tuple[int, int], room: int) -> _Choice:
+    """One pass over all scores. `room`: how many of a part may be in the window."""
+    threads, grain = torch.get_num_threads(), native.WEIGHTS
+    choice = _Choice([], 0, [])
+    for flat in flats:
+        parts = -(-len(flat) // grain)
+        mask, places = np.empty(len(flat), dtype=np.bool_), np.empty((parts, room), dtype=np.int64)
+        tallies = np.zeros((parts, 3), dtype=np.int64)  # above, inside, not finite
+        native.run(
+            core.biprop_choose, [flat.ctypes.data, mask.ctypes.data], len(flat), threads,
+            sizes=[grain, *window, ctypes.c_int64(room)], arrays=[tallies, places], grain=grain,
+        )  # fmt: skip
+        if tallies[:, 2].any():
+            raise FloatingPointError(NOT_FINITE)
+        choice.masks.append(mask)
+        choice.above += int(tallies[:, 0].sum())
+        if (tallies[:, 1] > room).any():
+            choice.places = None
+        elif choice.places is not None:
+            choice.places.append(places[np.arange(room) < tallies[:, 1:2]])
+    return choice
+
+
+def _window_by_counting(core: ctypes.CDLL, flats: Sequence[NDArray[np.float32]], kept: int) -> tuple[tuple[int, int], int]:
+    """The bin of |scores| in which the kept-th largest is, as a window, and the most that a part has in it."""
     threads, grain = torch.get_num_threads(), native.WEIGHTS
     histograms = [np.zeros((-(-len(flat) // grain), BINS), dtype=np.uint32) for flat in flats]
     for flat, histogram in zip(flats, histograms, strict=True):
-        addresses = [flat.data_ptr(), histogram.ctypes.data]
+        addresses = [flat.ctypes.data, histogram.ctypes.data]
         native.run(core.biprop_histogram, addresses, len(flat), threads, sizes=[grain], grain=grain)
-    counts = np.sum([histogram.sum(0, dtype=np.int64) for histogram in histograms], axis=0)
-    if counts[INFINITE_BIN:].any():
-        raise FloatingPointError("a score is infinite or not a number")
-    at_least = counts[::-1].cumsum()[::-1]  # how many are in a bin or above it
+    counts = np.concatenate(histograms)
+    at_least = counts.sum(0, dtype=np.int64)[::-1].cumsum()[::-1]  # how many are in a bin or above it
     bin_ = int(np.flatnonzero(at_least >= kept)[-1])
-    missing = kept - int(at_least[bin_] - counts[bin_])
-
-    masks, candidates = [], []
-    for flat, histogram in zip(flats, histograms, strict=True):
-        mask = torch.empty(len(flat), dtype=torch.bool)
-        in_bin = histogram[:, bin_].astype(np.int64)
-        places, offsets = np.empty(int(in_bin.sum()), dtype=np.int64), in_bin.cumsum() - in_bin
-        addresses, arrays = [flat.data_ptr(), mask.data_ptr()], [offsets, places]
-        native.run(core.biprop_mask, addresses, len(flat), threads, sizes=[grain, bin_], arrays=arrays, grain=grain)
-        masks.append(mask)
-        candidates.append(torch.from_numpy(places))
-    chosen = _keep_top_flat(torch.cat([flat[these] for flat, these in zip(flats, candidates, strict=True)]), missing)
-    for mask, bin_places, part in zip(masks, candidates, chosen.split([len(these) for these in candidates]), strict=True):
-        mask[bin_places[part]] = True
-    return [mask.view(s.shape) for mask, s in zip(masks, scores, strict=True)]
+    return (bin_ << SHIFT, ((bin_ + 1) << SHIFT) - 1), int(counts[:, bin_].max())
 
 
 def _keep_top_flat(scores: Tensor, kept: int) -> Tensor:
-    """`keep_top` of a flat tensor."""
+    """`keep_top` of a flat tensor of finite scores. Off the CPU nothing here waits for the device."""
+    count = len(scores)
+    assert 0 <= kept <= count, (kept, count)
+    if kept in (0, count):
+        return torch.full_like(scores, kept > 0, dtype=torch.bool)
     magnitudes = scores.abs()
-    pruned = magnitudes.numel() - kept
-    assert 0 <= pruned <= magnitudes.numel(), (kept, scores.shape)
-    if not torch.isfinite(magnitudes.amax()):
-        raise FloatingPointError("a score is infinite or not a number")
-    if pruned == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    threshold = _kth_smallest(magnitudes, pruned)
+    threshold = _smallest_kept(magnitudes, kept)
     mask = magnitudes > threshold
-    missing = kept - int(mask.sum())
-    if missing:  # several scores equal the threshold: the last of them are kept
-        mask[(magnitudes == threshold).nonzero().squeeze(1)[-missing:]] = True
-    return mask
+    equal = magnitudes == threshold  # of several that equal the threshold the last are kept
+    place = equal.cumsum(0)
+    return mask | equal & (place > place[-1] - (kept - mask.sum()))
 
 
-def keep_top_global(scores: Sequence[Tensor], kept: int, floors: Sequence[int]) -> list[Tensor]:
+def _smallest_kept(magnitudes: Tensor, kept: int) -> Tensor:
+    """The kept-th largest of a flat tensor, as a scalar tensor."""
+    pruned = len(magnitudes) - kept
+    if magnitudes.device.type == "cpu" and magnitudes.dtype in (torch.float32, torch.float64):
+        # numpy partitions with vector instructions: 7 ms for 2.4 M floats where kthvalue takes 49 and a sort 375 (one core).
+        return torch.from_numpy(np.partition(magnitudes.numpy(), pruned)[pruned : pruned + 1])[0]
+    # Not kthvalue: on a GPU it gives a whole layer to one block of threads, topk many blocks.
+    if kept <= pruned:
+        return magnitudes.topk(kept, sorted=False).values.amin()
+    return magnitudes.topk(pruned + 1, largest=False, sorted=False).values.amax()
+
+
+def keep_top_global(scores: Sequence[Tensor], kept: int, floors: Sequence[int], ranking: Ranking | None = None) -> list[Tensor]:
     """Masks of the `kept` largest |scores| of all layers together, where layer i keeps at least `floors[i]`.
 
     A layer below its floor is given its own top `floors[i]`, and the others share what remains, so that exactly `kept` are
     kept in all. Without a floor a layer can lose all its weights, and the network its signal (the original research code
-    divides 0 by 0 there and turns into NaN).
+    divides 0 by 0 there and turns into NaN). `ranking` remembers the common ranking from step to step.
 
     Returns:
         Bool tensors of the shapes of `scores`.
@@ -139,8 +231,8 @@ def keep_top_global(scores: Sequence[Tensor], kept: int, floors: Sequence[int]) 
     masks: dict[int, Tensor] = {}
     free = list(range(len(scores)))
     while free:
-        parts = keep_top_of_all([scores[i] for i in free], kept - sum(floors[i] for i in masks))
-        counts = torch.stack([part.sum() for part in parts]).tolist()
+        parts = keep_top_of_all([scores[i] for i in free], kept - sum(floors[i] for i in masks), ranking)
+        counts = torch.stack([part.count_nonzero() for part in parts]).tolist()
         poor = [i for i, count in zip(free, counts, strict=True) if count < floors[i]]
         if not poor:
             masks |= dict(zip(free, parts, strict=True))

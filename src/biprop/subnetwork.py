@@ -65,6 +65,7 @@ class Subnetwork:
         self.exempt = exempt
         self.left_alone = left_alone
         self._versions: list[int] = []
+        self._rankings = [prune.Ranking() for _ in layers]  # of each layer; under global scope the first serves all
         for layer in layers.values():
             # A pre-hook on each layer, not one on the model: it also runs when a part of the model is called alone, and its
             # presence keeps nn.TransformerEncoderLayer off its fused path, which reads the raw weights.
@@ -79,7 +80,7 @@ class Subnetwork:
     @property
     def kept(self) -> int:
         """Number of weights that the masks keep now."""
-        return int(torch.stack([layer.mask.sum() for layer in self.layers.values()]).sum())
+        return int(torch.stack([layer.mask.count_nonzero() for layer in self.layers.values()]).sum())
 
     @property
     def density(self) -> float:
@@ -95,11 +96,9 @@ class Subnetwork:
         """
         if any(layer.weight.is_meta for layer in self.layers.values()):
             return
-        masks = self._global_masks() if self.scope == "global" else self._layer_masks()
-        for (name, layer), mask in zip(self.layers.items(), masks, strict=True):
-            n = layer.weight.numel()
+        for (name, layer), mask in zip(self.layers.items(), self._masks(), strict=True):
             # The divisors are the method's: int(k * n) under layerwise pruning, the true count under global pruning.
-            divisor = int(mask.sum()) if self.scope == "global" else int(self.densities[name] * n)
+            divisor = None if self.scope == "global" else int(self.densities[name] * layer.weight.numel())
             layer.mask.copy_(mask)
             layer.gain.copy_(binarize.gain(layer.weight, mask, divisor))
             layer.had_gradient = False
@@ -121,7 +120,7 @@ class Subnetwork:
     def report(self) -> list[LayerReport]:
         """One entry per masked layer."""
         return [
-            LayerReport(name, tuple(m.weight.shape), m.weight.numel(), int(m.mask.sum()), float(m.gain))
+            LayerReport(name, tuple(m.weight.shape), m.weight.numel(), int(m.mask.count_nonzero()), float(m.gain))
             for name, m in self.layers.items()
         ]
 
@@ -133,21 +132,15 @@ class Subnetwork:
             f"({100 * self.density:.2f} %), scope {self.scope}{dense}{left})"
         )
 
-    def _layer_masks(self) -> list[torch.Tensor]:
-        masks = []
-        for name, layer in self.layers.items():
-            try:
-                masks.append(prune.keep_top(layer.scores, prune.kept_count(layer.scores.numel(), self.densities[name])))
-            except FloatingPointError as e:
-                raise FloatingPointError(f"layer {name}: {e}") from None
-        return masks
-
-    def _global_masks(self) -> list[torch.Tensor]:
+    def _masks(self) -> list[torch.Tensor]:
         scores = [layer.scores for layer in self.layers.values()]
-        density = next(iter(self.densities.values()))
-        floors = [prune.floor_count(s.numel(), self.floor) for s in scores]
         try:
-            return prune.keep_top_global(scores, prune.kept_count(self.weights, density), floors)
+            if self.scope == "layer":
+                kept = [prune.kept_count(s.numel(), k) for s, k in zip(scores, self.densities.values(), strict=True)]
+                return prune.keep_top_of_each(scores, kept, self._rankings)
+            density = next(iter(self.densities.values()))
+            floors = [prune.floor_count(s.numel(), self.floor) for s in scores]
+            return prune.keep_top_global(scores, prune.kept_count(self.weights, density), floors, self._rankings[0])
         except FloatingPointError as e:
             bad = next(name for name, m in self.layers.items() if not torch.isfinite(m.scores).all())
             raise FloatingPointError(f"layer {bad}: {e}") from None

@@ -168,7 +168,9 @@ class Search:
         self.network.model.to(self.device)
         if (smallest := min(config.batch_size, len(data.train))) < 2 * group.size > 2:
             raise UserError(f"--batch-size {config.batch_size}: {smallest} images a step are too few for {group.size} processes")
-        self.runner = self._data_parallel()
+        self.runner: nn.Module = self._data_parallel()
+        if config.compile:
+            self.runner = torch.compile(self.runner)  # type: ignore[assignment]
         self.data = data.to(self.device)
         self.optimizer = build_optimizer(
             self.model, config.optimizer,
@@ -277,9 +279,9 @@ class Search:
         batches = self.data.training_batches(config.batch_size, config.seed, epoch, self.group)
         with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", steps) as bar:
             for done, (images, labels) in enumerate(batches, start=1):
-                logits = self.runner(images)
+                logits = self._logits(images)
                 loss = losses.classification(logits, labels, config.label_smoothing)
-                mean_loss = float(loss.detach())
+                mean_loss = counts.add(logits[: len(labels)], labels, loss)  # with JSD, the plain views
                 self.step += 1
                 # Of several processes none stops alone: all find it in their scores after this step.
                 if not math.isfinite(mean_loss) and self.group.size == 1:
@@ -291,11 +293,23 @@ class Search:
                 self.optimizer.step()
                 if self.network.subnetwork:
                     self.network.subnetwork.update()
-                counts.add(logits[: len(labels)], labels, mean_loss)  # with JSD, the plain views
                 if done % config.print_freq == 0:
                     kept = f"  kept {100 * self.network.density:.1f} %"
                     bar.advance(config.print_freq, f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}")
         return counts.sum_over(self.group, self.device)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """The model's answer in training: float32, however it was computed."""
+        if self.config.channels_last:
+            # Of the images only: convolutions follow them, and scores stay in the order in which ties are broken.
+            images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"):
+                return self.runner(images).float()  # type: ignore[no-any-return]
+        except RuntimeError as e:
+            if self.config.compile and type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise UserError(f"--compile: torch.compile fails here: {str(e).splitlines()[0]}; leave it out") from None
+            raise
 
     def _weight(self, step: int, own: int) -> float:
         """What makes the plain mean of the processes' gradients the gradient of the batch's mean loss: shares differ in size.
