@@ -84,10 +84,13 @@ def make_step(arch: str, kind: str, batch: int, how: How, batches: Iterator[tupl
 
 
 def take_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every step of every round; the first two rounds warm up."""
+    """Seconds of every step of every round, in changing order; the first two rounds warm up."""
     found: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
     for turn in range(rounds + 2):
-        for name, step in steps.items():
+        order.append(order.pop(0))  # who comes first finds another state of the caches and of the heap
+        for name in order:
+            step = steps[name]
             start = time.perf_counter()
             step()
             if device == "cuda":

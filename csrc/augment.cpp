@@ -227,7 +227,7 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
 }  // namespace
 
 // Of the functions below; src/biprop/native.py leaves a library of another version alone.
-BIPROP_EXPORT int biprop_core_version() { return 3; }
+BIPROP_EXPORT int biprop_core_version() { return 4; }
 
 // Images `first` to `last` (exclusive) with rows and columns picked: pixel (y, x) of an image becomes its pixel (rows[y],
 // columns[x]), or 0 where it has none. rows: [B, height], columns: [B, width].

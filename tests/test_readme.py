@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -39,9 +40,9 @@ def test_every_file_of_the_package_has_its_tests() -> None:
     assert modules - tested <= covered_elsewhere
 
 
-def test_the_python_example_runs_and_prints_what_it_says() -> None:
+def test_the_python_example_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in code
 

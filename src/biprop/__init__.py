@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .subnetwork import LayerReport as LayerReport
     from .subnetwork import Subnetwork as Subnetwork
     from .subnetwork import convert as convert
+    from .ticket import Ticket as Ticket
+    from .ticket import TicketError as TicketError
 
 __version__ = "0.1.0"
 
@@ -21,11 +23,13 @@ _HOME = {
     "BinaryActivation": "layers",
     "LayerReport": "subnetwork",
     "Subnetwork": "subnetwork",
+    "Ticket": "ticket",
+    "TicketError": "ticket",
     "UserError": "errors",
     "convert": "subnetwork",
 }
 
-__all__ = ["BinaryActivation", "LayerReport", "Subnetwork", "UserError", "__version__", "convert"]
+__all__ = ["BinaryActivation", "LayerReport", "Subnetwork", "Ticket", "TicketError", "UserError", "__version__", "convert"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,8 @@ from .files import replacing
 from .network import Network, Task, build_network
 
 FORMAT = 1
+BEST, RESULT = "model_best.pth", "result.json"
+"""In a run folder: its best checkpoint, in checkpoints/, and beside that folder the accuracies of the network in it."""
 
 _AUGMENTATION_OPTIONS = {
     "use_augmix": "augmix",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .train import Result
 
 DIVERGED, MISTAKE, INTERRUPTED = 1, 2, 130
+TICKET_ENDING = ".mpt"
 
 _DESCRIPTION = """\
 Find Multi-Prize Tickets: subnetworks of networks with random, never-trained weights that are binary, and as accurate as
@@ -35,7 +36,9 @@ trained ones. Start with:
   biprop find                                        a ticket in the embedded digits, in less than a minute
   biprop find --config conv4_kn_unsigned --set CIFAR10 --data DIR --prune-rate 0.2
   biprop find --resume runs/.../checkpoints/epoch_most_recent.state
-  biprop evaluate --pretrained runs/.../checkpoints/model_best.pth
+  biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt
+  biprop inspect digits.mpt
+  biprop evaluate digits.mpt
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1 --set CIFAR10 --data DIR
   biprop list networks
 """
@@ -129,20 +132,54 @@ def _parser() -> _Parser:
     machine.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
     find.set_defaults(run=_find)
 
+    places = ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS)
+    debug: dict[str, Any] = {"action": "store_true", "help": "show where in the program a mistake was noticed"}
     evaluate = commands.add_parser(
         "evaluate",
-        help="accuracy of a checkpoint",
-        usage="biprop evaluate --pretrained FILE [options]",
-        description="Accuracy of a checkpoint on validation and test data. What it says of its network and data needs no flag.",
+        help="accuracy of a ticket or a checkpoint",
+        usage="biprop evaluate FILE [options]",
+        description="Accuracy of a ticket or a checkpoint on validation and test data. What the file says of its network and\n"
+        "data needs no flag; where the data are, --data says.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
     evaluate.add_argument(
-        "--pretrained", required=True, metavar="FILE", help="checkpoint of this program or of the original research code"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="ticket (.mpt), run folder, or checkpoint of this program or the original research code",
     )
-    _add_options(evaluate, ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS))
-    evaluate.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
+    evaluate.add_argument("--pretrained", metavar="FILE", help="the same, as the original research code spells it")
+    _add_options(evaluate, places)
+    evaluate.add_argument("--debug", **debug)
     evaluate.set_defaults(run=_evaluate)
+
+    pack = commands.add_parser(
+        "pack",
+        help="write the ticket file of a search: under one bit per weight",
+        usage="biprop pack RUN -o NAME.mpt [options]",
+        description="Write what a search found as a ticket: a seed, coded masks, one gain a layer, and batch norm. Before it is\n"
+        "written, every weight is rebuilt from it and compared.",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    pack.add_argument("source", metavar="RUN", help="run folder, or checkpoint of this program or of the original research code")
+    pack.add_argument("-o", "--output", required=True, metavar="NAME.mpt", help="the ticket")
+    pack.add_argument(
+        "--compact", action="store_true",
+        help="batch norm and dense layers in 16 bits a number instead of 32; measures what that changes on the test set",
+    )  # fmt: skip
+    _add_options(pack, places)
+    pack.add_argument("--debug", **debug)
+    pack.set_defaults(run=_pack)
+
+    inspect = commands.add_parser(
+        "inspect", help="what is in a ticket", usage="biprop inspect NAME.mpt",
+        description="A row per layer, and where the bytes of the file go.", formatter_class=_Help, allow_abbrev=False,
+    )  # fmt: skip
+    inspect.add_argument("file", metavar="NAME.mpt")
+    inspect.add_argument("--debug", **debug)
+    inspect.set_defaults(run=_inspect)
 
     sweep = commands.add_parser(
         "sweep",
@@ -318,46 +355,79 @@ def _coerced(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    return _show_accuracy(arguments.pretrained, _overrides(arguments), None)
+    if bool(arguments.file) == bool(arguments.pretrained):
+        raise UserError("name one file to evaluate: biprop evaluate FILE")
+    return _show_accuracy(arguments.file or arguments.pretrained, _overrides(arguments), None)
 
 
 def _show_accuracy(path: str, given: Mapping[str, Any], config_file: str | None) -> int:
-    """Evaluate a checkpoint: what it says itself holds, then flags, then the configuration file."""
+    """Evaluate a ticket or a checkpoint."""
     flags = _coerced(given)
     fallback = options.read_file(options.find_file(config_file)) if config_file else {}
-    from . import checkpoint, data, log
-    from .evaluate import evaluate
-    from .network import Task
-    from .train import choose_device, evaluation_batch
+    from . import accuracy, export, log
 
-    restored = checkpoint.restore(path, flags, fallback)
-    _warn(restored.content.warnings)
-    network, task = restored.network, restored.content.task
-    places = {name: flags[name] for name in ("set", "data", "image_size", "stream", "workers") if name in flags}
-    if restored.content.ours is None:  # the original research code's files say nothing of data
-        places = {name: fallback[name] for name in ("set", "workers") if name in fallback} | places
-    config = dataclasses.replace(restored.content.config, **places, low_data=1.0, one_batch=False, num_classes=None)
-    device = choose_device(flags.get("device", "auto"))
+    is_ticket = path.endswith(TICKET_ENDING)
+    subject = (
+        accuracy.of_ticket(path, flags) if is_ticket else accuracy.of_checkpoint(export.find_checkpoint(path), flags, fallback)
+    )
+    _warn(subject.warnings)
     console = log.Console()
-    images = data.load(config, console.track)
-    if (found := Task(len(images.classes), images.channels, images.input_size)) != task:
-        raise UserError(f"{path}: made for {task}, but the data have {found}")
-    if restored.mean and restored.std:
-        images.mean, images.std = restored.mean, restored.std
-    images.to(device)
-    network.model.to(device)
-    rows = [("network", config.arch), ("epoch", str(restored.content.epoch))]
-    if network.subnetwork:
-        rows.append(
-            ("weights kept", f"{network.subnetwork.kept:,} of {network.subnetwork.weights:,}  ({100 * network.density:.2f} %)")
-        )
-        rows += _layer_rows(config, network.subnetwork.report())
-    parts = {"test accuracy": images.test} | ({} if config.select_on == "test" else {"validation accuracy": images.validation})
+    images = accuracy.load_data(subject, console)
+    rows = [("network", subject.config.arch), ("epoch", str(subject.epoch))]
+    if subject.layers:
+        kept, weights = sum(layer.kept for layer in subject.layers), sum(layer.weights for layer in subject.layers)
+        rows.append(("weights kept", f"{kept:,} of {weights:,}  ({100 * kept / weights:.2f} %)"))
+        rows += _layer_rows(subject.config, subject.layers)
+    parts = {"test accuracy": images.test}
+    if subject.config.select_on != "test":
+        parts["validation accuracy"] = images.validation
     for what, split in parts.items():
-        batches = images.evaluation_batches(split, evaluation_batch(task))
-        counts = evaluate(network.model, console.track(batches, what, -(-len(split) // evaluation_batch(task))))
+        counts = accuracy.measure(subject, images, split, flags.get("device", "auto"), console, what)
         rows.append((what, f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of {counts.images:,} images)"))
     console.table(path, rows)
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    flags = _coerced(_overrides(arguments))
+    from . import accuracy, export, log
+    from .ticket import Ticket
+
+    if not arguments.output.endswith(TICKET_ENDING):
+        raise UserError(f"--output {arguments.output}: the name of a ticket ends with {TICKET_ENDING}")
+    console = log.Console()
+    ticket = export.pack(arguments.source, flags, arguments.compact)
+    if arguments.compact:
+        # What 16 bits cost is told, always: a user who gives up precision wants to know what for.
+        exact = export.pack(arguments.source, flags)
+        subjects = [accuracy.of_ticket(arguments.output, flags, one) for one in (exact, Ticket.from_bytes(ticket.to_bytes()))]
+        images = accuracy.load_data(subjects[0], console)
+        before, after = (
+            accuracy.measure(subject, images, images.test, flags.get("device", "auto"), console, "test accuracy")
+            for subject in subjects
+        )
+        ticket.found["test"] = dataclasses.asdict(after)
+    size = ticket.save(arguments.output)
+    rows = [
+        ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({100 * ticket.kept / ticket.weights:.2f} %)"),
+        ("bytes", f"{size:,}  ({8 * size / ticket.weights:.3f} bits per weight, all told; biprop inspect shows where they go)"),
+        ("checked", "every weight, rebuilt from the file, equals the network's"),
+    ]
+    if arguments.compact:
+        rows.append(("in float32", f"{len(exact.to_bytes()):,} bytes"))
+        rows.append(("test accuracy", f"{after.top1:.2f} %  (in float32 {before.top1:.2f} %: {after.top1 - before.top1:+.2f})"))
+    console.table(f"{arguments.output} written", rows)
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from . import inspection, log
+    from .ticket import Ticket
+
+    content = inspection.report(Ticket.load(arguments.file), Path(arguments.file).stat().st_size)
+    console = log.Console()
+    console.columns(arguments.file, content.heads, content.layers)
+    console.table("", content.totals)
     return 0
 
 

@@ -85,6 +85,26 @@ class Console:
         for name, value in rows:
             self.line(f"  {name:<{width}}  {value}")
 
+    def columns(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table with a head, the first column to the left and the others to the right."""
+        if self._rich:
+            from rich.table import Table
+
+            table = Table(title=title, title_justify="left", title_style="bold")
+            for number, head in enumerate(heads):
+                table.add_column(head, justify="right" if number else "left")
+            for row in rows:
+                table.add_row(*row)
+            self._rich.print(table, markup=False)
+            return
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        self.line(f"\n{title}")
+        for row in (heads, *rows):
+            first, *others = (
+                f"{cell:<{w}}" if not i else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            self.line("  " + "  ".join([first, *others]).rstrip())
+
 
 class Bar:
     """One running progress bar, or nothing."""

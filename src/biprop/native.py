@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-VERSION = 3
+VERSION = 4
 """Of the functions' arguments; a library of another version is left alone."""
 
 IMAGES, WEIGHTS = 16, 1 << 18

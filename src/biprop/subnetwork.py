@@ -47,6 +47,8 @@ class Subnetwork:
         left_alone: name -> type of the other modules that own parameters.
         scope: "layer" (each layer keeps its density) or "global" (one ranking over all layers).
         densities: name -> density asked for; under global scope the same for all.
+        seed: what `convert` drew the signs from; None if it kept the weights as they were.
+        numbers: name -> the layer's number among the model's maskable layers, which the draw depends on.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Subnetwork:
         floor: float,
         exempt: list[str],
         left_alone: dict[str, str],
+        seed: int | None,
+        numbers: dict[str, int],
     ) -> None:
         self.layers = layers
         self.densities = densities
@@ -64,6 +68,8 @@ class Subnetwork:
         self.floor = floor
         self.exempt = exempt
         self.left_alone = left_alone
+        self.seed = seed
+        self.numbers = numbers
         self._versions: list[int] = []
         self._rankings = [prune.Ranking() for _ in layers]  # of each layer; under global scope the first serves all
         for layer in layers.values():
@@ -220,7 +226,8 @@ def convert(
         for name, m in model.named_modules()
         if name not in found and next(m.parameters(recurse=False), None) is not None
     }
-    return Subnetwork(layers, densities, scope, floor, exempt_names, left_alone)
+    numbers = {name: number for number, name in enumerate(found) if name in layers}
+    return Subnetwork(layers, densities, scope, floor, exempt_names, left_alone, None if init == "keep" else seed, numbers)
 
 
 def _check(model: nn.Module, found: Mapping[str, nn.Module], densities: Mapping[str, float], scope: str, floor: float) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import __version__, checkpoint, log, losses, prune
 from . import config as options
+from .checkpoint import BEST, RESULT
 from .config import Config
 from .data import DataSet
 from .distributed import ALONE, Group
@@ -29,7 +30,7 @@ from .subnetwork import LayerReport
 
 CALIBRATION_BATCHES = 20
 
-INITIAL, BEST, LAST = "initial.state", "model_best.pth", "epoch_most_recent.state"
+INITIAL, LAST = "initial.state", "epoch_most_recent.state"
 LAYERS = "layers.json"
 
 
@@ -441,7 +442,7 @@ class Search:
         if layers and self.group.is_first:
             text = json.dumps([{**asdict(layer), "density": layer.density} for layer in layers], indent=1)
             replace_text(self.folder / LAYERS, text + "\n")
-        return Result(
+        result = Result(
             folder=self.folder,
             epoch=self.best.epoch,
             validation=self.best.validation,
@@ -452,6 +453,11 @@ class Search:
             layers=layers,
             seconds=seconds,
         )
+        if self.group.is_first:
+            counts = {"validation": result.validation, "test": result.test, "random_scores": result.random_scores}
+            told = {"epoch": result.epoch, **{name: asdict(c) if c else None for name, c in counts.items()}}
+            replace_text(self.folder / RESULT, json.dumps(told, indent=1) + "\n")
+        return result
 
     def _append_result(self, result: Result, last: Counts) -> None:
         config = self.config

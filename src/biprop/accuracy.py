@@ -1,0 +1,125 @@
+"""Accuracy of a checkpoint or a ticket on the data that it was made for: who is measured, on what, and the counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import checkpoint, data
+from . import config as options
+from .config import Config
+from .data import DataSet
+from .data.sources import Split
+from .errors import UserError
+from .evaluate import Counts, evaluate
+from .log import Console
+from .network import Task
+from .subnetwork import LayerReport
+from .ticket import Ticket, TicketError
+from .train import choose_device, evaluation_batch
+
+_PLACES = ("set", "data", "image_size", "stream", "workers")
+
+
+@dataclass
+class Subject:
+    """A network to measure.
+
+    Attributes:
+        name: what the user called it.
+        config, task: the options and the task that it was made for, and where the user says that data are.
+        mean, std: the normalisation that it was trained with; empty where nothing says.
+        epoch: of its search; 0 where nothing says.
+        layers: its masked layers.
+        warnings: what the user should know, one line each.
+    """
+
+    name: str
+    model: nn.Module
+    config: Config
+    task: Task
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    epoch: int
+    layers: list[LayerReport]
+    warnings: list[str]
+
+
+def of_checkpoint(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -> Subject:
+    """What a checkpoint says itself holds, then flags, then the values of a configuration file.
+
+    Raises:
+        UserError: see `checkpoint.restore`.
+    """
+    restored = checkpoint.restore(path, flags, fallback)
+    content, subnetwork = restored.content, restored.network.subnetwork
+    places = _places(flags)
+    if content.ours is None:  # the original research code's files say nothing of data
+        places = {name: fallback[name] for name in ("set", "workers") if name in fallback} | places
+    return Subject(
+        str(path), restored.network.model, _here(content.config, places), content.task, restored.mean or (), restored.std or (),
+        content.epoch, subnetwork.report() if subnetwork else [], content.warnings,
+    )  # fmt: skip
+
+
+def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None = None) -> Subject:
+    """A ticket file, or `ticket` under that name.
+
+    Raises:
+        TicketError: see `Ticket.load` and `Ticket.to_model`.
+        UserError: a flag that contradicts the ticket.
+    """
+    ticket = ticket or Ticket.load(path)
+    try:
+        model = ticket.to_model()
+    except TicketError as e:
+        raise TicketError(f"{path}: {e}") from None
+    told = ticket.found.get("options")
+    known = {name: value for name, value in told.items() if name in options.FIELDS} if isinstance(told, dict) else {}
+    config = Config(**{name: options.coerce(name, value, str(path)) for name, value in known.items()})
+    network = ticket.network or {}
+    answers = {**options.as_dict(config), "arch": network["name"], "num_classes": network["num_classes"]}
+    for name in options.CHECKPOINT_FACTS:
+        if flags.get(name) is not None and flags[name] != answers[name]:
+            raise UserError(f"--{name.replace('_', '-')} {flags[name]}: but {path} says {answers[name]}")
+    layers = [LayerReport(la.name, la.shape, la.weights, la.kept, la.gain) for la in ticket.layers]
+    epoch = ticket.found.get("epoch", 0)
+    task = Task(network["num_classes"], network["channels"], tuple(network["input_size"]))
+    config = dataclasses.replace(config, arch=str(network["name"]))
+    return Subject(str(path), model, _here(config, _places(flags)), task, ticket.mean, ticket.std, epoch, layers, [])
+
+
+def _places(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: flags[name] for name in _PLACES if name in flags}
+
+
+def _here(config: Config, places: Mapping[str, Any]) -> Config:
+    return dataclasses.replace(config, **places, low_data=1.0, one_batch=False, num_classes=None)
+
+
+def load_data(subject: Subject, console: Console) -> DataSet:
+    """The data that the subject was made for, normalised as it wants them.
+
+    Raises:
+        UserError: see `data.load`; or data of another task.
+    """
+    images = data.load(subject.config, console.track)
+    found = Task(len(images.classes), images.channels, images.input_size)
+    if found != subject.task:
+        raise UserError(f"{subject.name}: made for {subject.task}, but the data have {found}")
+    if subject.mean and subject.std:
+        images.mean, images.std = subject.mean, subject.std
+    return images
+
+
+def measure(subject: Subject, images: DataSet, split: Split, device: str, console: Console, what: str) -> Counts:
+    """Counts over all images of a split."""
+    where, size = choose_device(device), evaluation_batch(subject.task)
+    subject.model.to(where)
+    batches = images.evaluation_batches(split.to(where), size)
+    return evaluate(subject.model, console.track(batches, what, -(-len(split) // size)))

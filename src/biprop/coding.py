@@ -1,0 +1,293 @@
+"""Masks in fewer bits than they have weights: range asymmetric numeral systems (rANS), with counts that learn.
+
+A mask that keeps the fraction k needs H(k) bits a weight if nothing else is known, H the binary entropy. The coder is rANS
+(J. Duda, arXiv 1311.2540) with 64-bit states, 32-bit words and probabilities of 16 bits; several states take turns, so that
+numpy decodes many bits in one operation and the compiled core one after the other, the same bits. Integer arithmetic only.
+docs/ticket-format.md says everything that a second implementation needs.
+
+Why not a library: `constriction` was weighed, and needs the model of every bit up front from Python; a format for decades is
+better off with forty lines that are written down.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import native
+
+LOWEST_STATE = 1 << 31
+MOST_LANES = 256
+STRENGTHS = (2, 4, 6, 8, 10)
+"""What the encoder tries: 2 to this power is how many weights the layer's density counts for, beside the group's own."""
+
+Bits = NDArray[np.uint8]
+
+
+class CodingError(ValueError):
+    """The stream is not one that the encoder writes."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the coder takes for the probability that a weight is kept.
+
+    Attributes:
+        order: "" takes the layer's density throughout. "o" goes through the output channels and learns how much of every input
+            channel is kept; "i" goes through the input channels and learns the same of every output channel.
+        strength: the layer's density counts as much as 2 ** strength weights.
+    """
+
+    order: str = ""
+    strength: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.order}{self.strength}" if self.order else ""
+
+    @staticmethod
+    def of(text: str) -> Model:
+        """From what `str` gives.
+
+        Raises:
+            CodingError: no model is written like this.
+        """
+        if text == "":
+            return Model()
+        if not re.fullmatch(r"[io](1?\d|20)", text):
+            raise CodingError(f"unknown model {text!r}")
+        return Model(text[0], int(text[1:]))
+
+
+def lanes_for(weights: int) -> int:
+    """How many states take turns: a power of two, so few that their 8 bytes each do not count."""
+    return min(MOST_LANES, 1 << max(0, (weights >> 15).bit_length() - 1))
+
+
+def entropy(kept: int, weights: int) -> float:
+    """H(kept / weights) * weights: bits that a mask needs if only its count is known."""
+    return -sum(part * math.log2(part / weights) for part in (kept, weights - kept) if part)
+
+
+def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model] | None = None) -> tuple[NDArray[np.uint8], list[Model]]:
+    """Code the masks of all layers into one stream.
+
+    Args:
+        masks: bool arrays, [outputs, inputs, ...] or any other shape.
+        models: one per mask; by default, what makes the stream shortest.
+
+    Returns:
+        The stream, uint8, and the models.
+    """
+    models = [best_model(mask) for mask in masks] if models is None else list(models)
+    coder = _Encoder(lanes_for(sum(mask.size for mask in masks)))
+    for mask, model in reversed(list(zip(masks, models, strict=True))):
+        kept = int(np.count_nonzero(mask))
+        if 0 < kept < mask.size:
+            rows = _rows(mask, model)
+            for row, chances in reversed(list(zip(rows, _chances(rows, mask.shape, kept, model), strict=True))):
+                coder.put(row, chances)
+    return coder.stream(), models
+
+
+def decode(
+    stream: NDArray[np.uint8], shapes: Sequence[tuple[int, ...]], kept: Sequence[int], models: Sequence[Model]
+) -> Iterator[NDArray[np.bool_]]:
+    """The masks of a stream, one after the other.
+
+    Args:
+        stream: of `encode`.
+        shapes, kept, models: of every mask.
+
+    Raises:
+        CodingError: the stream is damaged, or of other masks; the last masks may tell.
+    """
+    coder = _Decoder(stream, lanes_for(sum(map(math.prod, shapes))))
+    for shape, count, model in zip(shapes, kept, models, strict=True):
+        size = math.prod(shape)
+        if count in (0, size):
+            yield np.full(shape, count > 0)
+            continue
+        rows = np.empty(_row_shape(shape, model), dtype=np.uint8)
+        for row, chances in zip(rows, _chances(rows, shape, count, model), strict=True):
+            coder.take(row, chances)
+        if int(np.count_nonzero(rows)) != count:
+            raise CodingError("a mask does not keep as many weights as it says")
+        yield _from_rows(rows, shape, model)
+    coder.finish()
+
+
+def cost(mask: NDArray[np.bool_], model: Model) -> float:
+    """Bits that `encode` spends on a mask, to a fraction of a bit."""
+    kept = int(np.count_nonzero(mask))
+    if not 0 < kept < mask.size:
+        return 0.0
+    rows, bits = _rows(mask, model), 0.0
+    for row, chances in zip(rows, _chances(rows, mask.shape, kept, model), strict=True):
+        share = np.where(row, chances, 65536 - chances).astype(np.float64)
+        bits += float((16 - np.log2(share)).sum())
+    return bits
+
+
+def best_model(mask: NDArray[np.bool_]) -> Model:
+    """The model whose estimated cost is lowest."""
+    kept = int(np.count_nonzero(mask))
+    if not 0 < kept < mask.size:
+        return Model()
+    best, cost = Model(), entropy(kept, mask.size)
+    if mask.ndim < 2:
+        return best
+    ones = _three_axes(mask).sum(2, dtype=np.int32)
+    pooled = mask.size // ones.size
+    for order, counts in (("o", ones), ("i", ones.T)):
+        before = np.cumsum(counts, axis=0, dtype=np.float32) - counts
+        seen = pooled * np.arange(len(counts), dtype=np.float32)[:, None]
+        for strength in STRENGTHS:
+            weight = np.float32(2**strength)
+            chance = np.clip((before + weight * np.float32(kept / mask.size)) / (seen + weight), 2.0**-16, 1 - 2.0**-16)
+            bits = -float((counts * np.log2(chance) + (pooled - counts) * np.log2(1 - chance)).sum(dtype=np.float64))
+            if bits < cost:
+                best, cost = Model(order, strength), bits
+    return best
+
+
+def _three_axes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[outputs, inputs, places of the kernel]."""
+    return mask.reshape(mask.shape[0], mask.shape[1], -1)
+
+
+def _row_shape(shape: tuple[int, ...], model: Model) -> tuple[int, int]:
+    if not model.order or len(shape) < 2:
+        return 1, math.prod(shape)
+    first = shape[0] if model.order == "o" else shape[1]
+    return first, math.prod(shape) // first
+
+
+def _rows(mask: NDArray[np.bool_], model: Model) -> Bits:
+    """The mask in the order in which it is coded; what is learned from a row is used from the next on."""
+    turned = _three_axes(mask).transpose(1, 0, 2) if model.order == "i" and mask.ndim > 1 else mask
+    return np.ascontiguousarray(turned).view(np.uint8).reshape(_row_shape(mask.shape, model))
+
+
+def _from_rows(rows: Bits, shape: tuple[int, ...], model: Model) -> NDArray[np.bool_]:
+    if model.order == "i" and len(shape) > 1:
+        rows = rows.reshape(shape[1], shape[0], -1).transpose(1, 0, 2)
+    return np.ascontiguousarray(rows).view(np.bool_).reshape(shape)
+
+
+def _chances(rows: Bits, shape: tuple[int, ...], kept: int, model: Model) -> Iterator[NDArray[np.uint32]]:
+    """For every row, of 65,536 how often a weight is kept: [weights of a row], or [1] for all. `rows` is read after each."""
+    size = math.prod(shape)
+    density = (65536 * kept + size // 2) // size
+    if not model.order or len(shape) < 2:
+        yield np.clip(np.array([density], dtype=np.uint32), 1, 65535)
+        return
+    groups = shape[1] if model.order == "o" else shape[0]
+    pooled = rows.shape[1] // groups
+    ones, strength = np.zeros(groups, dtype=np.int64), 1 << model.strength
+    for number, row in enumerate(rows):
+        chances = (65536 * ones + density * strength) // (number * pooled + strength)
+        yield np.repeat(np.clip(chances, 1, 65535).astype(np.uint32), pooled)
+        ones += row.reshape(groups, pooled).sum(1, dtype=np.int64)
+
+
+class _Encoder:
+    """Takes rows from the last to the first: what is put last is decoded first."""
+
+    def __init__(self, lanes: int) -> None:
+        self._states = np.full(lanes, LOWEST_STATE, dtype=np.uint64)
+        self._parts: list[NDArray[np.uint32]] = []
+
+    def put(self, row: Bits, chances: NDArray[np.uint32]) -> None:
+        core = native.library()
+        if core is None:
+            self._parts += list(_put_by_numpy(self._states, row, chances))
+            return
+        words = np.empty(len(row) + 1, dtype=np.uint32)  # every bit gives at most one word
+        core.biprop_encode.restype = ctypes.c_int64
+        count = core.biprop_encode(
+            *_pointers(self._states, row, chances, words),
+            *map(ctypes.c_int64, (len(self._states), len(row), len(chances) > 1)),
+        )
+        self._parts.append(words[len(words) - count :].copy())
+
+    def stream(self) -> NDArray[np.uint8]:
+        words = np.concatenate([np.empty(0, dtype=np.uint32), *reversed(self._parts)])
+        return np.concatenate([self._states.astype("<u8").view(np.uint8), words.astype("<u4").view(np.uint8)])
+
+
+class _Decoder:
+    def __init__(self, stream: NDArray[np.uint8], lanes: int) -> None:
+        if len(stream) < 8 * lanes or len(stream) % 4:
+            raise CodingError(f"the stream of masks has {len(stream)} bytes: {8 * lanes} and whole words are needed")
+        self._states = stream[: 8 * lanes].copy().view("<u8").astype(np.uint64)
+        self._words = stream[8 * lanes :].copy().view("<u4").astype(np.uint32)
+        self._next = 0
+        if ((self._states < LOWEST_STATE) | (self._states >= np.uint64(1 << 63))).any():
+            raise CodingError("the stream of masks begins with an impossible state")
+
+    def take(self, row: Bits, chances: NDArray[np.uint32]) -> None:
+        core = native.library()
+        if core is None:
+            self._next = _take_by_numpy(self._states, row, chances, self._words, self._next)
+        else:
+            core.biprop_decode.restype = ctypes.c_int64
+            self._next = core.biprop_decode(
+                *_pointers(self._states, row, chances, self._words),
+                *map(ctypes.c_int64, (len(self._states), len(row), len(chances) > 1, self._next, len(self._words))),
+            )
+        if self._next < 0:
+            raise CodingError("the stream of masks ends too early")
+
+    def finish(self) -> None:
+        if self._next != len(self._words) or (self._states != LOWEST_STATE).any():
+            raise CodingError("the stream of masks does not end where the masks do")
+
+
+def _pointers(*arrays: NDArray[Any]) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+
+_S16, _S32, _S47 = np.uint64(16), np.uint64(32), np.uint64(47)
+
+
+def _steps(row: Bits, chances: NDArray[np.uint32], lanes: int) -> Iterator[tuple[Bits, NDArray[np.uint64]]]:
+    """The row in parts, of which each lane gets one bit, and the chances of theirs."""
+    all_chances = np.broadcast_to(chances, row.shape).astype(np.uint64)
+    for start in range(0, len(row), lanes):
+        yield row[start : start + lanes], all_chances[start : start + lanes]
+
+
+def _put_by_numpy(states: NDArray[np.uint64], row: Bits, chances: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
+    for bits, kept in reversed(list(_steps(row, chances, len(states)))):
+        state = states[: len(bits)]
+        share = np.where(bits, kept, np.uint64(65536) - kept)
+        full = state >= share << _S47
+        yield state[full].astype(np.uint32)  # the low half
+        state[full] >>= _S32
+        quotient = state // share
+        state[:] = (quotient << _S16) + (state - quotient * share) + np.where(bits, np.uint64(0), kept)
+
+
+def _take_by_numpy(
+    states: NDArray[np.uint64], row: Bits, chances: NDArray[np.uint32], words: NDArray[np.uint32], place: int
+) -> int:
+    """Fills `row`; returns the place of the next word, or -1 where there are too few."""
+    for bits, kept in _steps(row, chances, len(states)):
+        state = states[: len(bits)]
+        slot = state & np.uint64(65535)
+        ones = slot < kept
+        bits[:] = ones
+        state[:] = np.where(ones, kept, np.uint64(65536) - kept) * (state >> _S16) + slot - np.where(ones, np.uint64(0), kept)
+        empty = np.flatnonzero(state < LOWEST_STATE)
+        if place + len(empty) > len(words):
+            return -1
+        state[empty] = state[empty] << _S32 | words[place : place + len(empty)]
+        place += len(empty)
+    return place

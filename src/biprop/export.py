@@ -1,0 +1,174 @@
+"""From a trained subnetwork to a ticket, checked weight by weight, and from a ticket to a PyTorch module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from . import __version__, checkpoint, coding, rng
+from . import config as options
+from .errors import UserError
+from .layers import Masked
+from .models import build, takes_width
+from .subnetwork import Subnetwork
+from .ticket import Layer, Plane, Signs, Ticket, TicketError
+
+_NOT_STATE = ("scores", "num_batches_tracked")
+_NOT_TOLD = ("name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "histograms", "data", "trainer")
+"""Options that change nothing of what is found, or that say where something lies on this machine."""
+
+
+def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket:
+    """See `Ticket.from_model`."""
+    subnetwork.update()
+    layers, seed = [], subnetwork.seed
+    for name, module in subnetwork.layers.items():
+        layers.append(_layer(name, subnetwork.numbers[name], module, seed))
+    masked = {f"{name}.weight" for name in subnetwork.layers}
+    state = {}
+    for name, value in model.state_dict().items():
+        if name not in masked and name.rpartition(".")[2] not in _NOT_STATE:
+            exact = value.detach().cpu().double().numpy()
+            state[name] = exact.astype(np.float32)
+            if not np.isfinite(state[name]).all() or (state[name] != exact).any():
+                raise TicketError(f"{name} has a number that float32 does not hold: this network cannot be packed")
+    uses_seed = any(layer.signs == "seed" for layer in layers)
+    ticket = Ticket(about.pop("network", None), seed if uses_seed else None, layers, state, **about)
+    _verify(ticket, subnetwork)
+    return ticket
+
+
+def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
+    weight = module.weight.detach().cpu().float().numpy()
+    # A kept weight that is exactly 0 (some initialisations draw it) contributes nothing: for the ticket it is not kept.
+    mask = module.mask.cpu().numpy() & (weight != 0)
+    positive = weight[mask] > 0
+    signs: Signs = "stored"
+    stored: Plane | None = np.packbits(positive, bitorder="little")
+    if positive.all():
+        signs, stored = "positive", None
+    elif seed is not None:
+        drawn = rng.sign_bits(seed, number, weight.size).view(np.bool_).reshape(weight.shape)
+        if np.array_equal(drawn[mask], positive):
+            signs, stored = "seed", None
+    return Layer(
+        name, number, weight.shape, int(np.count_nonzero(mask)), float(module.gain),
+        np.packbits(mask.ravel(), bitorder="little"), signs, stored, coding.best_model(mask),
+    )  # fmt: skip
+
+
+def _verify(ticket: Ticket, subnetwork: Subnetwork) -> None:
+    """Rebuild the ticket from its own bytes and compare every weight."""
+    rebuilt = Ticket.from_bytes(ticket.to_bytes())
+    for layer, module in zip(rebuilt.layers, subnetwork.layers.values(), strict=True):
+        with torch.no_grad():
+            expected = module.effective_weight().cpu().numpy()
+        if not np.array_equal(rebuilt.weight(layer), expected):
+            differing = int(np.count_nonzero(rebuilt.weight(layer) != expected))
+            raise TicketError(f"layer {layer.name}: {differing} weights cannot be rebuilt exactly (are they float32?)")
+
+
+def to_model(ticket: Ticket, model: nn.Module | None = None) -> nn.Module:
+    """See `Ticket.to_model`."""
+    if model is None:
+        if ticket.network is None:
+            raise TicketError("of a network that biprop does not know: pass to_model a new module of its class")
+        try:
+            model = build(**{**ticket.network, "input_size": tuple(ticket.network["input_size"])})
+        except (ValueError, TypeError, KeyError) as e:
+            raise TicketError(f"its network cannot be built: {e}") from None
+    state: dict[str, NDArray[np.float32]] = dict(ticket.state)
+    for layer in ticket.layers:
+        state[f"{layer.name}.weight"] = ticket.weight(layer)
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if k.rpartition(".")[2] not in _NOT_STATE}
+    given = {name: value.shape for name, value in state.items()}
+    if wanted != given:
+        name = next(n for n in [*wanted, *given] if wanted.get(n) != given.get(n))
+        raise TicketError(
+            f"does not fit the model: {name} is {given.get(name, 'absent')} here and {wanted.get(name, 'absent')} there"
+        )
+    for name, module in model.named_modules():
+        if f"{name}.weight" in state and isinstance(module, Masked):
+            raise TicketError("the model is a subnetwork already: pass a new module")
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name in state:
+                tensor.copy_(torch.from_numpy(np.array(state[name])))
+    return model.eval()
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that a path means: itself, or the best one of a run folder.
+
+    Raises:
+        UserError: neither.
+    """
+    path = Path(path)
+    best = path / "checkpoints" / checkpoint.BEST
+    if path.is_dir() and not best.is_file():
+        raise UserError(f"{path}: no run folder: it has no checkpoints/{checkpoint.BEST}")
+    return best if path.is_dir() else path
+
+
+def pack(path: str | Path, flags: Mapping[str, Any], compact: bool = False) -> Ticket:
+    """The ticket of a run folder or a checkpoint, of this program or of the original research code.
+
+    Args:
+        path: see `find_checkpoint`.
+        flags: options for what the file does not say, as of `checkpoint.read`.
+        compact: store batch norm and other numbers in 16 bits.
+
+    Raises:
+        UserError: see `checkpoint.restore`; or a dense baseline.
+        TicketError: see `Ticket.from_model`.
+    """
+    file = find_checkpoint(path)
+    restored = checkpoint.restore(file, flags)
+    network, content = restored.network, restored.content
+    if network.subnetwork is None:
+        raise UserError(f"{file}: a dense baseline: its weights are trained, so there is no ticket in it")
+    config, task = content.config, content.task
+    return from_model(
+        network.model,
+        network.subnetwork,
+        network={
+            "name": config.arch, "num_classes": task.num_classes, "channels": task.channels, "input_size": list(task.input_size),
+            "bn_type": config.bn_type, "width_mult": config.width_mult if takes_width(config.arch) else 1.0,
+            "head_bias": config.last_layer_dense, "ancestor": network.of_ancestor,
+        },
+        input_size=(task.channels, *task.input_size),
+        classes=list((content.ours or {}).get("classes", [])),
+        mean=restored.mean or (),
+        std=restored.std or (),
+        found=_found(content, file),
+        compact=compact,
+    )  # fmt: skip
+
+
+def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
+    """How the network was found: options that differ from the default, accuracies, epoch, versions, date of packing."""
+    default, ours = options.as_dict(options.Config()), content.ours
+    found: dict[str, Any] = {
+        "options": {k: v for k, v in options.as_dict(content.config).items() if k not in _NOT_TOLD and v != default[k]},
+        "epoch": content.epoch,
+        "packed": date.today().isoformat(),
+        "by": f"biprop {__version__}, torch {torch.__version__}",
+    }
+    if ours is None:
+        return found | {"origin": "the original research code"}
+    found |= {"config": ours.get("config_name"), "searched_by": f"biprop {ours['version']}", "selected_on": ours["selected_on"]}
+    found["validation"] = ours["best_validation"]
+    result = file.parent.parent / checkpoint.RESULT
+    if file.name == checkpoint.BEST and result.is_file():
+        told = json.loads(result.read_text(encoding="utf-8"))
+        if told["epoch"] == content.epoch:  # else the run went on, and is not finished
+            found["test"] = told["test"]
+    return found

@@ -1,0 +1,448 @@
+"""The ticket: a binary subnetwork as a file of under one bit per weight. numpy only; docs/ticket-format.md is the specification.
+
+A ticket holds a seed and a coded mask instead of weights: signs follow from the seed (or are stored, for networks of another
+origin), magnitudes are one gain a layer. The file is a safetensors container, written here and not by its library because that
+gives metadata in random order; a damaged or hostile file is a `TicketError`, before anything of its size is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import coding, rng
+from .errors import UserError
+from .files import replacing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .subnetwork import Subnetwork
+
+VERSION = 1
+"""Of the file format. A newer one is refused; older ones are read for ever."""
+
+MOST_HEADER, MOST_WEIGHTS, MOST_LAYERS = 1 << 24, 1 << 32, 1 << 16
+_NO_SUM = "0" * 64
+_KINDS = {"F32": 4, "BF16": 2, "U8": 1}
+Plane = NDArray[np.uint8]
+Signs = Literal["seed", "positive", "stored"]
+
+
+class TicketError(UserError):
+    """The file is no ticket that this program can read: damaged, truncated, hostile, or of a newer version."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One masked layer. Planes are packed bits in C order: weight i is bit i mod 8, from the lowest, of byte i // 8.
+
+    Attributes:
+        name: of the module.
+        number: of the layer among the network's maskable ones, from 0: the layer word of the sign generator.
+        shape: of the weight, as PyTorch has it: [outputs, inputs / groups, ...].
+        kept: ones in the mask.
+        gain: the magnitude of what is kept, >= 0, exact in float32.
+        mask: plane of the kept weights.
+        signs: where the signs come from: the ticket's seed, all positive, or stored with the ticket.
+        stored: with "stored", plane of the kept weights' signs alone, in C order (1 for +).
+        model: how the mask is coded; None lets the encoder choose.
+    """
+
+    name: str
+    number: int
+    shape: tuple[int, ...]
+    kept: int
+    gain: float
+    mask: Plane
+    signs: Signs = "seed"
+    stored: Plane | None = None
+    model: coding.Model | None = None
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def density(self) -> float:
+        """Fraction kept."""
+        return self.kept / self.weights if self.weights else 0.0
+
+    def kept_mask(self) -> NDArray[np.bool_]:
+        """Bool array of `shape`."""
+        return np.unpackbits(self.mask, count=self.weights, bitorder="little").view(np.bool_).reshape(self.shape)
+
+
+@dataclass
+class Ticket:
+    """A subnetwork of random binary weights, and how it was found.
+
+    Attributes:
+        network: what `biprop.models.build` needs (name and options), or None for a network of the user's own.
+        seed: of the signs; None where no layer takes them from it.
+        layers: the masked layers, in the network's order.
+        state: every other number of the network by its name in the state dict: batch norm, biases, layers kept dense; float32.
+        input_size: (channels, height, width).
+        classes: names, in the order of the outputs.
+        mean, std: of the normalisation, per channel, for pixels in [0, 1].
+        found: how: options that differ from the default, accuracies, date, versions. Plain JSON.
+        compact: `state` is stored in 16 bits (bfloat16) a number.
+    """
+
+    network: dict[str, Any] | None
+    seed: int | None
+    layers: list[Layer]
+    state: dict[str, NDArray[np.float32]]
+    input_size: tuple[int, int, int] | None = None
+    classes: list[str] = field(default_factory=list)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    found: dict[str, Any] = field(default_factory=dict)
+    compact: bool = False
+
+    @property
+    def weights(self) -> int:
+        """Number of masked weights."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def kept(self) -> int:
+        return sum(layer.kept for layer in self.layers)
+
+    def sign_plane(self, layer: Layer) -> Plane:
+        """Plane of all signs of a layer (1 for +); where they are stored, pruned weights have 0."""
+        if layer.signs == "seed":
+            assert self.seed is not None
+            return np.packbits(rng.sign_bits(self.seed, layer.number, layer.weights), bitorder="little")
+        if layer.signs == "positive":
+            return np.packbits(np.ones(layer.weights, dtype=np.uint8), bitorder="little")
+        assert layer.stored is not None
+        signs = np.zeros(layer.weights, dtype=np.uint8)
+        signs[layer.kept_mask().ravel()] = np.unpackbits(layer.stored, count=layer.kept, bitorder="little")
+        return np.packbits(signs, bitorder="little")
+
+    def weight(self, layer: Layer) -> NDArray[np.float32]:
+        """What the layer computes with: float32 of its shape, values -gain, 0 and +gain."""
+        plus = np.unpackbits(self.sign_plane(layer), count=layer.weights, bitorder="little").reshape(layer.shape)
+        gain = np.float32(layer.gain)
+        return np.where(layer.kept_mask(), np.where(plus, gain, -gain), np.float32(0))
+
+    def save(self, path: str | Path) -> int:
+        """Write the ticket to `path`, in one step; returns the file's size in bytes.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        content, path = self.to_bytes(), Path(path)
+        try:
+            with replacing(path) as file:
+                file.write(content)
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
+        return len(content)
+
+    @staticmethod
+    def load(path: str | Path) -> Ticket:
+        """Read a ticket; the same file gives the same bits on every machine.
+
+        Raises:
+            TicketError: no such file, or not a ticket that this version reads; the message says why.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError as e:
+            raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
+        try:
+            return Ticket.from_bytes(content)
+        except TicketError as e:
+            raise TicketError(f"{path}: {e}") from None
+
+    def to_bytes(self) -> bytes:
+        """The file's content. The same ticket gives the same bytes."""
+        masks = [layer.kept_mask() for layer in self.layers]
+        models = [coding.best_model(m) if la.model is None else la.model for m, la in zip(masks, self.layers, strict=True)]
+        stream, _ = coding.encode(masks, models)
+        directory = _grouped({name: value.shape for name, value in self.state.items()})
+        ordered = [self.state[name].ravel() for name, _ in _names(directory)]
+        values = np.concatenate([np.empty(0, np.float32), *ordered]).astype("<f4")
+        parts: dict[str, tuple[str, NDArray[Any]]] = {
+            "gains": ("F32", np.array([layer.gain for layer in self.layers], dtype="<f4")),
+            "state": ("BF16", _to_bfloat16(values)) if self.compact else ("F32", values),
+            "masks": ("U8", stream),
+            "signs": ("U8", np.concatenate([np.empty(0, np.uint8), *(la.stored for la in self.layers if la.stored is not None)])),
+        }
+        tensors, at = {}, 0
+        for name, (kind, array) in parts.items():
+            tensors[name] = {"dtype": kind, "shape": [array.size], "data_offsets": [at, at + array.nbytes]}
+            at += array.nbytes
+        content = {
+            "network": self.network,
+            "seed": self.seed,
+            "generator": rng.GENERATOR_VERSION,
+            "layers": [
+                [layer.name, layer.number, list(layer.shape), layer.kept, layer.signs, str(model)]
+                for layer, model in zip(self.layers, models, strict=True)
+            ],
+            "state": directory,
+            "input_size": self.input_size,
+            "classes": self.classes,
+            "mean": self.mean,
+            "std": self.std,
+            "found": self.found,
+        }
+        metadata = {"format": "biprop ticket", "version": str(VERSION), "sha256": _NO_SUM, "ticket": _json(content)}
+        header = _json({"__metadata__": metadata, **tensors}).encode()
+        header += b" " * (-len(header) % 8)
+        whole = struct.pack("<Q", len(header)) + header + b"".join(array.tobytes() for _, array in parts.values())
+        return whole.replace(_NO_SUM.encode(), hashlib.sha256(whole).hexdigest().encode(), 1)
+
+    @staticmethod
+    def from_bytes(content: bytes) -> Ticket:
+        """The ticket of a file's content.
+
+        Raises:
+            TicketError: it is not one that this version reads.
+        """
+        try:
+            metadata, tensors = _open(content)
+            return _read(_parse(metadata["ticket"]), tensors)
+        except (KeyError, TypeError, ValueError, OverflowError, coding.CodingError) as e:
+            if isinstance(e, TicketError):
+                raise
+            raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
+
+    def to_model(self, model: nn.Module | None = None) -> nn.Module:
+        """The network in PyTorch, in evaluation mode: an ordinary module, whose masked layers have the weights -gain, 0, +gain.
+
+        Args:
+            model: for a network of the user's own (`network` is None), a new one of the same class.
+
+        Raises:
+            TicketError: the ticket does not fit the model.
+        """
+        from . import export
+
+        return export.to_model(self, model)
+
+    @staticmethod
+    def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket:
+        """The ticket of a model that `convert` made a subnetwork of; checked, weight by weight.
+
+        Args:
+            model: the module.
+            subnetwork: what `convert` returned for it.
+            about: `network`, `input_size`, `classes`, `mean`, `std`, `found` and `compact` of the ticket.
+
+        Raises:
+            TicketError: a layer cannot be rebuilt exactly; the message names it.
+        """
+        from . import export
+
+        return export.from_model(model, subnetwork, **about)
+
+    def bits(self, layer: Layer) -> float:
+        """Bits that the layer's mask takes in the file, to a fraction of a bit; signs that are stored come on top."""
+        mask = layer.kept_mask()
+        return coding.cost(mask, coding.best_model(mask) if layer.model is None else layer.model)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _parse(text: str | bytes) -> Any:
+    def refuse(constant: str) -> None:
+        raise TicketError(f"damaged: {constant} in the header")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, TicketError):
+            raise
+        raise TicketError("damaged: the header is not valid JSON") from None
+
+
+def _check(holds: bool, what: str) -> None:
+    if not holds:
+        raise TicketError(f"damaged: {what}")
+
+
+def _open(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Metadata and tensors (as views) of the container, its checksum verified."""
+    if len(content) < 10 or content[8:9] != b"{":
+        raise TicketError("not a ticket: the file does not begin like one")
+    (length,) = struct.unpack("<Q", content[:8])
+    _check(length <= min(MOST_HEADER, len(content) - 8), f"a header of {length} bytes in a file of {len(content)}")
+    header = _parse(content[8 : 8 + length])
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or metadata.get("format") != "biprop ticket":
+        raise TicketError("not a ticket: a safetensors file without a ticket's metadata")
+    _check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
+    version = metadata.get("version", "")
+    _check(version.isascii() and version.isdigit() and len(version) < 10, f"version {version!r:.40}")
+    if int(version) > VERSION:
+        raise TicketError(f"version {version} of the ticket format; this biprop reads up to {VERSION}: install a newer one")
+    declared = metadata.get("sha256", "").encode()
+    _check(len(declared) == 64 and content.count(declared, 8, 8 + length) == 1, "the checksum is missing")
+    place = content.index(declared, 8)
+    digest = hashlib.sha256(content[:place])
+    digest.update(_NO_SUM.encode())
+    digest.update(memoryview(content)[place + 64 :])
+    if digest.hexdigest().encode() != declared:
+        raise TicketError("damaged: the checksum does not fit the content; transfer it again")
+    return metadata, dict(_tensors(header, memoryview(content)[8 + length :]))
+
+
+def _tensors(header: Mapping[str, Any], data: memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
+    at = 0
+    for name, entry in header.items():
+        _check(isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}, f"the entry of tensor {name!r:.40}")
+        kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        _check(kind in _KINDS, f"tensor {name!r:.40} of type {kind!r:.40}")
+        _check(
+            _whole_numbers(shape, 1 << 62) and len(shape) == 1 and _whole_numbers(offsets, 1 << 62), f"the size of {name!r:.40}"
+        )
+        size = shape[0] * _KINDS[kind]
+        _check(offsets == [at, at + size] and at + size <= len(data), f"the place of tensor {name!r:.40}")
+        yield name, np.frombuffer(data[at : at + size], dtype={"F32": "<f4", "BF16": "<u2", "U8": "u1"}[kind])
+        at += size
+    _check(at == len(data), f"{len(data) - at} bytes after the last tensor")
+
+
+def _whole_numbers(values: Any, limit: int) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v <= limit for v in values)
+
+
+def _read(described: Any, tensors: Mapping[str, NDArray[Any]]) -> Ticket:
+    _check(isinstance(described, dict), "the description is not an object")
+    _check(set(tensors) == {"gains", "state", "masks", "signs"}, f"tensors {sorted(tensors)!r:.80}")
+    generator, seed = described["generator"], described["seed"]
+    if generator != rng.GENERATOR_VERSION:
+        raise TicketError(f"generator {generator!r:.20}: this biprop has version {rng.GENERATOR_VERSION}: install a newer one")
+    _check(seed is None or (type(seed) is int and 0 <= seed < 2**64), f"seed {seed!r:.40}")
+    entries = described["layers"]
+    _check(isinstance(entries, list) and len(entries) <= MOST_LAYERS, "the list of layers")
+    for entry in entries:
+        _check(isinstance(entry, list) and len(entry) == 6, "the entry of a layer")
+        name, number, shape, kept, signs, model = entry
+        _check(isinstance(name, str) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
+        _check(_whole_numbers(shape, MOST_WEIGHTS) and len(shape) <= 8, f"the shape of layer {name:.40}")
+        _check(type(kept) is int and 0 <= kept <= math.prod(shape), f"layer {name:.40} keeps {kept!r:.40} of {shape!r:.80}")
+        _check(signs in ("positive", "stored") or (signs == "seed" and seed is not None), f"the signs of layer {name:.40}")
+        _check(isinstance(model, str), f"the model of layer {name:.40}")
+    shapes, counts = [tuple(entry[2]) for entry in entries], [entry[3] for entry in entries]
+    weights = sum(map(math.prod, shapes))
+    # Even a weight that costs least, at a chance of 65,535 in 65,536, takes 2.2e-5 bits: a small stream cannot be a huge mask.
+    coded = sum(n for n, kept in zip(map(math.prod, shapes), counts, strict=True) if 0 < kept < n)
+    _check(weights <= MOST_WEIGHTS, f"{weights} weights: more than {MOST_WEIGHTS}")
+    _check(coded <= (8 * len(tensors["masks"]) + 64) * 46_000, f"{coded} weights in a stream of {len(tensors['masks'])} bytes")
+    gains = tensors["gains"]
+    _check(gains.dtype == np.dtype("<f4") and len(gains) == len(entries), "the number of gains")
+    _check(bool(np.isfinite(gains).all() and (gains >= 0).all()), "a gain that is negative or not a number")
+    models = [coding.Model.of(entry[5]) for entry in entries]
+    masks = coding.decode(_bytes(tensors["masks"], "masks"), shapes, counts, models)
+    signs_left, layers = _bytes(tensors["signs"], "signs"), []
+    for entry, gain, model in zip(entries, gains, models, strict=True):
+        name, number, shape, kept, signs, _ = entry
+        mask = np.packbits(next(masks).ravel(), bitorder="little")
+        stored = None
+        if signs == "stored":
+            size = -(-kept // 8)
+            _check(len(signs_left) >= size, f"too few signs for layer {name:.40}")
+            stored, signs_left = signs_left[:size], signs_left[size:]
+        layers.append(Layer(name, number, tuple(shape), kept, float(gain), mask, signs, stored, model))
+    _check(next(masks, None) is None and not len(signs_left), "signs are left over")
+    size = described["input_size"]
+    _check(size is None or (_whole_numbers(size, 1 << 31) and len(size) == 3), "the size of the images")
+    network, found, classes = described["network"], described["found"], described["classes"]
+    _check(network is None or isinstance(network, dict), "the network")
+    _check(isinstance(found, dict), "how it was found")
+    _check(isinstance(classes, list) and all(isinstance(c, str) for c in classes), "the names of the classes")
+    for numbers in (described["mean"], described["std"]):
+        _check(isinstance(numbers, list) and all(type(v) in (int, float) and math.isfinite(v) for v in numbers), "mean or std")
+    compact = tensors["state"].dtype == np.dtype("<u2")
+    return Ticket(
+        network=network,
+        seed=seed,
+        layers=layers,
+        state=_ungrouped(described["state"], tensors["state"]),
+        input_size=tuple(size) if size else None,
+        classes=classes,
+        mean=tuple(map(float, described["mean"])),
+        std=tuple(map(float, described["std"])),
+        found=found,
+        compact=compact,
+    )
+
+
+def _bytes(tensor: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    _check(tensor.dtype == np.uint8, f"{name} that are no bytes")
+    return tensor
+
+
+def _grouped(shapes: Mapping[str, Sequence[int]]) -> list[list[Any]]:
+    """The directory of `state`, short: [prefixes, leaves, shape] for neighbours whose names are each prefix with each leaf."""
+    groups: list[list[Any]] = []
+    modules: dict[str, list[tuple[str, list[int]]]] = {}
+    for name, shape in shapes.items():
+        prefix, _, leaf = name.rpartition(".")
+        modules.setdefault(prefix, []).append((leaf, list(shape)))
+    for prefix, entries in modules.items():
+        leaves, first = [leaf for leaf, _ in entries], entries[0][1]
+        if any(shape != first for _, shape in entries):
+            groups += [[[prefix], [leaf], shape] for leaf, shape in entries]
+        elif groups and groups[-1][1:] == [leaves, first]:
+            groups[-1][0].append(prefix)
+        else:
+            groups.append([[prefix], leaves, first])
+    return groups
+
+
+def _names(groups: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[int]]]:
+    """(name, shape) of all entries of a directory, in the order of their numbers."""
+    for prefixes, leaves, shape in groups:
+        for prefix in prefixes:
+            for leaf in leaves:
+                yield (f"{prefix}.{leaf}" if prefix else leaf), shape
+
+
+def _ungrouped(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    _check(values.dtype in (np.dtype("<f4"), np.dtype("<u2")), "the type of the state")
+    numbers = values.astype(np.float32) if values.dtype == np.dtype("<f4") else _from_bfloat16(values)
+    _check(bool(np.isfinite(numbers).all()), "a number of the state is infinite or not a number")
+    _check(isinstance(groups, list), "the directory of the state")
+    for group in groups:
+        _check(isinstance(group, list) and len(group) == 3, "the directory of the state")
+        for names in group[:2]:
+            _check(isinstance(names, list) and all(isinstance(name, str) for name in names), "the names of the state")
+        _check(_whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
+    _check(
+        sum(len(g[0]) * len(g[1]) * math.prod(g[2]) for g in groups) == len(numbers), "a state of another size than its directory"
+    )
+    state: dict[str, NDArray[np.float32]] = {}
+    at = 0
+    for name, shape in _names(groups):
+        _check(name not in state, f"{name:.40} comes twice")
+        size = math.prod(shape)
+        state[name] = numbers[at : at + size].reshape(shape)
+        at += size
+    return state
+
+
+def _to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The upper halves, rounded to nearest, ties to even."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+
+
+def _from_bfloat16(values: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (values.astype(np.uint32) << 16).view(np.float32)

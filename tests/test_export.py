@@ -1,0 +1,126 @@
+"""Tickets of real networks: the packed one computes what the trained one does, to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import shared
+from torch import nn
+
+from biprop import Ticket, TicketError, UserError, checkpoint, convert, export
+from biprop.config import Config
+from biprop.network import Task, build_network
+
+GOLDEN = ("conv4wide_025_p20", "conv4wide_025_BinAct_affine_p40", "cresnet20_affine_p50", "cresnet20_global_p30")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_checkpoints_of_the_original_research_code_become_tickets(name: str, tmp_path: Path) -> None:
+    path = shared(f"golden/{name}.pth")
+    ticket = export.pack(path, {})
+    ticket.save(tmp_path / "a.mpt")
+    loaded = Ticket.load(tmp_path / "a.mpt")
+    assert {layer.signs for layer in loaded.layers} == {"stored"}
+    network = checkpoint.restore(path, {}).network.model.eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.to_model()(images), network(images))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arch": "Conv2"},
+        {"arch": "Wide_VGG_Small", "width_mult": 0.5, "bn_type": "AffineBatchNorm", "last_layer_dense": True},
+        {"arch": "cResNet20_BinAct", "conv_type": "GlobalSubnetConv", "first_layer_dense": True},
+        {"arch": "cResNet20", "init": "unsigned_constant"},
+        {"arch": "cResNet20", "init": "bernoulli"},
+        {"arch": "Conv2", "init": "usc_bernoulli", "layer_prune_rates": {"linear.0": 0.01}},
+    ],
+    ids=str,
+)
+def test_a_packed_network_computes_what_the_trained_one_does(options: dict[str, Any]) -> None:
+    made = build_network(Config(**{"prune_rate": 0.2, "seed": 5, **options}), Task(10, 3, (32, 32)))
+    assert made.subnetwork
+    for name, value in made.model.state_dict().items():
+        if name.endswith(("running_mean", "running_var", "bias")):
+            value.copy_(torch.rand_like(value) + 0.5)
+    ticket = Ticket.from_bytes(Ticket.from_model(made.model, made.subnetwork).to_bytes())
+    unsigned = options.get("init", "") in ("unsigned_constant", "bernoulli", "usc_bernoulli")
+    assert {layer.signs for layer in ticket.layers} == {"positive" if unsigned else "seed"}
+    assert ticket.seed == (None if unsigned else 5)
+    fresh = build_network(Config(conv_type="DenseConv", seed=9, **{k: v for k, v in options.items() if k in (
+        "arch", "width_mult", "bn_type", "last_layer_dense")}), Task(10, 3, (32, 32))).model  # fmt: skip
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(ticket.to_model(fresh)(images), made.model.eval()(images))
+
+
+class Own(nn.Module):
+    """A network that biprop does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.ConvTranspose1d(6, 4, 2))
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).mean(2) * self.scale)
+
+
+def test_a_network_of_the_users_own(tmp_path: Path) -> None:
+    model = Own()
+    subnetwork = convert(model, {"*": 0.3, "head": "dense"}, seed=2)
+    model(torch.randn(8, 2, 9))
+    ticket = Ticket.from_model(model, subnetwork, classes=["x", "y", "z"])
+    ticket.save(tmp_path / "own.mpt")
+    loaded = Ticket.load(tmp_path / "own.mpt")
+    with pytest.raises(TicketError, match="pass to_model a new module of its class"):
+        loaded.to_model()
+    rebuilt = loaded.to_model(Own())
+    x = torch.randn(5, 2, 9)
+    assert torch.equal(rebuilt(x), model.eval()(x))
+    with pytest.raises(TicketError, match="does not fit the model: "):
+        loaded.to_model(nn.Linear(3, 3))
+    with pytest.raises(TicketError, match=r"does not fit|subnetwork already"):
+        loaded.to_model(model)
+
+
+def test_weights_kept_as_they_were_store_their_signs() -> None:
+    model = nn.Linear(50, 40)
+    ticket = Ticket.from_model(model, convert(model, 0.5, init="keep"))
+    assert ticket.layers[0].signs == "stored"
+    assert torch.equal(torch.from_numpy(ticket.weight(ticket.layers[0])), model.effective_weight())
+
+
+def test_what_cannot_be_rebuilt_is_refused_and_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5)).double()
+    subnetwork = convert(model, 0.5)
+    with pytest.raises(TicketError, match="layer 0: 13 weights cannot be rebuilt exactly"):
+        Ticket.from_model(model, subnetwork)
+    norm = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    subnetwork = convert(norm, 0.5)
+    norm[1].running_var[0] = torch.nan
+    with pytest.raises(TicketError, match=r"1\.running_var has a number that float32 does not hold"):
+        Ticket.from_model(norm, subnetwork)
+    with pytest.raises(UserError, match="no run folder"):
+        export.pack(tmp_path, {})
+    with pytest.raises(UserError, match="no such checkpoint"):
+        export.pack(tmp_path / "x.pth", {})
+
+
+def test_real_masks_take_at_most_a_hundredth_more_than_the_ideal() -> None:
+    """A network of a million weights: the stream against H(k) n, and all that is neither mask nor batch norm."""
+    made = build_network(Config(arch="VGG_Small", prune_rate=0.05), Task(10, 3, (32, 32)))
+    assert made.subnetwork
+    ticket = Ticket.from_model(
+        made.model, made.subnetwork, network={"name": "VGG_Small"}, classes=[f"class {i}" for i in range(10)]
+    )
+    content = ticket.to_bytes()
+    ideal = sum(export.coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
+    masks = sum(map(ticket.bits, ticket.layers)) / 8
+    state = 4 * sum(value.size for value in ticket.state.values())
+    assert masks < 1.0005 * ideal
+    assert len(content) - state < 1.01 * ideal + 4096

@@ -1,0 +1,272 @@
+"""The ticket file: exact, small, the same everywhere, and safe to open."""
+
+import hashlib
+import json
+import struct
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from biprop.ticket import Layer, Ticket, TicketError
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def layer(name: str, number: int, shape: tuple[int, ...], signs: Any = "seed", density: float = 0.2) -> Layer:
+    generator = np.random.default_rng(number)
+    mask = generator.random(shape) < density
+    kept = int(mask.sum())
+    stored = np.packbits(generator.random(kept) < 0.5, bitorder="little") if signs == "stored" else None
+    return Layer(name, number, shape, kept, 0.1 + number, np.packbits(mask.ravel(), bitorder="little"), signs, stored)
+
+
+def small_ticket(**changes: Any) -> Ticket:
+    state: dict[str, Any] = {
+        "bn.running_mean": np.arange(4, dtype=np.float32),
+        "bn.running_var": np.ones(4, dtype=np.float32),
+        "fc.bias": np.array([0.5, -0.25, 3], dtype=np.float32),
+    }
+    layers = [layer("conv", 0, (4, 3, 3, 3)), layer("mid", 1, (5, 4), "positive"), layer("fc", 3, (3, 5), "stored")]
+    about: dict[str, Any] = {
+        "state": state,
+        "input_size": (3, 8, 8),
+        "classes": ["a", "ü"],
+        "mean": (0.5,),
+        "std": (0.25,),
+        "found": {"epoch": 3},
+    }
+    return Ticket(None, 7, layers, **{**about, **changes})
+
+
+def assert_same(one: Ticket, other: Ticket) -> None:
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert (a.name, a.number, a.shape, a.kept, a.signs) == (b.name, b.number, b.shape, b.kept, b.signs)
+        assert np.array_equal(one.weight(a), other.weight(b))
+        assert np.array_equal(one.sign_plane(a), other.sign_plane(b))
+    assert list(one.state) == list(other.state)
+    assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)
+    for field in ("network", "seed", "input_size", "classes", "mean", "std", "found", "compact"):
+        assert getattr(one, field) == getattr(other, field), field
+
+
+def test_a_ticket_is_what_was_saved_and_its_bytes_are_always_the_same(tmp_path: Path) -> None:
+    ticket = small_ticket()
+    size = ticket.save(tmp_path / "a.mpt")
+    assert size == (tmp_path / "a.mpt").stat().st_size
+    loaded = Ticket.load(tmp_path / "a.mpt")
+    assert_same(ticket, loaded)
+    assert loaded.to_bytes() == ticket.to_bytes() == (tmp_path / "a.mpt").read_bytes()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.mpt"]
+
+
+def test_the_state_may_come_in_any_order() -> None:
+    state = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(
+        {"a.x": (2,), "b.x": (2,), "a.y": (2,), "c.x": (3,), "lone": (), "c.y": (1, 2), "empty.x": (0,)}.items()
+    )}  # fmt: skip
+    loaded = Ticket.from_bytes(small_ticket(state=state).to_bytes())
+    assert loaded.state.keys() == state.keys()
+    assert all(np.array_equal(loaded.state[name], state[name]) for name in state)
+
+
+def test_safetensors_can_look_inside(tmp_path: Path) -> None:
+    small_ticket().save(tmp_path / "a.mpt")
+    with safe_open(tmp_path / "a.mpt", "np") as file:
+        assert set(file.keys()) == {"gains", "state", "masks", "signs"}
+        assert file.get_tensor("gains").tolist() == [np.float32(0.1), np.float32(1.1), np.float32(3.1)]
+        assert json.loads(file.metadata()["ticket"])["seed"] == 7
+
+
+def test_compact_halves_the_state_and_rounds_it() -> None:
+    values = np.random.default_rng(0).normal(0, 10, 1000).astype(np.float32)
+    exact, compact = (small_ticket(state={"x": values}, compact=c) for c in (False, True))
+    assert len(exact.to_bytes()) - len(compact.to_bytes()) == pytest.approx(2000, abs=16)
+    rounded = Ticket.from_bytes(compact.to_bytes()).state["x"]
+    assert np.abs(rounded / values - 1).max() <= 2.0**-8
+    assert np.array_equal(rounded, torch.from_numpy(values).bfloat16().float().numpy())
+
+
+def test_the_planes_are_the_same_on_every_platform() -> None:
+    digest = hashlib.sha256()
+    ticket = Ticket.load(GOLDEN / "tiny.mpt")
+    for one in ticket.layers:
+        digest.update(one.mask.tobytes() + ticket.sign_plane(one).tobytes() + ticket.weight(one).astype("<f4").tobytes())
+    assert digest.hexdigest() == PLANES
+
+
+PLANES = "5de1655a602e8022dff73e9b7d7dfbfd3e98f6a89140f0a3c1d1ce51b98cce27"
+
+
+@pytest.mark.parametrize("name", ["tiny", "own", "compact"])
+def test_golden_tickets_read_and_write_as_ever(name: str) -> None:
+    content = (GOLDEN / f"{name}.mpt").read_bytes()
+    assert Ticket.from_bytes(content).to_bytes() == content
+
+
+def with_sum(header: dict[str, Any], data: bytes) -> bytes:
+    """A file of this header and these data whose checksum is right."""
+    header["__metadata__"]["sha256"] = "0" * 64
+    text = json.dumps(header).encode()
+    whole = struct.pack("<Q", len(text)) + text + data
+    return whole.replace(b"0" * 64, hashlib.sha256(whole).hexdigest().encode(), 1)
+
+
+def taken_apart(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    return header, json.loads(header["__metadata__"]["ticket"]), content[8 + length :]
+
+
+def test_every_flipped_byte_is_noticed() -> None:
+    content = small_ticket().to_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        with pytest.raises(TicketError):
+            Ticket.from_bytes(bytes(damaged))
+
+
+def test_every_truncation_is_noticed() -> None:
+    content = small_ticket().to_bytes()
+    for length in range(len(content)):
+        with pytest.raises(TicketError):
+            Ticket.from_bytes(content[:length])
+    with pytest.raises(TicketError, match=r"after the last tensor|checksum"):
+        Ticket.from_bytes(content + b"\0")
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.sampled_from([0, 1, -1, 2**31, 2**32, 2**40, 2**63, 2**64]),
+    st.floats(), st.text(max_size=5), st.just([]), st.just({}), st.lists(st.integers(-3, 2**50), max_size=9),
+)  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, child in inside for found in places(child, (*path, key)))]
+
+
+def change(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copied = value.copy()
+    copied[path[0]] = change(value[path[0]], path[1:], new)
+    return copied
+
+
+HEADER, DESCRIPTION, DATA = taken_apart(small_ticket().to_bytes())
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_hostile_files_with_a_right_checksum(part: int) -> None:
+    """10,000 files: any value of the header or the description replaced, bytes of the data changed, checksum made to fit."""
+    draw = np.random.default_rng(part)
+    in_header, in_description = places(HEADER), places(DESCRIPTION)
+    values = [None, True, -1, 0, 1, 2, 3, 255, 2**31, 2**32, 2**40, 2**63, 2**70, 0.5, 1e300, "", "x", "F32", "BF16", "seed",
+              "stored", "i9", [], {}, [0], [2**33], [1] * 9, [2**20, 2**20], [-1, 5], ["a"], [[], [], []]]  # fmt: skip
+    limit = 1 << 22
+    tracemalloc.start()
+    for _ in range(1000):
+        header, description, data = HEADER, DESCRIPTION, bytearray(DATA)
+        for _ in range(draw.integers(1, 3)):
+            new, kind = values[draw.integers(len(values))], draw.integers(4)
+            if kind == 0:
+                header = change(header, in_header[draw.integers(1, len(in_header))], new) if header is HEADER else header
+            elif kind < 3:
+                description = (
+                    change(description, in_description[draw.integers(len(in_description))], new)
+                    if description is DESCRIPTION
+                    else description
+                )
+            else:
+                data[draw.integers(len(data))] ^= draw.integers(1, 256)
+        if isinstance(header.get("__metadata__"), dict):
+            header = {**header, "__metadata__": {"ticket": json.dumps(description), **header["__metadata__"]}}
+            if header["__metadata__"]["ticket"] == HEADER["__metadata__"]["ticket"]:
+                header["__metadata__"]["ticket"] = json.dumps(description)
+            content = with_sum(header, bytes(data))
+        else:
+            text = json.dumps(header).encode()
+            content = struct.pack("<Q", len(text)) + text + bytes(data)
+        try:
+            loaded = Ticket.from_bytes(content)
+            for one in loaded.layers:
+                if one.weights < 10_000:
+                    loaded.weight(one)
+        except TicketError as e:
+            assert len(str(e)) < 400 and "\n" not in str(e)
+    assert tracemalloc.get_traced_memory()[1] < limit
+    tracemalloc.stop()
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused(content: bytes) -> None:
+    with pytest.raises(TicketError):
+        Ticket.from_bytes(content)
+
+
+@given(VALUES)
+def test_any_description_is_read_or_refused(value: Any) -> None:
+    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "ticket": json.dumps(value)}}
+    with pytest.raises(TicketError):
+        Ticket.from_bytes(with_sum(header, DATA))
+
+
+def test_deep_json_is_refused() -> None:
+    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "ticket": "[" * 100_000}}
+    with pytest.raises(TicketError, match="JSON"):
+        Ticket.from_bytes(with_sum(header, DATA))
+
+
+def described(**changes: Any) -> bytes:
+    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "ticket": json.dumps({**DESCRIPTION, **changes})}}
+    return with_sum(header, DATA)
+
+
+def test_what_a_newer_program_wrote_is_refused_with_advice() -> None:
+    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "version": "2"}}
+    with pytest.raises(TicketError, match=r"version 2 of the ticket format; this biprop reads up to 1: install a newer one"):
+        Ticket.from_bytes(with_sum(header, DATA))
+    with pytest.raises(TicketError, match="generator 2: this biprop has version 1"):
+        Ticket.from_bytes(described(generator=2))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (["conv", 0, [2**16, 2**16, 2, 2], 1, "seed", ""], "more than"),
+        (["conv", 0, [2**30], 2**29, "seed", ""], "in a stream of"),
+        (["conv", 0, [4, 3, 3, 3], 109, "seed", ""], "keeps 109"),
+        (["conv", 0, [4, 3, 3, 3], -1, "seed", ""], "keeps -1"),
+        (["conv", -1, [4, 3, 3, 3], 5, "seed", ""], "number"),
+        (["conv", 0, [4, -3], 5, "seed", ""], "shape"),
+        (["conv", 0, [4, 3, 3, 3], 5, "drawn", ""], "signs"),
+        (["conv", 0, [4, 3, 3, 3], 5, "seed", "o99"], "unknown model"),
+    ],
+)
+def test_impossible_layers_are_refused(entry: list[Any], message: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(TicketError, match=message):
+        Ticket.from_bytes(described(layers=[entry, *DESCRIPTION["layers"][1:]]))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match="cannot be read: No such file"):
+        Ticket.load(tmp_path / "absent.mpt")
+    (tmp_path / "x.mpt").write_bytes(b"PK\3\4 a checkpoint")
+    with pytest.raises(TicketError, match=r"x\.mpt: not a ticket"):
+        Ticket.load(tmp_path / "x.mpt")
+
+
+def test_saving_where_one_cannot_write_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TicketError.__mro__[1], match="cannot be written"):
+        small_ticket().save(tmp_path / "no" / "folder.mpt")
