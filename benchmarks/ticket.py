@@ -49,19 +49,18 @@ def main() -> None:
     for name, ticket in tickets(arguments.sources):
         content = ticket.to_bytes()
         ideal = sum(coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
-        masks = sum(map(ticket.bits, ticket.layers)) / 8
+        models = [ticket.model_of(layer) for layer in ticket.layers]
+        masks = len(coding.encode([layer.kept_mask() for layer in ticket.layers], models))
         state = sum(value.size for value in ticket.state.values()) * (2 if ticket.compact else 4)
         signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
-        learned = sum(bool(layer.model and layer.model.order) for layer in ticket.layers)
+        learned = sum(bool(model.order) for model in models)
         rest = len(content) - masks - state - signs
         print(f"{name}: {ticket.weights:,} weights, {100 * ticket.kept / ticket.weights:.2f} % kept, {len(ticket.layers)} layers")
         print(f"  file {len(content):,} bytes, {8 * len(content) / ticket.weights:.4f} bits a weight")
-        print(
-            f"  masks {masks:,.0f} bytes, {masks / ideal:.4f} of the ideal {ideal:,.0f} ({learned} layers with counts that learn)"
-        )
-        print(f"  signs {signs:,}, batch norm and dense {state:,}, the rest {rest:,.0f} bytes")
+        print(f"  masks {masks:,} bytes, {masks / ideal:.4f} of the ideal {ideal:,.0f} ({learned} layers with counts that learn)")
+        print(f"  signs {signs:,}, batch norm and dense {state:,}, the rest {rest:,} bytes")
         for layer in ticket.layers:
-            object.__setattr__(layer, "model", None)  # choosing the models is a part of writing
+            object.__setattr__(layer, "model", None)  # choosing how to code is a part of writing
         for how, core in (("compiled core", native.library()), ("numpy", None)):
             with mock.patch.object(native, "library", lambda core=core: core):
                 write = seconds(ticket.to_bytes, arguments.rounds)

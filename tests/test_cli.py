@@ -131,7 +131,7 @@ def test_mistakes_in_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 
 def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no such checkpoint" in fails(capsys, "evaluate", "--pretrained", "none.pth")
-    assert "required: --pretrained" in fails(capsys, "evaluate")
+    assert "name one file to evaluate" in fails(capsys, "evaluate")
     assert cli.main(["find", *QUICK]) == 0
     capsys.readouterr()
     path = "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/model_best.pth"

@@ -57,11 +57,32 @@ def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
     assert run(tmp_path, epochs=1).folder == result.folder / "1"
 
 
+def test_the_result_is_beside_the_checkpoints(tmp_path: Path) -> None:
+    result = run(tmp_path, epochs=1)
+    told = json.loads((result.folder / checkpoint.RESULT).read_text())
+    assert (told["epoch"], told["test"]["right"], told["test"]["images"]) == (1, result.test.right, 360)
+
+
 def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
     a, b = (checkpoint.load(run(tmp_path, seed=5).folder / "checkpoints" / LAST) for _ in range(2))
     assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
     c = checkpoint.load(run(tmp_path, seed=6).folder / "checkpoints" / LAST)
     assert not torch.equal(a["state_dict"]["linear.0.scores"], c["state_dict"]["linear.0.scores"])
+
+
+FASTER = [{"amp": "bf16"}, {"channels_last": True}, {"amp": "bf16", "channels_last": True, "conv_type": "GlobalSubnetConv"}]
+
+
+@pytest.mark.parametrize("options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str)
+def test_faster_ways_change_roundings_and_nothing_else(options: dict[str, Any], tmp_path: Path) -> None:
+    scope = {"conv_type": options.get("conv_type", "SubnetConv")}
+    plain, faster = run(tmp_path, **scope), run(tmp_path, **options)
+    assert faster.kept == plain.kept
+    logs = [(r.folder / "logs" / "metrics.jsonl").read_text().splitlines() for r in (plain, faster)]
+    losses = [[json.loads(line)["train/loss"] for line in lines] for lines in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    if "amp" in options:
+        assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("arch", ["Wide_VGG_Small", "Conv2", "cResNet20_BinAct"])

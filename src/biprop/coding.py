@@ -75,17 +75,16 @@ def entropy(kept: int, weights: int) -> float:
     return -sum(part * math.log2(part / weights) for part in (kept, weights - kept) if part)
 
 
-def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model] | None = None) -> tuple[NDArray[np.uint8], list[Model]]:
+def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model]) -> NDArray[np.uint8]:
     """Code the masks of all layers into one stream.
 
     Args:
         masks: bool arrays, [outputs, inputs, ...] or any other shape.
-        models: one per mask; by default, what makes the stream shortest.
+        models: one per mask, see `best_model`; any gives a stream that `decode` reads with it.
 
     Returns:
-        The stream, uint8, and the models.
+        The stream, uint8.
     """
-    models = [best_model(mask) for mask in masks] if models is None else list(models)
     coder = _Encoder(lanes_for(sum(mask.size for mask in masks)))
     for mask, model in reversed(list(zip(masks, models, strict=True))):
         kept = int(np.count_nonzero(mask))
@@ -93,7 +92,7 @@ def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model] | None = 
             rows = _rows(mask, model)
             for row, chances in reversed(list(zip(rows, _chances(rows, mask.shape, kept, model), strict=True))):
                 coder.put(row, chances)
-    return coder.stream(), models
+    return coder.stream()
 
 
 def decode(

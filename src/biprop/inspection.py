@@ -24,10 +24,10 @@ def report(ticket: Ticket, size: int) -> Report:
     """Look at a ticket whose file has `size` bytes."""
     heads = ("layer", "shape", "kept", "kept %", "bits/weight", "H(k)", "gain", "signs")
     rows: list[Row] = []
-    mask_bits = ideal_bits = 0.0
+    ideal_bits = 0.0
     for layer in ticket.layers:
         bits, ideal = ticket.bits(layer), coding.entropy(layer.kept, layer.weights)
-        mask_bits, ideal_bits = mask_bits + bits, ideal_bits + ideal
+        ideal_bits += ideal
         n = max(1, layer.weights)
         rows.append(
             (
@@ -38,7 +38,8 @@ def report(ticket: Ticket, size: int) -> Report:
     numbers = sum(value.size for value in ticket.state.values())
     state = numbers * (2 if ticket.compact else 4)
     signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
-    masks, ideal_bytes = mask_bits / 8, ideal_bits / 8
+    models = [ticket.model_of(layer) for layer in ticket.layers]
+    masks, ideal_bytes = len(coding.encode([layer.kept_mask() for layer in ticket.layers], models)), ideal_bits / 8
     float32 = 4 * (ticket.weights + numbers)
     n = max(1, ticket.weights)
     network = ticket.network or {"name": "of the user's own"}
@@ -49,11 +50,11 @@ def report(ticket: Ticket, size: int) -> Report:
         ("seed", "none (no signs follow from one)" if ticket.seed is None else str(ticket.seed)),
         ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({100 * ticket.kept / n:.2f} %)"),
         ("file", f"{size:,} bytes: {8 * size / n:.4f} bits per weight, {float32 / size:.1f} times smaller than in float32"),
-        ("  masks", f"{masks:,.0f} bytes: {8 * masks / n:.4f} bits per weight, {masks / max(1, ideal_bytes):.4f} of the ideal "
+        ("  masks", f"{masks:,} bytes: {8 * masks / n:.4f} bits per weight, {masks / max(1, ideal_bytes):.4f} of the ideal "
          f"{ideal_bytes:,.0f}"),
         ("  signs", f"{signs:,} bytes" + ("" if signs else ": they follow from the seed" if ticket.seed is not None else "")),
         ("  batch norm and dense", f"{state:,} bytes: {numbers:,} numbers in {'16' if ticket.compact else '32'} bits"),
-        ("  the rest", f"{size - masks - signs - state:,.0f} bytes"),
+        ("  the rest", f"{size - masks - signs - state:,} bytes"),
         *_accuracies(ticket.found),
     ]  # fmt: skip
     return Report(heads, rows, totals)

@@ -168,9 +168,8 @@ class Ticket:
 
     def to_bytes(self) -> bytes:
         """The file's content. The same ticket gives the same bytes."""
-        masks = [layer.kept_mask() for layer in self.layers]
-        models = [coding.best_model(m) if la.model is None else la.model for m, la in zip(masks, self.layers, strict=True)]
-        stream, _ = coding.encode(masks, models)
+        models = [self.model_of(layer) for layer in self.layers]
+        stream = coding.encode([layer.kept_mask() for layer in self.layers], models)
         directory = _grouped({name: value.shape for name, value in self.state.items()})
         ordered = [self.state[name].ravel() for name, _ in _names(directory)]
         values = np.concatenate([np.empty(0, np.float32), *ordered]).astype("<f4")
@@ -251,8 +250,11 @@ class Ticket:
 
     def bits(self, layer: Layer) -> float:
         """Bits that the layer's mask takes in the file, to a fraction of a bit; signs that are stored come on top."""
-        mask = layer.kept_mask()
-        return coding.cost(mask, coding.best_model(mask) if layer.model is None else layer.model)
+        return coding.cost(layer.kept_mask(), self.model_of(layer))
+
+    def model_of(self, layer: Layer) -> coding.Model:
+        """How the layer's mask is coded."""
+        return coding.best_model(layer.kept_mask()) if layer.model is None else layer.model
 
 
 def _json(value: Any) -> str:
