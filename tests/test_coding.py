@@ -18,7 +18,11 @@ MODELS = st.one_of(st.just(Model()), st.builds(Model, st.sampled_from("io"), st.
 
 
 def decoded(stream: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]], models: Sequence[Model]) -> list[NDArray[np.bool_]]:
-    return list(coding.decode(stream, [m.shape for m in masks], [int(m.sum()) for m in masks], models))
+    planes = coding.decode(stream, [m.shape for m in masks], [int(m.sum()) for m in masks], models)
+    return [
+        np.unpackbits(plane, count=m.size, bitorder="little").view(np.bool_).reshape(m.shape)
+        for plane, m in zip(planes, masks, strict=True)
+    ]
 
 
 @st.composite

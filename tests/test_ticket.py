@@ -259,6 +259,16 @@ def test_impossible_layers_are_refused(entry: list[Any], message: str) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("kept", [0, 2**28])
+def test_a_small_file_of_a_large_mask_takes_no_more_than_its_planes(kept: int) -> None:
+    tracemalloc.start()
+    layers = [["conv", 0, [2**14, 2**14], kept, "seed", ""], *DESCRIPTION["layers"][1:]]
+    with pytest.raises(TicketError):  # the stream is of other masks
+        Ticket.from_bytes(described(layers=layers))
+    assert tracemalloc.get_traced_memory()[1] < 1.1 * 2**25
+    tracemalloc.stop()
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="cannot be read: No such file"):
         Ticket.load(tmp_path / "absent.mpt")

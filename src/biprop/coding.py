@@ -25,7 +25,7 @@ from . import native
 
 LOWEST_STATE = 1 << 31
 MOST_LANES = 256
-STRENGTHS = (2, 4, 6, 8, 10)
+STRENGTHS = (3, 6, 9)
 """What the encoder tries: 2 to this power is how many weights the layer's density counts for, beside the group's own."""
 
 Bits = NDArray[np.uint8]
@@ -97,8 +97,8 @@ def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model]) -> NDArr
 
 def decode(
     stream: NDArray[np.uint8], shapes: Sequence[tuple[int, ...]], kept: Sequence[int], models: Sequence[Model]
-) -> Iterator[NDArray[np.bool_]]:
-    """The masks of a stream, one after the other.
+) -> Iterator[NDArray[np.uint8]]:
+    """The masks of a stream, one after the other, as planes: bit i mod 8, from the lowest, of byte i // 8 is weight i in C order.
 
     Args:
         stream: of `encode`.
@@ -111,14 +111,17 @@ def decode(
     for shape, count, model in zip(shapes, kept, models, strict=True):
         size = math.prod(shape)
         if count in (0, size):
-            yield np.full(shape, count > 0)
+            plane = np.full(-(-size // 8), 255 if count else 0, dtype=np.uint8)
+            if count and size % 8:
+                plane[-1] = (1 << size % 8) - 1
+            yield plane
             continue
         rows = np.empty(_row_shape(shape, model), dtype=np.uint8)
         for row, chances in zip(rows, _chances(rows, shape, count, model), strict=True):
             coder.take(row, chances)
         if int(np.count_nonzero(rows)) != count:
             raise CodingError("a mask does not keep as many weights as it says")
-        yield _from_rows(rows, shape, model)
+        yield np.packbits(_in_order(rows, shape, model), bitorder="little")
     coder.finish()
 
 
@@ -174,10 +177,11 @@ def _rows(mask: NDArray[np.bool_], model: Model) -> Bits:
     return np.ascontiguousarray(turned).view(np.uint8).reshape(_row_shape(mask.shape, model))
 
 
-def _from_rows(rows: Bits, shape: tuple[int, ...], model: Model) -> NDArray[np.bool_]:
+def _in_order(rows: Bits, shape: tuple[int, ...], model: Model) -> Bits:
+    """The bits of the rows in C order of the weights, flat."""
     if model.order == "i" and len(shape) > 1:
         rows = rows.reshape(shape[1], shape[0], -1).transpose(1, 0, 2)
-    return np.ascontiguousarray(rows).view(np.bool_).reshape(shape)
+    return rows.reshape(-1)
 
 
 def _chances(rows: Bits, shape: tuple[int, ...], kept: int, model: Model) -> Iterator[NDArray[np.uint32]]:
@@ -258,9 +262,9 @@ _S16, _S32, _S47 = np.uint64(16), np.uint64(32), np.uint64(47)
 
 def _steps(row: Bits, chances: NDArray[np.uint32], lanes: int) -> Iterator[tuple[Bits, NDArray[np.uint64]]]:
     """The row in parts, of which each lane gets one bit, and the chances of theirs."""
-    all_chances = np.broadcast_to(chances, row.shape).astype(np.uint64)
+    wide = chances.astype(np.uint64)
     for start in range(0, len(row), lanes):
-        yield row[start : start + lanes], all_chances[start : start + lanes]
+        yield row[start : start + lanes], wide if len(wide) == 1 else wide[start : start + lanes]
 
 
 def _put_by_numpy(states: NDArray[np.uint64], row: Bits, chances: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:

@@ -355,7 +355,7 @@ def _read(described: Any, tensors: Mapping[str, NDArray[Any]]) -> Ticket:
     signs_left, layers = _bytes(tensors["signs"], "signs"), []
     for entry, gain, model in zip(entries, gains, models, strict=True):
         name, number, shape, kept, signs, _ = entry
-        mask = np.packbits(next(masks).ravel(), bitorder="little")
+        mask = next(masks)
         stored = None
         if signs == "stored":
             size = -(-kept // 8)
