@@ -11,6 +11,7 @@ of one thread, with the compiled core and with numpy alone, median and range.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -59,8 +60,7 @@ def main() -> None:
         print(f"  file {len(content):,} bytes, {8 * len(content) / ticket.weights:.4f} bits a weight")
         print(f"  masks {masks:,} bytes, {masks / ideal:.4f} of the ideal {ideal:,.0f} ({learned} layers with counts that learn)")
         print(f"  signs {signs:,}, batch norm and dense {state:,}, the rest {rest:,} bytes")
-        for layer in ticket.layers:
-            object.__setattr__(layer, "model", None)  # choosing how to code is a part of writing
+        ticket.layers = [dataclasses.replace(layer, model=None) for layer in ticket.layers]  # choosing it is a part of writing
         for how, core in (("compiled core", native.library()), ("numpy", None)):
             with mock.patch.object(native, "library", lambda core=core: core):
                 write = seconds(ticket.to_bytes, arguments.rounds)

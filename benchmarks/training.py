@@ -111,12 +111,12 @@ def show(title: str, found: dict[str, list[float]], base: str) -> None:
     print(f"{title}  {'  '.join(shown)}  [{base} {1000 * statistics.median(found[base]):.0f} ms]", flush=True)
 
 
-def peak_memory(arch: str, kind: str, batch: int) -> float:
+def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
     """MiB that three steps need at their peak, beyond what the program itself takes: measured in a process of its own."""
     code = (
         "import resource, sys; sys.path.insert(0, 'benchmarks'); import training\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"step = training.make_step({arch!r}, {kind!r}, {batch}, training.How())\n"
+        f"step = training.make_step({arch!r}, {kind!r}, {batch}, training.{how!r})\n"
         "for _ in range(3): step()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
@@ -136,7 +136,7 @@ def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]
 def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
     title = f"{arch:18} batch {batch:4} "
     if what == "memory":
-        peaks = {kind: peak_memory(arch, kind, batch) for kind in KINDS}
+        peaks = {kind: peak_memory(arch, kind, batch, how) for kind in KINDS}
         shown = [f"{kind} {peaks[kind] / peaks['dense']:.2f}" for kind in ("layer", "global")]
         print(f"{title}  {'  '.join(shown)}  [dense {peaks['dense']:.0f} MiB]", flush=True)
         return
@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds {arguments.rounds}: a spread needs at least 2")
     how = How(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
     machine = f"{torch.get_num_threads()} threads" if how.device == "cpu" else torch.cuda.get_device_name()
     print(f"{machine}, PyTorch {torch.__version__}, {how}, n = {arguments.rounds}, 20 % kept")

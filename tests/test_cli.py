@@ -206,6 +206,12 @@ def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.Captur
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     state = str(part / "checkpoints" / "epoch_4.state")
     assert "is at epoch 4 of 4: pass more --epochs" in fails(capsys, "find", "--resume", state)
+    # Stopped after its last epoch and before its result, a run gives it when it is resumed.
+    result = Path(state).parent.parent / "result.json"
+    before = result.read_text()
+    result.unlink()
+    assert cli.main(["find", "--resume", state]) == 0
+    assert result.read_text() == before
     assert "--arch Conv4: but" in fails(capsys, "find", "--resume", state, "--arch", "Conv4")
     assert cli.main(["find", "--resume", state, "--epochs", "5"]) == 0
 

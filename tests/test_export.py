@@ -96,6 +96,30 @@ def test_weights_kept_as_they_were_store_their_signs() -> None:
     assert torch.equal(torch.from_numpy(ticket.weight(ticket.layers[0])), model.effective_weight())
 
 
+def test_a_single_layer_and_parameters_named_scores_come_back() -> None:
+    model = nn.Linear(6, 5)
+    subnetwork = convert(model, 0.5)
+    rebuilt = Ticket.from_model(model, subnetwork).to_model(nn.Linear(6, 5))
+    x = torch.randn(3, 6)
+    assert torch.equal(rebuilt(x), model(x))
+
+    def attention() -> nn.Module:
+        own = nn.Sequential(nn.Linear(4, 4), nn.Module())
+        own[1].scores = nn.Parameter(torch.randn(3))
+        return own
+
+    own = attention()
+    ticket = Ticket.from_model(own, convert(own, 0.5))
+    assert torch.equal(ticket.to_model(attention())[1].scores, own[1].scores)
+
+
+def test_one_module_under_two_names_is_refused() -> None:
+    model = nn.Module()
+    model.a = model.b = nn.Linear(4, 4)
+    with pytest.raises(TicketError, match=r"b\.weight and a\.weight are one weight"):
+        Ticket.from_model(model, convert(model, 0.5))
+
+
 def test_what_cannot_be_rebuilt_is_refused_and_named(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5)).double()
     subnetwork = convert(model, 0.5)

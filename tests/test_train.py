@@ -76,7 +76,7 @@ FASTER = [{"amp": "bf16"}, {"channels_last": True}, {"amp": "bf16", "channels_la
 @pytest.mark.parametrize("options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str)
 def test_faster_ways_change_roundings_and_nothing_else(options: dict[str, Any], tmp_path: Path) -> None:
     scope = {"conv_type": options.get("conv_type", "SubnetConv")}
-    plain, faster = run(tmp_path, **scope), run(tmp_path, **options)
+    plain, faster = run(tmp_path, epochs=1, **scope), run(tmp_path, epochs=1, **options)
     assert faster.kept == plain.kept
     logs = [(r.folder / "logs" / "metrics.jsonl").read_text().splitlines() for r in (plain, faster)]
     losses = [[json.loads(line)["train/loss"] for line in lines] for lines in logs]
@@ -144,6 +144,25 @@ def test_a_loss_that_is_no_number_names_the_layer(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(found.data, "std", (0.0,))  # the first convolution sees 0 / 0
     with pytest.raises(SearchDiverged, match=r"epoch 1, step 1: the loss is not finite: .* layer convs\.0"):
         found.run()
+
+
+def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, found = run(tmp_path / "whole"), search(tmp_path / "stopped")
+    save = found._save
+
+    def stop(name: str, epoch: int, *counts: Any) -> None:
+        if (name, epoch) == (LAST, 2):
+            raise KeyboardInterrupt
+        save(name, epoch, *counts)
+
+    monkeypatch.setattr(found, "_save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        found.run()
+    start = checkpoint.read(found.folder / "checkpoints" / LAST, {})
+    resumed = Search(found.config, found.config_name, data.load(found.config), log.Console(), start, True).run()
+    assert (resumed.epoch, resumed.validation, resumed.test) == (whole.epoch, whole.validation, whole.test)
 
 
 def test_an_interrupted_search_keeps_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

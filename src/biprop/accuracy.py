@@ -24,6 +24,8 @@ from .ticket import Ticket, TicketError
 from .train import choose_device, evaluation_batch
 
 _PLACES = ("set", "data", "image_size", "stream", "workers")
+_TOLD = ("set", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type", "prune_rate")
+"""Options that are taken from what a ticket tells of its search. Where data are is not: a file does not choose what is read."""
 
 
 @dataclass
@@ -79,16 +81,20 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
         model = ticket.to_model()
     except TicketError as e:
         raise TicketError(f"{path}: {e}") from None
+    assert ticket.network
     told = ticket.found.get("options")
-    known = {name: value for name, value in told.items() if name in options.FIELDS} if isinstance(told, dict) else {}
+    known = {name: value for name, value in told.items() if name in _TOLD} if isinstance(told, dict) else {}
     config = Config(**{name: options.coerce(name, value, str(path)) for name, value in known.items()})
-    network = ticket.network or {}
+    if "options" not in ticket.found and "set" not in flags:
+        raise UserError(f"{path}: does not tell its data: pass --set (and --data)")
+    network = ticket.network
     answers = {**options.as_dict(config), "arch": network["name"], "num_classes": network["num_classes"]}
     for name in options.CHECKPOINT_FACTS:
         if flags.get(name) is not None and flags[name] != answers[name]:
             raise UserError(f"--{name.replace('_', '-')} {flags[name]}: but {path} says {answers[name]}")
     layers = [LayerReport(la.name, la.shape, la.weights, la.kept, la.gain) for la in ticket.layers]
-    epoch = ticket.found.get("epoch", 0)
+    epoch = ticket.found.get("epoch")
+    epoch = epoch if type(epoch) is int and 0 <= epoch < 2**31 else 0
     task = Task(network["num_classes"], network["channels"], tuple(network["input_size"]))
     config = dataclasses.replace(config, arch=str(network["name"]))
     return Subject(str(path), model, _here(config, _places(flags)), task, ticket.mean, ticket.std, epoch, layers, [])

@@ -395,11 +395,13 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     if not arguments.output.endswith(TICKET_ENDING):
         raise UserError(f"--output {arguments.output}: the name of a ticket ends with {TICKET_ENDING}")
+    if not Path(arguments.output).absolute().parent.is_dir():
+        raise UserError(f"--output {arguments.output}: cannot be written: no such folder")
     console = log.Console()
     ticket = export.pack(arguments.source, flags, arguments.compact)
     if arguments.compact:
         # What 16 bits cost is told, always: a user who gives up precision wants to know what for.
-        exact = export.pack(arguments.source, flags)
+        exact = dataclasses.replace(ticket, compact=False)
         subjects = [accuracy.of_ticket(arguments.output, flags, one) for one in (exact, Ticket.from_bytes(ticket.to_bytes()))]
         images = accuracy.load_data(subjects[0], console)
         before, after = (
@@ -424,7 +426,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from . import inspection, log
     from .ticket import Ticket
 
-    content = inspection.report(Ticket.load(arguments.file), Path(arguments.file).stat().st_size)
+    ticket = Ticket.load(arguments.file)
+    content = inspection.report(ticket, Path(arguments.file).stat().st_size or len(ticket.to_bytes()))
     console = log.Console()
     console.columns(arguments.file, content.heads, content.layers)
     console.table("", content.totals)

@@ -25,6 +25,8 @@ from . import native
 
 LOWEST_STATE = 1 << 31
 MOST_LANES = 256
+MOST_ROWS = 1 << 16
+"""In a layer that is coded row by row, of its rows and of its groups: each takes time and memory, however few bits it has."""
 STRENGTHS = (3, 6, 9)
 """What the encoder tries: 2 to this power is how many weights the layer's density counts for, beside the group's own."""
 
@@ -40,8 +42,8 @@ class Model:
     """What the coder takes for the probability that a weight is kept.
 
     Attributes:
-        order: "" takes the layer's density throughout. "o" goes through the output channels and learns how much of every input
-            channel is kept; "i" goes through the input channels and learns the same of every output channel.
+        order: "" takes the layer's density throughout. "o" goes through axis 0 (the output channels, but of transposed
+            convolutions) and learns how much is kept of every index of axis 1; "i" goes through axis 1 and learns of axis 0.
         strength: the layer's density counts as much as 2 ** strength weights.
     """
 
@@ -60,7 +62,7 @@ class Model:
         """
         if text == "":
             return Model()
-        if not re.fullmatch(r"[io](1?\d|20)", text):
+        if not re.fullmatch(r"[io](1?[0-9]|20)", text):
             raise CodingError(f"unknown model {text!r}")
         return Model(text[0], int(text[1:]))
 
@@ -140,7 +142,7 @@ def cost(mask: NDArray[np.bool_], model: Model) -> float:
 def best_model(mask: NDArray[np.bool_]) -> Model:
     """The model whose estimated cost is lowest."""
     kept = int(np.count_nonzero(mask))
-    if not 0 < kept < mask.size:
+    if not 0 < kept < mask.size or max(mask.shape[:2], default=0) > MOST_ROWS:
         return Model()
     best, cost = Model(), entropy(kept, mask.size)
     if mask.ndim < 2:
@@ -169,6 +171,17 @@ def _row_shape(shape: tuple[int, ...], model: Model) -> tuple[int, int]:
         return 1, math.prod(shape)
     first = shape[0] if model.order == "o" else shape[1]
     return first, math.prod(shape) // first
+
+
+def rows_of(shape: tuple[int, ...], model: Model) -> int:
+    """How many rows the coder goes through.
+
+    Raises:
+        CodingError: more than it may: `MOST_ROWS` rows or groups.
+    """
+    if model.order and len(shape) > 1 and max(shape[:2]) > MOST_ROWS:
+        raise CodingError(f"model {model} for {shape[0]} x {shape[1]} channels: at most {MOST_ROWS}")
+    return _row_shape(shape, model)[0]
 
 
 def _rows(mask: NDArray[np.bool_], model: Model) -> Bits:

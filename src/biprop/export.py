@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from . import __version__, checkpoint, coding, rng
 from . import config as options
-from .errors import UserError
+from .errors import UserError, one_line
 from .layers import Masked
 from .models import build, takes_width
 from .subnetwork import Subnetwork
 from .ticket import Layer, Plane, Signs, Ticket, TicketError
 
-_NOT_STATE = ("scores", "num_batches_tracked")
+_COUNTER = "num_batches_tracked"
+"""Of batch norm, and of no use but in training: not in tickets."""
 _NOT_TOLD = ("name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "histograms", "data", "trainer")
 """Options that change nothing of what is found, or that say where something lies on this machine."""
 
@@ -29,19 +29,21 @@ _NOT_TOLD = ("name", "log_dir", "results", "device", "workers", "print_freq", "s
 def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket:
     """See `Ticket.from_model`."""
     subnetwork.update()
-    layers, seed = [], subnetwork.seed
-    for name, module in subnetwork.layers.items():
-        layers.append(_layer(name, subnetwork.numbers[name], module, seed))
-    masked = {f"{name}.weight" for name in subnetwork.layers}
+    layers = [_layer(name, subnetwork.numbers[name], module, subnetwork.seed) for name, module in subnetwork.layers.items()]
+    ours = {id(module.weight): layer.key for layer, module in zip(layers, subnetwork.layers.values(), strict=True)}
+    scores = {id(module.scores) for module in subnetwork.layers.values()}
     state = {}
-    for name, value in model.state_dict().items():
-        if name not in masked and name.rpartition(".")[2] not in _NOT_STATE:
-            exact = value.detach().cpu().double().numpy()
-            state[name] = exact.astype(np.float32)
-            if not np.isfinite(state[name]).all() or (state[name] != exact).any():
-                raise TicketError(f"{name} has a number that float32 does not hold: this network cannot be packed")
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in ours and ours[id(value)] != name:
+            raise TicketError(f"{name} and {ours[id(value)]} are one weight: a module under two names cannot be packed")
+        if id(value) in ours or id(value) in scores or name.endswith(_COUNTER):
+            continue
+        exact = value.detach().cpu().double().numpy()
+        state[name] = exact.astype(np.float32)
+        if not np.isfinite(state[name]).all() or (state[name] != exact).any():
+            raise TicketError(f"{name} has a number that float32 does not hold: this network cannot be packed")
     uses_seed = any(layer.signs == "seed" for layer in layers)
-    ticket = Ticket(about.pop("network", None), seed if uses_seed else None, layers, state, **about)
+    ticket = Ticket(about.pop("network", None), subnetwork.seed if uses_seed else None, layers, state, **about)
     _verify(ticket, subnetwork)
     return ticket
 
@@ -67,12 +69,14 @@ def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
 
 def _verify(ticket: Ticket, subnetwork: Subnetwork) -> None:
     """Rebuild the ticket from its own bytes and compare every weight."""
-    rebuilt = Ticket.from_bytes(ticket.to_bytes())
+    try:
+        rebuilt = Ticket.from_bytes(ticket.to_bytes(), ticket.weights)
+    except ValueError as e:
+        raise TicketError(f"this network cannot be packed: {e}") from None
     for layer, module in zip(rebuilt.layers, subnetwork.layers.values(), strict=True):
         with torch.no_grad():
-            expected = module.effective_weight().cpu().numpy()
-        if not np.array_equal(rebuilt.weight(layer), expected):
-            differing = int(np.count_nonzero(rebuilt.weight(layer) != expected))
+            expected = module.effective_weight().cpu().double().numpy()
+        if differing := int(np.count_nonzero(rebuilt.weight(layer) != expected)):
             raise TicketError(f"layer {layer.name}: {differing} weights cannot be rebuilt exactly (are they float32?)")
 
 
@@ -81,28 +85,33 @@ def to_model(ticket: Ticket, model: nn.Module | None = None) -> nn.Module:
     if model is None:
         if ticket.network is None:
             raise TicketError("of a network that biprop does not know: pass to_model a new module of its class")
+        options = {**ticket.network, "input_size": tuple(ticket.network["input_size"])}
         try:
-            model = build(**{**ticket.network, "input_size": tuple(ticket.network["input_size"])})
-        except (ValueError, TypeError, KeyError) as e:
-            raise TicketError(f"its network cannot be built: {e}") from None
-    state: dict[str, NDArray[np.float32]] = dict(ticket.state)
-    for layer in ticket.layers:
-        state[f"{layer.name}.weight"] = ticket.weight(layer)
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if k.rpartition(".")[2] not in _NOT_STATE}
-    given = {name: value.shape for name, value in state.items()}
+            with torch.device("meta"):  # its size is known before memory is taken for it
+                _check_fit(ticket, build(**options))
+            model = build(**options)
+        except (ValueError, RuntimeError) as e:
+            raise e if isinstance(e, TicketError) else TicketError(f"its network cannot be built: {one_line(e)}") from None
+    if any(isinstance(module, Masked) for module in model.modules()):
+        raise TicketError("the model is a subnetwork already: pass a new module")
+    _check_fit(ticket, model)
+    state = model.state_dict()
+    with torch.no_grad():
+        for layer in ticket.layers:
+            state[layer.key].copy_(torch.from_numpy(ticket.weight(layer)))
+        for name, value in ticket.state.items():
+            state[name].copy_(torch.from_numpy(np.array(value)))
+    return model.eval()
+
+
+def _check_fit(ticket: Ticket, model: nn.Module) -> None:
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(_COUNTER)}
+    given = {layer.key: layer.shape for layer in ticket.layers} | {name: value.shape for name, value in ticket.state.items()}
     if wanted != given:
         name = next(n for n in [*wanted, *given] if wanted.get(n) != given.get(n))
         raise TicketError(
             f"does not fit the model: {name} is {given.get(name, 'absent')} here and {wanted.get(name, 'absent')} there"
         )
-    for name, module in model.named_modules():
-        if f"{name}.weight" in state and isinstance(module, Masked):
-            raise TicketError("the model is a subnetwork already: pass a new module")
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if name in state:
-                tensor.copy_(torch.from_numpy(np.array(state[name])))
-    return model.eval()
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -141,7 +150,7 @@ def pack(path: str | Path, flags: Mapping[str, Any], compact: bool = False) -> T
         network.subnetwork,
         network={
             "name": config.arch, "num_classes": task.num_classes, "channels": task.channels, "input_size": list(task.input_size),
-            "bn_type": config.bn_type, "width_mult": config.width_mult if takes_width(config.arch) else 1.0,
+            "bn_type": config.bn_type, "width_mult": float(config.width_mult) if takes_width(config.arch) else 1.0,
             "head_bias": config.last_layer_dense, "ancestor": network.of_ancestor,
         },
         input_size=(task.channels, *task.input_size),
@@ -164,11 +173,14 @@ def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
     }
     if ours is None:
         return found | {"origin": "the original research code"}
-    found |= {"config": ours.get("config_name"), "searched_by": f"biprop {ours['version']}", "selected_on": ours["selected_on"]}
-    found["validation"] = ours["best_validation"]
+    found |= {"config": ours.get("config_name"), "searched_by": f"biprop {ours.get('version')}"}
+    found |= {"selected_on": ours.get("selected_on"), "validation": ours.get("best_validation")}
     result = file.parent.parent / checkpoint.RESULT
     if file.name == checkpoint.BEST and result.is_file():
-        told = json.loads(result.read_text(encoding="utf-8"))
-        if told["epoch"] == content.epoch:  # else the run went on, and is not finished
-            found["test"] = told["test"]
+        try:
+            told = json.loads(result.read_text(encoding="utf-8"))
+            if told["epoch"] == content.epoch:  # else the run went on, and is not finished
+                found["test"] = told["test"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{result}: damaged: {one_line(e)}; remove it to pack without the test accuracy") from None
     return found

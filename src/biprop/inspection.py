@@ -71,14 +71,12 @@ def _accuracies(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name in ("test", "validation"):
         counts = found.get(name)
-        if isinstance(counts, dict) and isinstance(counts.get("right"), int) and isinstance(counts.get("images"), int):
-            right, images = counts["right"], counts["images"]
+        right, images = (counts.get("right"), counts.get("images")) if isinstance(counts, dict) else (None, None)
+        if type(right) is int and type(images) is int and 0 <= right <= images < 2**62:
             rows.append(
                 (f"{name} accuracy", f"{100 * right / max(1, images):.2f} %  ({right:,} of {images:,} images), as recorded")
             )
-    told = [
-        f"{name.replace('_', ' ')} {found[name]}"
-        for name in ("config", "epoch", "searched_by", "origin", "packed", "by")
-        if name in found
-    ]
+    names = ("config", "epoch", "searched_by", "origin", "packed", "by")
+    told = [f"{name.replace('_', ' ')} {found[name]}" for name in names if isinstance(found.get(name), str | int)]
+    told = [text if text.isprintable() and len(text) < 200 else ascii(text)[:200] for text in told]
     return [*rows, ("found", ", ".join(told) or "not told")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the file format. A newer one is refused; older ones are read for ever."""
 
-MOST_HEADER, MOST_WEIGHTS, MOST_LAYERS = 1 << 24, 1 << 32, 1 << 16
+MOST_HEADER, MOST_WEIGHTS, MOST_LAYERS, MOST_NAMES, MOST_ROWS = 1 << 24, 1 << 32, 1 << 16, 1 << 18, 1 << 18
+DEFAULT_MOST_WEIGHTS = 1 << 30
+"""That a reader accepts unless told otherwise: planes of 128 MiB."""
 _NO_SUM = "0" * 64
 _KINDS = {"F32": 4, "BF16": 2, "U8": 1}
 Plane = NDArray[np.uint8]
@@ -49,7 +52,7 @@ class Layer:
     Attributes:
         name: of the module.
         number: of the layer among the network's maskable ones, from 0: the layer word of the sign generator.
-        shape: of the weight, as PyTorch has it: [outputs, inputs / groups, ...].
+        shape: of the weight, as PyTorch has it: [outputs, inputs / groups, ...], in transposed convolutions the other way round.
         kept: ones in the mask.
         gain: the magnitude of what is kept, >= 0, exact in float32.
         mask: plane of the kept weights.
@@ -71,6 +74,11 @@ class Layer:
     @property
     def weights(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def key(self) -> str:
+        """Of the weight in the network's state dict."""
+        return f"{self.name}.weight" if self.name else "weight"
 
     @property
     def density(self) -> float:
@@ -151,8 +159,12 @@ class Ticket:
         return len(content)
 
     @staticmethod
-    def load(path: str | Path) -> Ticket:
+    def load(path: str | Path, most_weights: int = DEFAULT_MOST_WEIGHTS) -> Ticket:
         """Read a ticket; the same file gives the same bits on every machine.
+
+        Args:
+            path: of the file.
+            most_weights: refuse more, before memory is taken for them: a small file can be a large mask that keeps nothing.
 
         Raises:
             TicketError: no such file, or not a ticket that this version reads; the message says why.
@@ -162,13 +174,17 @@ class Ticket:
         except OSError as e:
             raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
         try:
-            return Ticket.from_bytes(content)
+            return Ticket.from_bytes(content, most_weights)
         except TicketError as e:
             raise TicketError(f"{path}: {e}") from None
 
     def to_bytes(self) -> bytes:
-        """The file's content. The same ticket gives the same bytes."""
-        models = [self.model_of(layer) for layer in self.layers]
+        """The file's content. A ticket that was read gives the same bytes again."""
+        models, rows = [self.model_of(layer) for layer in self.layers], 0
+        for number, layer in enumerate(self.layers):
+            rows += coding.rows_of(layer.shape, models[number])
+            if rows > MOST_ROWS:
+                models[number] = coding.Model()
         stream = coding.encode([layer.kept_mask() for layer in self.layers], models)
         directory = _grouped({name: value.shape for name, value in self.state.items()})
         ordered = [self.state[name].ravel() for name, _ in _names(directory)]
@@ -185,7 +201,7 @@ class Ticket:
             at += array.nbytes
         content = {
             "network": self.network,
-            "seed": self.seed,
+            "seed": None if self.seed is None else str(self.seed),
             "generator": rng.GENERATOR_VERSION,
             "layers": [
                 [layer.name, layer.number, list(layer.shape), layer.kept, layer.signs, str(model)]
@@ -205,16 +221,16 @@ class Ticket:
         return whole.replace(_NO_SUM.encode(), hashlib.sha256(whole).hexdigest().encode(), 1)
 
     @staticmethod
-    def from_bytes(content: bytes) -> Ticket:
-        """The ticket of a file's content.
+    def from_bytes(content: bytes, most_weights: int = DEFAULT_MOST_WEIGHTS) -> Ticket:
+        """The ticket of a file's content; see `load`.
 
         Raises:
             TicketError: it is not one that this version reads.
         """
         try:
             metadata, tensors = _open(content)
-            return _read(_parse(metadata["ticket"]), tensors)
-        except (KeyError, TypeError, ValueError, OverflowError, coding.CodingError) as e:
+            return _read(_parse(metadata["ticket"]), tensors, most_weights)
+        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
             if isinstance(e, TicketError):
                 raise
             raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
@@ -290,7 +306,7 @@ def _open(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
         raise TicketError("not a ticket: a safetensors file without a ticket's metadata")
     _check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
     version = metadata.get("version", "")
-    _check(version.isascii() and version.isdigit() and len(version) < 10, f"version {version!r:.40}")
+    _check(re.fullmatch("[1-9][0-9]{0,8}", version) is not None, f"version {version!r:.40}")
     if int(version) > VERSION:
         raise TicketError(f"version {version} of the ticket format; this biprop reads up to {VERSION}: install a newer one")
     declared = metadata.get("sha256", "").encode()
@@ -324,66 +340,109 @@ def _whole_numbers(values: Any, limit: int) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v <= limit for v in values)
 
 
-def _read(described: Any, tensors: Mapping[str, NDArray[Any]]) -> Ticket:
+def _read(described: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int) -> Ticket:
     _check(isinstance(described, dict), "the description is not an object")
     _check(set(tensors) == {"gains", "state", "masks", "signs"}, f"tensors {sorted(tensors)!r:.80}")
     generator, seed = described["generator"], described["seed"]
-    if generator != rng.GENERATOR_VERSION:
+    if generator != rng.GENERATOR_VERSION or type(generator) is not int:
         raise TicketError(f"generator {generator!r:.20}: this biprop has version {rng.GENERATOR_VERSION}: install a newer one")
-    _check(seed is None or (type(seed) is int and 0 <= seed < 2**64), f"seed {seed!r:.40}")
-    entries = described["layers"]
-    _check(isinstance(entries, list) and len(entries) <= MOST_LAYERS, "the list of layers")
-    for entry in entries:
-        _check(isinstance(entry, list) and len(entry) == 6, "the entry of a layer")
-        name, number, shape, kept, signs, model = entry
-        _check(isinstance(name, str) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
-        _check(_whole_numbers(shape, MOST_WEIGHTS) and len(shape) <= 8, f"the shape of layer {name:.40}")
-        _check(type(kept) is int and 0 <= kept <= math.prod(shape), f"layer {name:.40} keeps {kept!r:.40} of {shape!r:.80}")
-        _check(signs in ("positive", "stored") or (signs == "seed" and seed is not None), f"the signs of layer {name:.40}")
-        _check(isinstance(model, str), f"the model of layer {name:.40}")
-    shapes, counts = [tuple(entry[2]) for entry in entries], [entry[3] for entry in entries]
-    weights = sum(map(math.prod, shapes))
-    # Even a weight that costs least, at a chance of 65,535 in 65,536, takes 2.2e-5 bits: a small stream cannot be a huge mask.
-    coded = sum(n for n, kept in zip(map(math.prod, shapes), counts, strict=True) if 0 < kept < n)
-    _check(weights <= MOST_WEIGHTS, f"{weights} weights: more than {MOST_WEIGHTS}")
-    _check(coded <= (8 * len(tensors["masks"]) + 64) * 46_000, f"{coded} weights in a stream of {len(tensors['masks'])} bytes")
-    gains = tensors["gains"]
-    _check(gains.dtype == np.dtype("<f4") and len(gains) == len(entries), "the number of gains")
-    _check(bool(np.isfinite(gains).all() and (gains >= 0).all()), "a gain that is negative or not a number")
-    models = [coding.Model.of(entry[5]) for entry in entries]
-    masks = coding.decode(_bytes(tensors["masks"], "masks"), shapes, counts, models)
-    signs_left, layers = _bytes(tensors["signs"], "signs"), []
-    for entry, gain, model in zip(entries, gains, models, strict=True):
-        name, number, shape, kept, signs, _ = entry
-        mask = next(masks)
-        stored = None
-        if signs == "stored":
-            size = -(-kept // 8)
-            _check(len(signs_left) >= size, f"too few signs for layer {name:.40}")
-            stored, signs_left = signs_left[:size], signs_left[size:]
-        layers.append(Layer(name, number, tuple(shape), kept, float(gain), mask, signs, stored, model))
-    _check(next(masks, None) is None and not len(signs_left), "signs are left over")
-    size = described["input_size"]
-    _check(size is None or (_whole_numbers(size, 1 << 31) and len(size) == 3), "the size of the images")
-    network, found, classes = described["network"], described["found"], described["classes"]
-    _check(network is None or isinstance(network, dict), "the network")
+    if seed is not None:
+        _check(isinstance(seed, str) and re.fullmatch("0|[1-9][0-9]{0,19}", seed) is not None, f"seed {seed!r:.40}")
+        _check((seed := int(seed)) < 2**64, "the seed is 2**64 or more")
+    layers = _layers(described["layers"], tensors, seed is not None, most_weights)
+    state = _ungrouped(described["state"], tensors["state"])
+    keys = [layer.key for layer in layers]
+    _check(len({*keys, *state}) == len(keys) + len(state), "a weight that comes twice")
+    size, found, classes = described["input_size"], described["found"], described["classes"]
+    _check(size is None or (_whole_numbers(size, 1 << 20) and len(size) == 3), "the size of the images")
     _check(isinstance(found, dict), "how it was found")
-    _check(isinstance(classes, list) and all(isinstance(c, str) for c in classes), "the names of the classes")
-    for numbers in (described["mean"], described["std"]):
-        _check(isinstance(numbers, list) and all(type(v) in (int, float) and math.isfinite(v) for v in numbers), "mean or std")
-    compact = tensors["state"].dtype == np.dtype("<u2")
+    _check(isinstance(classes, list) and all(map(_is_name, classes)), "the names of the classes")
+    mean, std = described["mean"], described["std"]
+    for numbers in (mean, std):
+        _check(isinstance(numbers, list) and all(type(v) in (int, float) and abs(v) < 1e6 for v in numbers), "mean or std")
+    _check(len(mean) == len(std) and all(v > 0 for v in std), "mean and std do not fit together")
+    _check(not mean or size is None or len(mean) in (1, size[0]), "mean and std are of other images")
+    network = _network(described["network"], size, classes)
     return Ticket(
         network=network,
         seed=seed,
         layers=layers,
-        state=_ungrouped(described["state"], tensors["state"]),
+        state=state,
         input_size=tuple(size) if size else None,
         classes=classes,
-        mean=tuple(map(float, described["mean"])),
-        std=tuple(map(float, described["std"])),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
         found=found,
-        compact=compact,
+        compact=tensors["state"].dtype == np.dtype("<u2"),
     )
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it can be shown: text without control characters, line ends or halves of characters."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _layers(entries: Any, tensors: Mapping[str, NDArray[Any]], has_seed: bool, most_weights: int) -> list[Layer]:
+    _check(isinstance(entries, list) and len(entries) <= MOST_LAYERS, "the list of layers")
+    rows = 0
+    for entry in entries:
+        _check(isinstance(entry, list) and len(entry) == 6, "the entry of a layer")
+        name, number, shape, kept, signs, model = entry
+        _check(_is_name(name) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
+        _check(_whole_numbers(shape, MOST_WEIGHTS) and len(shape) <= 8 and 0 not in shape, f"the shape of layer {name:.40}")
+        _check(type(kept) is int and 0 <= kept <= math.prod(shape), f"layer {name:.40} keeps {kept!r:.40} of {shape!r:.80}")
+        _check(signs in ("positive", "stored") or (signs == "seed" and has_seed), f"the signs of layer {name:.40}")
+        _check(isinstance(model, str), f"the model of layer {name:.40}")
+        rows += coding.rows_of(tuple(shape), coding.Model.of(model))
+    shapes, counts = [tuple(entry[2]) for entry in entries], [entry[3] for entry in entries]
+    sizes = list(map(math.prod, shapes))
+    _check(sum(sizes) <= MOST_WEIGHTS and rows <= MOST_ROWS + len(entries), f"{sum(sizes)} weights: more than {MOST_WEIGHTS}")
+    if sum(sizes) > most_weights:
+        raise TicketError(
+            f"{sum(sizes):,} weights: more than {most_weights:,}; if you trust it: Ticket.load(path, most_weights=...)"
+        )
+    # Even a weight that costs least, at a chance of 65,535 in 65,536, takes 2.2e-5 bits: a small stream cannot be a huge mask.
+    coded = sum(n for n, kept in zip(sizes, counts, strict=True) if 0 < kept < n)
+    stream, gains, signs_left = _bytes(tensors["masks"], "masks"), tensors["gains"], _bytes(tensors["signs"], "signs")
+    _check(coded <= (8 * len(stream) + 64) * 46_000, f"{coded} weights in a stream of {len(stream)} bytes")
+    _check(gains.dtype == np.dtype("<f4") and len(gains) == len(entries), "the number of gains")
+    _check(bool(np.isfinite(gains).all() and (gains >= 0).all()), "a gain that is negative or not a number")
+    models = [coding.Model.of(entry[5]) for entry in entries]
+    masks = coding.decode(stream, shapes, counts, models)
+    layers = []
+    for entry, gain, model in zip(entries, gains, models, strict=True):
+        name, number, shape, kept, signs, _ = entry
+        mask, stored = next(masks), None
+        if signs == "stored":
+            size = -(-kept // 8)
+            _check(len(signs_left) >= size, f"too few signs for layer {name:.40}")
+            stored, signs_left = signs_left[:size], signs_left[size:]
+            _check(kept % 8 == 0 or int(stored[-1]) >> kept % 8 == 0, f"signs of layer {name:.40} that belong to no weight")
+        layers.append(Layer(name, number, tuple(shape), kept, float(gain), mask, signs, stored, model))
+    _check(next(masks, None) is None and not len(signs_left), "signs are left over")
+    return layers
+
+
+_NETWORK: dict[str, tuple[type, float, float]] = {  # type, lowest, highest
+    "num_classes": (int, 1, 1 << 20), "channels": (int, 1, 1 << 12), "width_mult": (float, 1e-3, 100),
+    "head_bias": (bool, 0, 1), "ancestor": (bool, 0, 1),
+}  # fmt: skip
+
+
+def _network(network: Any, size: Any, classes: Sequence[str]) -> dict[str, Any] | None:
+    """The network's options, checked: they build it."""
+    if network is None:
+        return None
+    _check(isinstance(network, dict) and set(network) == {"name", "bn_type", "input_size", *_NETWORK}, "the network's options")
+    _check(_is_name(network["name"]) and _is_name(network["bn_type"]), "the network's name")
+    _check(_whole_numbers(network["input_size"], 1 << 14) and len(network["input_size"]) == 2, "the network's input size")
+    for name, (kind, low, high) in _NETWORK.items():
+        value = network[name]
+        _check(type(value) is kind or (kind is float and type(value) is int), f"the network's {name}")
+        _check(low <= value <= high, f"the network's {name} = {value}")
+    _check(size is None or size == [network["channels"], *network["input_size"]], "images of another size than the network's")
+    _check(not classes or len(classes) == network["num_classes"], "other classes than the network's")
+    return dict(network)
 
 
 def _bytes(tensor: NDArray[Any], name: str) -> NDArray[np.uint8]:
@@ -425,8 +484,9 @@ def _ungrouped(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float3
     for group in groups:
         _check(isinstance(group, list) and len(group) == 3, "the directory of the state")
         for names in group[:2]:
-            _check(isinstance(names, list) and all(isinstance(name, str) for name in names), "the names of the state")
+            _check(isinstance(names, list) and all(map(_is_name, names)), "the names of the state")
         _check(_whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
+    _check(sum(len(g[0]) * len(g[1]) for g in groups) <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
     _check(
         sum(len(g[0]) * len(g[1]) * math.prod(g[2]) for g in groups) == len(numbers), "a state of another size than its directory"
     )

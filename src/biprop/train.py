@@ -199,7 +199,9 @@ class Search:
     def _go_on(self, start: checkpoint.Content) -> Path | None:
         """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it is in one."""
         self.epoch = max(self.epoch, start.epoch)
-        if self.epoch >= self.config.epochs:
+        folder = start.path.parent.parent
+        only_the_end_is_missing = self.epoch == self.config.epochs and start.ours and not (folder / RESULT).exists()
+        if self.epoch >= self.config.epochs and not only_the_end_is_missing:
             raise UserError(f"--resume {start.path}: is at epoch {start.epoch} of {self.config.epochs}: pass more --epochs")
         try:
             self.optimizer.load_state_dict(start.fields["optimizer"])
@@ -210,7 +212,6 @@ class Search:
         self.step = start.ours["step"]
         self.best = Best(start.ours["best_epoch"], Counts(**start.ours["best_validation"]))
         self.best_train = Counts(**start.ours["best_train"])
-        folder = start.path.parent.parent
         if not (folder / "settings.txt").is_file():
             return None
         if self.group.is_first:
@@ -241,6 +242,8 @@ class Search:
         config, started = self.config, time.monotonic()
         if self.group.is_first and not (self.folder / "checkpoints" / INITIAL).exists():
             self._save(INITIAL, self.epoch, Counts(), Counts())
+        if self.epoch == config.epochs:  # the run ended between its last epoch and its result
+            validation = self._evaluate(self.data.validation)
         with log.RunLog(self.folder / "logs", self.epoch) if self.group.is_first else nullcontext() as run_log:
             for epoch in range(self.epoch, config.epochs):
                 epoch_started = time.monotonic()
@@ -257,6 +260,7 @@ class Search:
             result = self._finish(time.monotonic() - started)
         if self.group.is_first:
             self._append_result(result, validation)
+            self._tell_result(result)
         return result
 
     def _set_schedule(self, epoch: int) -> float:
@@ -356,9 +360,10 @@ class Search:
             self.best = Best(epoch + 1, validation)
         if not self.group.is_first:
             return
-        self._save(LAST, epoch + 1, train, validation)
+        # The best one first: stopped between the two, the run is resumed from the epoch before and finds the same best again.
         if is_best:
             self._save(BEST, epoch + 1, train, validation)
+        self._save(LAST, epoch + 1, train, validation)
         if self.config.save_every > 0 and (epoch + 1) % self.config.save_every == 0:
             self._save(f"epoch_{epoch + 1}.state", epoch + 1, train, validation)
 
@@ -442,7 +447,7 @@ class Search:
         if layers and self.group.is_first:
             text = json.dumps([{**asdict(layer), "density": layer.density} for layer in layers], indent=1)
             replace_text(self.folder / LAYERS, text + "\n")
-        result = Result(
+        return Result(
             folder=self.folder,
             epoch=self.best.epoch,
             validation=self.best.validation,
@@ -453,11 +458,12 @@ class Search:
             layers=layers,
             seconds=seconds,
         )
-        if self.group.is_first:
-            counts = {"validation": result.validation, "test": result.test, "random_scores": result.random_scores}
-            told = {"epoch": result.epoch, **{name: asdict(c) if c else None for name, c in counts.items()}}
-            replace_text(self.folder / RESULT, json.dumps(told, indent=1) + "\n")
-        return result
+
+    def _tell_result(self, result: Result) -> None:
+        """Write the accuracies into the run folder: last of all, so that the file says that the run is complete."""
+        counts = {"validation": result.validation, "test": result.test, "random_scores": result.random_scores}
+        told = {"epoch": result.epoch, **{name: asdict(c) if c else None for name, c in counts.items()}}
+        replace_text(self.folder / RESULT, json.dumps(told, indent=1) + "\n")
 
     def _append_result(self, result: Result, last: Counts) -> None:
         config = self.config
