@@ -430,7 +430,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     content = inspection.report(ticket, Path(arguments.file).stat().st_size or len(ticket.to_bytes()))
     console = log.Console()
     console.columns(arguments.file, content.heads, content.layers)
-    console.table("", content.totals)
+    console.table("the file", content.totals)
     return 0
 
 
