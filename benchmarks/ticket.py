@@ -50,8 +50,8 @@ def main() -> None:
     for name, ticket in tickets(arguments.sources):
         content = ticket.to_bytes()
         ideal = sum(coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
-        models = [ticket.model_of(layer) for layer in ticket.layers]
-        masks = len(coding.encode([layer.kept_mask() for layer in ticket.layers], models))
+        stream, models = ticket.coded_masks()
+        masks = len(stream)
         state = sum(value.size for value in ticket.state.values()) * (2 if ticket.compact else 4)
         signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
         learned = sum(bool(model.order) for model in models)

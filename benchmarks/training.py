@@ -5,6 +5,7 @@
     python benchmarks/training.py memory --batches 128              # peak memory of a step, in processes of their own
     python benchmarks/training.py options --batches 128             # channels_last, bf16 and compile beside neither
     python benchmarks/training.py pipeline --batches 128            # batches with AugMix, made on the spot, beside a ready batch
+    python benchmarks/training.py noise --batches 32                # three times the same dense step: what this machine can tell
     python benchmarks/training.py --device cuda --batches 256 --amp bf16 --channels-last
 
 A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is kept. In every round each
@@ -148,6 +149,8 @@ def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
         made = augmented_batches(batch, how.device)
         steps = {"ready": make_step(arch, "layer", batch, how), "AugMix": make_step(arch, "layer", batch, how, made)}
         base = "ready"
+    elif what == "noise":
+        steps, base = {name: make_step(arch, "dense", batch, how) for name in ("dense", "again", "once more")}, "dense"
     else:
         steps, base = {kind: make_step(arch, kind, batch, how) for kind in KINDS}, "dense"
     show(title, take_turns(steps, rounds, how.device), base)
@@ -155,7 +158,7 @@ def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("kinds", "memory", "options", "pipeline"), default="kinds")
+    parser.add_argument("what", nargs="?", choices=("kinds", "memory", "options", "pipeline", "noise"), default="kinds")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 128])
     parser.add_argument("--activations", nargs="+", choices=("float", "binary"), default=["float", "binary"])

@@ -38,8 +38,7 @@ def report(ticket: Ticket, size: int) -> Report:
     numbers = sum(value.size for value in ticket.state.values())
     state = numbers * (2 if ticket.compact else 4)
     signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
-    models = [ticket.model_of(layer) for layer in ticket.layers]
-    masks, ideal_bytes = len(coding.encode([layer.kept_mask() for layer in ticket.layers], models)), ideal_bits / 8
+    masks, ideal_bytes = len(ticket.coded_masks()[0]), ideal_bits / 8
     float32 = 4 * (ticket.weights + numbers)
     n = max(1, ticket.weights)
     network = ticket.network or {"name": "of the user's own"}

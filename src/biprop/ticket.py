@@ -180,12 +180,7 @@ class Ticket:
 
     def to_bytes(self) -> bytes:
         """The file's content. A ticket that was read gives the same bytes again."""
-        models, rows = [self.model_of(layer) for layer in self.layers], 0
-        for number, layer in enumerate(self.layers):
-            rows += coding.rows_of(layer.shape, models[number])
-            if rows > MOST_ROWS:
-                models[number] = coding.Model()
-        stream = coding.encode([layer.kept_mask() for layer in self.layers], models)
+        stream, models = self.coded_masks()
         directory = _grouped({name: value.shape for name, value in self.state.items()})
         ordered = [self.state[name].ravel() for name, _ in _names(directory)]
         values = np.concatenate([np.empty(0, np.float32), *ordered]).astype("<f4")
@@ -267,6 +262,15 @@ class Ticket:
     def bits(self, layer: Layer) -> float:
         """Bits that the layer's mask takes in the file, to a fraction of a bit; signs that are stored come on top."""
         return coding.cost(layer.kept_mask(), self.model_of(layer))
+
+    def coded_masks(self) -> tuple[NDArray[np.uint8], list[coding.Model]]:
+        """The stream of all masks, as in the file, and how each is coded."""
+        models, rows = [self.model_of(layer) for layer in self.layers], 0
+        for number, layer in enumerate(self.layers):
+            rows += coding.rows_of(layer.shape, models[number])
+            if rows > MOST_ROWS:
+                models[number] = coding.Model()
+        return coding.encode([layer.kept_mask() for layer in self.layers], models), models
 
     def model_of(self, layer: Layer) -> coding.Model:
         """How the layer's mask is coded."""
