@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
+.venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@echo "installing into .venv (PyTorch is large: this can take minutes)"
 	@$(PYTHON) -m venv .venv
@@ -28,4 +28,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv build dist

@@ -27,7 +27,7 @@ std::uint32_t magnitude_bits(float score) {
 struct Block {
     std::int32_t magnitudes[kBlock], above = 0, inside = 0, largest = 0;
 
-    __attribute__((always_inline)) Block(const float* scores, std::uint8_t* mask, int count, std::int32_t low, std::int32_t high) {
+    BIPROP_INLINE Block(const float* scores, std::uint8_t* mask, int count, std::int32_t low, std::int32_t high) {
         std::memcpy(magnitudes, scores, sizeof(float) * count);
         for (int i = 0; i < count; ++i) {
             magnitudes[i] &= 0x7fffffff;

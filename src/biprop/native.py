@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 VERSION = 4
 """Of the functions' arguments; a library of another version is left alone."""
 
+FILE = "_core.dll" if sys.platform == "win32" else "_core.so"
+"""Beside this file, put there by CMakeLists.txt."""
+
 IMAGES, WEIGHTS = 16, 1 << 18
 """How many a thread takes at a time."""
 
@@ -21,7 +25,7 @@ IMAGES, WEIGHTS = 16, 1 << 18
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled core, or None."""
-    path = Path(__file__).with_name("_core.so")
+    path = Path(__file__).with_name(FILE)
     try:
         core = ctypes.CDLL(str(path))
     except OSError:
