@@ -1,14 +1,20 @@
-"""What several tests use: where the reference files are, and small data sets made on the spot."""
+"""What several tests use: where the reference files are, and small data sets and tickets made on the spot."""
 
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from biprop import Ticket, models, plans
+from biprop.ticket import Layer
 
 settings.register_profile("biprop", deadline=None)  # a shared machine stalls now and then; timings live in benchmarks/
 settings.load_profile("biprop")
@@ -78,3 +84,61 @@ def write_cifar_parquet(folder: Path, train: int = 60, test: int = 20) -> Path:
         table = pa.table({"img": images, "label": [i % 10 for i in range(count)]})
         pq.write_table(table, place / f"{part}-00000-of-00001.parquet")
     return folder
+
+
+def network_of(name: str, size: tuple[int, int] = (32, 32), **options: Any) -> dict[str, Any]:
+    """`Ticket.network` of a network by name."""
+    default = {"num_classes": 10, "channels": 3, "bn_type": "NonAffineBatchNorm", "width_mult": 1.0, "head_bias": False}
+    return {"name": name, "input_size": list(size), "ancestor": False, **default, **options}
+
+
+def random_ticket(network: dict[str, Any], density: float = 0.3, dense: tuple[str, ...] = (), seed: int = 0) -> Ticket:
+    """A ticket of a network that nobody trained. Some layers store their signs; a batch norm's factors have both signs.
+
+    Args:
+        network: see `network_of`.
+        density: a chance per weight.
+        dense: names of the layers without a mask.
+        seed: of all.
+    """
+    rng = np.random.default_rng(seed)
+    with torch.device("meta"):
+        shapes = {key: tuple(v.shape) for key, v in models.build(**network).state_dict().items()}
+    layers: list[Layer] = []
+    state: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    for key, shape in shapes.items():
+        name, _, leaf = key.rpartition(".")
+        if len(shape) == 4 and name not in dense:
+            mask = rng.random(shape, dtype=np.float32) < density
+            kept, stored = int(mask.sum()), None
+            if len(layers) % 3 == 2:
+                stored = np.packbits(rng.integers(0, 2, kept, dtype=np.uint8), bitorder="little")
+            gain = np.float32(rng.uniform(1, 2) / max(1.0, kept / shape[0]) ** 0.5)
+            plane = np.packbits(mask, bitorder="little")
+            signs = "seed" if stored is None else "stored"
+            layers.append(Layer(name, len(layers), shape, kept, float(gain), plane, signs, stored))  # type: ignore[arg-type]
+        elif len(shape) == 4:
+            state[key] = (rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32)
+        elif leaf == "running_var":
+            state[key] = rng.uniform(0.5, 2, shape).astype(np.float32)
+        elif leaf == "weight":
+            state[key] = (rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)).astype(np.float32)
+        elif leaf != "num_batches_tracked":
+            state[key] = (0.3 * rng.standard_normal(shape)).astype(np.float32)
+    return Ticket(network, seed, layers, state)
+
+
+def narrow(name: str) -> plans.PlainPlan | plans.ResidualPlan:
+    """A network's plan with an eighth of its width and at most two blocks a stage."""
+    if name in plans.PLAIN:
+        plan = plans.PLAIN[name]
+        convs, head = (re.sub(r"\d+", lambda width: str(int(width[0]) // 8), tokens) for tokens in (plan.convs, plan.head))
+        return replace(plan, convs=convs, head=head)
+    deep = plans.RESIDUAL[name]
+    blocks, widths = tuple(min(2, blocks) for blocks in deep.blocks), tuple(width // 8 for width in deep.widths)
+    return replace(deep, blocks=blocks, widths=widths, stem=deep.stem // 8)
+
+
+def make_narrow(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Give a network its narrow plan for the length of a test."""
+    monkeypatch.setitem(plans.PLAIN if name in plans.PLAIN else plans.RESIDUAL, name, narrow(name))  # type: ignore[arg-type]

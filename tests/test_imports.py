@@ -22,9 +22,10 @@ ALLOWED: dict[str, set[str]] = {
     "init": {"rng"},
     "layers": {"binarize"},
     "subnetwork": {"binarize", "prune", "init", "layers"},
-    "models": {"layers"},
-    "models.plain": set(),
-    "models.resnet": set(),
+    "plans": set(),
+    "models": {"layers", "plans"},
+    "models.plain": {"plans"},
+    "models.resnet": {"plans"},
     "data": {"config", "distributed", "rng"},
     "data.sources": {"rng"},
     "data.items": set(),
@@ -32,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "data.augment": {"native"},
     "data.augmix": {"native"},
     "network": {"models", "rng", "config", "init", "layers", "subnetwork"},
-    "ancestor": {"config", "models", "network"},
+    "ancestor": {"config", "network", "plans"},
     "checkpoint": {"ancestor", "config", "files", "network"},
     "optim": set(),
     "distributed": set(),
@@ -44,6 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     "coding": {"native"},
     "ticket": {"coding", "files", "rng", "export", "subnetwork"},  # export when asked for a model, subnetwork for type checkers
     "inspection": {"coding", "ticket"},
+    "engine": set(),
+    "engine.graph": {"plans", "ticket"},
+    "engine.reference": {"ticket"},
     "export": {"__version__", "checkpoint", "coding", "config", "layers", "models", "rng", "subnetwork", "ticket"},
     "accuracy": {"checkpoint", "config", "data", "evaluate", "log", "network", "subnetwork", "ticket", "train"},
     "sweep": {"checkpoint", "config", "data", "files", "train"},
@@ -62,7 +66,10 @@ ALLOWED: dict[str, set[str]] = {
         "subnetwork",
     },
 }
-TORCH_FREE = ("coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "sweep")
+TORCH_FREE = (
+    "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "sweep", "plans",
+    "engine", "engine.graph", "engine.reference",
+)  # fmt: skip
 
 
 def module_name(path: Path) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import SHARED, shared
 from torch import Tensor, nn
 
-from biprop import convert, models
+from biprop import convert, models, plans
 
 PARAMETERS = {  # of the dense network, batch norm without parameters, 10 classes, 32x32
     "Conv2": 4_300_992,
@@ -173,7 +173,7 @@ def test_the_binary_cards_network_carries_the_activated_input_in_its_shortcuts()
         model = models.build("WidePreActResNet")
     assert convert(model).weights == 24_868_032
     assert next(n for n in model.state_dict() if n.startswith("layer2.0.shortcut")) == "layer2.0.shortcut.0.weight"
-    block = models.resnet.PreActBlock(models.resnet.PLANS["WidePreActResNet"], 4, 4, 1, nn.BatchNorm2d, nn.ReLU).eval()
+    block = models.resnet.PreActBlock(plans.RESIDUAL["WidePreActResNet"], 4, 4, 1, nn.BatchNorm2d, nn.ReLU).eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(block(x), torch.relu(x), rtol=1e-4, atol=1e-4)

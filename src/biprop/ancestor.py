@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .config import Config
 from .errors import UserError, did_you_mean
-from .models import NETWORKS, plain
 from .network import Task
+from .plans import NETWORKS, PLAIN
 
 
 def describe(checkpoint: dict[str, Any], state: dict[str, Tensor], where: object) -> tuple[Config, Task]:
@@ -36,8 +36,8 @@ def describe(checkpoint: dict[str, Any], state: dict[str, Tensor], where: object
     first, last = weights[0], weights[-1]
     affine = any(key.endswith(".weight") and value.dim() == 1 for key, value in state.items())
     width_mult, side = 1.0, 32
-    if arch in plain.PLANS:
-        plan = plain.PLANS[arch]
+    if arch in PLAIN:
+        plan = PLAIN[arch]
         convs = [token for token in plan.convs.split() if token[0] == "c"]
         if plan.wide:
             width_mult = first.shape[0] / int(convs[0][1:])

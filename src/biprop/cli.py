@@ -464,7 +464,7 @@ def _list(arguments: argparse.Namespace) -> int:
         root = Path(str(options.packaged()))
         names = [f"configs/{p.relative_to(root)}" for p in options.packaged_files()]
     else:
-        from .models import NETWORKS
+        from .plans import NETWORKS
 
         names = list(NETWORKS)
     print("\n".join(names))

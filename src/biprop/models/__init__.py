@@ -1,7 +1,4 @@
-"""The networks by name. `build` makes one with dense layers; `biprop.convert` turns it into a subnetwork.
-
-Names are those of the original research code: `_BinAct` has binary activations (MPT-1/1), `Wide` takes a width multiplier.
-"""
+"""The networks by name. `build` makes one with dense layers; `biprop.convert` turns it into a subnetwork."""
 
 from __future__ import annotations
 
@@ -9,19 +6,11 @@ from functools import partial
 
 from torch import nn
 
-from ..errors import did_you_mean
 from ..layers import BinaryActivation
+from ..plans import BATCH_NORMS, NETWORKS, PLAIN, RESIDUAL, check, takes_width
 from . import plain, resnet
 
-NETWORKS: tuple[str, ...] = (*plain.PLANS, *resnet.PLANS)
-
-BATCH_NORMS = {"NonAffineBatchNorm": False, "AffineBatchNorm": True, "LearnedBatchNorm": True}
-"""Batch-norm type -> whether it has weight and bias. Affine and Learned are the same module: what trains is the run's choice."""
-
-
-def takes_width(name: str) -> bool:
-    """Whether the network's widths can be multiplied."""
-    return name in plain.PLANS and plain.PLANS[name].wide
+__all__ = ["BATCH_NORMS", "NETWORKS", "build", "takes_width"]
 
 
 def build(
@@ -54,26 +43,16 @@ def build(
     Raises:
         ValueError: an unknown name or type, a width multiplier for a network that has none, or too small an input.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"arch = {name!r}: no such network{did_you_mean(name, NETWORKS)}")
-    if bn_type not in BATCH_NORMS:
-        raise ValueError(f"bn_type = {bn_type!r}: must be one of {', '.join(BATCH_NORMS)}")
+    check(name, bn_type, width_mult)
     norm = partial(nn.BatchNorm2d, affine=BATCH_NORMS[bn_type])
     binary = partial(BinaryActivation, zero=0 if ancestor else 1)
-    wide = takes_width(name)
-    if width_mult != 1 and not wide:
-        raise ValueError(
-            f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and Wide_VGG_Small take one"
-        )
-    if wide and int(16 * width_mult) < 1:
-        raise ValueError(f"width_mult = {width_mult:g}: leaves a layer without channels")
-    if name in plain.PLANS:
+    if name in PLAIN:
         return plain.PlainNet(
-            plain.PLANS[name],
+            PLAIN[name],
             num_classes=num_classes, channels=channels, input_size=input_size, width_mult=width_mult,
             norm=norm, binary=binary, head_bias=head_bias,
         )  # fmt: skip
-    plan = resnet.PLANS[name]
+    plan = RESIDUAL[name]
     return resnet.ResNet(
         plan,
         num_classes=num_classes, channels=channels, norm=norm, binary=binary,

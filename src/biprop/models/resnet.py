@@ -1,4 +1,4 @@
-"""Residual networks, for small images (cResNet, cWideResNet, WidePreActResNet) and for ImageNet (ResNet, WideResNet), as data.
+"""Residual networks as modules, for small images (cResNet, cWideResNet, WidePreActResNet) and ImageNet (ResNet, WideResNet).
 
 State names are those of the original research code: conv1, bn1, layer<stage>.<block>.{conv1, bn1, conv2, bn2, ...}, fc; the
 projection of a shortcut is shortcut.0/.1 in the small networks and downsample.0/.1 in those for ImageNet.
@@ -7,79 +7,14 @@ projection of a shortcut is shortcut.0/.1 in the small networks and downsample.0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..plans import ResidualPlan
+
 Make = Callable[[], nn.Module]
 MakeNorm = Callable[[int], nn.Module]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One residual network.
-
-    Attributes:
-        blocks: number of blocks of each stage.
-        widths: width of each stage; bottleneck blocks put out four times that.
-        kind: "basic", "bottleneck" or "preact".
-        inner: bottleneck: factor of the inner width.
-        stem: channels of the first convolution.
-        stem_order: what follows it: B batch norm, A activation, M 3x3/2 max pool; for ImageNet (with M) it is 7x7/2, else 3x3.
-        binary: binary activations instead of ReLU.
-        last_norm: where the last batch norm of a block acts: "before" the residual sum, "after" it, or "both" (in a basic block
-            the same one twice, as in the original research code; in a bottleneck a fourth one).
-    """
-
-    blocks: tuple[int, ...]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    kind: str = "basic"
-    inner: int = 1
-    stem: int = 64
-    stem_order: str = "B A"
-    binary: bool = False
-    last_norm: str = "before"
-
-    @property
-    def imagenet(self) -> bool:
-        return "M" in self.stem_order
-
-
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-_WIDE = {2: (64, 192, 384, 768), 3: (64, 256, 512, 1024)}
-
-
-def _cifar_plans() -> dict[str, Plan]:
-    plans = {f"cResNet{depth}": Plan(_BLOCKS[depth]) for depth in (18, 34)}
-    plans |= {f"cResNet{depth}": Plan(_BLOCKS[depth], kind="bottleneck") for depth in (50, 101)}
-    plans |= {f"cWideResNet18_{factor}": Plan(_BLOCKS[18], widths) for factor, widths in _WIDE.items()}
-    for depth in (20, 32, 44, 56, 110):
-        plans[f"cResNet{depth}"] = Plan(((depth - 2) // 6,) * 3, (16, 32, 64), stem=16)
-    plans |= {f"{name}_BinAct": replace(plan, binary=True) for name, plan in plans.items()}
-    plans |= {f"{name}_v2": replace(plans[name], last_norm="after") for name in ("cResNet18", "cResNet18_BinAct")}
-    # "A Winning Hand": pre-activation, the binary cards' network.
-    return plans | {"WidePreActResNet": Plan(_BLOCKS[18], _WIDE[2], kind="preact", stem_order="")}
-
-
-def _imagenet_plans() -> dict[str, Plan]:
-    plans = {f"ResNet{depth}": Plan(_BLOCKS[depth]) for depth in (18, 34)}
-    plans |= {f"ResNet{depth}": Plan(_BLOCKS[depth], kind="bottleneck") for depth in (50, 101)}
-    plans |= {f"WideResNet{depth}_{factor}": Plan(_BLOCKS[depth], _WIDE[factor]) for depth in (18, 34) for factor in (2, 3)}
-    plans |= {f"WideResNet{depth}_2": Plan(_BLOCKS[depth], kind="bottleneck", inner=2) for depth in (50, 101)}
-    forms = {}
-    for name, plan in plans.items():
-        both = plan.kind == "bottleneck"
-        forms[name] = replace(plan, stem_order="B M A" if name == "WideResNet34_2" else "B A M")
-        forms[f"{name}_BinAct"] = replace(plan, stem_order="B M A", binary=True)
-        forms[f"{name}_v2"] = replace(plan, stem_order="M B A", last_norm="both")
-        forms[f"{name}_BinAct_v2"] = replace(plan, stem_order="M B A", binary=True, last_norm="both" if both else "after")
-    forms["WideResNet50_2_BinAct_v2"] = replace(forms["WideResNet50_2_BinAct_v2"], widths=_WIDE[2])
-    forms["WideResNet18_v2"] = forms.pop("WideResNet18_2_v2")  # the name that configurations know
-    return forms
-
-
-PLANS: dict[str, Plan] = _cifar_plans() | _imagenet_plans()
 
 
 def _conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -87,9 +22,9 @@ def _conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Con
 
 
 class Block(nn.Module):
-    """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see `Plan.last_norm`)."""
+    """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see `ResidualPlan.last_norm`)."""
 
-    def __init__(self, plan: Plan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
+    def __init__(self, plan: ResidualPlan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
         super().__init__()
         if plan.kind == "basic":
             shapes, out_width = [(in_width, width, 3, stride), (width, width, 3, 1)], width
@@ -130,7 +65,7 @@ class Block(nn.Module):
 class PreActBlock(nn.Module):
     """conv2(act(bn2(conv1(o)))) + shortcut(o) with o = act(bn1(x)): identity shortcuts carry o, not x."""
 
-    def __init__(self, plan: Plan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
+    def __init__(self, plan: ResidualPlan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
         super().__init__()
         self.bn1 = norm(in_width)
         self.conv1 = _conv(in_width, width, 3, stride)
@@ -149,7 +84,7 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network built from a `Plan`. Input [B, channels, H, W] float; output [B, num_classes] logits.
+    """A residual network built from a `ResidualPlan`. Input [B, channels, H, W] float; output [B, num_classes] logits.
 
     Args:
         head_bias: give the classifier a bias.
@@ -160,7 +95,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ResidualPlan,
         *,
         num_classes: int,
         channels: int,

@@ -1,0 +1,1 @@
+"""Runs tickets without PyTorch."""
