@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine import Engine as Engine
     from .errors import UserError as UserError
     from .layers import BinaryActivation as BinaryActivation
     from .subnetwork import LayerReport as LayerReport
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BinaryActivation": "layers",
+    "Engine": "engine",
     "LayerReport": "subnetwork",
     "Subnetwork": "subnetwork",
     "Ticket": "ticket",
@@ -29,7 +31,17 @@ _HOME = {
     "convert": "subnetwork",
 }
 
-__all__ = ["BinaryActivation", "LayerReport", "Subnetwork", "Ticket", "TicketError", "UserError", "__version__", "convert"]
+__all__ = [
+    "BinaryActivation",
+    "Engine",
+    "LayerReport",
+    "Subnetwork",
+    "Ticket",
+    "TicketError",
+    "UserError",
+    "__version__",
+    "convert",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,1 +1,247 @@
-"""Runs tickets without PyTorch."""
+"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits. The kernels are in csrc/engine, docs/engine.md tells how."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import native
+from ..errors import UserError
+from ..files import replacing
+from ..ticket import Ticket, TicketError
+from .lower import lower
+from .reference import Reference
+
+Layout = Literal["NCHW", "NHWC"]
+_TOO_LARGE, _NOT_FINITE = 6, 4  # of include/biprop.h
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a compiled network.
+
+    Attributes:
+        operation: kind, kernel size and stride, as in "conv 3x3/1".
+        input, output: shapes, and whether they are bits or floats.
+        kernel: who computes it.
+        cycles: estimated for an image; what the kernel was chosen by.
+        microseconds: measured for an image, on blank images.
+    """
+
+    operation: str
+    input: str
+    output: str
+    kernel: str
+    cycles: float
+    microseconds: float
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def instruction_sets() -> list[str]:
+    """Those that this machine has and the engine was compiled for, best first; empty without a compiled core."""
+    core = _core()
+    return core.biprop_instruction_sets().decode().split() if core else []
+
+
+class Engine:
+    """A ticket that is ready to run. Many threads may use it at once; its results do not depend on the number of threads.
+
+    Args:
+        ticket: a ticket of one of biprop's own networks, or the path of its file.
+        threads: that one call uses, at most the processors that this process may use.
+        instruction_set: one of `instruction_sets()`; None takes the best.
+
+    Attributes:
+        ticket: what runs.
+        shape: of an image: (channels, height, width).
+        outputs: how many logits an image has.
+        compiled: False where there is no compiled core, or a layer is too wide for it, and numpy computes instead.
+
+    Raises:
+        TicketError: no such file, a damaged one, or a network that the engine does not know.
+        UserError: a wrong number of threads, or an instruction set that this machine has not.
+    """
+
+    def __init__(self, ticket: Ticket | str | Path, threads: int = 1, instruction_set: str | None = None) -> None:
+        self.ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
+        if type(threads) is not int or not 1 <= threads <= min(cores(), _MOST_THREADS):
+            raise UserError(f"threads = {threads}: must be 1 .. {cores()}, the processors that this process may use")
+        if instruction_set is not None and instruction_set not in instruction_sets():
+            raise UserError(
+                f"instruction set {instruction_set!r}: this machine has {', '.join(instruction_sets()) or 'no compiled core'}"
+            )
+        try:
+            self._program = lower(self.ticket)
+        except TicketError as e:
+            raise e if isinstance(ticket, Ticket) else TicketError(f"{ticket}: {e}") from None
+        self.threads, self._core, self._network = threads, _core(), ctypes.c_void_p()
+        self._reference: Reference | None = None
+        why = "there is no compiled core" if self._core is None else ""
+        if self._core:
+            self._core.biprop_use_instruction_set((instruction_set or "").encode())
+            error = self._core.biprop_load(self._program, len(self._program), threads, ctypes.byref(self._network))
+            if error == _TOO_LARGE:
+                why = self._core.biprop_message(error).decode()
+            else:
+                self._check(error)
+        if why:
+            warnings.warn(f"{why}: numpy runs this network, slowly", RuntimeWarning, stacklevel=2)
+            self._reference = Reference(self.ticket)
+        node = self.ticket.network or {}
+        self.shape: tuple[int, int, int] = (node["channels"], *node["input_size"])
+        self.outputs = self._reference.outputs if self._reference else self._outputs()
+
+    @property
+    def compiled(self) -> bool:
+        return self._reference is None
+
+    def run(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.float32]:
+        """The logits of images; normalisation is the ticket's.
+
+        Args:
+            images: [B, C, H, W] or [B, H, W, C], or one image without B (one of grey also without C): uint8 of 0 .. 255, or
+                floats of 0 .. 1 (any finite numbers if the ticket has no normalisation). B may be 0.
+            layout: needed where the shape leaves it open; None looks at the shape.
+
+        Returns:
+            [B, outputs] float32.
+
+        Raises:
+            UserError: images of another shape or type, out of range, or not finite.
+        """
+        pixels, layout = self._pixels(np.asarray(images), layout)
+        if self._reference:
+            return self._reference.run(self._normalised(pixels, layout))
+        assert self._core
+        logits = np.empty((len(pixels), self.outputs), dtype=np.float32)
+        function = self._core.biprop_run_u8 if pixels.dtype == np.uint8 else self._core.biprop_run_f32
+        self._check(function(self._network, pixels.ctypes.data, len(pixels), int(layout == "NHWC"), logits.ctypes.data))
+        return logits
+
+    def explain(self, batch: int = 1) -> tuple[str, int, list[Step]]:
+        """Which kernels run a batch: the instruction set, how many images go together, and the steps.
+
+        Raises:
+            UserError: the network is not compiled.
+        """
+        if not self._core or self._reference:
+            raise UserError("numpy runs this network: there are no kernels to explain")
+        text = ctypes.create_string_buffer(self._core.biprop_explain(self._network, batch, None, 0) + 4096)
+        self._core.biprop_explain(self._network, batch, text, len(text))
+        head, *lines = text.value.decode().splitlines()
+        name, group = head.split("\t")
+        rows = [line.split("\t") for line in lines]
+        return name, int(group), [Step(a, b, c, d, float(e), float(f)) for a, b, c, d, e, f in rows]
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the compiled network holds; working memory counts once it has run."""
+        return int(self._core.biprop_memory(self._network)) if self._core and not self._reference else 0
+
+    def save_program(self, path: str | Path) -> int:
+        """Write what the C interface (include/biprop.h) loads; returns its size in bytes.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            with replacing(Path(path)) as file:
+                file.write(self._program)
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
+        return len(self._program)
+
+    def __del__(self) -> None:
+        core, network = getattr(self, "_core", None), getattr(self, "_network", None)
+        if core and network:
+            core.biprop_free(network)
+
+    def _outputs(self) -> int:
+        assert self._core
+        numbers = [ctypes.c_int() for _ in range(4)]
+        self._core.biprop_shape(self._network, *map(ctypes.byref, numbers))
+        return numbers[3].value
+
+    def _check(self, error: int) -> None:
+        if not error:
+            return
+        assert self._core
+        message = self._core.biprop_message(error).decode()
+        if error == _NOT_FINITE:
+            raise UserError(f"images: {message}; every pixel must be a number")
+        if error == 5:
+            raise MemoryError(message)
+        raise RuntimeError(message)
+
+    def _pixels(self, images: NDArray[Any], layout: Layout | None) -> tuple[NDArray[Any], Layout]:
+        """Contiguous uint8 or float32 [B, ...], and how its axes lie."""
+        channels, height, width = self.shape
+        shapes: dict[Layout, tuple[int, ...]] = {"NCHW": (channels, height, width), "NHWC": (height, width, channels)}
+        if layout is not None and layout not in shapes:
+            raise UserError(f"layout = {layout!r}: must be NCHW or NHWC")
+        if images.shape == (height, width) and channels == 1:
+            images = images[None]
+        if images.ndim == 3 and images.shape in shapes.values():
+            images = images[None]
+        found: Layout | None = next(
+            (name for name, shape in shapes.items() if images.shape[1:] == shape and layout in (None, name)), None
+        )
+        if found is None or images.ndim != 4:
+            raise UserError(
+                f"images of shape {images.shape}: the network takes [B, {channels}, {height}, {width}]"
+                f" or [B, {height}, {width}, {channels}]"
+            )
+        if images.dtype == np.uint8:
+            return np.ascontiguousarray(images), found
+        if not np.issubdtype(images.dtype, np.floating):
+            raise UserError(f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)")
+        pixels = np.ascontiguousarray(images, dtype=np.float32)
+        if pixels.size and self.ticket.mean:
+            low, high = float(pixels.min()), float(pixels.max())
+            if low < -1e-3 or high > 1 + 1e-3:
+                raise UserError(f"images from {low:g} to {high:g}: floats must be in 0 .. 1; pass uint8 for 0 .. 255")
+        if self._reference and not np.isfinite(pixels).all():
+            raise UserError("images: a pixel is NaN or infinite; every pixel must be a number")
+        return pixels, found
+
+    def _normalised(self, pixels: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
+        """[B, C, H, W] as the numpy path takes it."""
+        x = pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
+        x = x.astype(np.float32) / 255 if pixels.dtype == np.uint8 else x
+        if self.ticket.mean:
+            mean, std = (np.array(numbers, np.float32).reshape(1, -1, 1, 1) for numbers in (self.ticket.mean, self.ticket.std))
+            x = (x - mean) / std
+        return x
+
+
+def _core() -> ctypes.CDLL | None:
+    """The compiled core with the types of its engine's functions."""
+    core = native.library()
+    if core is None or hasattr(core.biprop_run_f32, "declared"):
+        return core
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    core.biprop_load.argtypes = (ctypes.c_char_p, size, number, ctypes.POINTER(pointer))
+    core.biprop_free.argtypes = (pointer,)
+    core.biprop_free.restype = None
+    core.biprop_shape.argtypes = (pointer, *[ctypes.POINTER(number)] * 4)
+    core.biprop_shape.restype = None
+    core.biprop_explain.argtypes, core.biprop_explain.restype = (pointer, ctypes.c_int64, ctypes.c_char_p, size), size
+    core.biprop_memory.argtypes, core.biprop_memory.restype = (pointer,), size
+    core.biprop_instruction_sets.restype = core.biprop_message.restype = ctypes.c_char_p
+    core.biprop_use_instruction_set.argtypes = (ctypes.c_char_p,)
+    for function in (core.biprop_run_u8, core.biprop_run_f32):
+        function.argtypes = (pointer, pointer, ctypes.c_int64, number, pointer)
+        function.declared = True
+    return core

@@ -1,0 +1,57 @@
+// Vectors of bits by the compiler's own vector operations: what every instruction set has. See kernels-inl.h for who includes it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+template <int Width>
+struct GenericBits {
+    static constexpr int width = Width;
+    typedef uint64_t T __attribute__((vector_size(Width)));
+    static T load(const void* p) {
+        T v;
+        std::memcpy(&v, p, sizeof v);
+        return v;
+    }
+    static void store(void* p, T v) { std::memcpy(p, &v, sizeof v); }
+    static T same(uint64_t x) { return T{} + x; }
+    static T zero() { return T{}; }
+    static T ones() { return ~T{}; }
+    static T both(T a, T b) { return a & b; }
+    static T differ(T a, T b) { return a ^ b; }
+    static T choose(T where, T a, T b) { return b ^ (where & (a ^ b)); }
+    static T shift(T x, int n) { return n < 0 ? x << uint64_t(-n) : x >> uint64_t(n); }
+    // Full adder: sum + a + b = sum + 2 carry; with Not, of the complements of a and b.
+    template <bool Not>
+    static void add(T& sum, T a, T b, T& carry) {
+        const T u = a ^ b;
+        carry = (u & sum) | (~u & (Not ? ~a : a));
+        sum ^= u;
+    }
+    static T at_least_step(T count, T threshold, T below) { return (count & ~threshold) | (~(count ^ threshold) & below); }
+    static T widen(const uint16_t* lanes) {
+        uint64_t words[Width / 8];
+        for (int i = 0; i < Width / 8; ++i) words[i] = lanes[i];
+        return load(words);
+    }
+    static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
+};
+
+typedef int16_t Lanes __attribute__((vector_size(16)));
+
+inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
+    const Lanes places = {1, 2, 4, 8, 16, 32, 64, 128};
+    for (int part = 0; part < 8; ++part) {
+        Lanes sum = {};
+        for (int i = 0; i < bits; ++i) {
+            const auto piece = int16_t(sliced[i * step] >> (8 * part) & 255);
+            sum |= (((Lanes{} + piece) & places) == places) & int16_t(1 << i);
+        }
+        std::memcpy(lanes + 8 * part, &sum, sizeof sum);
+    }
+}
+
+}  // namespace

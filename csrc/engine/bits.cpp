@@ -1,0 +1,544 @@
+// Convolutions on bits: bit-sliced (cost falls with density), and by masked population count (cost does not).
+//
+// A kept tap agrees with its weight or not. With `count` taps that agree out of the kept ones, padding read as -1,
+//     accumulation = 2 count - correction,    correction = kept - outside + 2 outside_negative,
+// where `outside` are the kept taps in the padding at this position. So zero padding is exact, and a sign is a threshold on the count.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "step.h"
+
+namespace biprop {
+
+namespace {
+
+constexpr int kChunk = 8;  // channels whose counts are held at a time
+
+// Output positions along one side that have the same taps in the padding.
+struct Classes {
+    std::vector<int> of;  // position -> class
+    std::vector<std::pair<int, int>> inside;  // class -> taps [first, last) that are not in the padding
+
+    Classes(int outputs, int inputs, int kernel, int stride, int padding) {
+        std::map<std::pair<int, int>, int> known;
+        for (int o = 0; o < outputs; ++o) {
+            const int start = o * stride - padding;
+            const std::pair<int, int> range{std::max(0, -start), std::min(kernel, inputs - start)};
+            const auto [entry, is_new] = known.emplace(range, int(inside.size()));
+            if (is_new) inside.push_back(range);
+            of.push_back(entry->second);
+        }
+    }
+};
+
+int bit_length(uint32_t n) {
+    int bits = 0;
+    for (; n; n >>= 1) ++bits;
+    return bits;
+}
+
+// What both kernels share: corrections and thresholds.
+class BitStep : public Step {
+  public:
+    BitStep(const Op& op, const std::vector<Shape>& shapes, std::shared_ptr<const TapLists> lists)
+        : Step(op, shapes), taps_(in_.channels * op.area()), lists_(std::move(lists)),
+          rows_(out_.height, in_.height, op.kernel_height, op.stride, op.padding),
+          columns_(out_.width, in_.width, op.kernel_width, op.stride, op.padding),
+          by_threshold_(out_.bits && (op.residual == kNone || residual_.bits)), flips_(out_.channels) {
+        const int classes = int(rows_.inside.size() * columns_.inside.size());
+        if (by_threshold_) thresholds_.resize(size_t(out_.channels) * classes);
+        else correction_rows_.resize(size_t(out_.channels) * rows_.inside.size() * out_.width);
+        if (by_threshold_ && op.residual != kNone) thresholds_plus_.resize(thresholds_.size());
+        int most = 0;
+        for (int c = 0; c < out_.channels; ++c) {
+            most = std::max(most, lists_->kept[c]);
+            fill(c, classes);
+        }
+        bits_ = std::max(1, bit_length(uint32_t(most) + 1));  // a threshold may be one more than any count
+    }
+
+  protected:
+    int position_class(int position) const {
+        return rows_.of[position / out_.width] * int(columns_.inside.size()) + columns_.of[position % out_.width];
+    }
+    int classes() const { return int(rows_.inside.size() * columns_.inside.size()); }
+    // Corrections of a row of output positions.
+    const int16_t* corrections_row(int c, int row) const {
+        return correction_rows_.data() + (size_t(c) * rows_.inside.size() + rows_.of[row]) * out_.width;
+    }
+
+    // Counts to what the operation puts out: of a whole row of positions of one image, or of all images of one position.
+    void emit_counts(const Frame& frame, int c, int row, int column, const int16_t* counts) const {
+        constexpr int most = 64;  // wider rows go in pieces
+        float y[most], room[most];
+        const int n = out_.images > 1 ? out_.images : out_.width;
+        const int16_t* corrections = corrections_row(c, row) + column;
+        for (int i = 0; i < n; i += most) {
+            const int count = std::min(most, n - i), lane = (row * out_.width + column) * out_.images + i;
+            const float* residual = this->residual(frame, c, lane, count, room);
+            float* to = out_.bits ? y : out_.floats(frame.values[op_.out], c) + lane;
+            frame.kernels->finish_counts(counts + i, corrections + (out_.images > 1 ? 0 : i), out_.images > 1, count, finishes_[c], residual, to);
+            if (out_.bits) emit_signs(frame, c, lane, count, y, {1, 0, 0, Act::none}, nullptr);
+        }
+    }
+
+    const int taps_;
+    const std::shared_ptr<const TapLists> lists_;
+    const Classes rows_, columns_;
+    const bool by_threshold_;  // else by floats
+    int bits_ = 0;
+    std::vector<int16_t> correction_rows_;  // [channel][class of rows][column]; empty where thresholds do
+    std::vector<uint16_t> thresholds_, thresholds_plus_;  // [channel][class]; the second where the residual is +1
+    std::vector<uint8_t> flips_;
+
+  private:
+    void fill(int c, int classes) {
+        std::vector<int> kept(op_.area()), negative(op_.area());
+        const TapRange range = lists_->ranges[c];
+        const uint16_t* tap = lists_->taps.data() + range.start;
+        for (int i = 0; i < 8 * (range.positive + range.negative); ++i) {
+            if (tap[i] >= taps_) continue;  // padding of the list
+            ++kept[tap[i] % op_.area()];
+            negative[tap[i] % op_.area()] += i >= 8 * range.positive;
+        }
+        for (int k = 0; k < classes; ++k) {
+            const auto [top, bottom] = rows_.inside[k / columns_.inside.size()];
+            const auto [left, right] = columns_.inside[k % columns_.inside.size()];
+            int outside = 0, outside_negative = 0;
+            for (int y = 0; y < op_.kernel_height; ++y)
+                for (int x = 0; x < op_.kernel_width; ++x)
+                    if (y < top || y >= bottom || x < left || x >= right) {
+                        outside += kept[y * op_.kernel_width + x];
+                        outside_negative += negative[y * op_.kernel_width + x];
+                    }
+            const size_t at = size_t(c) * classes + k;
+            const int correction = lists_->kept[c] - outside + 2 * outside_negative;
+            if (!by_threshold_) {
+                int16_t* row = correction_rows_.data() + (size_t(c) * rows_.inside.size() + k / columns_.inside.size()) * out_.width;
+                for (int x = 0; x < out_.width; ++x)
+                    if (columns_.of[x] == int(k % columns_.inside.size())) row[x] = int16_t(correction);
+            } else if (op_.residual == kNone) {
+                thresholds_[at] = threshold(c, correction, 0);
+            } else {
+                thresholds_[at] = threshold(c, correction, -op_.residual_scale[c]);
+                thresholds_plus_[at] = threshold(c, correction, op_.residual_scale[c]);
+            }
+        }
+        flips_[c] = op_.scale[c] < 0 ? 255 : 0;
+    }
+
+    // scale * accumulation + shift >= 0 is: count >= threshold (scale > 0), not count >= threshold (scale < 0), or does not depend
+    // on the count (scale = 0).
+    uint16_t threshold(int c, int correction, double residual) const {
+        const double scale = op_.scale[c], shift = op_.shift[c] + residual;
+        const int never = lists_->kept[c] + 1;
+        if (scale == 0) return uint16_t(shift >= 0 ? 0 : never);
+        const auto positive = [&](double accumulation) { return scale * accumulation + shift >= 0; };
+        // The least accumulation from which on, upwards, the answer is the one for +infinity. The division may round; the test decides.
+        double least = std::ceil(std::clamp(-shift / scale, -1e6, 1e6));
+        if (scale > 0) {
+            while (least > -1e6 && positive(least - 1)) --least;
+            while (least < 1e6 && !positive(least)) ++least;
+        } else {
+            while (least > -1e6 && !positive(least - 1)) --least;
+            while (least < 1e6 && positive(least)) ++least;
+        }
+        return uint16_t(std::clamp(std::ceil((least + correction) / 2), 0.0, double(never)));
+    }
+};
+
+uint64_t even_bits(uint64_t x) {  // side by side
+    x &= 0x5555555555555555u;
+    x = (x | (x >> 1)) & 0x3333333333333333u;
+    x = (x | (x >> 2)) & 0x0f0f0f0f0f0f0f0fu;
+    x = (x | (x >> 4)) & 0x00ff00ff00ff00ffu;
+    x = (x | (x >> 8)) & 0x0000ffff0000ffffu;
+    return (x | (x >> 16)) & 0x00000000ffffffffu;
+}
+
+uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
+
+class Sliced final : public BitStep {
+  public:
+    Sliced(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
+        : BitStep(op, shapes, std::move(lists)), by_rows_(out_.images == 1), row_(Shape::row_of(out_.width)) {
+        const size_t needed = by_rows_ ? size_t(out_.height) * row_ / 8 : size_t(out_.positions()) * 8;
+        int choice = 0;  // the narrowest that holds the whole plane, else the widest; and planes that stay in the second cache
+        for (int i = 1; i < kMostWidths && kernels.widths[i]; ++i)
+            if (size_t(kernels.widths[i]) >= needed || size_t(taps_) * kernels.widths[choice] > (size_t(1) << 19)) choice = i;
+        width_ = kernels.widths[choice];
+        cycles_per_plane_ = kernels.cycles_per_plane[choice];
+        tile_ = by_rows_ ? width_ * 8 / row_ : width_ / 8;
+        tiles_ = int(by_rows_ ? round_up(out_.height, tile_) : round_up(out_.positions(), tile_)) / tile_;
+        same_ = op.stride == 1 && out_.width == in_.width && out_.height == in_.height;
+        by_rows_ ? prepare_rows() : prepare_cells();
+    }
+
+    void run(const Frame& frame) const override {
+        const int parts = this->parts(frame, tiles_);
+        frame.each(tiles_ * parts, [&](int item, int thread) {
+            uint8_t* planes = (*frame.scratch)[thread].data();
+            const int tile = item / parts, part = item % parts;
+            by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
+            std::memset(planes + size_t(taps_) * width_, 0, width_);
+            std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
+            compute(frame, tile, planes, out_.channels * part / parts, out_.channels * (part + 1) / parts);
+        });
+    }
+
+    std::string name() const override {
+        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)");
+    }
+    double cycles() const override {
+        const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
+        return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
+    }
+    size_t scratch() const override { return counts_at() + std::max(size_t(kChunk) * width_ * 8 * sizeof(int16_t), 4 * sub_plane_ + 64); }
+    size_t memory() const override {
+        return sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + correction_rows_.size()) * 2;
+    }
+
+  private:
+    size_t counts_at() const { return round_up(size_t(taps_ + 2) * width_, 64); }
+
+    void compute(const Frame& frame, int tile, const uint8_t* planes, int first, int last) const {
+        BitTile t{};
+        t.planes = planes, t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.bits = bits_;
+        if (by_threshold_) {
+            t.first = first, t.last = last, t.flips = flips_.data();
+            uint8_t* out = frame.values[op_.out];
+            t.out_step = out_.plane;
+            if (by_rows_) {
+                t.sliced = sliced_.data() + size_t(tile) * bits_ * width_;
+                t.sliced_step = size_t(tiles_) * bits_ * width_;
+                if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + size_t(tile) * bits_ * width_;
+                t.valid = valid_.data() + size_t(tile) * width_;
+                t.out = out + out_.front + size_t(tile) * width_;
+            } else {
+                t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
+                t.lanes_step = lanes_.size() / out_.channels;
+                if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
+                t.out = out + size_t(tile) * width_;
+            }
+            if (op_.residual != kNone) {
+                t.residual = frame.values[op_.residual] + (t.out - out);
+                t.residual_step = residual_.plane;
+            }
+            return frame.kernels->bits(t, width_);
+        }
+        t.counts = reinterpret_cast<int16_t*>(const_cast<uint8_t*>(planes) + counts_at());
+        for (t.first = first; t.first < last; t.first = t.last) {
+            t.last = std::min(last, t.first + kChunk);
+            frame.kernels->bits(t, width_);
+            for (int c = t.first; c < t.last; ++c) emit_tile(frame, tile, c, t.counts + size_t(c - t.first) * width_ * 8);
+        }
+    }
+
+    void emit_tile(const Frame& frame, int tile, int c, const int16_t* counts) const {
+        for (int i = 0; i < tile_; ++i) {
+            const int at = tile * tile_ + i;  // row, or position
+            if (at >= (by_rows_ ? out_.height : out_.positions())) return;
+            if (by_rows_)
+                emit_counts(frame, c, at, 0, counts + size_t(i) * row_);
+            else
+                emit_counts(frame, c, at / out_.width, at % out_.width, counts + size_t(i) * out_.images);
+        }
+    }
+
+    // ---- one image: tiles of whole rows ----
+
+    void prepare_rows() {
+        const int rows = tiles_ * tile_;
+        valid_.assign(size_t(tiles_) * width_, 0);
+        for (int y = 0; y < out_.height; ++y) {
+            const uint64_t columns = low_bits(out_.width);
+            std::memcpy(valid_.data() + size_t(y) * row_ / 8, &columns, row_ / 8);
+        }
+        if (by_threshold_) {
+            sliced_ = slice(thresholds_, rows);
+            if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_, rows);
+        }
+        const bool halves = op_.stride == 2 && row_ == std::max(8, in_.row / 2);
+        fast_ = op_.padding <= kRing && ((same_ && in_.row == row_) || halves);
+        if (!fast_) return;
+        if (halves) {
+            sub_front_ = round_up(2 * row_ / 8, 8);
+            sub_plane_ = round_up(sub_front_ + size_t(in_.height / 2 + kRing) * row_ / 8, 8) + 64;
+        }
+        for (int y = 0; y < op_.kernel_height; ++y)
+            for (int x = 0; x < op_.kernel_width; ++x) {
+                const int by = x - op_.padding, down = y - op_.padding, stride = op_.stride;
+                uint64_t columns = 0;
+                for (int o = 0; o < out_.width; ++o)
+                    if (o * stride + by >= 0 && o * stride + by < in_.width) columns |= uint64_t(1) << o;
+                for (int bits = row_; bits < 64; bits *= 2) columns |= columns << bits;
+                masks_.push_back(columns);
+                // With stride 2: of every second row, and of those every second column, as if the stride were 1.
+                const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
+                offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
+                shifts_.push_back(int8_t(halves ? by >> 1 : by));
+            }
+    }
+
+    // [channel][tile][bits][width]
+    std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
+        const int row_bytes = row_ / 8;
+        std::vector<uint8_t> sliced(size_t(out_.channels) * tiles_ * bits_ * width_);
+        for (int c = 0; c < out_.channels; ++c)
+            for (int y = 0; y < std::min(rows, out_.height); ++y) {
+                uint64_t planes[16] = {};
+                for (int x = 0; x < out_.width; ++x) {
+                    const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
+                    for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
+                }
+                uint8_t* to = sliced.data() + (size_t(c) * tiles_ + y / tile_) * bits_ * width_ + size_t(y % tile_) * row_bytes;
+                for (int b = 0; b < bits_; ++b) std::memcpy(to + size_t(b) * width_, &planes[b], row_bytes);
+            }
+        return sliced;
+    }
+
+    void pack_rows(const Frame& frame, int tile, uint8_t* planes) const {
+        uint8_t* base = frame.values[op_.in];
+        const int area = op_.area(), first = tile * tile_;
+        if (fast_) {
+            uint8_t* room = planes + counts_at();
+            if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
+            for (int c = 0; c < in_.channels; ++c) {
+                const uint8_t* from = in_.rows(base, c);
+                if (sub_plane_) split(from, room), from = room + sub_front_;
+                frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(), masks_.data(), area, width_,
+                                         planes + size_t(c) * area * width_);
+            }
+            return;
+        }
+        const uint64_t columns = low_bits(out_.width);
+        for (int c = 0; c < in_.channels; ++c)
+            for (int k = 0; k < area; ++k, planes += width_)
+                for (int i = 0; i < tile_; ++i) {
+                    const int y = (first + i) * op_.stride + k / op_.kernel_width - op_.padding, by = k % op_.kernel_width - op_.padding;
+                    uint64_t word = 0;
+                    if (first + i < out_.height && y >= 0 && y < in_.height) {
+                        word = in_.load_row(base, c, y);
+                        word = by < 0 ? word << -by : word >> by;
+                        if (op_.stride == 2) word = even_bits(word);
+                        if (op_.stride > 2) {
+                            uint64_t some = 0;
+                            for (int x = 0; x * op_.stride < 64; ++x) some |= (word >> (x * op_.stride) & 1) << x;
+                            word = some;
+                        }
+                        word &= columns;
+                    }
+                    Shape::store_row(planes + i * (row_ / 8), row_, word);
+                }
+    }
+
+    // A plane as four: even and odd rows, and of each the even and the odd columns.
+    void split(const uint8_t* from, uint8_t* to) const {
+        for (int y = 0; y < in_.height; ++y) {
+            const uint64_t row = Shape::load_row(from + size_t(y) * (in_.row / 8), in_.row);
+            uint8_t* at = to + (y & 1) * 2 * sub_plane_ + sub_front_ + size_t(y / 2) * (row_ / 8);
+            Shape::store_row(at, row_, even_bits(row));
+            Shape::store_row(at + sub_plane_, row_, even_bits(row >> 1));
+        }
+    }
+
+    // ---- many images: tiles of positions ----
+
+    void prepare_cells() {
+        std::map<std::vector<int>, int> known;
+        for (int tile = 0; tile < tiles_; ++tile) {
+            std::vector<int> pattern;
+            for (int i = 0; i < tile_; ++i) pattern.push_back(position_class(std::min(tile * tile_ + i, out_.positions() - 1)));
+            patterns_.push_back(known.emplace(pattern, int(known.size())).first->second);
+        }
+        const auto spread = [&](const std::vector<uint16_t>& thresholds) {
+            std::vector<uint16_t> lanes(size_t(out_.channels) * known.size() * 8);
+            for (const auto& [pattern, number] : known)
+                for (int c = 0; c < out_.channels; ++c)
+                    for (int i = 0; i < tile_; ++i)
+                        lanes[(size_t(c) * known.size() + number) * 8 + i] = thresholds[size_t(c) * classes() + pattern[i]];
+            return lanes;
+        };
+        if (!by_threshold_) return;
+        lanes_ = spread(thresholds_);
+        if (op_.residual != kNone) lanes_plus_ = spread(thresholds_plus_);
+    }
+
+    // A shift by a tap is a shift of the flat positions, if input and output have the same sides.
+    void pack_cells(const Frame& frame, int tile, uint8_t* planes) const {
+        uint8_t* base = frame.values[op_.in];
+        const int area = op_.area(), first = tile * tile_;
+        std::vector<int32_t> sources(size_t(area) * tile_);
+        for (int k = 0; k < area; ++k)
+            for (int i = 0; i < tile_; ++i) {
+                const int o = first + i;
+                const int y = o / out_.width * op_.stride + k / op_.kernel_width - op_.padding;
+                const int x = o % out_.width * op_.stride + k % op_.kernel_width - op_.padding;
+                const bool inside = o < out_.positions() && y >= 0 && y < in_.height && x >= 0 && x < in_.width;
+                sources[size_t(k) * tile_ + i] = inside ? y * in_.width + x : -1;
+            }
+        if (same_) {
+            std::vector<int32_t> offsets(area);
+            std::vector<uint64_t> masks(size_t(area) * tile_);
+            for (int k = 0; k < area; ++k)
+                for (int i = 0; i < tile_; ++i)
+                    if (const int source = sources[size_t(k) * tile_ + i]; source >= 0) {
+                        offsets[k] = (source - i) * 8;
+                        masks[size_t(k) * tile_ + i] = ~uint64_t(0);
+                    }
+            for (int c = 0; c < in_.channels; ++c)
+                frame.kernels->pack_cells(base + c * in_.plane, offsets.data(), reinterpret_cast<const uint8_t*>(masks.data()), area, width_,
+                                          planes + size_t(c) * area * width_);
+            return;
+        }
+        for (int c = 0; c < in_.channels; ++c) {
+            const uint64_t* cells = in_.cells(base, c);
+            for (int i = 0; i < area * tile_; ++i, planes += 8) {
+                const uint64_t cell = sources[i] < 0 ? 0 : cells[sources[i]];
+                std::memcpy(planes, &cell, 8);
+            }
+        }
+    }
+
+    const bool by_rows_;
+    const int row_;  // bits of a row of lanes
+    int width_, tile_, tiles_;  // bytes of a tile; its rows or positions; how many
+    float cycles_per_plane_;
+    bool same_ = false, fast_ = false;
+    size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
+    std::vector<uint8_t> sliced_, sliced_plus_, valid_;
+    std::vector<int32_t> offsets_;
+    std::vector<int8_t> shifts_;
+    std::vector<uint64_t> masks_;
+    std::vector<int> patterns_;
+    std::vector<uint16_t> lanes_, lanes_plus_;
+};
+
+// 64 words of 64 bits: bit j of word i becomes bit i of word j (H. S. Warren, Hacker's Delight, section 7-3).
+void transpose(uint64_t* words) {
+    uint64_t mask = 0x00000000ffffffffu;
+    for (int j = 32; j; j >>= 1, mask ^= mask << j)
+        for (int k = 0; k < 64; k = (k + j + 1) & ~j) {
+            const uint64_t t = ((words[k] >> j) ^ words[k + j]) & mask;
+            words[k] ^= t << j;
+            words[k + j] ^= t;
+        }
+}
+
+// One image, channels in the words: for small maps and high densities.
+class Popcount final : public BitStep {
+  public:
+    Popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
+        : BitStep(op, shapes, std::move(lists)), blocks_((in_.channels + 63) / 64), words_(int(round_up(size_t(blocks_) * op.area(), 8))),
+          cycles_(kernels.cycles_per_popcount) {
+        mask_.resize(size_t(out_.channels) * words_), sign_.resize(mask_.size());
+        for (int c = 0; c < out_.channels; ++c)
+            for (int t = 0; t < taps_; ++t) {
+                const size_t i = size_t(c) * taps_ + t;
+                const int channel = t / op.area(), at = t % op.area() * blocks_ + channel / 64;
+                const uint64_t bit = uint64_t(1) << (channel % 64);
+                if (op.kept(i)) mask_[size_t(c) * words_ + at] |= bit;
+                if (op.positive(i)) sign_[size_t(c) * words_ + at] |= bit;
+            }
+        const auto spread = [&](const std::vector<uint16_t>& thresholds) {
+            std::vector<uint16_t> all;
+            for (int c = 0; !thresholds.empty() && c < out_.channels; ++c)
+                for (int p = 0; p < out_.positions(); ++p) all.push_back(thresholds[size_t(c) * classes() + position_class(p)]);
+            return all;
+        };
+        by_position_ = spread(thresholds_), by_position_plus_ = spread(thresholds_plus_);
+    }
+
+    void run(const Frame& frame) const override {
+        const int positions = out_.positions();
+        auto* x = reinterpret_cast<uint64_t*>((*frame.scratch)[0].data());
+        pack(frame, x);
+        constexpr int chunk = 16;
+        frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
+            std::vector<int16_t> counts(positions);
+            std::vector<float> above(positions), room(positions);
+            for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
+                frame.kernels->popcounts(x, words_, positions, mask_.data() + size_t(c) * words_, sign_.data() + size_t(c) * words_, words_,
+                                         counts.data());
+                if (!by_threshold_) {
+                    for (int row = 0; row < out_.height; ++row) emit_counts(frame, c, row, 0, counts.data() + row * out_.width);
+                    continue;
+                }
+                const uint16_t* thresholds = by_position_.data() + size_t(c) * positions;
+                for (int p = 0; p < positions; ++p) above[p] = float(int(uint16_t(counts[p])) - int(thresholds[p]));
+                if (const float* residual = this->residual(frame, c, 0, positions, room.data())) {
+                    thresholds = by_position_plus_.data() + size_t(c) * positions;
+                    for (int p = 0; p < positions; ++p)
+                        above[p] = residual[p] > 0 ? float(int(uint16_t(counts[p])) - int(thresholds[p])) : above[p];
+                }
+                // not (above >= 0) is: -above - 1 >= 0, for whole numbers
+                emit_signs(frame, c, 0, positions, above.data(), flips_[c] ? Finish{-1, -1, 0, Act::none} : Finish{1, 0, 0, Act::none}, nullptr);
+            }
+        });
+    }
+
+    std::string name() const override { return "popcount"; }
+    double cycles() const override {
+        return out_.channels * (double(out_.positions()) * (words_ / 8.0 * cycles_ + 3) + 20) + 1500.0 * blocks_ +
+               2.0 * out_.positions() * words_;
+    }
+    size_t scratch() const override {
+        return (size_t(out_.positions()) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
+    }
+    size_t memory() const override { return (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size() + correction_rows_.size()) * 2; }
+
+  private:
+    // x[position][tap][block]: what each output position sees; 0 in the padding, as `correction` has it.
+    void pack(const Frame& frame, uint64_t* x) const {
+        uint8_t* base = frame.values[op_.in];
+        const int per_plane = int(round_up(size_t(in_.height) * in_.row, 64)) / 64;
+        uint64_t* by_place = x + size_t(out_.positions()) * words_;  // [block][place in a plane of rows]
+        for (int block = 0; block < blocks_; ++block)
+            for (int w = 0; w < per_plane; ++w) {
+                uint64_t words[64] = {};
+                const int channels = std::min(64, in_.channels - block * 64);
+                for (int c = 0; c < channels; ++c) {
+                    const size_t left = size_t(in_.height) * in_.row / 8 - size_t(w) * 8;
+                    std::memcpy(&words[c], in_.rows(base, block * 64 + c) + size_t(w) * 8, std::min<size_t>(8, left));
+                }
+                transpose(words);
+                std::memcpy(by_place + (size_t(block) * per_plane + w) * 64, words, sizeof words);
+            }
+        std::memset(x, 0, size_t(out_.positions()) * words_ * 8);
+        for (int p = 0; p < out_.positions(); ++p, x += words_)
+            for (int k = 0; k < op_.area(); ++k) {
+                const int row = p / out_.width * op_.stride + k / op_.kernel_width - op_.padding;
+                const int column = p % out_.width * op_.stride + k % op_.kernel_width - op_.padding;
+                if (row < 0 || row >= in_.height || column < 0 || column >= in_.width) continue;
+                for (int block = 0; block < blocks_; ++block)
+                    x[k * blocks_ + block] = by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
+            }
+    }
+
+    const int blocks_, words_;
+    const float cycles_;
+    std::vector<uint64_t> mask_, sign_;
+    std::vector<uint16_t> by_position_, by_position_plus_;  // thresholds, [channel][position]
+};
+
+// What Popcount would cost, before its planes are made.
+double popcount_cycles(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels) {
+    const double words = double(round_up(size_t((in.channels + 63) / 64) * op.area(), 8));
+    return out.channels * (double(out.positions()) * (words / 8 * kernels.cycles_per_popcount + 3) + 20) +
+           1500.0 * ((in.channels + 63) / 64) + 2.0 * out.positions() * words;
+}
+
+}  // namespace
+
+std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                    std::shared_ptr<const TapLists>& lists) {
+    const Shape &in = shapes[op.in], &out = shapes[op.out];
+    if (!lists) lists = std::make_shared<TapLists>(op, in.channels * op.area());
+    auto sliced = std::make_unique<Sliced>(op, shapes, kernels, lists);
+    if (out.images > 1 || sliced->cycles() <= popcount_cycles(op, in, out, kernels)) return sliced;
+    return std::make_unique<Popcount>(op, shapes, kernels, lists);
+}
+
+}  // namespace biprop

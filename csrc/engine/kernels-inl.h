@@ -1,0 +1,355 @@
+// The kernels, once for all instruction sets. A file that includes this defines first
+//
+//   Floats          a vector of floats (GCC's vector extension), kFloats its lanes, kVectors: how many 16-float vectors a tile of
+//                   sums may have, so that its accumulators stay in registers
+//   Bits<width>     vectors of bits, as in ScalarBits below; kWidths: which widths there are
+//   popcounts       see kernels.h
+//   signs_of        one bit a lane of Floats: x >= 0
+//   widen           see kernels.h
+//
+// Everything is in an unnamed namespace: code for one instruction set must never be the copy that the linker keeps for another.
+#include "kernels.h"
+
+#include <cstring>
+
+#define BIPROP_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+using biprop::Act;
+using biprop::BitTile;
+using biprop::Finish;
+using biprop::SumTile;
+using biprop::TapRange;
+
+// ---- 1/1, bit-sliced: one full adder takes two planes; a count is a column of bits over 5 + High planes ----
+
+template <class V, bool Not>
+BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
+                                  const uint16_t* tap) {
+    using T = typename V::T;
+    const auto plane = [&](int i) { return V::load(planes + size_t(tap[i]) * V::width); };
+    T a, b, c, d, e;
+    V::template add<Not>(one, plane(0), plane(1), a);
+    V::template add<Not>(one, plane(2), plane(3), b);
+    V::template add<false>(two, a, b, c);
+    V::template add<Not>(one, plane(4), plane(5), a);
+    V::template add<Not>(one, plane(6), plane(7), b);
+    V::template add<false>(two, a, b, d);
+    V::template add<false>(four, c, d, e);
+    return e;
+}
+
+template <class V, int High>
+struct Counter {
+    using T = typename V::T;
+    static_assert(High <= 11);
+    T one = V::zero(), two = one, four = one, eights = one, sixteens = one;
+    T high[11] = {one, one, one, one, one, one, one, one, one, one, one};  // the first `High` are used
+    T waiting = one;  // an eight without its partner
+    bool waits = false;
+
+    BIPROP_INLINE void carry(T c) {
+#pragma GCC unroll 16
+        for (int i = 0; i < High; ++i) {
+            const T next = V::both(high[i], c);
+            high[i] = V::differ(high[i], c);
+            c = next;
+        }
+    }
+    BIPROP_INLINE void sixteen(T a, T b) {
+        T c;
+        V::template add<false>(eights, a, b, c);
+        const T next = V::both(sixteens, c);
+        sixteens = V::differ(sixteens, c);
+        carry(next);
+    }
+    template <bool Not>
+    BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
+        for (; groups >= 4; groups -= 4, tap += 32) {
+            T a = eight<V, Not>(one, two, four, planes, tap), b = eight<V, Not>(one, two, four, planes, tap + 8), c, d, e;
+            V::template add<false>(eights, a, b, c);
+            a = eight<V, Not>(one, two, four, planes, tap + 16), b = eight<V, Not>(one, two, four, planes, tap + 24);
+            V::template add<false>(eights, a, b, d);
+            V::template add<false>(sixteens, c, d, e);
+            carry(e);
+        }
+        for (; groups; --groups, tap += 8) {
+            const T a = eight<V, Not>(one, two, four, planes, tap);
+            if (waits) sixteen(waiting, a);
+            waiting = a;
+            waits = !waits;
+        }
+        return tap;
+    }
+    BIPROP_INLINE void finish() {
+        if (waits) sixteen(waiting, V::zero());
+    }
+    BIPROP_INLINE T bit(int i) const {
+        return i == 0 ? one : i == 1 ? two : i == 2 ? four : i == 3 ? eights : i == 4 ? sixteens : high[i - 5];
+    }
+};
+
+// count >= threshold, compared from the lowest bit up
+template <class V, int High, class Threshold>
+BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, const Threshold& threshold) {
+    typename V::T result = V::ones();
+#pragma GCC unroll 16
+    for (int i = 0; i < 5 + High; ++i)
+        if (i < bits) result = V::at_least_step(count.bit(i), threshold(i), result);
+    return result;
+}
+
+template <class V, int High>
+void bits_of(const BitTile& t) {
+    using T = typename V::T;
+    constexpr int words = V::width / 8;
+    for (int c = t.first; c < t.last; ++c) {
+        Counter<V, High> count;
+        const TapRange range = t.ranges[c];
+        const uint16_t* tap = t.taps + range.start;
+        tap = count.template add<false>(t.planes, tap, range.positive);
+        count.template add<true>(t.planes, tap, range.negative);
+        count.finish();
+        if (t.counts) {
+            alignas(64) uint64_t sliced[(5 + High) * words];
+            for (int i = 0; i < t.bits; ++i) V::store(reinterpret_cast<uint8_t*>(sliced + i * words), count.bit(i));
+            int16_t* out = t.counts + size_t(c - t.first) * V::width * 8;
+            for (int w = 0; w < words; ++w)
+                widen(sliced + w, words, t.bits, out + w * 64);
+            continue;
+        }
+        const auto compare = [&](const uint8_t* sliced, const uint16_t* lanes) {
+            if (sliced) {
+                const uint8_t* own = sliced + c * t.sliced_step;
+                return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * V::width); });
+            }
+            const T own = V::widen(lanes + c * t.lanes_step);
+            return at_least<V, High>(count, t.bits, [&](int i) { return V::lane_bit(own, i); });
+        };
+        T result = compare(t.sliced, t.lanes);
+        if (t.residual) {
+            const T plus = compare(t.sliced_plus, t.lanes_plus);
+            result = V::choose(V::load(t.residual + c * t.residual_step), plus, result);
+        }
+        if (t.flips[c]) result = V::differ(result, V::ones());
+        if (t.valid) result = V::both(result, V::load(t.valid));
+        V::store(t.out + c * t.out_step, result);
+    }
+}
+
+template <class V>
+void bits_in(const BitTile& t) {
+    if (t.bits <= 8) return bits_of<V, 3>(t);
+    if (t.bits <= 12) return bits_of<V, 7>(t);
+    return bits_of<V, 11>(t);
+}
+
+template <class V>
+void rows_in(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, uint8_t* out) {
+    for (int k = 0; k < taps; ++k, out += V::width) {
+        const typename V::T x = V::load(plane + offset[k]);
+        V::store(out, V::both(V::shift(x, shift[k]), V::same(mask[k])));
+    }
+}
+
+template <class V>
+void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, uint8_t* out) {
+    for (int k = 0; k < taps; ++k, out += V::width)
+        V::store(out, V::both(V::load(plane + offset[k]), V::load(masks + size_t(k) * V::width)));
+}
+
+// ---- 1/32: sparse sums of tiles that stay in the fastest cache ----
+
+BIPROP_INLINE Floats load_floats(const float* p) {
+    Floats v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+BIPROP_INLINE void store_floats(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+template <class T>
+T* shifted(T* p, size_t bytes) {
+    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + bytes);
+}
+
+constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
+
+// Few vectors: several lists at once, because an addition waits for the one before it.
+template <int Vectors>
+void sum_of(const SumTile& t) {
+    constexpr int regs = Vectors * kParts, chains = regs >= 8 ? 1 : regs >= 4 ? 2 : 4;
+    for (int c = t.first; c < t.last; ++c) {
+        const TapRange range = t.ranges[c];
+        const uint16_t* tap = t.taps + range.start;
+        float* part = t.part + c * t.part_step;
+        Floats sum[chains][regs];
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) {
+            sum[0][r] = t.begin ? Floats{} : load_floats(part + r * kFloats);
+            for (int k = 1; k < chains; ++k) sum[k][r] = Floats{};
+        }
+        const auto source = [&](int i, int r) {
+            return load_floats(t.input + tap[i] + r * kFloats);
+        };
+        if (t.weights) {
+            const float* weight = t.weights + range.start;
+            for (int i = 0; i < range.positive; ++i)
+#pragma GCC unroll 32
+                for (int r = 0; r < regs; ++r) sum[0][r] += source(i, r) * weight[i];
+        } else {
+            int i = 0;
+            for (; i + chains <= range.positive; i += chains)
+#pragma GCC unroll 4
+                for (int k = 0; k < chains; ++k)
+#pragma GCC unroll 32
+                    for (int r = 0; r < regs; ++r) sum[k][r] += source(i + k, r);
+            for (; i < range.positive; ++i)
+#pragma GCC unroll 32
+                for (int r = 0; r < regs; ++r) sum[0][r] += source(i, r);
+            tap += range.positive;
+            i = 0;
+            for (; i + chains <= range.negative; i += chains)
+#pragma GCC unroll 4
+                for (int k = 0; k < chains; ++k)
+#pragma GCC unroll 32
+                    for (int r = 0; r < regs; ++r) sum[k][r] -= source(i + k, r);
+            for (; i < range.negative; ++i)
+#pragma GCC unroll 32
+                for (int r = 0; r < regs; ++r) sum[0][r] -= source(i, r);
+        }
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r)
+            for (int k = 1; k < chains; ++k) sum[0][r] += sum[k][r];
+        if (!t.out && !t.signs) {
+#pragma GCC unroll 32
+            for (int r = 0; r < regs; ++r) store_floats(part + r * kFloats, sum[0][r]);
+            continue;
+        }
+        const Finish& f = t.finishes[c];
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) sum[0][r] = sum[0][r] * f.scale + f.shift;
+        if (t.residual) {
+            const float* residual = shifted(t.residual, c * t.residual_step);
+#pragma GCC unroll 32
+            for (int r = 0; r < regs; ++r) sum[0][r] += load_floats(residual + r * kFloats) * f.residual_scale;
+        }
+        if (t.signs) {
+            uint8_t* out = t.signs + c * t.out_step;
+#pragma GCC unroll 32
+            for (int v = 0; v < Vectors; ++v) {
+                unsigned bits = 0;
+                for (int k = 0; k < kParts; ++k) bits |= signs_of(sum[0][v * kParts + k]) << (k * kFloats);
+                const auto piece = uint16_t(bits);
+                std::memcpy(out + 2 * v, &piece, 2);
+            }
+            continue;
+        }
+        float* out = shifted(t.out, c * t.out_step);
+        const Floats zero = {}, one = zero + 1.0f;
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) {
+            Floats y = sum[0][r];
+            if (f.act == Act::relu) y = y > 0 ? y : zero;
+            if (f.act == Act::sign) y = y >= 0 ? one : -one;
+            if (f.act == Act::sign0) y = (y > 0 ? one : zero) - (y < 0 ? one : zero);
+            store_floats(out + r * kFloats, y);
+        }
+    }
+}
+
+void sum(const SumTile& t) {
+    if constexpr (kVectors >= 8)
+        if (t.vectors == 8) return sum_of<8>(t);
+    if (t.vectors == 4) return sum_of<4>(t);
+    if (t.vectors == 2) return sum_of<2>(t);
+    return sum_of<1>(t);
+}
+
+// ---- after the sums: plain loops, which compilers turn into vectors ----
+
+BIPROP_INLINE float act_of(float y, Act act) {
+    switch (act) {
+        case Act::relu: return y > 0 ? y : 0;
+        case Act::sign: return y >= 0 ? 1.0f : -1.0f;
+        case Act::sign0: return y > 0 ? 1.0f : y < 0 ? -1.0f : 0.0f;
+        default: return y;
+    }
+}
+
+template <Act A, class Value>
+BIPROP_INLINE void finish_as(int n, const Finish& f, const float* residual, float* out, const Value& value) {
+    if (residual)
+        for (int i = 0; i < n; ++i) out[i] = act_of(f.scale * value(i) + f.shift + f.residual_scale * residual[i], A);
+    else
+        for (int i = 0; i < n; ++i) out[i] = act_of(f.scale * value(i) + f.shift, A);
+}
+
+template <class Value>
+BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, float* out, const Value& value) {
+    switch (f.act) {
+        case Act::relu: return finish_as<Act::relu>(n, f, residual, out, value);
+        case Act::sign: return finish_as<Act::sign>(n, f, residual, out, value);
+        case Act::sign0: return finish_as<Act::sign0>(n, f, residual, out, value);
+        default: return finish_as<Act::none>(n, f, residual, out, value);
+    }
+}
+
+void finish_counts(const int16_t* counts, const int16_t* corrections, bool one, int n, const Finish& f, const float* residual,
+                   float* out) {
+    const int same = corrections[0];
+    if (one) finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - same); });
+    else finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - int(corrections[i])); });
+}
+
+void finish_floats(const float* x, int n, const Finish& f, const float* residual, float* out) {
+    finish_any(n, f, residual, out, [&](int i) { return x[i]; });
+}
+
+uint64_t signs(const float* x, int n, const Finish& f, const float* residual) {
+    uint64_t bits = 0;
+    for (int i = 0; i < n; i += 16) {
+        float y[16];
+        const int count = n - i < 16 ? n - i : 16;
+        const Finish linear = {f.scale, f.shift, f.residual_scale, Act::none};
+        if (count == 16) finish_as<Act::none>(16, linear, residual ? residual + i : nullptr, y, [&](int k) { return x[i + k]; });
+        else {
+            for (int k = 0; k < 16; ++k) y[k] = -1;
+            finish_as<Act::none>(count, linear, residual ? residual + i : nullptr, y, [&](int k) { return x[i + k]; });
+        }
+        for (int k = 0; k < kParts; ++k) bits |= uint64_t(signs_of(load_floats(y + k * kFloats))) << (i + k * kFloats);
+    }
+    return bits;
+}
+
+void pool_cells(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out) {
+    if (all)
+        for (int i = 0; i < n; ++i) out[i] = a[2 * i] & a[2 * i + 1] & b[2 * i] & b[2 * i + 1];
+    else
+        for (int i = 0; i < n; ++i) out[i] = a[2 * i] | a[2 * i + 1] | b[2 * i] | b[2 * i + 1];
+}
+
+// Rows of 8 to 64 bits, two or more a word: first the rows in pairs, then the columns, then the even columns side by side.
+template <int Row>
+void pool_rows_of(const uint64_t* words, int n, bool all, uint64_t* out) {
+    for (int i = 0; i < n; ++i) {
+        const uint64_t a = words[Row == 64 ? 2 * i : i], b = Row == 64 ? words[2 * i + 1] : a >> (Row % 64);
+        uint64_t x = all ? a & b : a | b;
+        x = (all ? x & (x >> 1) : x | (x >> 1)) & 0x5555555555555555u;
+        x = (x | (x >> 1)) & 0x3333333333333333u;
+        x = (x | (x >> 2)) & 0x0f0f0f0f0f0f0f0fu;
+        if (Row > 8) x = (x | (x >> 4)) & 0x00ff00ff00ff00ffu;
+        if (Row > 16) x = (x | (x >> 8)) & 0x0000ffff0000ffffu;
+        if (Row > 32) x = (x | (x >> 16)) & 0x00000000ffffffffu;
+        out[i] = x;
+    }
+}
+
+void pool_rows(const uint64_t* words, int n, int row, bool all, uint64_t* out) {
+    if (row == 8) return pool_rows_of<8>(words, n, all, out);
+    if (row == 16) return pool_rows_of<16>(words, n, all, out);
+    if (row == 32) return pool_rows_of<32>(words, n, all, out);
+    return pool_rows_of<64>(words, n, all, out);
+}
+
+}  // namespace

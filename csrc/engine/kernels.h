@@ -1,0 +1,113 @@
+// What the kernels of every instruction set offer, and the arguments they take. Raw pointers only; nothing here owns memory.
+//
+// Words: a plane is one channel of an activation. A lane is one output position (of one image) in a vector. A tile is a
+// vector's worth of lanes. A tap is one weight of a filter: (input channel, row, column). Layouts are drawn in docs/engine.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace biprop {
+
+constexpr int kMostWidths = 3;
+
+// The kept weights of one output channel, in groups of eight taps: first the positive ones, then the negative ones.
+struct TapRange {
+    uint32_t start;  // in `taps`
+    uint16_t positive, negative;  // groups
+};
+
+enum class Act : uint32_t { none = 0, relu = 1, sign = 2, sign0 = 3 };
+
+// One tile of a bit-sliced convolution: count, for each output channel and lane, the kept taps that agree with their weight.
+struct BitTile {
+    const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it; then a plane of zeros, a plane of ones
+    const uint16_t* taps;
+    const TapRange* ranges;
+    int first, last;  // output channels
+    int bits;  // that a count can have
+
+    // Bits out: count >= threshold, then flipped where `flips` says so.
+    const uint8_t* sliced;  // thresholds, bit-sliced: [channel][bits][width] at distance sliced_step; or null:
+    const uint16_t* lanes;  // thresholds, one per 64-bit lane: [channel][width / 8] at distance lanes_step
+    const uint8_t* sliced_plus;  // the same where the residual bit is 1; null without a residual
+    const uint16_t* lanes_plus;
+    size_t sliced_step, lanes_step;
+    const uint8_t* residual;  // bits of the residual, like `out`
+    size_t residual_step;
+    const uint8_t* flips;  // [channel] 0 or 255
+    const uint8_t* valid;  // [width]: lanes that exist; the others are written as 0; null for all
+    uint8_t* out;  // channel c at out + c * out_step
+    size_t out_step;
+
+    int16_t* counts;  // counts out instead: [channel - first][8 * width]; null for bits
+};
+
+// y = act(scale * x + shift + residual_scale * residual)
+struct Finish {
+    float scale, shift, residual_scale;
+    Act act;
+};
+
+// One tile of a sparse sum: for each output channel and lane, the sum of the positive taps less that of the negative ones.
+struct SumTile {
+    const float* input;
+    const uint16_t* taps;  // offsets from `input` in floats
+    const TapRange* ranges;  // here positive and negative are numbers of taps
+    const float* weights;  // one a tap, in the order of `taps`, for a dense layer; null where they are +1 and -1
+    int first, last;
+    int vectors;  // of 16 lanes
+
+    float* part;  // [channel][vectors * 16] at distance part_step: sums so far
+    size_t part_step;
+    bool begin;  // there are none yet
+
+    // The last sums: finished lanes of channel c go to out + c * out_step, or their signs to signs + c * out_step; both null: to `part`.
+    float* out;
+    uint8_t* signs;
+    const float* residual;  // like `out`; or null
+    size_t out_step, residual_step;  // in bytes
+    const Finish* finishes;
+};
+
+struct Kernels {
+    const char* name;
+    int widths[kMostWidths];  // of tiles of bits, in bytes, falling; 0 for none
+    float cycles_per_plane[kMostWidths];  // for the cost model: one kept tap of one tile
+    float cycles_per_popcount;  // 64 bytes of masked popcount
+    int vectors;  // most vectors of 16 floats in a tile of sums
+
+    void (*bits)(const BitTile&, int width);
+    void (*sum)(const SumTile&);
+    // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap]) & mask[tap]
+    void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width,
+                      uint8_t* out);
+    // The same where a 64-bit cell is 64 images: out[tap] = (plane + offset[tap]) & masks[tap][width]
+    void (*pack_cells)(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out);
+    // counts[p] = sum over words of popcount(mask & ~(x[p] ^ sign)); words a multiple of 8
+    void (*popcounts)(const uint64_t* x, size_t step, int positions, const uint64_t* mask, const uint64_t* sign, int words,
+                      int16_t* counts);
+    // 64 lanes of bit-sliced counts, [bits] words at distance `step`, to integers.
+    void (*widen)(const uint64_t* sliced, size_t step, int bits, int16_t* lanes);
+    // Lanes of counts to floats, x = 2 count - correction; one correction for all lanes, or one each. Residual may be null.
+    void (*finish_counts)(const int16_t* counts, const int16_t* corrections, bool one, int n, const Finish&, const float* residual,
+                          float* out);
+    void (*finish_floats)(const float* x, int n, const Finish&, const float* residual, float* out);
+    uint64_t (*signs)(const float* x, int n, const Finish&, const float* residual);  // bit i: finished x[i] >= 0; n <= 64
+    void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);  // 2x2, stride 2, n outputs
+    // The same in rows of `row` bits: a word in (two where a row is 64 bits), a word out: each even row at its place, half as wide.
+    void (*pool_rows)(const uint64_t* words, int n, int row, bool all, uint64_t* out);
+};
+
+extern const Kernels kScalar;
+#ifdef BIPROP_AVX2
+extern const Kernels kAvx2;
+#endif
+#ifdef BIPROP_AVX512
+extern const Kernels kAvx512;
+#endif
+#ifdef BIPROP_NEON
+extern const Kernels kNeon;
+#endif
+
+}  // namespace biprop

@@ -1,0 +1,110 @@
+// AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): a full adder is two ternary-logic instructions. Nothing here runs before the processor was asked.
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 finds its own header's undefined vectors
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+typedef float Floats __attribute__((vector_size(64)));
+constexpr int kFloats = 16, kVectors = 8;
+
+// The tables of ternary logic are the columns of results for a = 11110000, b = 11001100, c = 10101010.
+#define BIPROP_TERNARY_BITS(NAME, WIDTH, TYPE, PREFIX, SUFFIX, LOAD, STORE)                                          \
+    struct NAME {                                                                                                    \
+        static constexpr int width = WIDTH;                                                                          \
+        using T = TYPE;                                                                                              \
+        static T load(const void* p) { return LOAD; }                                                                \
+        static void store(void* p, T v) { STORE; }                                                                   \
+        static T same(uint64_t x) { return PREFIX##_set1_epi64##SUFFIX((long long)x); }                              \
+        static T zero() { return PREFIX##_set1_epi64##SUFFIX(0); }                                                   \
+        static T ones() { return PREFIX##_set1_epi64##SUFFIX(-1); }                                                  \
+        static T both(T a, T b) { return a & b; }                                                                    \
+        static T differ(T a, T b) { return a ^ b; }                                                                  \
+        static T choose(T where, T a, T b) { return PREFIX##_ternarylogic_epi64(where, a, b, 0xca); }                \
+        static T shift(T x, int n) {                                                                                 \
+            return n < 0 ? PREFIX##_sll_epi64(x, _mm_cvtsi32_si128(-n)) : PREFIX##_srl_epi64(x, _mm_cvtsi32_si128(n)); \
+        }                                                                                                            \
+        template <bool Not>                                                                                          \
+        static void add(T& sum, T a, T b, T& carry) {                                                                \
+            carry = PREFIX##_ternarylogic_epi64(sum, a, b, Not ? 0x71 : 0xe8);                                       \
+            sum = PREFIX##_ternarylogic_epi64(sum, a, b, 0x96);                                                      \
+        }                                                                                                            \
+        static T at_least_step(T count, T threshold, T below) {                                                      \
+            return PREFIX##_ternarylogic_epi64(count, threshold, below, 0xb2);                                       \
+        }                                                                                                            \
+        static T lane_bit(T lanes, int i) {                                                                          \
+            return PREFIX##_maskz_set1_epi64(PREFIX##_test_epi64_mask(lanes, same(uint64_t(1) << i)), -1);           \
+        }                                                                                                            \
+        static T widen(const uint16_t* lanes);                                                                       \
+    };
+
+BIPROP_TERNARY_BITS(Bits64, 64, __m512i, _mm512, , _mm512_loadu_si512(p), _mm512_storeu_si512(p, v))
+BIPROP_TERNARY_BITS(Bits32, 32, __m256i, _mm256, x, _mm256_loadu_si256(static_cast<const __m256i*>(p)),
+                    _mm256_storeu_si256(static_cast<__m256i*>(p), v))
+BIPROP_TERNARY_BITS(Bits8, 8, __m128i, _mm, x, _mm_loadl_epi64(static_cast<const __m128i*>(p)),
+                    _mm_storel_epi64(static_cast<__m128i*>(p), v))
+
+Bits64::T Bits64::widen(const uint16_t* lanes) { return _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes))); }
+Bits32::T Bits32::widen(const uint16_t* lanes) { return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes))); }
+Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]); }
+
+template <int N>
+void popcounts_of(const uint64_t* x, size_t step, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+    __m512i sum[N];
+    for (int p = 0; p < N; ++p) sum[p] = _mm512_setzero_si512();
+    for (int w = 0; w < words; w += 8) {
+        const __m512i m = _mm512_loadu_si512(mask + w), s = _mm512_loadu_si512(sign + w);
+#pragma GCC unroll 8
+        for (int p = 0; p < N; ++p)  // m & ~(x ^ s)
+            sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(m, s, _mm512_loadu_si512(x + p * step + w), 0x90)));
+    }
+    for (int p = 0; p < N; ++p) counts[p] = int16_t(_mm512_reduce_add_epi64(sum[p]));
+}
+
+void popcounts(const uint64_t* x, size_t step, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+    int p = 0;
+    for (; p + 8 <= positions; p += 8) popcounts_of<8>(x + p * step, step, mask, sign, words, counts + p);
+    for (; p < positions; ++p) popcounts_of<1>(x + p * step, step, mask, sign, words, counts + p);
+}
+
+unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
+
+void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
+    __m512i low = _mm512_setzero_si512(), high = low;
+    for (int i = 0; i < bits; ++i) {
+        const __m512i value = _mm512_set1_epi16(int16_t(1 << i));
+        low = _mm512_mask_add_epi16(low, __mmask32(sliced[i * step]), low, value);
+        high = _mm512_mask_add_epi16(high, __mmask32(sliced[i * step] >> 32), high, value);
+    }
+    _mm512_storeu_si512(lanes, low);
+    _mm512_storeu_si512(lanes + 32, high);
+}
+
+}  // namespace
+
+#include "kernels-inl.h"
+
+namespace {
+
+void bits(const BitTile& t, int width) { width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
+    width == 64   ? rows_in<Bits64>(plane, offset, shift, mask, taps, out)
+    : width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out)
+                  : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
+}
+void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
+    width == 64   ? cells_in<Bits64>(plane, offset, masks, taps, out)
+    : width == 32 ? cells_in<Bits32>(plane, offset, masks, taps, out)
+                  : cells_in<Bits8>(plane, offset, masks, taps, out);
+}
+
+}  // namespace
+
+const biprop::Kernels biprop::kAvx512 = {
+    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts,
+    widen, finish_counts, finish_floats, signs, pool_cells, pool_rows,
+};

@@ -1,0 +1,53 @@
+// Plain C++: the readable truth, for every processor.
+#include <cstdint>
+
+#include "bits-generic.h"
+
+namespace {
+
+typedef float Floats __attribute__((vector_size(16)));
+constexpr int kFloats = 4, kVectors = 4;
+using Bits8 = GenericBits<8>;
+
+int popcount(uint64_t x) {  // by adding neighbours: a call of the compiler's own would need an instruction or a library
+    x -= (x >> 1) & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return int((x * 0x0101010101010101u) >> 56);
+}
+
+void popcounts(const uint64_t* x, size_t step, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+    for (int p = 0; p < positions; ++p, x += step) {
+        int count = 0;
+        for (int w = 0; w < words; ++w) count += popcount(mask[w] & ~(x[w] ^ sign[w]));
+        counts[p] = int16_t(count);
+    }
+}
+
+unsigned signs_of(Floats x) {
+    unsigned bits = 0;
+    for (int i = 0; i < kFloats; ++i) bits |= unsigned(x[i] >= 0) << i;
+    return bits;
+}
+constexpr auto widen = generic_widen;
+
+}  // namespace
+
+#include "kernels-inl.h"
+
+namespace {
+
+void bits(const BitTile& t, int) { bits_in<Bits8>(t); }
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int, uint8_t* out) {
+    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
+}
+void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int, uint8_t* out) {
+    cells_in<Bits8>(plane, offset, masks, taps, out);
+}
+
+}  // namespace
+
+const biprop::Kernels biprop::kScalar = {
+    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts,
+    widen, finish_counts, finish_floats, signs, pool_cells, pool_rows,
+};

@@ -1,0 +1,421 @@
+// The engine behind biprop.h: a program, its steps for one image and for many, and the memory of runs.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <mutex>
+#include <new>
+
+#include "../include/biprop.h"
+#include "step.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define BIPROP_X86 1
+#endif
+
+namespace biprop {
+
+namespace {
+
+// Best first.
+std::vector<const Kernels*> available_kernels() {
+    std::vector<const Kernels*> found;
+#if defined(BIPROP_X86) && defined(__GNUC__)
+    __builtin_cpu_init();
+#ifdef BIPROP_AVX512
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq"))
+        found.push_back(&kAvx512);
+#endif
+#ifdef BIPROP_AVX2
+    if (__builtin_cpu_supports("avx2")) found.push_back(&kAvx2);
+#endif
+#endif
+#ifdef BIPROP_NEON
+    found.push_back(&kNeon);
+#endif
+    found.push_back(&kScalar);
+    return found;
+}
+
+const std::vector<const Kernels*>& all_kernels() {
+    static const std::vector<const Kernels*> kernels = available_kernels();
+    return kernels;
+}
+
+std::atomic<const Kernels*> chosen_kernels{nullptr};
+
+// The steps of a program for groups of `images`.
+struct Plan {
+    int images;
+    std::vector<Shape> shapes;
+    std::vector<std::unique_ptr<Step>> steps;
+    std::vector<int> buffer_of;  // value -> buffer; values share one when the first is used up
+    std::vector<size_t> buffers;
+    size_t scratch = 64;
+
+    double cycles() const {
+        double sum = 0;
+        for (const auto& step : steps) sum += step->cycles();
+        return sum;
+    }
+};
+
+// The memory of one run.
+struct Workspace {
+    std::vector<Buffer> values, scratch;
+    std::vector<uint8_t*> addresses;
+};
+
+struct NotFinite {};
+
+}  // namespace
+
+class Network {
+  public:
+    Network(Program program, int threads)
+        : program_(std::move(program)), kernels_(chosen_kernels ? chosen_kernels.load() : all_kernels().front()), pool_(threads),
+          lists_(program_.ops.size()) {
+        bool bits = false;
+        rows_ = true;
+        for (const Value& value : program_.values)
+            if (value.bits) bits = true, rows_ = rows_ && Shape::fits_rows(value);
+        many_ = bits ? 64 : 16;
+    }
+
+    const Value& input() const { return program_.values.front(); }
+    int outputs() const { return program_.values.back().channels * program_.values.back().positions(); }
+
+    template <class Pixel>
+    void run(const Pixel* images, int64_t count, bool channels_last, float* logits) {
+        const int64_t pixels = int64_t(input().channels) * input().positions();
+        const bool has_pool = pool_.try_enter();
+        struct Leave {
+            Pool* pool;
+            ~Leave() { if (pool) pool->leave(); }
+        } leave{has_pool ? &pool_ : nullptr};
+        for (int64_t done = 0; done < count;) {
+            const int group = next_group(count - done);
+            run_group(plan(group), images + done * pixels, int(std::min<int64_t>(group, count - done)), channels_last,
+                      logits + done * outputs(), has_pool ? &pool_ : nullptr);
+            done += group;
+        }
+    }
+
+    // One line a step: operation, shapes, kernel, cycles an image as estimated, microseconds an image as measured on blank images.
+    std::string explain(int64_t batch) {
+        const int group = next_group(std::max<int64_t>(1, batch));
+        const Plan& plan = this->plan(group);
+        auto space = take_workspace(plan);
+        const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, group};
+        std::vector<double> best(plan.steps.size(), 1e9);
+        for (int round = 0; round < 5; ++round)
+            for (size_t i = 0; i < plan.steps.size(); ++i) {
+                const auto start = std::chrono::steady_clock::now();
+                plan.steps[i]->run(frame);
+                best[i] = std::min(best[i], std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+            }
+        give_back(plan, std::move(space));
+        std::string text = std::string(kernels_->name) + "\t" + std::to_string(group) + "\n";
+        const auto shape = [](const Value& v) {
+            return std::to_string(v.channels) + "x" + std::to_string(v.height) + "x" + std::to_string(v.width) + (v.bits ? " bits" : " floats");
+        };
+        static const char* const names[] = {"", "conv", "max pool", "mean pool"};
+        for (size_t i = 0; i < plan.steps.size(); ++i) {
+            const Op& op = plan.steps[i]->op();
+            char numbers[64];
+            std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\n", plan.steps[i]->cycles() / group, best[i] / group);
+            text += std::string(names[int(op.kind)]) + " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
+                    std::to_string(op.stride) + "\t" + shape(program_.values[op.in]) + "\t" + shape(program_.values[op.out]) + "\t" +
+                    plan.steps[i]->name() + numbers;
+        }
+        return text;
+    }
+
+    size_t memory() const {
+        std::lock_guard<std::mutex> lock(mutex_);
+        size_t bytes = 0;
+        for (const Op& op : program_.ops) bytes += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
+        for (const auto& lists : lists_) bytes += lists ? lists->bytes() : 0;
+        for (const auto* plan : {one_.get(), group_.get()})
+            if (plan)
+                for (const auto& step : plan->steps) bytes += step->memory();
+        for (const auto* idle : {&idle_one_, &idle_group_})
+            for (const auto& space : *idle) {
+                for (const auto& buffer : space->values) bytes += buffer.bytes();
+                for (const auto& buffer : space->scratch) bytes += buffer.bytes();
+            }
+        return bytes;
+    }
+
+  private:
+    // One image at a time or a whole group: whichever is estimated to take less.
+    int next_group(int64_t left) {
+        if (!rows_) return many_;
+        if (left == 1) return 1;
+        if (left >= many_) return many_;
+        return double(left) * plan(1).cycles() <= plan(many_).cycles() ? 1 : many_;
+    }
+
+    const Plan& plan(int images) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        std::unique_ptr<Plan>& plan = images == 1 ? one_ : group_;
+        if (!plan) plan = make_plan(images);
+        return *plan;
+    }
+
+    std::unique_ptr<Plan> make_plan(int images) {
+        auto plan = std::make_unique<Plan>();
+        plan->images = images;
+        for (const Value& value : program_.values) plan->shapes.emplace_back(value, images);
+        for (size_t i = 0; i < program_.ops.size(); ++i) {
+            const Op& op = program_.ops[i];
+            if (op.kind != Kind::conv) plan->steps.push_back(make_pool_step(op, plan->shapes));
+            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, plan->shapes, *kernels_, lists_[i]));
+            else plan->steps.push_back(make_sum_step(op, plan->shapes, *kernels_));
+            plan->scratch = std::max(plan->scratch, plan->steps.back()->scratch());
+        }
+        share_buffers(*plan);
+        return plan;
+    }
+
+    // A value lives from the operation that makes it to the last that reads it. Bit rows count on zeros around them, so they share
+    // only with values of the same shape.
+    void share_buffers(Plan& plan) {
+        const size_t count = program_.values.size();
+        std::vector<int> last(count, -1);
+        for (size_t i = 0; i < program_.ops.size(); ++i) {
+            const Op& op = program_.ops[i];
+            last[op.in] = int(i);
+            if (op.residual != kNone) last[op.residual] = int(i);
+        }
+        plan.buffer_of.assign(count, -1);
+        std::vector<int> free, owner;
+        const auto take = [&](int value) {
+            const Shape& shape = plan.shapes[value];
+            const auto fits = [&](int buffer) {
+                const Shape& other = plan.shapes[owner[buffer]];
+                return shape.row || other.row
+                           ? shape.row == other.row && shape.height == other.height && shape.width == other.width && shape.channels == other.channels
+                           : plan.buffers[buffer] >= shape.bytes() && plan.buffers[buffer] <= 4 * shape.bytes();
+            };
+            const auto found = std::find_if(free.begin(), free.end(), fits);
+            if (found != free.end()) {
+                plan.buffer_of[value] = *found;
+                free.erase(found);
+                return;
+            }
+            plan.buffer_of[value] = int(plan.buffers.size());
+            plan.buffers.push_back(shape.bytes());
+            owner.push_back(value);
+        };
+        take(0);
+        for (size_t i = 0; i < program_.ops.size(); ++i) {
+            const Op& op = program_.ops[i];
+            take(op.out);
+            for (int value : {op.in, op.residual})
+                if (value != kNone && last[value] == int(i) && plan.buffer_of[value] >= 0 &&
+                    std::find(free.begin(), free.end(), plan.buffer_of[value]) == free.end())
+                    free.push_back(plan.buffer_of[value]);
+        }
+    }
+
+    std::unique_ptr<Workspace> take_workspace(const Plan& plan) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            auto& idle = plan.images == 1 ? idle_one_ : idle_group_;
+            if (!idle.empty()) {
+                auto space = std::move(idle.back());
+                idle.pop_back();
+                return space;
+            }
+        }
+        auto space = std::make_unique<Workspace>();
+        for (size_t bytes : plan.buffers) space->values.emplace_back(bytes);
+        for (int i = 0; i < pool_.threads(); ++i) space->scratch.emplace_back(plan.scratch);
+        for (int buffer : plan.buffer_of) space->addresses.push_back(buffer < 0 ? nullptr : space->values[buffer].data());
+        return space;
+    }
+
+    void give_back(const Plan& plan, std::unique_ptr<Workspace> space) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        (plan.images == 1 ? idle_one_ : idle_group_).push_back(std::move(space));
+    }
+
+    template <class Pixel>
+    void run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits, Pool* pool) {
+        auto space = take_workspace(plan);
+        read_images(plan, *space, images, count, channels_last);
+        const Frame frame{kernels_, pool, space->addresses, &space->scratch, count};
+        for (const auto& step : plan.steps) step->run(frame);
+        const Shape& out = plan.shapes.back();
+        uint8_t* base = space->addresses.back();
+        for (int c = 0; c < out.channels; ++c)
+            for (int p = 0; p < out.positions(); ++p)
+                for (int i = 0; i < count; ++i)
+                    logits[size_t(i) * outputs() + c * out.positions() + p] = out.floats(base, c)[p * out.images + i];
+        give_back(plan, std::move(space));
+    }
+
+    template <class Pixel>
+    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last) const {
+        const Shape& in = plan.shapes.front();
+        const int positions = in.positions();
+        const int per_pixel = channels_last ? in.channels : 1, per_channel = channels_last ? 1 : positions;
+        for (int c = 0; c < in.channels; ++c) {
+            const float mean = program_.mean.empty() ? 0.0f : program_.mean[c], std = program_.std.empty() ? 1.0f : program_.std[c];
+            float table[256];
+            if (sizeof(Pixel) == 1)
+                for (int v = 0; v < 256; ++v) table[v] = (float(v) / 255.0f - mean) / std;
+            float* to = in.floats(space.addresses[0], c);
+            for (int i = 0; i < count; ++i) {
+                const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel;
+                for (int p = 0; p < positions; ++p) {
+                    const Pixel value = from[size_t(p) * per_pixel];
+                    float& lane = to[size_t(p) * in.images + i];
+                    if constexpr (sizeof(Pixel) == 1) {
+                        lane = table[value];
+                    } else {
+                        if (!std::isfinite(value)) throw NotFinite{};
+                        lane = (value - mean) / std;
+                    }
+                }
+            }
+        }
+    }
+
+    const Program program_;
+    const Kernels* const kernels_;
+    Pool pool_;
+    int many_ = 64;  // images of a group
+    bool rows_ = true;  // all bits fit rows, so that one image can run alone
+    mutable std::mutex mutex_;  // of what follows
+    std::vector<std::shared_ptr<const TapLists>> lists_;
+    std::unique_ptr<Plan> one_, group_;
+    std::vector<std::unique_ptr<Workspace>> idle_one_, idle_group_;
+};
+
+}  // namespace biprop
+
+// ---- the C interface: exceptions end here ----
+
+struct biprop_network {
+    biprop::Network network;
+};
+
+namespace {
+
+template <class Body>
+int guarded(const Body& body) {
+    try {
+        body();
+        return BIPROP_OK;
+    } catch (const biprop::ProgramError&) {
+        return BIPROP_BAD_PROGRAM;
+    } catch (const biprop::TooLarge&) {
+        return BIPROP_TOO_LARGE;
+    } catch (const biprop::NotFinite&) {
+        return BIPROP_NOT_FINITE;
+    } catch (const std::bad_alloc&) {
+        return BIPROP_NO_MEMORY;
+    } catch (...) {
+        return BIPROP_INTERNAL;
+    }
+}
+
+template <class Pixel>
+int run(biprop_network* network, const Pixel* images, int64_t count, int layout, float* logits) {
+    if (!network || count < 0 || (count && (!images || !logits)) || (layout != BIPROP_NCHW && layout != BIPROP_NHWC))
+        return BIPROP_BAD_ARGUMENT;
+    return guarded([&] { network->network.run(images, count, layout == BIPROP_NHWC, logits); });
+}
+
+}  // namespace
+
+int biprop_load(const void* program, size_t size, int threads, biprop_network** network) {
+    if (!program || !network || threads < 1 || threads > 1024) return BIPROP_BAD_ARGUMENT;
+    return guarded([&] {
+        *network = new biprop_network{{biprop::Program::read(static_cast<const uint8_t*>(program), size), threads}};
+    });
+}
+
+int biprop_load_file(const char* path, int threads, biprop_network** network) {
+    if (!path || !network) return BIPROP_BAD_ARGUMENT;
+    std::vector<uint8_t> bytes;
+    bool read = false;
+    const int error = guarded([&] {
+        std::FILE* file = std::fopen(path, "rb");
+        if (!file) return;
+        uint8_t chunk[1 << 16];
+        for (size_t got; (got = std::fread(chunk, 1, sizeof chunk, file)) > 0;) bytes.insert(bytes.end(), chunk, chunk + got);
+        read = !std::ferror(file);
+        std::fclose(file);
+    });
+    if (error) return error;
+    return read ? biprop_load(bytes.data(), bytes.size(), threads, network) : BIPROP_BAD_FILE;
+}
+
+void biprop_free(biprop_network* network) { delete network; }
+
+void biprop_shape(const biprop_network* network, int* channels, int* height, int* width, int* outputs) {
+    const auto& input = network->network.input();
+    *channels = input.channels, *height = input.height, *width = input.width, *outputs = network->network.outputs();
+}
+
+int biprop_run_u8(biprop_network* network, const uint8_t* images, int64_t count, int layout, float* logits) {
+    return run(network, images, count, layout, logits);
+}
+
+int biprop_run_f32(biprop_network* network, const float* images, int64_t count, int layout, float* logits) {
+    return run(network, images, count, layout, logits);
+}
+
+size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t size) {
+    std::string whole;
+    if (!network || guarded([&] { whole = network->network.explain(batch); })) return 0;
+    if (size) {
+        const size_t count = std::min(size - 1, whole.size());
+        std::memcpy(text, whole.data(), count);
+        text[count] = 0;
+    }
+    return whole.size();
+}
+
+size_t biprop_memory(const biprop_network* network) { return network->network.memory(); }
+
+const char* biprop_instruction_sets(void) {
+    static const std::string names = [] {
+        std::string joined;
+        for (const auto* kernels : biprop::all_kernels()) joined += (joined.empty() ? "" : " ") + std::string(kernels->name);
+        return joined;
+    }();
+    return names.c_str();
+}
+
+int biprop_use_instruction_set(const char* name) {
+    if (!name) return BIPROP_BAD_ARGUMENT;
+    if (!*name) {
+        biprop::chosen_kernels = nullptr;
+        return BIPROP_OK;
+    }
+    for (const auto* kernels : biprop::all_kernels())
+        if (std::string(name) == kernels->name) {
+            biprop::chosen_kernels = kernels;
+            return BIPROP_OK;
+        }
+    return BIPROP_BAD_ARGUMENT;
+}
+
+const char* biprop_message(int error) {
+    switch (error) {
+        case BIPROP_OK: return "no error";
+        case BIPROP_BAD_FILE: return "the file cannot be read";
+        case BIPROP_BAD_PROGRAM: return "not a program of this version, or a damaged one";
+        case BIPROP_BAD_ARGUMENT: return "an argument is not valid";
+        case BIPROP_NOT_FINITE: return "a pixel is NaN or infinite";
+        case BIPROP_NO_MEMORY: return "out of memory";
+        case BIPROP_TOO_LARGE: return "a layer has more than 65533 inputs";
+        default: return "an internal error; please report it";
+    }
+}

@@ -1,0 +1,54 @@
+// Threads that share the items of a loop. They wait actively for a moment, because a small network has a loop every ten
+// microseconds and waking a thread takes as long; then they sleep.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace biprop {
+
+class Pool {
+  public:
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int threads() const { return int(helpers_.size()) + 1; }
+
+    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter.
+    template <class Work>
+    void each(int items, const Work& work) {
+        if (helpers_.empty() || items < 2) {
+            for (int i = 0; i < items; ++i) work(i, 0);
+            return;
+        }
+        start(items, [](const void* context, int item, int thread) { (*static_cast<const Work*>(context))(item, thread); }, &work);
+    }
+
+    // For one run at a time. A run that finds the pool taken works alone.
+    bool try_enter() { return !taken_.exchange(true, std::memory_order_acquire); }
+    void leave() { taken_.store(false, std::memory_order_release); }
+
+  private:
+    using Call = void (*)(const void*, int, int);
+    void start(int items, Call call, const void* context);
+    void help(int thread);
+    void drain(int thread);
+
+    std::vector<std::thread> helpers_;
+    std::atomic<bool> taken_{false}, stop_{false};
+    std::atomic<uint64_t> round_{0};
+    std::atomic<int> next_{0}, busy_{0}, asleep_{0};
+    int items_ = 0;
+    Call call_ = nullptr;
+    const void* context_ = nullptr;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+};
+
+}  // namespace biprop

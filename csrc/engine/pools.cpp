@@ -1,0 +1,153 @@
+// Pools. Maxima of bits: "any", or "all" where the scale is negative (the sign comes before the pool then, and turns its order).
+#include <algorithm>
+#include <limits>
+
+#include "step.h"
+
+namespace biprop {
+
+namespace {
+
+class PoolStep final : public Step {
+  public:
+    PoolStep(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes) {
+        halves_ = op.kind == Kind::max_pool && op.kernel_height == 2 && op.kernel_width == 2 && op.stride == 2 && !op.padding;
+    }
+
+    void run(const Frame& frame) const override {
+        constexpr int chunk = 16;
+        frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int thread) {
+            auto* room = reinterpret_cast<float*>((*frame.scratch)[thread].data());
+            for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c)
+                in_.bits && out_.bits && op_.kind == Kind::max_pool ? bits(frame, c, reinterpret_cast<uint64_t*>(room))
+                                                                   : floats(frame, c, room);
+        });
+    }
+    std::string name() const override { return op_.kind == Kind::max_pool ? "max pool" : "mean pool"; }
+    double cycles() const override {
+        const double per = in_.bits ? (out_.bits ? 0.02 : 1) : halves_ ? 0.3 : 0.5;
+        return per * in_.channels * in_.lanes() * op_.area() / (op_.stride * op_.stride);
+    }
+    size_t scratch() const override {
+        return (round_up(in_.lanes(), 16) + round_up(out_.lanes(), 16) + 64) * sizeof(float) + size_t(in_.height + 8) * 16;
+    }
+
+  private:
+    void bits(const Frame& frame, int c, uint64_t* room) const {
+        const bool all = op_.scale[c] < 0;
+        uint8_t *from = frame.values[op_.in], *to = frame.values[op_.out];
+        if (halves_ && in_.images > 1) {
+            for (int y = 0; y < out_.height; ++y) {
+                const uint64_t* a = in_.cells(from, c) + size_t(2 * y) * in_.width;
+                frame.kernels->pool_cells(a, a + in_.width, out_.width, all, out_.cells(to, c) + size_t(y) * out_.width);
+            }
+            return;
+        }
+        if (halves_ && (in_.width % 2 == 0 || !all)) {  // words of rows; a last odd row or column is not used
+            const int per_word = std::max(1, 64 / in_.row / 2), words = (out_.height + per_word - 1) / per_word;
+            const auto* first = reinterpret_cast<const uint64_t*>(in_.rows(from, c));
+            frame.kernels->pool_rows(first, words, in_.row, all, room);
+            const uint64_t columns = (uint64_t(1) << out_.width) - 1;
+            uint8_t* row = out_.rows(to, c);
+            for (int w = 0, y = 0; w < words; ++w)
+                for (uint64_t word = room[w], i = 0; int(i) < per_word && y < out_.height; ++i, ++y, row += out_.row / 8) {
+                    Shape::store_row(row, out_.row, word & columns);
+                    word = in_.row < 32 ? word >> (2 * in_.row) : 0;
+                }
+            return;
+        }
+        for (int y = 0; y < out_.height; ++y) {
+            uint64_t row = 0;
+            for (int x = 0; x < out_.width; ++x) {
+                uint64_t value = all ? ~uint64_t(0) : 0;
+                each_input(y, x, [&](int position) {
+                    const uint64_t one = in_.images > 1 ? in_.cells(from, c)[position]
+                                                        : in_.load_row(from, c, position / in_.width) >> (position % in_.width) & 1;
+                    value = all ? value & one : value | one;
+                });
+                if (out_.images > 1) out_.cells(to, c)[y * out_.width + x] = value;
+                else row |= (value & 1) << x;
+            }
+            if (out_.images == 1) out_.store_row(to, c, y, row);
+        }
+    }
+
+    template <class Use>
+    void each_input(int y, int x, const Use& use) const {
+        const int top = y * op_.stride - op_.padding, left = x * op_.stride - op_.padding;
+        for (int r = std::max(0, top); r < std::min(in_.height, top + op_.kernel_height); ++r)
+            for (int q = std::max(0, left); q < std::min(in_.width, left + op_.kernel_width); ++q) use(r * in_.width + q);
+    }
+
+    // The sum over all positions, of bits.
+    void count(const Frame& frame, int c, float* y) const {
+        uint8_t* base = frame.values[op_.in];
+        int16_t sums[64] = {};
+        if (in_.images > 1) {
+            int16_t lanes[64];
+            for (int p = 0; p < in_.positions(); ++p) {
+                frame.kernels->widen(in_.cells(base, c) + p, 1, 1, lanes);
+                for (int i = 0; i < 64; ++i) sums[i] = int16_t(sums[i] + lanes[i]);
+            }
+        } else {
+            for (int row = 0; row < in_.height; ++row)
+                for (uint64_t word = in_.load_row(base, c, row); word; word &= word - 1) ++sums[0];
+        }
+        for (int i = 0; i < in_.images; ++i) y[i] = float(2 * sums[i] - in_.positions()) / float(op_.area());
+    }
+
+    const float* input(const Frame& frame, int c, float* room) const {
+        uint8_t* base = frame.values[op_.in];
+        if (!in_.bits) return in_.floats(base, c);
+        for (int p = 0; p < in_.positions(); ++p) {
+            if (in_.images > 1) {
+                const uint64_t cell = in_.cells(base, c)[p];
+                for (int i = 0; i < in_.images; ++i) room[p * in_.images + i] = cell >> i & 1 ? 1.0f : -1.0f;
+            } else {
+                room[p] = in_.load_row(base, c, p / in_.width) >> (p % in_.width) & 1 ? 1.0f : -1.0f;
+            }
+        }
+        return room;
+    }
+
+    void floats(const Frame& frame, int c, float* room) const {
+        if (in_.bits && op_.kind == Kind::mean_pool && op_.area() == in_.positions() && in_.positions() < 32768) {
+            count(frame, c, room);
+            return emit(frame, c, 0, out_.lanes(), room, nullptr);
+        }
+        const float* x = input(frame, c, room);
+        float* y = room + round_up(in_.lanes(), 16);
+        const int g = in_.images;
+        const bool max = op_.kind == Kind::max_pool;
+        if (halves_ && g == 1) {
+            for (int row = 0; row < out_.height; ++row) {
+                const float *a = x + 2 * row * in_.width, *b = a + in_.width;
+                for (int q = 0; q < out_.width; ++q)
+                    y[row * out_.width + q] = std::max(std::max(a[2 * q], a[2 * q + 1]), std::max(b[2 * q], b[2 * q + 1]));
+            }
+        } else {
+            for (int p = 0; p < out_.positions(); ++p) {
+                float* to = y + p * g;
+                std::fill(to, to + g, max ? -std::numeric_limits<float>::infinity() : 0.0f);
+                each_input(p / out_.width, p % out_.width, [&](int position) {
+                    const float* one = x + position * g;
+                    if (max)
+                        for (int i = 0; i < g; ++i) to[i] = std::max(to[i], one[i]);
+                    else
+                        for (int i = 0; i < g; ++i) to[i] += one[i];
+                });
+                if (!max)
+                    for (int i = 0; i < g; ++i) to[i] /= float(op_.area());  // padding counts, as in PyTorch
+            }
+        }
+        emit(frame, c, 0, out_.lanes(), y, nullptr);
+    }
+
+    bool halves_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes) { return std::make_unique<PoolStep>(op, shapes); }
+
+}  // namespace biprop

@@ -1,0 +1,131 @@
+#include "program.h"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+
+namespace biprop {
+
+namespace {
+
+constexpr char kMagic[] = "BIPROG01";
+constexpr uint32_t kMostSide = 1 << 14, kMostChannels = 1 << 24, kMostItems = 1 << 16;
+constexpr uint64_t kMostNumbers = uint64_t(1) << 31;
+
+void check(bool holds, const char* what) {
+    if (!holds) throw ProgramError(what);
+}
+
+class Reader {
+  public:
+    Reader(const uint8_t* bytes, size_t size) : at_(bytes), left_(size) {}
+
+    uint32_t number(uint32_t most, uint32_t least = 0) {
+        uint32_t value;
+        take(&value, sizeof value);
+        check(value >= least && value <= most, "a number out of its range");
+        return value;
+    }
+    template <class T>
+    std::vector<T> array(uint64_t count) {
+        check(count <= kMostNumbers && count * sizeof(T) <= left_, "truncated");
+        std::vector<T> values(count);
+        take(values.data(), count * sizeof(T));
+        return values;
+    }
+    template <class T>
+    std::vector<T> finite(uint64_t count) {
+        auto values = array<T>(count);
+        for (T value : values) check(std::isfinite(value), "a number that is not finite");
+        return values;
+    }
+    bool done() const { return left_ == 0; }
+
+  private:
+    void take(void* to, size_t size) {
+        check(size <= left_, "truncated");
+        if (size) std::memcpy(to, at_, size);
+        at_ += size, left_ -= size;
+    }
+    const uint8_t* at_;
+    size_t left_;
+};
+
+int output_side(int side, int kernel, int stride, int padding) {
+    const int room = side + 2 * padding - kernel;
+    return room < 0 ? 0 : room / stride + 1;
+}
+
+Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& known) {
+    Op op;
+    op.kind = Kind(in.number(3, 1));
+    const auto last = uint32_t(values.size() - 1);
+    op.in = int(in.number(last)), op.out = int(in.number(last));
+    const uint32_t residual = in.number(last + 1);
+    op.residual = residual ? int(residual) - 1 : kNone;
+    op.act = Act(in.number(3));
+    op.kernel_height = int(in.number(kMostSide, 1)), op.kernel_width = int(in.number(kMostSide, 1));
+    op.stride = int(in.number(kMostSide, 1)), op.padding = int(in.number(kMostSide));
+    check(known[op.in] && (op.residual == kNone || known[op.residual]) && !known[op.out], "an operation out of order");
+    known[op.out] = true;
+    const Value &from = values[op.in], &to = values[op.out];
+    check(output_side(from.height, op.kernel_height, op.stride, op.padding) == to.height &&
+              output_side(from.width, op.kernel_width, op.stride, op.padding) == to.width,
+          "shapes that do not fit");
+    check(op.padding < op.kernel_height && op.padding < op.kernel_width, "padding as wide as the kernel");
+    check(!to.bits || op.act == Act::sign, "bits without a sign");
+    if (op.residual != kNone) {
+        const Value& other = values[op.residual];
+        check(op.kind == Kind::conv && other.channels == to.channels && other.height == to.height && other.width == to.width,
+              "a residual that does not fit");
+    }
+    op.scale = in.finite<double>(to.channels), op.shift = in.finite<double>(to.channels);
+    op.residual_scale = in.finite<double>(op.residual == kNone ? 0 : to.channels);
+    if (op.kind != Kind::conv) {
+        check(from.channels == to.channels, "a pool that changes the channels");
+        return op;
+    }
+    const uint64_t taps = uint64_t(from.channels) * op.area();
+    if (taps > kMostTaps) throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
+    const uint64_t count = taps * to.channels;
+    op.dense = in.number(1);
+    check(!op.dense || !from.bits, "float weights on bits");
+    if (op.dense) {
+        op.weights = in.finite<float>(count);
+    } else {
+        op.mask = in.array<uint8_t>((count + 7) / 8);
+        op.sign = in.array<uint8_t>((count + 7) / 8);
+    }
+    return op;
+}
+
+}  // namespace
+
+Program Program::read(const uint8_t* bytes, size_t size) {
+    check(size >= 8 && std::memcmp(bytes, kMagic, 8) == 0, "not a program of this version");
+    Reader in(bytes + 8, size - 8);
+    Program program;
+    const uint32_t values = in.number(kMostItems, 2), ops = in.number(kMostItems, 1), normalised = in.number(1);
+    for (uint32_t i = 0; i < values; ++i) {
+        Value value;
+        value.bits = in.number(1);
+        value.channels = int(in.number(kMostChannels, 1));
+        value.height = int(in.number(kMostSide, 1)), value.width = int(in.number(kMostSide, 1));
+        check(uint64_t(value.channels) * value.height * value.width <= kMostNumbers / 64, "a value too large");
+        program.values.push_back(value);
+    }
+    check(!program.values.front().bits && !program.values.back().bits, "bits as input or output");
+    if (normalised) {
+        program.mean = in.finite<float>(program.values.front().channels);
+        program.std = in.finite<float>(program.values.front().channels);
+        for (float value : program.std) check(value > 0, "a deviation that is not positive");
+    }
+    std::vector<bool> known(values, false);
+    known[0] = true;
+    for (uint32_t i = 0; i < ops; ++i) program.ops.push_back(read_op(in, program.values, known));
+    check(known[values - 1], "no output");
+    check(in.done(), "something after the end");
+    return program;
+}
+
+}  // namespace biprop

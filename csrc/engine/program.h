@@ -1,0 +1,55 @@
+// A network as a list of operations, as engine/lower.py writes it; docs/engine.md has the format.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "kernels.h"
+
+namespace biprop {
+
+struct ProgramError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+struct TooLarge : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+constexpr int kNone = -1;
+constexpr int kMostTaps = 65533;  // with the planes of zeros and of ones, what 16 bits can name
+
+struct Value {
+    bool bits;  // +1 and -1, else floats
+    int channels, height, width;
+    int positions() const { return height * width; }
+};
+
+enum class Kind : uint32_t { conv = 1, max_pool = 2, mean_pool = 3 };
+
+// out = act(scale * op(in) + shift + residual_scale * residual), per channel of `out`.
+struct Op {
+    Kind kind;
+    int in, out, residual;  // values; residual may be kNone
+    Act act;
+    int kernel_height, kernel_width, stride, padding;
+    std::vector<double> scale, shift, residual_scale;
+    bool dense = false;  // a convolution with float weights; else with weights -1, 0 and 1:
+    std::vector<uint8_t> mask, sign;  // planes, packed bits in C order of [out][in][row][column]
+    std::vector<float> weights;
+
+    int area() const { return kernel_height * kernel_width; }
+    bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
+    bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
+};
+
+struct Program {
+    std::vector<float> mean, std;  // per channel of the input; empty where it is not normalised
+    std::vector<Value> values;  // the first is the input, the last the output
+    std::vector<Op> ops;
+
+    // Throws ProgramError for whatever is damaged, TooLarge for what the kernels cannot count.
+    static Program read(const uint8_t* bytes, size_t size);
+};
+
+}  // namespace biprop

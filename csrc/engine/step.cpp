@@ -1,0 +1,94 @@
+#include "step.h"
+
+#include <algorithm>
+
+namespace biprop {
+
+Buffer::Buffer(size_t bytes) : memory_(new uint8_t[bytes + 2 * kSlack + 64]()), bytes_(bytes) {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get() + kSlack);
+    data_ = memory_.get() + kSlack + (64 - address % 64) % 64;
+}
+
+Shape::Shape(const Value& value, int images)
+    : bits(value.bits), channels(value.channels), height(value.height), width(value.width), images(images) {
+    if (!bits) {
+        plane = round_up(size_t(lanes()), 16) * sizeof(float);
+    } else if (images > 1) {
+        plane = round_up(size_t(positions()), 8) * sizeof(uint64_t);
+    } else {
+        row = row_of(width);
+        front = round_up(kRing * row / 8, 8);
+        plane = round_up(front + size_t(height + kRing) * row / 8, 8) + 64;  // a tile may reach below the last row
+    }
+}
+
+const float* Step::residual(const Frame& frame, int c, int lane, int n, float* room) const {
+    if (op_.residual == kNone) return nullptr;
+    uint8_t* base = frame.values[op_.residual];
+    if (!residual_.bits) return residual_.floats(base, c) + lane;
+    for (int i = 0; i < n;) {
+        const int position = (lane + i) / residual_.images, image = (lane + i) % residual_.images;
+        if (residual_.images > 1) {
+            const uint64_t cell = residual_.cells(base, c)[position] >> image;
+            const int count = std::min(n - i, residual_.images - image);
+            for (int k = 0; k < count; ++k) room[i + k] = cell >> k & 1 ? 1.0f : -1.0f;
+            i += count;
+        } else {
+            const int x = position % residual_.width, count = std::min(n - i, residual_.width - x);
+            const uint64_t row = residual_.load_row(base, c, position / residual_.width) >> x;
+            for (int k = 0; k < count; ++k) room[i + k] = row >> k & 1 ? 1.0f : -1.0f;
+            i += count;
+        }
+    }
+    return room;
+}
+
+void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, float* room) const {
+    n = std::min(n, out_.lanes() - lane);
+    const float* residual = this->residual(frame, c, lane, n, room);
+    if (out_.bits) return emit_signs(frame, c, lane, n, x, finishes_[c], residual);
+    frame.kernels->finish_floats(x, n, finishes_[c], residual, out_.floats(frame.values[op_.out], c) + lane);
+}
+
+void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {
+    uint8_t* base = frame.values[op_.out];
+    const auto signs = [&](int i, int count) { return frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr); };
+    if (out_.images > 1) {
+        uint64_t* cells = out_.cells(base, c) + lane / 64;
+        for (int i = 0; i < n; i += 64) *cells++ = signs(i, 64);
+        return;
+    }
+    for (int i = 0, row = lane / out_.width, at = lane % out_.width; i < n; ++row, at = 0) {
+        const int count = std::min(n - i, out_.width - at);
+        const uint64_t bits = signs(i, count) << at;
+        out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | bits : bits);
+        i += count;
+    }
+}
+
+int Step::parts(const Frame& frame, int items) const {
+    const int wanted = 4 * frame.threads();
+    if (frame.threads() == 1 || items >= wanted) return 1;
+    return std::clamp((wanted + items - 1) / items, 1, std::max(1, out_.channels / 8));
+}
+
+TapLists::TapLists(const Op& op, int taps_per_channel) {
+    const int channels = int(op.scale.size());
+    const auto zeros = uint16_t(taps_per_channel), ones = uint16_t(taps_per_channel + 1);
+    std::vector<uint16_t> signed_taps[2];
+    for (int c = 0; c < channels; ++c) {
+        for (auto& list : signed_taps) list.clear();
+        for (int t = 0; t < taps_per_channel; ++t) {
+            const size_t i = size_t(c) * taps_per_channel + t;
+            if (op.kept(i)) signed_taps[op.positive(i) ? 0 : 1].push_back(uint16_t(t));
+        }
+        kept.push_back(int(signed_taps[0].size() + signed_taps[1].size()));
+        for (int s = 0; s < 2; ++s)
+            while (signed_taps[s].size() % 8) signed_taps[s].push_back(s ? ones : zeros);
+        ranges.push_back({uint32_t(taps.size()), uint16_t(signed_taps[0].size() / 8), uint16_t(signed_taps[1].size() / 8)});
+        for (const auto& list : signed_taps) taps.insert(taps.end(), list.begin(), list.end());
+    }
+    taps.shrink_to_fit();
+}
+
+}  // namespace biprop

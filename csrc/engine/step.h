@@ -1,0 +1,151 @@
+// A step is an operation with its kernel chosen, for one mode of running:
+//
+//   one image    lanes are positions: floats are [channel][position], bits are rows of 8, 16, 32 or 64 bits
+//   many images  lanes are positions and, within one, images: floats are [channel][position][images], bits are 64-bit cells
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "program.h"
+
+namespace biprop {
+
+constexpr size_t kSlack = 512;  // bytes before and after every buffer that a vector may touch
+constexpr int kRing = 3;  // rows of zeros above and below a plane of bit rows
+
+inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+// Memory on a cache line's border, zeroed, with slack on both sides.
+class Buffer {
+  public:
+    Buffer() = default;
+    explicit Buffer(size_t bytes);
+    uint8_t* data() const { return data_; }
+    size_t bytes() const { return bytes_; }
+
+  private:
+    std::unique_ptr<uint8_t[]> memory_;
+    uint8_t* data_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+// Where a value's numbers are.
+struct Shape {
+    bool bits = false;
+    int channels = 0, height = 0, width = 0;
+    int images = 1;  // lanes of a position
+    int row = 0;  // of bit rows: bits of a row
+    size_t plane = 0;  // between channels, in bytes
+    size_t front = 0;  // before the first row of a plane
+
+    Shape() = default;
+    Shape(const Value& value, int images);
+    int positions() const { return height * width; }
+    int lanes() const { return positions() * images; }
+    size_t bytes() const { return plane * channels; }
+    float* floats(uint8_t* base, int c) const { return reinterpret_cast<float*>(base + c * plane); }
+    uint64_t* cells(uint8_t* base, int c) const { return reinterpret_cast<uint64_t*>(base + c * plane); }
+    uint8_t* rows(uint8_t* base, int c) const { return base + c * plane + front; }
+    // Sizes that the compiler knows: a copy of a size that it does not know is a call.
+    static uint64_t load_row(const uint8_t* from, int row) {
+        switch (row) {
+            case 8: return *from;
+            case 16: return load<uint16_t>(from);
+            case 32: return load<uint32_t>(from);
+            default: return load<uint64_t>(from);
+        }
+    }
+    static void store_row(uint8_t* to, int row, uint64_t word) {
+        switch (row) {
+            case 8: *to = uint8_t(word); break;
+            case 16: store(to, uint16_t(word)); break;
+            case 32: store(to, uint32_t(word)); break;
+            default: store(to, word);
+        }
+    }
+    uint64_t load_row(uint8_t* base, int c, int y) const { return load_row(rows(base, c) + y * (row / 8), row); }
+    void store_row(uint8_t* base, int c, int y, uint64_t word) const { store_row(rows(base, c) + y * (row / 8), row, word); }
+    static int row_of(int width) { return width <= 8 ? 8 : width <= 16 ? 16 : width <= 32 ? 32 : 64; }
+    // Whether bit rows can hold it.
+    static bool fits_rows(const Value& value) { return value.width <= 64; }
+
+  private:
+    template <class T>
+    static uint64_t load(const uint8_t* from) {
+        T word;
+        std::memcpy(&word, from, sizeof word);
+        return word;
+    }
+    template <class T>
+    static void store(uint8_t* to, T word) { std::memcpy(to, &word, sizeof word); }
+};
+
+// One run of one group of images.
+struct Frame {
+    const Kernels* kernels;
+    Pool* pool;  // null: work alone
+    std::vector<uint8_t*> values;
+    std::vector<Buffer>* scratch;  // one per thread
+    int images;  // in this group
+
+    int threads() const { return pool ? pool->threads() : 1; }
+    template <class Work>
+    void each(int items, const Work& work) const {
+        if (pool) return pool->each(items, work);
+        for (int i = 0; i < items; ++i) work(i, 0);
+    }
+};
+
+class Step {
+  public:
+    Step(const Op& op, const std::vector<Shape>& shapes)
+        : op_(op), in_(shapes[op.in]), out_(shapes[op.out]), residual_(op.residual == kNone ? Shape() : shapes[op.residual]) {
+        for (int c = 0; c < out_.channels; ++c)
+            finishes_.push_back({float(op.scale[c]), float(op.shift[c]), op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
+    }
+    virtual ~Step() = default;
+    virtual void run(const Frame& frame) const = 0;
+    virtual std::string name() const = 0;
+    virtual double cycles() const = 0;  // an estimate, for a group
+    virtual size_t scratch() const { return 0; }  // bytes a thread needs
+    virtual size_t memory() const { return 0; }  // bytes held
+
+    const Op& op() const { return op_; }
+
+  protected:
+    // The residual's lanes as floats, in place or in `room`; null without a residual.
+    const float* residual(const Frame& frame, int c, int lane, int n, float* room) const;
+    // Finishes lanes of channel c and stores them: x holds sums, to which the operation's scale and shift apply.
+    void emit(const Frame& frame, int c, int lane, int n, const float* x, float* room) const;
+    // The same with a finish of its own, for bits only.
+    void emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const;
+    // In how many parts an item is cut so that all threads have work.
+    int parts(const Frame& frame, int items) const;
+
+    const Op& op_;
+    const Shape in_, out_, residual_;
+    std::vector<Finish> finishes_;  // per output channel
+};
+
+// The kept taps of a layer, by output channel; for all modes of a network.
+struct TapLists {
+    std::vector<uint16_t> taps;
+    std::vector<TapRange> ranges;
+    std::vector<int> kept;  // per output channel
+    explicit TapLists(const Op& op, int taps_per_channel);
+    size_t bytes() const { return taps.size() * 2 + ranges.size() * sizeof(TapRange) + kept.size() * sizeof(int); }
+};
+
+// `lists` is filled by the first step that needs it.
+std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                    std::shared_ptr<const TapLists>& lists);
+std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
+std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes);
+
+}  // namespace biprop

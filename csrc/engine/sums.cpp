@@ -1,0 +1,302 @@
+// Convolutions on floats: sums of the inputs that are kept, plus or minus, without a multiplication (dense layers multiply).
+//
+// A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that all output
+// channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
+#include <algorithm>
+#include <map>
+
+#include "step.h"
+
+namespace biprop {
+
+namespace {
+
+constexpr int kBlockFloats = 7168;  // 28 KiB
+
+// How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
+enum class Layout {
+    taps,     // every tap its own copy of the lanes: any stride and padding
+    rows,     // one image, whole rows: a copy for each column of the kernel, shared by its rows
+    columns,  // many images, positions of one row: shared by all taps
+    whole,    // the kernel covers the input: no copy at all
+};
+
+struct Copy {  // of `count` runs of `run` floats
+    int to, from, count, run, from_step;
+};
+
+class Sum final : public Step {
+  public:
+    Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : Step(op, shapes), most_(kernels.vectors), taps_(in_.channels * op.area()) {
+        const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
+        const int lanes = int(round_up(out_.lanes(), 16));
+        for (int lane = 0; lane < lanes;) {
+            int vectors = most_;
+            while (vectors > 1 && vectors * 16 > lanes - lane) vectors /= 2;
+            tiles_.push_back({lane, vectors});
+            lane += vectors * 16;
+        }
+        layout_ = Layout::taps;
+        if (op.kernel_height == in_.height && op.kernel_width == in_.width && !op.padding) {
+            layout_ = Layout::whole;
+        } else if (same && out_.images == 1) {
+            const auto whole_rows = [&](const Tile& t) {
+                return t.lane % out_.width == 0 && (t.lanes() % out_.width == 0 || t.lane + t.lanes() >= out_.lanes());
+            };
+            if (std::all_of(tiles_.begin(), tiles_.end(), whole_rows)) layout_ = Layout::rows;
+        } else if (same) {
+            const auto one_row = [&](const Tile& t) {
+                const int positions = t.lanes() / out_.images;
+                return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
+            };
+            if (std::all_of(tiles_.begin(), tiles_.end(), one_row)) layout_ = Layout::columns;
+        }
+        for (const Tile& tile : tiles_)
+            if (!lists_.count(tile.vectors)) lists_.emplace(tile.vectors, make_lists(tile));
+        for (const auto& [vectors, lists] : lists_)
+            for (int kept : lists.kept) kept_ += kept;
+        kept_ /= double(lists_.size());
+    }
+
+    void run(const Frame& frame) const override {
+        const int parts = this->parts(frame, int(tiles_.size()));
+        frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
+            const int part = item % parts;
+            compute(frame, tiles_[item / parts], out_.channels * part / parts, out_.channels * (part + 1) / parts,
+                    reinterpret_cast<float*>((*frame.scratch)[thread].data()));
+        });
+    }
+
+    std::string name() const override {
+        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes";
+    }
+    double cycles() const override {
+        double total = 0;
+        for (const Tile& tile : tiles_)
+            total += kept_ * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
+        return total;
+    }
+    size_t scratch() const override { return (buffer_floats() + size_t(out_.channels) * most_ * 16 + most_ * 16) * sizeof(float); }
+    size_t memory() const override {
+        size_t bytes = 0;
+        for (const auto& [vectors, lists] : lists_)
+            bytes += lists.taps.size() * 2 + lists.ranges.size() * sizeof(TapRange) + lists.weights.size() * 4;
+        return bytes;
+    }
+
+  private:
+    struct Tile {
+        int lane, vectors;
+        int lanes() const { return vectors * 16; }
+    };
+    // For tiles of one size; ranges are [block][output channel].
+    struct Lists {
+        int channel, row, column, block, blocks;  // floats between; input channels of a block
+        std::vector<uint16_t> taps;
+        std::vector<TapRange> ranges;
+        std::vector<float> weights;
+        std::vector<int> kept;
+    };
+
+    size_t buffer_floats() const {
+        size_t most = 0;
+        for (const auto& [vectors, lists] : lists_) most = std::max(most, size_t(lists.channel) * lists.block + 16);
+        return layout_ == Layout::whole ? 16 : most;
+    }
+
+    Lists make_lists(const Tile& tile) const {
+        const int lanes = tile.lanes();
+        Lists lists{};
+        switch (layout_) {
+            case Layout::taps: lists.column = lanes, lists.row = op_.kernel_width * lanes, lists.channel = op_.area() * lanes; break;
+            case Layout::rows: {
+                const int rows = (lanes + out_.width - 1) / out_.width + op_.kernel_height - 1;
+                lists.row = out_.width, lists.column = int(round_up(rows * out_.width, 16)), lists.channel = op_.kernel_width * lists.column;
+                break;
+            }
+            case Layout::columns:
+                lists.column = out_.images, lists.row = (lanes / out_.images + op_.kernel_width - 1) * out_.images;
+                lists.channel = op_.kernel_height * lists.row;
+                break;
+            case Layout::whole:
+                lists.column = in_.images, lists.row = in_.width * in_.images, lists.channel = int(in_.plane / sizeof(float));
+                break;
+        }
+        const int most = layout_ == Layout::whole ? 65535 : kBlockFloats;
+        const int last_tap = (op_.kernel_height - 1) * lists.row + (op_.kernel_width - 1) * lists.column;
+        if (last_tap > 65535) throw TooLarge("a kernel that spans more than 65535 numbers of a plane");
+        lists.block = std::clamp((most - last_tap) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
+        lists.blocks = (in_.channels + lists.block - 1) / lists.block;
+        std::vector<uint16_t> negative;
+        for (int b = 0; b < lists.blocks; ++b)
+            for (int c = 0; c < out_.channels; ++c) {
+                TapRange range{uint32_t(lists.taps.size()), 0, 0};
+                negative.clear();
+                const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
+                for (int t = first * op_.area(); t < last * op_.area(); ++t) {
+                    const size_t i = size_t(c) * taps_ + t;
+                    const int k = t % op_.area();
+                    const auto offset = uint16_t((t / op_.area() - first) * lists.channel + k / op_.kernel_width * lists.row +
+                                                 k % op_.kernel_width * lists.column);
+                    if (op_.dense) {
+                        if (op_.weights[i] == 0) continue;
+                        lists.taps.push_back(offset), lists.weights.push_back(op_.weights[i]);
+                        ++range.positive;
+                    } else if (op_.kept(i)) {
+                        if (op_.positive(i)) lists.taps.push_back(offset), ++range.positive;
+                        else negative.push_back(offset), ++range.negative;
+                    }
+                }
+                lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
+                lists.kept.push_back(range.positive + range.negative);
+                lists.ranges.push_back(range);
+            }
+        lists.taps.shrink_to_fit();
+        return lists;
+    }
+
+    void compute(const Frame& frame, const Tile& tile, int first, int last, float* room) const {
+        const Lists& lists = lists_.at(tile.vectors);
+        float *buffer = room, *part = room + round_up(buffer_floats(), 16), *room_for_residual = part + size_t(out_.channels) * most_ * 16;
+        const uint8_t* base = frame.values[op_.in];
+        const int lanes = tile.lanes();
+        bool has_padding = false;
+        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
+        if (has_padding) std::memset(buffer, 0, sizeof(float) * (size_t(lists.channel) * lists.block + 16));
+        SumTile t{};
+        t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
+        // The kernel finishes lanes itself where they lie as the output does.
+        const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
+        const bool direct = (op_.residual == kNone || !residual_.bits) && (!out_.bits || bits_fit);
+        for (int b = 0; b < lists.blocks; ++b) {
+            const int from = b * lists.block, to = std::min(in_.channels, from + lists.block);
+            t.input = buffer;
+            if (layout_ == Layout::whole)
+                t.input = reinterpret_cast<const float*>(base + from * in_.plane) + tile.lane;
+            else
+                for (int c = from; c < to; ++c)
+                    copy(copies, reinterpret_cast<const float*>(base + c * in_.plane), buffer + size_t(c - from) * lists.channel);
+            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.weights = op_.dense ? lists.weights.data() : nullptr;
+            t.begin = b == 0;
+            if (direct && b == lists.blocks - 1) {
+                uint8_t* out = frame.values[op_.out];
+                if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
+                else t.out = out_.floats(out, 0) + tile.lane;
+                t.out_step = out_.plane, t.finishes = finishes_.data();
+                if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
+                t.residual_step = residual_.plane;
+            }
+            frame.kernels->sum(t);
+        }
+        for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
+    }
+
+    static void copy(const std::vector<Copy>& copies, const float* from, float* to) {
+        for (const Copy& c : copies) {
+            if (c.run > 1) {
+                for (int i = 0; i < c.count; ++i) std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(float) * c.run);
+            } else {
+                for (int i = 0; i < c.count; ++i) to[c.to + i] = from[c.from + i * c.from_step];
+            }
+        }
+    }
+
+    // What a channel's plane gives to the buffer; what is not written is padding.
+    std::vector<Copy> copies_of(const Tile& tile, const Lists& lists, bool& has_padding) const {
+        std::vector<Copy> copies;
+        // Columns x, x + 1, ... of `count` output columns at kernel column k, in input row y, to `to`.
+        const auto row = [&](int to, int y, int x, int count, int k) {
+            const int from = x * op_.stride + k - op_.padding;
+            int skip = 0;
+            while (skip < count && from + skip * op_.stride < 0) ++skip;
+            int end = count;
+            while (end > skip && from + (end - 1) * op_.stride >= in_.width) --end;
+            has_padding |= skip > 0 || end < count || y < 0 || y >= in_.height;
+            if (y < 0 || y >= in_.height || end == skip) return;
+            const int g = in_.images, source = (y * in_.width + from + skip * op_.stride) * g;
+            if (op_.stride == 1) copies.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
+            else copies.push_back({to + skip * g, source, end - skip, g, op_.stride * g});
+        };
+        const int g = out_.images, width = out_.width;
+        if (layout_ == Layout::rows) {
+            const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1, top = tile.lane / width - op_.padding;
+            for (int k = 0; k < op_.kernel_width; ++k)
+                for (int y = 0; y < rows; ++y) row(k * lists.column + y * lists.row, top + y, 0, width, k);
+        } else if (layout_ == Layout::columns) {
+            const int first = tile.lane / g, count = tile.lanes() / g + op_.kernel_width - 1;
+            for (int k = 0; k < op_.kernel_height; ++k) row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
+        } else if (layout_ == Layout::taps) {
+            has_padding = true;  // the last tile may have lanes that do not exist
+            for (int k = 0; k < op_.area(); ++k)
+                for (int lane = tile.lane, end = std::min(out_.lanes(), tile.lane + tile.lanes()); lane < end;) {
+                    const int position = lane / g, x = position % width, to = k * tile.lanes() + lane - tile.lane;
+                    const int y = position / width * op_.stride + k / op_.kernel_width - op_.padding;
+                    const int image = lane % g;
+                    if (image || lane + g > end) {  // a part of a position's images
+                        const int count = std::min(end - lane, g - image), column = x * op_.stride + k % op_.kernel_width - op_.padding;
+                        if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
+                            copies.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
+                        lane += count;
+                        continue;
+                    }
+                    const int count = std::min((end - lane) / g, width - x);
+                    row(to, y, x, count, k % op_.kernel_width);
+                    lane += count * g;
+                }
+        }
+        return copies;
+    }
+
+    const int most_, taps_;
+    Layout layout_;
+    std::vector<Tile> tiles_;
+    std::map<int, Lists> lists_;
+    double kept_ = 0;
+};
+
+// One image and one output position: a vector has nothing to hold, so sums go along the list.
+class Dot final : public Step {
+  public:
+    Dot(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_) {}
+
+    void run(const Frame& frame) const override {
+        auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
+        for (int c = 0; c < in_.channels; ++c)
+            std::memcpy(x + size_t(c) * op_.area(), in_.floats(frame.values[op_.in], c), sizeof(float) * op_.area());
+        x[taps_] = x[taps_ + 1] = 0;  // what the lists are padded with
+        constexpr int chunk = 32;
+        frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
+            for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
+                const TapRange range = lists_.ranges[c];
+                const uint16_t* tap = lists_.taps.data() + range.start;
+                float sum[8] = {}, room, total;
+                for (int i = 0; i < 8 * range.positive; ++i) sum[i % 8] += x[tap[i]];
+                tap += 8 * range.positive;
+                for (int i = 0; i < 8 * range.negative; ++i) sum[i % 8] -= x[tap[i]];
+                total = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+                emit(frame, c, 0, 1, &total, &room);
+            }
+        });
+    }
+    std::string name() const override { return "sparse dot"; }
+    double cycles() const override { return double(lists_.taps.size()) + 10.0 * out_.channels; }
+    size_t scratch() const override { return (size_t(taps_) + 16) * sizeof(float); }
+    size_t memory() const override { return lists_.bytes(); }
+
+  private:
+    const int taps_;
+    const TapLists lists_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
+    const Shape &in = shapes[op.in], &out = shapes[op.out];
+    const bool covers = op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
+    if (covers && out.lanes() == 1 && !op.dense) return std::make_unique<Dot>(op, shapes);
+    return std::make_unique<Sum>(op, shapes, kernels);
+}
+
+}  // namespace biprop
