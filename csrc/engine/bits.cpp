@@ -49,7 +49,7 @@ class BitStep : public Step {
           by_threshold_(out_.bits && (op.residual == kNone || residual_.bits)), flips_(out_.channels) {
         const int classes = int(rows_.inside.size() * columns_.inside.size());
         if (by_threshold_) thresholds_.resize(size_t(out_.channels) * classes);
-        else correction_rows_.resize(size_t(out_.channels) * rows_.inside.size() * out_.width);
+        else corrections_.resize(size_t(out_.channels) * out_.positions());
         if (by_threshold_ && op.residual != kNone) thresholds_plus_.resize(thresholds_.size());
         int most = 0;
         for (int c = 0; c < out_.channels; ++c) {
@@ -64,24 +64,14 @@ class BitStep : public Step {
         return rows_.of[position / out_.width] * int(columns_.inside.size()) + columns_.of[position % out_.width];
     }
     int classes() const { return int(rows_.inside.size() * columns_.inside.size()); }
-    // Corrections of a row of output positions.
-    const int16_t* corrections_row(int c, int row) const {
-        return correction_rows_.data() + (size_t(c) * rows_.inside.size() + rows_.of[row]) * out_.width;
-    }
-
-    // Counts to what the operation puts out: of a whole row of positions of one image, or of all images of one position.
-    void emit_counts(const Frame& frame, int c, int row, int column, const int16_t* counts) const {
-        constexpr int most = 64;  // wider rows go in pieces
-        float y[most], room[most];
-        const int n = out_.images > 1 ? out_.images : out_.width;
-        const int16_t* corrections = corrections_row(c, row) + column;
-        for (int i = 0; i < n; i += most) {
-            const int count = std::min(most, n - i), lane = (row * out_.width + column) * out_.images + i;
-            const float* residual = this->residual(frame, c, lane, count, room);
-            float* to = out_.bits ? y : out_.floats(frame.values[op_.out], c) + lane;
-            frame.kernels->finish_counts(counts + i, corrections + (out_.images > 1 ? 0 : i), out_.images > 1, count, finishes_[c], residual, to);
-            if (out_.bits) emit_signs(frame, c, lane, count, y, {1, 0, 0, Act::none}, nullptr);
-        }
+    // Counts to what the operation puts out, for n lanes from `lane`. `room` takes 2 n floats.
+    void emit_counts(const Frame& frame, int c, int lane, int n, const int16_t* counts, float* room) const {
+        const int shift = out_.images > 1 ? 6 : 0;
+        const int16_t* corrections = corrections_.data() + size_t(c) * out_.positions() + (lane >> shift);
+        const float* residual = this->residual(frame, c, lane, n, room + n);
+        float* to = out_.bits ? room : out_.floats(frame.values[op_.out], c) + lane;
+        frame.kernels->finish_counts(counts, corrections, shift, n, finishes_[c], residual, to);
+        if (out_.bits) emit_signs(frame, c, lane, n, room, {1, 0, 0, Act::none}, nullptr);
     }
 
     const int taps_;
@@ -89,12 +79,13 @@ class BitStep : public Step {
     const Classes rows_, columns_;
     const bool by_threshold_;  // else by floats
     int bits_ = 0;
-    std::vector<int16_t> correction_rows_;  // [channel][class of rows][column]; empty where thresholds do
+    std::vector<int16_t> corrections_;  // [channel][position]; empty where thresholds do
     std::vector<uint16_t> thresholds_, thresholds_plus_;  // [channel][class]; the second where the residual is +1
     std::vector<uint8_t> flips_;
 
   private:
     void fill(int c, int classes) {
+        std::vector<int16_t> by_class(classes);
         std::vector<int> kept(op_.area()), negative(op_.area());
         const TapRange range = lists_->ranges[c];
         const uint16_t* tap = lists_->taps.data() + range.start;
@@ -116,9 +107,7 @@ class BitStep : public Step {
             const size_t at = size_t(c) * classes + k;
             const int correction = lists_->kept[c] - outside + 2 * outside_negative;
             if (!by_threshold_) {
-                int16_t* row = correction_rows_.data() + (size_t(c) * rows_.inside.size() + k / columns_.inside.size()) * out_.width;
-                for (int x = 0; x < out_.width; ++x)
-                    if (columns_.of[x] == int(k % columns_.inside.size())) row[x] = int16_t(correction);
+                by_class[k] = int16_t(correction);
             } else if (op_.residual == kNone) {
                 thresholds_[at] = threshold(c, correction, 0);
             } else {
@@ -127,6 +116,8 @@ class BitStep : public Step {
             }
         }
         flips_[c] = op_.scale[c] < 0 ? 255 : 0;
+        for (int p = 0; !by_threshold_ && p < out_.positions(); ++p)
+            corrections_[size_t(c) * out_.positions() + p] = by_class[position_class(p)];
     }
 
     // scale * accumulation + shift >= 0 is: count >= threshold (scale > 0), not count >= threshold (scale < 0), or does not depend
@@ -195,9 +186,9 @@ class Sliced final : public BitStep {
         const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
-    size_t scratch() const override { return counts_at() + std::max(size_t(kChunk) * width_ * 8 * sizeof(int16_t), 4 * sub_plane_ + 64); }
+    size_t scratch() const override { return counts_at() + std::max((kChunk * sizeof(int16_t) + 2 * sizeof(float)) * width_ * 8, 4 * sub_plane_ + 64); }
     size_t memory() const override {
-        return sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + correction_rows_.size()) * 2;
+        return sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + corrections_.size()) * 2;
     }
 
   private:
@@ -229,22 +220,24 @@ class Sliced final : public BitStep {
             return frame.kernels->bits(t, width_);
         }
         t.counts = reinterpret_cast<int16_t*>(const_cast<uint8_t*>(planes) + counts_at());
+        auto* room = reinterpret_cast<float*>(t.counts + size_t(kChunk) * width_ * 8);
         for (t.first = first; t.first < last; t.first = t.last) {
             t.last = std::min(last, t.first + kChunk);
             frame.kernels->bits(t, width_);
-            for (int c = t.first; c < t.last; ++c) emit_tile(frame, tile, c, t.counts + size_t(c - t.first) * width_ * 8);
+            for (int c = t.first; c < t.last; ++c) emit_tile(frame, tile, c, t.counts + size_t(c - t.first) * width_ * 8, room);
         }
     }
 
-    void emit_tile(const Frame& frame, int tile, int c, const int16_t* counts) const {
-        for (int i = 0; i < tile_; ++i) {
-            const int at = tile * tile_ + i;  // row, or position
-            if (at >= (by_rows_ ? out_.height : out_.positions())) return;
-            if (by_rows_)
-                emit_counts(frame, c, at, 0, counts + size_t(i) * row_);
-            else
-                emit_counts(frame, c, at / out_.width, at % out_.width, counts + size_t(i) * out_.images);
+    void emit_tile(const Frame& frame, int tile, int c, int16_t* counts, float* room) const {
+        const int first = tile * tile_;  // row, or position
+        if (!by_rows_) {
+            const int positions = std::min(tile_, out_.positions() - first);
+            return emit_counts(frame, c, first * out_.images, positions * out_.images, counts, room);
         }
+        const int rows = std::min(tile_, out_.height - first), width = out_.width;
+        if (row_ != width)  // rows without the lanes that do not exist
+            for (int i = 1; i < rows; ++i) std::memmove(counts + i * width, counts + i * row_, sizeof(int16_t) * width);
+        emit_counts(frame, c, first * width, rows * width, counts, room);
     }
 
     // ---- one image: tiles of whole rows ----
@@ -431,7 +424,7 @@ void transpose(uint64_t* words) {
 class Popcount final : public BitStep {
   public:
     Popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
-        : BitStep(op, shapes, std::move(lists)), blocks_((in_.channels + 63) / 64), words_(int(round_up(size_t(blocks_) * op.area(), 8))),
+        : BitStep(op, shapes, std::move(lists)), blocks_((in_.channels + 63) / 64), words_(words(op, in_)), padded_(padded(out_)),
           cycles_(kernels.cycles_per_popcount) {
         mask_.resize(size_t(out_.channels) * words_), sign_.resize(mask_.size());
         for (int c = 0; c < out_.channels; ++c)
@@ -457,44 +450,53 @@ class Popcount final : public BitStep {
         pack(frame, x);
         constexpr int chunk = 16;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
-            std::vector<int16_t> counts(positions);
-            std::vector<float> above(positions), room(positions);
+            std::vector<int16_t> counts(padded_);
+            std::vector<float> above(2 * positions);
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
-                frame.kernels->popcounts(x, words_, positions, mask_.data() + size_t(c) * words_, sign_.data() + size_t(c) * words_, words_,
-                                         counts.data());
-                if (!by_threshold_) {
-                    for (int row = 0; row < out_.height; ++row) emit_counts(frame, c, row, 0, counts.data() + row * out_.width);
-                    continue;
-                }
-                const uint16_t* thresholds = by_position_.data() + size_t(c) * positions;
-                for (int p = 0; p < positions; ++p) above[p] = float(int(uint16_t(counts[p])) - int(thresholds[p]));
-                if (const float* residual = this->residual(frame, c, 0, positions, room.data())) {
-                    thresholds = by_position_plus_.data() + size_t(c) * positions;
-                    for (int p = 0; p < positions; ++p)
-                        above[p] = residual[p] > 0 ? float(int(uint16_t(counts[p])) - int(thresholds[p])) : above[p];
-                }
-                // not (above >= 0) is: -above - 1 >= 0, for whole numbers
-                emit_signs(frame, c, 0, positions, above.data(), flips_[c] ? Finish{-1, -1, 0, Act::none} : Finish{1, 0, 0, Act::none}, nullptr);
+                const uint64_t *mask = mask_.data() + size_t(c) * words_, *sign = sign_.data() + size_t(c) * words_;
+                if (padded_ == 1) frame.kernels->popcount(x, mask, sign, words_, counts.data());
+                else frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
+                by_threshold_ ? emit_thresholds(frame, c, counts.data(), above.data())
+                              : emit_counts(frame, c, 0, positions, counts.data(), above.data());
             }
         });
     }
 
     std::string name() const override { return "popcount"; }
-    double cycles() const override {
-        return out_.channels * (double(out_.positions()) * (words_ / 8.0 * cycles_ + 3) + 20) + 1500.0 * blocks_ +
-               2.0 * out_.positions() * words_;
+    double cycles() const override { return cost(op_, in_, out_, cycles_); }
+    static double cost(const Op& op, const Shape& in, const Shape& out, double per_vector) {
+        const double work = double(padded(out)) * words(op, in);
+        return out.channels * (work / 8 * per_vector + 40 + out.positions()) + 2 * work + 1500.0 * ((in.channels + 63) / 64);
     }
     size_t scratch() const override {
-        return (size_t(out_.positions()) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
+        return (size_t(padded_) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
     }
-    size_t memory() const override { return (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size() + correction_rows_.size()) * 2; }
+    size_t memory() const override { return (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size() + corrections_.size()) * 2; }
 
   private:
-    // x[position][tap][block]: what each output position sees; 0 in the padding, as `correction` has it.
+    static int padded(const Shape& out) { return out.positions() == 1 ? 1 : int(round_up(out.positions(), 8)); }
+    static int words(const Op& op, const Shape& in) {
+        return int(round_up(size_t((in.channels + 63) / 64) * op.area(), 8));
+    }
+
+    void emit_thresholds(const Frame& frame, int c, const int16_t* counts, float* above) const {
+        const int positions = out_.positions();
+        const uint16_t* thresholds = by_position_.data() + size_t(c) * positions;
+        for (int p = 0; p < positions; ++p) above[p] = float(int(uint16_t(counts[p])) - int(thresholds[p]));
+        if (const float* residual = this->residual(frame, c, 0, positions, above + positions)) {
+            thresholds = by_position_plus_.data() + size_t(c) * positions;
+            for (int p = 0; p < positions; ++p)
+                above[p] = residual[p] > 0 ? float(int(uint16_t(counts[p])) - int(thresholds[p])) : above[p];
+        }
+        // not (above >= 0) is: -above - 1 >= 0, for whole numbers
+        emit_signs(frame, c, 0, positions, above, flips_[c] ? Finish{-1, -1, 0, Act::none} : Finish{1, 0, 0, Act::none}, nullptr);
+    }
+
+    // x[tap][block][position]: what each output position sees; 0 in the padding, as the corrections have it.
     void pack(const Frame& frame, uint64_t* x) const {
         uint8_t* base = frame.values[op_.in];
         const int per_plane = int(round_up(size_t(in_.height) * in_.row, 64)) / 64;
-        uint64_t* by_place = x + size_t(out_.positions()) * words_;  // [block][place in a plane of rows]
+        uint64_t* by_place = x + size_t(padded_) * words_;  // [block][place in a plane of rows]
         for (int block = 0; block < blocks_; ++block)
             for (int w = 0; w < per_plane; ++w) {
                 uint64_t words[64] = {};
@@ -506,29 +508,22 @@ class Popcount final : public BitStep {
                 transpose(words);
                 std::memcpy(by_place + (size_t(block) * per_plane + w) * 64, words, sizeof words);
             }
-        std::memset(x, 0, size_t(out_.positions()) * words_ * 8);
-        for (int p = 0; p < out_.positions(); ++p, x += words_)
+        std::memset(x, 0, size_t(padded_) * words_ * 8);
+        for (int p = 0; p < out_.positions(); ++p)
             for (int k = 0; k < op_.area(); ++k) {
                 const int row = p / out_.width * op_.stride + k / op_.kernel_width - op_.padding;
                 const int column = p % out_.width * op_.stride + k % op_.kernel_width - op_.padding;
                 if (row < 0 || row >= in_.height || column < 0 || column >= in_.width) continue;
                 for (int block = 0; block < blocks_; ++block)
-                    x[k * blocks_ + block] = by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
+                    x[size_t(k * blocks_ + block) * padded_ + p] = by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
             }
     }
 
-    const int blocks_, words_;
+    const int blocks_, words_, padded_;  // padded_: positions, a multiple of 8 unless one
     const float cycles_;
     std::vector<uint64_t> mask_, sign_;
     std::vector<uint16_t> by_position_, by_position_plus_;  // thresholds, [channel][position]
 };
-
-// What Popcount would cost, before its planes are made.
-double popcount_cycles(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels) {
-    const double words = double(round_up(size_t((in.channels + 63) / 64) * op.area(), 8));
-    return out.channels * (double(out.positions()) * (words / 8 * kernels.cycles_per_popcount + 3) + 20) +
-           1500.0 * ((in.channels + 63) / 64) + 2.0 * out.positions() * words;
-}
 
 }  // namespace
 
@@ -537,7 +532,7 @@ std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shap
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (!lists) lists = std::make_shared<TapLists>(op, in.channels * op.area());
     auto sliced = std::make_unique<Sliced>(op, shapes, kernels, lists);
-    if (out.images > 1 || sliced->cycles() <= popcount_cycles(op, in, out, kernels)) return sliced;
+    if (out.images > 1 || sliced->cycles() <= Popcount::cost(op, in, out, kernels.cycles_per_popcount)) return sliced;
     return std::make_unique<Popcount>(op, shapes, kernels, lists);
 }
 

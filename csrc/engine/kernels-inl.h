@@ -3,7 +3,7 @@
 //   Floats          a vector of floats (GCC's vector extension), kFloats its lanes, kVectors: how many 16-float vectors a tile of
 //                   sums may have, so that its accumulators stay in registers
 //   Bits<width>     vectors of bits, as in ScalarBits below; kWidths: which widths there are
-//   popcounts       see kernels.h
+//   popcount(s)     see kernels.h
 //   signs_of        one bit a lane of Floats: x >= 0
 //   widen           see kernels.h
 //
@@ -19,6 +19,7 @@ namespace {
 using biprop::Act;
 using biprop::BitTile;
 using biprop::Finish;
+using biprop::SumRange;
 using biprop::SumTile;
 using biprop::TapRange;
 
@@ -175,13 +176,24 @@ T* shifted(T* p, size_t bytes) {
 
 constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
 
-// Few vectors: several lists at once, because an addition waits for the one before it.
+// Weights +1 and -1 as a stream: the taps of a range take theirs from kSigns + kMostSigns - positive. A multiplication with them is
+// exact, and one loop for both signs, over ranges in the order of their length, ends where the processor expects it to.
+constexpr int kMostSigns = 2048;
+struct SignTable {
+    float values[2 * kMostSigns];
+    constexpr SignTable() : values() {
+        for (int i = 0; i < 2 * kMostSigns; ++i) values[i] = i < kMostSigns ? 1.0f : -1.0f;
+    }
+};
+constexpr SignTable kSigns;
+
+// With few vectors several taps at once, because an addition waits for the one before it.
 template <int Vectors>
 void sum_of(const SumTile& t) {
     constexpr int regs = Vectors * kParts, chains = regs >= 8 ? 1 : regs >= 4 ? 2 : 4;
-    for (int c = t.first; c < t.last; ++c) {
-        const TapRange range = t.ranges[c];
-        const uint16_t* tap = t.taps + range.start;
+    for (int at = t.first; at < t.last; ++at) {
+        const SumRange range = t.ranges[at];
+        const uint32_t c = range.channel;
         float* part = t.part + c * t.part_step;
         Floats sum[chains][regs];
 #pragma GCC unroll 32
@@ -189,34 +201,34 @@ void sum_of(const SumTile& t) {
             sum[0][r] = t.begin ? Floats{} : load_floats(part + r * kFloats);
             for (int k = 1; k < chains; ++k) sum[k][r] = Floats{};
         }
-        const auto source = [&](int i, int r) {
-            return load_floats(t.input + tap[i] + r * kFloats);
-        };
-        if (t.weights) {
-            const float* weight = t.weights + range.start;
-            for (int i = 0; i < range.positive; ++i)
-#pragma GCC unroll 32
-                for (int r = 0; r < regs; ++r) sum[0][r] += source(i, r) * weight[i];
-        } else {
+        const auto add = [&](const uint16_t* tap, const float* weight, int count) {
             int i = 0;
-            for (; i + chains <= range.positive; i += chains)
+            for (; i + chains <= count; i += chains)
 #pragma GCC unroll 4
-                for (int k = 0; k < chains; ++k)
+                for (int k = 0; k < chains; ++k) {
+                    const float* source = t.input + tap[i + k];
+                    const Floats w = Floats{} + weight[i + k];
 #pragma GCC unroll 32
-                    for (int r = 0; r < regs; ++r) sum[k][r] += source(i + k, r);
-            for (; i < range.positive; ++i)
+                    for (int r = 0; r < regs; ++r) sum[k][r] = multiply_add(load_floats(source + r * kFloats), w, sum[k][r]);
+                }
+            if (chains > 1)
+                for (; i < count; ++i) {
+                    const float* source = t.input + tap[i];
+                    const Floats w = Floats{} + weight[i];
 #pragma GCC unroll 32
-                for (int r = 0; r < regs; ++r) sum[0][r] += source(i, r);
-            tap += range.positive;
-            i = 0;
-            for (; i + chains <= range.negative; i += chains)
-#pragma GCC unroll 4
-                for (int k = 0; k < chains; ++k)
-#pragma GCC unroll 32
-                    for (int r = 0; r < regs; ++r) sum[k][r] -= source(i + k, r);
-            for (; i < range.negative; ++i)
-#pragma GCC unroll 32
-                for (int r = 0; r < regs; ++r) sum[0][r] -= source(i, r);
+                    for (int r = 0; r < regs; ++r) sum[0][r] = multiply_add(load_floats(source + r * kFloats), w, sum[0][r]);
+                }
+        };
+        const uint16_t* tap = t.taps + range.start;
+        int positive = range.positive, negative = range.negative;
+        if (t.weights) {
+            add(tap, t.weights + range.start, positive);
+        } else {
+            for (; positive > kMostSigns; positive -= kMostSigns, tap += kMostSigns) add(tap, kSigns.values, kMostSigns);
+            const int some = negative < kMostSigns ? negative : kMostSigns;
+            add(tap, kSigns.values + kMostSigns - positive, positive + some);
+            for (tap += positive + some, negative -= some; negative > 0; negative -= kMostSigns, tap += kMostSigns)
+                add(tap, kSigns.values + kMostSigns, negative < kMostSigns ? negative : kMostSigns);
         }
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r)
@@ -295,31 +307,36 @@ BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, flo
     }
 }
 
-void finish_counts(const int16_t* counts, const int16_t* corrections, bool one, int n, const Finish& f, const float* residual,
+void finish_counts(const int16_t* counts, const int16_t* corrections, int shift, int n, const Finish& f, const float* residual,
                    float* out) {
-    const int same = corrections[0];
-    if (one) finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - same); });
-    else finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - int(corrections[i])); });
+    if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - int(corrections[i])); });
+    const int run = 1 << shift;
+    for (int from = 0; from < n; from += run) {
+        const int same = corrections[from >> shift];
+        finish_any(n - from < run ? n - from : run, f, residual ? residual + from : nullptr, out + from,
+                   [&](int i) { return float(2 * int(uint16_t(counts[from + i])) - same); });
+    }
 }
 
 void finish_floats(const float* x, int n, const Finish& f, const float* residual, float* out) {
     finish_any(n, f, residual, out, [&](int i) { return x[i]; });
 }
 
-uint64_t signs(const float* x, int n, const Finish& f, const float* residual) {
-    uint64_t bits = 0;
+void signs(const float* x, int n, const Finish& f, const float* residual, uint8_t* bits) {
     for (int i = 0; i < n; i += 16) {
-        float y[16];
-        const int count = n - i < 16 ? n - i : 16;
-        const Finish linear = {f.scale, f.shift, f.residual_scale, Act::none};
-        if (count == 16) finish_as<Act::none>(16, linear, residual ? residual + i : nullptr, y, [&](int k) { return x[i + k]; });
-        else {
+        alignas(64) float y[16];
+        const float* rest = residual ? residual + i : nullptr;
+        if (n - i >= 16) {
+            finish_as<Act::none>(16, f, rest, y, [&](int k) { return x[i + k]; });
+        } else {
             for (int k = 0; k < 16; ++k) y[k] = -1;
-            finish_as<Act::none>(count, linear, residual ? residual + i : nullptr, y, [&](int k) { return x[i + k]; });
+            finish_as<Act::none>(n - i, f, rest, y, [&](int k) { return x[i + k]; });
         }
-        for (int k = 0; k < kParts; ++k) bits |= uint64_t(signs_of(load_floats(y + k * kFloats))) << (i + k * kFloats);
+        unsigned piece = 0;
+        for (int k = 0; k < kParts; ++k) piece |= signs_of(load_floats(y + k * kFloats)) << (k * kFloats);
+        bits[i / 8] = uint8_t(piece);
+        if (n - i > 8) bits[i / 8 + 1] = uint8_t(piece >> 8);
     }
-    return bits;
 }
 
 void pool_cells(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out) {

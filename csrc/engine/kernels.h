@@ -49,13 +49,20 @@ struct Finish {
     Act act;
 };
 
+// The taps of one output channel in a block of input channels: first those with +1, then those with -1.
+struct SumRange {
+    uint32_t start;
+    uint16_t positive, negative;  // taps
+    uint32_t channel;
+};
+
 // One tile of a sparse sum: for each output channel and lane, the sum of the positive taps less that of the negative ones.
 struct SumTile {
     const float* input;
     const uint16_t* taps;  // offsets from `input` in floats
-    const TapRange* ranges;  // here positive and negative are numbers of taps
+    const SumRange* ranges;
     const float* weights;  // one a tap, in the order of `taps`, for a dense layer; null where they are +1 and -1
-    int first, last;
+    int first, last;  // of `ranges`
     int vectors;  // of 16 lanes
 
     float* part;  // [channel][vectors * 16] at distance part_step: sums so far
@@ -84,16 +91,18 @@ struct Kernels {
                       uint8_t* out);
     // The same where a 64-bit cell is 64 images: out[tap] = (plane + offset[tap]) & masks[tap][width]
     void (*pack_cells)(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out);
-    // counts[p] = sum over words of popcount(mask & ~(x[p] ^ sign)); words a multiple of 8
-    void (*popcounts)(const uint64_t* x, size_t step, int positions, const uint64_t* mask, const uint64_t* sign, int words,
-                      int16_t* counts);
+    // counts[p] = sum over words of popcount(mask & ~(x ^ sign)), with x[word][position], positions a multiple of 8; or, for the
+    // second, with x[word] of one position and words a multiple of 8.
+    void (*popcounts)(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts);
+    void (*popcount)(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int words, int16_t* count);
     // 64 lanes of bit-sliced counts, [bits] words at distance `step`, to integers.
     void (*widen)(const uint64_t* sliced, size_t step, int bits, int16_t* lanes);
-    // Lanes of counts to floats, x = 2 count - correction; one correction for all lanes, or one each. Residual may be null.
-    void (*finish_counts)(const int16_t* counts, const int16_t* corrections, bool one, int n, const Finish&, const float* residual,
+    // Lanes of counts to floats, x = 2 count - correction, which is corrections[lane >> shift]. Residual may be null.
+    void (*finish_counts)(const int16_t* counts, const int16_t* corrections, int shift, int n, const Finish&, const float* residual,
                           float* out);
     void (*finish_floats)(const float* x, int n, const Finish&, const float* residual, float* out);
-    uint64_t (*signs)(const float* x, int n, const Finish&, const float* residual);  // bit i: finished x[i] >= 0; n <= 64
+    // Bit i of `bits`, from the lowest of the first byte: finished x[i] >= 0. Writes whole bytes.
+    void (*signs)(const float* x, int n, const Finish&, const float* residual, uint8_t* bits);
     void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);  // 2x2, stride 2, n outputs
     // The same in rows of `row` bits: a word in (two where a row is 64 bits), a word out: each even row at its place, half as wide.
     void (*pool_rows)(const uint64_t* words, int n, int row, bool all, uint64_t* out);

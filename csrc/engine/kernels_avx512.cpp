@@ -52,24 +52,38 @@ Bits64::T Bits64::widen(const uint16_t* lanes) { return _mm512_cvtepu16_epi64(_m
 Bits32::T Bits32::widen(const uint16_t* lanes) { return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes))); }
 Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]); }
 
-template <int N>
-void popcounts_of(const uint64_t* x, size_t step, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
-    __m512i sum[N];
-    for (int p = 0; p < N; ++p) sum[p] = _mm512_setzero_si512();
-    for (int w = 0; w < words; w += 8) {
-        const __m512i m = _mm512_loadu_si512(mask + w), s = _mm512_loadu_si512(sign + w);
-#pragma GCC unroll 8
-        for (int p = 0; p < N; ++p)  // m & ~(x ^ s)
-            sum[p] = _mm512_add_epi64(sum[p], _mm512_popcnt_epi64(_mm512_ternarylogic_epi64(m, s, _mm512_loadu_si512(x + p * step + w), 0x90)));
+__m512i agree(__m512i mask, __m512i sign, __m512i x) { return _mm512_ternarylogic_epi64(mask, sign, x, 0x90); }  // mask & ~(x ^ sign)
+
+template <int Vectors>
+void popcounts_of(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+    __m512i sum[Vectors];
+    for (auto& s : sum) s = _mm512_setzero_si512();
+    for (int w = 0; w < words; ++w, x += positions) {
+        const __m512i m = _mm512_set1_epi64((long long)mask[w]), s = _mm512_set1_epi64((long long)sign[w]);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v)
+            sum[v] = _mm512_add_epi64(sum[v], _mm512_popcnt_epi64(agree(m, s, _mm512_loadu_si512(x + 8 * v))));
     }
-    for (int p = 0; p < N; ++p) counts[p] = int16_t(_mm512_reduce_add_epi64(sum[p]));
+    for (int v = 0; v < Vectors; ++v)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(counts + 8 * v), _mm512_cvtepi64_epi16(sum[v]));
 }
 
-void popcounts(const uint64_t* x, size_t step, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
     int p = 0;
-    for (; p + 8 <= positions; p += 8) popcounts_of<8>(x + p * step, step, mask, sign, words, counts + p);
-    for (; p < positions; ++p) popcounts_of<1>(x + p * step, step, mask, sign, words, counts + p);
+    for (; p + 32 <= positions; p += 32) popcounts_of<4>(x + p, positions, mask, sign, words, counts + p);
+    for (; p + 16 <= positions; p += 16) popcounts_of<2>(x + p, positions, mask, sign, words, counts + p);
+    for (; p < positions; p += 8) popcounts_of<1>(x + p, positions, mask, sign, words, counts + p);
 }
+
+void popcount(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int words, int16_t* count) {
+    const auto load = [](const uint64_t* p) { return _mm512_loadu_si512(p); };
+    __m512i sum = _mm512_setzero_si512();
+    for (int w = 0; w < words; w += 8)
+        sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(agree(load(mask + w), load(sign + w), load(x + w))));
+    *count = int16_t(_mm512_reduce_add_epi64(sum));
+}
+
+Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
 
@@ -105,6 +119,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx512 = {
-    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts,
+    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts, popcount,
     widen, finish_counts, finish_floats, signs, pool_cells, pool_rows,
 };

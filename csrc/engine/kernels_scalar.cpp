@@ -1,4 +1,5 @@
 // Plain C++: the readable truth, for every processor.
+#include <cstddef>
 #include <cstdint>
 
 #include "bits-generic.h"
@@ -9,20 +10,26 @@ typedef float Floats __attribute__((vector_size(16)));
 constexpr int kFloats = 4, kVectors = 4;
 using Bits8 = GenericBits<8>;
 
-int popcount(uint64_t x) {  // by adding neighbours: a call of the compiler's own would need an instruction or a library
+int ones(uint64_t x) {  // by adding neighbours: a call of the compiler's own would need an instruction or a library
     x -= (x >> 1) & 0x5555555555555555u;
     x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
     x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
     return int((x * 0x0101010101010101u) >> 56);
 }
 
-void popcounts(const uint64_t* x, size_t step, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
-    for (int p = 0; p < positions; ++p, x += step) {
+void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+    for (int p = 0; p < positions; ++p) {
         int count = 0;
-        for (int w = 0; w < words; ++w) count += popcount(mask[w] & ~(x[w] ^ sign[w]));
+        for (int w = 0; w < words; ++w) count += ones(mask[w] & ~(x[size_t(w) * positions + p] ^ sign[w]));
         counts[p] = int16_t(count);
     }
 }
+
+void popcount(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int words, int16_t* count) {
+    popcounts(x, 1, mask, sign, words, count);
+}
+
+Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 
 unsigned signs_of(Floats x) {
     unsigned bits = 0;
@@ -48,6 +55,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kScalar = {
-    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts,
+    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts, popcount,
     widen, finish_counts, finish_floats, signs, pool_cells, pool_rows,
 };

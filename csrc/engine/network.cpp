@@ -29,7 +29,7 @@ std::vector<const Kernels*> available_kernels() {
         found.push_back(&kAvx512);
 #endif
 #ifdef BIPROP_AVX2
-    if (__builtin_cpu_supports("avx2")) found.push_back(&kAvx2);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
 #endif
 #endif
 #ifdef BIPROP_NEON

@@ -20,6 +20,7 @@ Shape::Shape(const Value& value, int images)
         front = round_up(kRing * row / 8, 8);
         plane = round_up(front + size_t(height + kRing) * row / 8, 8) + 64;  // a tile may reach below the last row
     }
+    if (plane % 512 == 0) plane += 64;  // planes at such a distance would all fall on few lines of the cache
 }
 
 const float* Step::residual(const Frame& frame, int c, int lane, int n, float* room) const {
@@ -52,15 +53,14 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
 
 void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {
     uint8_t* base = frame.values[op_.out];
-    const auto signs = [&](int i, int count) { return frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr); };
-    if (out_.images > 1) {
-        uint64_t* cells = out_.cells(base, c) + lane / 64;
-        for (int i = 0; i < n; i += 64) *cells++ = signs(i, 64);
-        return;
-    }
+    const auto rest = [&](int i) { return residual ? residual + i : nullptr; };
+    if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie as the lanes do
+        return frame.kernels->signs(x, n, finish, residual, base + c * out_.plane + out_.front + lane / 8);
     for (int i = 0, row = lane / out_.width, at = lane % out_.width; i < n; ++row, at = 0) {
         const int count = std::min(n - i, out_.width - at);
-        const uint64_t bits = signs(i, count) << at;
+        uint64_t bits = 0;
+        frame.kernels->signs(x + i, count, finish, rest(i), reinterpret_cast<uint8_t*>(&bits));
+        bits <<= at;
         out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | bits : bits);
         i += count;
     }

@@ -12,6 +12,7 @@ namespace biprop {
 namespace {
 
 constexpr int kBlockFloats = 7168;  // 28 KiB
+constexpr int kGroup = 64;  // output channels that one thread takes: within them, those with as many taps follow each other
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
 enum class Layout {
@@ -60,10 +61,11 @@ class Sum final : public Step {
     }
 
     void run(const Frame& frame) const override {
-        const int parts = this->parts(frame, int(tiles_.size()));
+        const int groups = (out_.channels + kGroup - 1) / kGroup, parts = std::min(groups, this->parts(frame, int(tiles_.size())));
         frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
             const int part = item % parts;
-            compute(frame, tiles_[item / parts], out_.channels * part / parts, out_.channels * (part + 1) / parts,
+            compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
+                    std::min(out_.channels, groups * (part + 1) / parts * kGroup),
                     reinterpret_cast<float*>((*frame.scratch)[thread].data()));
         });
     }
@@ -81,7 +83,7 @@ class Sum final : public Step {
     size_t memory() const override {
         size_t bytes = 0;
         for (const auto& [vectors, lists] : lists_)
-            bytes += lists.taps.size() * 2 + lists.ranges.size() * sizeof(TapRange) + lists.weights.size() * 4;
+            bytes += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
         return bytes;
     }
 
@@ -94,7 +96,7 @@ class Sum final : public Step {
     struct Lists {
         int channel, row, column, block, blocks;  // floats between; input channels of a block
         std::vector<uint16_t> taps;
-        std::vector<TapRange> ranges;
+        std::vector<SumRange> ranges;  // within kGroup channels by length
         std::vector<float> weights;
         std::vector<int> kept;
     };
@@ -131,7 +133,7 @@ class Sum final : public Step {
         std::vector<uint16_t> negative;
         for (int b = 0; b < lists.blocks; ++b)
             for (int c = 0; c < out_.channels; ++c) {
-                TapRange range{uint32_t(lists.taps.size()), 0, 0};
+                SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
                 negative.clear();
                 const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
                 for (int t = first * op_.area(); t < last * op_.area(); ++t) {
@@ -153,6 +155,12 @@ class Sum final : public Step {
                 lists.ranges.push_back(range);
             }
         lists.taps.shrink_to_fit();
+        const auto shorter = [](const SumRange& a, const SumRange& b) {
+            return std::make_pair(a.positive + a.negative, a.channel) < std::make_pair(b.positive + b.negative, b.channel);
+        };
+        for (auto block = lists.ranges.begin(); block != lists.ranges.end(); block += out_.channels)
+            for (int g = 0; g < out_.channels; g += kGroup)
+                std::sort(block + g, block + std::min(out_.channels, g + kGroup), shorter);
         return lists;
     }
 
