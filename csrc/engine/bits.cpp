@@ -151,6 +151,39 @@ uint64_t even_bits(uint64_t x) {  // side by side
 
 uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
+// Tap lists of eight channels at a time, as `gathered` takes them. Channels with lists of like length go together.
+struct GroupedTaps {
+    std::vector<uint16_t> taps, order;
+    std::vector<TapRange> ranges;
+
+    GroupedTaps(const TapLists& lists, int channels) {
+        order.resize(channels);
+        for (int c = 0; c < channels; ++c) order[c] = uint16_t(c);
+        const auto& of = lists.ranges;
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return of[a].positive < of[b].positive; });
+        for (int from = 0; from < channels; from += 64)
+            std::stable_sort(order.begin() + from, order.begin() + std::min(channels, from + 64),
+                             [&](int a, int b) { return of[a].negative < of[b].negative; });
+        for (int g = 0; g < channels; g += 8) {
+            TapRange range{uint32_t(taps.size() / 8), 0, 0};
+            for (int i = g; i < g + 8; ++i) {
+                range.positive = std::max(range.positive, of[order[i]].positive);
+                range.negative = std::max(range.negative, of[order[i]].negative);
+            }
+            for (int negative = 0; negative < 2; ++negative)
+                for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
+                    for (int i = g; i < g + 8; ++i) {
+                        const TapRange& own = of[order[i]];
+                        const int count = 8 * (negative ? own.negative : own.positive), first = own.start + (negative ? 8 * own.positive : 0);
+                        taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
+                    }
+            ranges.push_back(range);
+        }
+        taps.shrink_to_fit();
+    }
+    size_t bytes() const { return (taps.size() + order.size()) * 2 + ranges.size() * sizeof(TapRange); }
+};
+
 class Sliced final : public BitStep {
   public:
     Sliced(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
@@ -164,31 +197,41 @@ class Sliced final : public BitStep {
         tile_ = by_rows_ ? width_ * 8 / row_ : width_ / 8;
         tiles_ = int(by_rows_ ? round_up(out_.height, tile_) : round_up(out_.positions(), tile_)) / tile_;
         same_ = op.stride == 1 && out_.width == in_.width && out_.height == in_.height;
+        if (by_rows_ && width_ == 8 && tiles_ == 1 && out_.channels % 8 == 0 && kernels.gathered) {
+            grouped_ = std::make_unique<GroupedTaps>(*lists_, out_.channels);
+            cycles_per_gather_ = kernels.cycles_per_gather;
+        }
         by_rows_ ? prepare_rows() : prepare_cells();
+        const bool whole = by_rows_ ? row_ == out_.width && out_.lanes() % 64 == 0 && out_.height % tile_ == 0 : true;
+        direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
     }
 
     void run(const Frame& frame) const override {
-        const int parts = this->parts(frame, tiles_);
+        const int parts = this->parts(frame, tiles_), grain = grouped_ ? 8 : 1;
         frame.each(tiles_ * parts, [&](int item, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
             const int tile = item / parts, part = item % parts;
             by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
             std::memset(planes + size_t(taps_) * width_, 0, width_);
             std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
-            compute(frame, tile, planes, out_.channels * part / parts, out_.channels * (part + 1) / parts);
+            const auto border = [&](int p) { return out_.channels * p / parts / grain * grain; };
+            compute(frame, tile, planes, border(part), part + 1 == parts ? out_.channels : border(part + 1));
         });
     }
 
     std::string name() const override {
+        if (grouped_) return "bit-sliced, 64 positions of 8 channels";
         return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)");
     }
     double cycles() const override {
+        if (grouped_)
+            return grouped_->taps.size() / 8.0 * cycles_per_gather_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
         const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
     size_t scratch() const override { return counts_at() + std::max((kChunk * sizeof(int16_t) + 2 * sizeof(float)) * width_ * 8, 4 * sub_plane_ + 64); }
     size_t memory() const override {
-        return sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + corrections_.size()) * 2;
+        return (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + corrections_.size()) * 2;
     }
 
   private:
@@ -197,28 +240,43 @@ class Sliced final : public BitStep {
     void compute(const Frame& frame, int tile, const uint8_t* planes, int first, int last) const {
         BitTile t{};
         t.planes = planes, t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.bits = bits_;
+        t.first = first, t.last = last, t.flips = flips_.data();
+        if (grouped_) {
+            t.taps = grouped_->taps.data(), t.ranges = grouped_->ranges.data(), t.order = grouped_->order.data();
+            t.first = first / 8, t.last = last / 8;
+        }
+        const auto run = [&] { grouped_ ? frame.kernels->gathered(t) : frame.kernels->bits(t, width_); };
+        uint8_t* out = frame.values[op_.out];
+        t.out = out + out_.front + size_t(tile) * width_, t.out_step = out_.plane;
         if (by_threshold_) {
-            t.first = first, t.last = last, t.flips = flips_.data();
-            uint8_t* out = frame.values[op_.out];
-            t.out_step = out_.plane;
             if (by_rows_) {
                 t.sliced = sliced_.data() + size_t(tile) * bits_ * width_;
-                t.sliced_step = size_t(tiles_) * bits_ * width_;
+                t.sliced_step = size_t(tiles_) * bits_ * width_ * (grouped_ ? 8 : 1);
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + size_t(tile) * bits_ * width_;
                 t.valid = valid_.data() + size_t(tile) * width_;
-                t.out = out + out_.front + size_t(tile) * width_;
             } else {
                 t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
                 t.lanes_step = lanes_.size() / out_.channels;
                 if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
-                t.out = out + size_t(tile) * width_;
             }
             if (op_.residual != kNone) {
                 t.residual = frame.values[op_.residual] + (t.out - out);
                 t.residual_step = residual_.plane;
             }
-            return frame.kernels->bits(t, width_);
+            return run();
         }
+        const int lane = tile * width_ * 8;
+        if (direct_) {
+            t.finishes = finishes_.data(), t.shift = by_rows_ ? 0 : 6, t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
+            t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = out_.positions();
+            if (!out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
+            if (op_.residual != kNone) {
+                t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
+                t.residual_floats_step = residual_.plane;
+            }
+            return run();
+        }
+        t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data();
         t.counts = reinterpret_cast<int16_t*>(const_cast<uint8_t*>(planes) + counts_at());
         auto* room = reinterpret_cast<float*>(t.counts + size_t(kChunk) * width_ * 8);
         for (t.first = first; t.first < last; t.first = t.last) {
@@ -279,6 +337,8 @@ class Sliced final : public BitStep {
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
         const int row_bytes = row_ / 8;
         std::vector<uint8_t> sliced(size_t(out_.channels) * tiles_ * bits_ * width_);
+        std::vector<int> place(out_.channels);
+        for (size_t i = 0; grouped_ && i < place.size(); ++i) place[grouped_->order[i]] = int(i);
         for (int c = 0; c < out_.channels; ++c)
             for (int y = 0; y < std::min(rows, out_.height); ++y) {
                 uint64_t planes[16] = {};
@@ -286,8 +346,11 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                uint8_t* to = sliced.data() + (size_t(c) * tiles_ + y / tile_) * bits_ * width_ + size_t(y % tile_) * row_bytes;
-                for (int b = 0; b < bits_; ++b) std::memcpy(to + size_t(b) * width_, &planes[b], row_bytes);
+                // Of grouped channels: [group][bits][8 channels][width].
+                const size_t step = grouped_ ? 8 * size_t(width_) : size_t(width_);
+                uint8_t* to = sliced.data() + size_t(y % tile_) * row_bytes;
+                to += grouped_ ? place[c] / 8 * bits_ * step + place[c] % 8 * size_t(width_) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
+                for (int b = 0; b < bits_; ++b) std::memcpy(to + b * step, &planes[b], row_bytes);
             }
         return sliced;
     }
@@ -399,7 +462,9 @@ class Sliced final : public BitStep {
     const int row_;  // bits of a row of lanes
     int width_, tile_, tiles_;  // bytes of a tile; its rows or positions; how many
     float cycles_per_plane_;
-    bool same_ = false, fast_ = false;
+    bool same_ = false, fast_ = false, direct_ = false;
+    std::unique_ptr<GroupedTaps> grouped_;
+    float cycles_per_gather_ = 0;
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
     std::vector<uint8_t> sliced_, sliced_plus_, valid_;
     std::vector<int32_t> offsets_;
@@ -456,7 +521,7 @@ class Popcount final : public BitStep {
                 const uint64_t *mask = mask_.data() + size_t(c) * words_, *sign = sign_.data() + size_t(c) * words_;
                 if (padded_ == 1) frame.kernels->popcount(x, mask, sign, words_, counts.data());
                 else frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
-                by_threshold_ ? emit_thresholds(frame, c, counts.data(), above.data())
+                by_threshold_ ? emit_thresholds(frame, c, counts.data())
                               : emit_counts(frame, c, 0, positions, counts.data(), above.data());
             }
         });
@@ -479,17 +544,23 @@ class Popcount final : public BitStep {
         return int(round_up(size_t((in.channels + 63) / 64) * op.area(), 8));
     }
 
-    void emit_thresholds(const Frame& frame, int c, const int16_t* counts, float* above) const {
-        const int positions = out_.positions();
+    void emit_thresholds(const Frame& frame, int c, const int16_t* counts) const {
+        const int positions = out_.positions(), width = out_.width;
+        uint8_t *base = frame.values[op_.out], *other = op_.residual == kNone ? nullptr : frame.values[op_.residual];
         const uint16_t* thresholds = by_position_.data() + size_t(c) * positions;
-        for (int p = 0; p < positions; ++p) above[p] = float(int(uint16_t(counts[p])) - int(thresholds[p]));
-        if (const float* residual = this->residual(frame, c, 0, positions, above + positions)) {
-            thresholds = by_position_plus_.data() + size_t(c) * positions;
-            for (int p = 0; p < positions; ++p)
-                above[p] = residual[p] > 0 ? float(int(uint16_t(counts[p])) - int(thresholds[p])) : above[p];
+        const uint16_t* thresholds_plus = other ? by_position_plus_.data() + size_t(c) * positions : nullptr;
+        for (int row = 0; row < out_.height;) {  // as many rows as a word holds
+            const int rows = std::min(out_.height - row, std::max(1, 64 / width)), from = row * width, n = rows * width;
+            uint64_t bits = frame.kernels->compare(counts + from, thresholds + from, n);
+            if (other) {
+                uint64_t residual = 0;
+                for (int y = 0; y < rows; ++y) residual |= residual_.load_row(other, c, row + y) << (y * width);
+                bits = (residual & frame.kernels->compare(counts + from, thresholds_plus + from, n)) | (~residual & bits);
+            }
+            if (flips_[c]) bits = ~bits;
+            for (int y = 0; y < rows; ++y) out_.store_row(base, c, row + y, bits >> (y * width) & low_bits(width));
+            row += rows;
         }
-        // not (above >= 0) is: -above - 1 >= 0, for whole numbers
-        emit_signs(frame, c, 0, positions, above, flips_[c] ? Finish{-1, -1, 0, Act::none} : Finish{1, 0, 0, Act::none}, nullptr);
     }
 
     // x[tap][block][position]: what each output position sees; 0 in the padding, as the corrections have it.

@@ -23,13 +23,56 @@ using biprop::SumRange;
 using biprop::SumTile;
 using biprop::TapRange;
 
+BIPROP_INLINE Floats load_floats(const float* p) {
+    Floats v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+BIPROP_INLINE void store_floats(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+template <class T>
+T* shifted(T* p, size_t bytes) {
+    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + bytes);
+}
+
+constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
+
+// ---- scale, shift, activation: plain loops, which compilers turn into vectors ----
+
+BIPROP_INLINE float act_of(float y, Act act) {
+    switch (act) {
+        case Act::relu: return y > 0 ? y : 0;
+        case Act::sign: return y >= 0 ? 1.0f : -1.0f;
+        case Act::sign0: return y > 0 ? 1.0f : y < 0 ? -1.0f : 0.0f;
+        default: return y;
+    }
+}
+
+template <Act A, class Value>
+BIPROP_INLINE void finish_as(int n, const Finish& f, const float* residual, float* out, const Value& value) {
+    if (residual)
+        for (int i = 0; i < n; ++i) out[i] = act_of(f.scale * value(i) + f.shift + f.residual_scale * residual[i], A);
+    else
+        for (int i = 0; i < n; ++i) out[i] = act_of(f.scale * value(i) + f.shift, A);
+}
+
+template <class Value>
+BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, float* out, const Value& value) {
+    switch (f.act) {
+        case Act::relu: return finish_as<Act::relu>(n, f, residual, out, value);
+        case Act::sign: return finish_as<Act::sign>(n, f, residual, out, value);
+        case Act::sign0: return finish_as<Act::sign0>(n, f, residual, out, value);
+        default: return finish_as<Act::none>(n, f, residual, out, value);
+    }
+}
+
 // ---- 1/1, bit-sliced: one full adder takes two planes; a count is a column of bits over 5 + High planes ----
 
 template <class V, bool Not>
 BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
                                   const uint16_t* tap) {
     using T = typename V::T;
-    const auto plane = [&](int i) { return V::load(planes + size_t(tap[i]) * V::width); };
+    const auto plane = [&](int i) { return V::plane(planes, tap + i * V::channels); };
     T a, b, c, d, e;
     V::template add<Not>(one, plane(0), plane(1), a);
     V::template add<Not>(one, plane(2), plane(3), b);
@@ -67,15 +110,15 @@ struct Counter {
     }
     template <bool Not>
     BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
-        for (; groups >= 4; groups -= 4, tap += 32) {
-            T a = eight<V, Not>(one, two, four, planes, tap), b = eight<V, Not>(one, two, four, planes, tap + 8), c, d, e;
+        for (; groups >= 4; groups -= 4, tap += 32 * V::channels) {
+            T a = eight<V, Not>(one, two, four, planes, tap), b = eight<V, Not>(one, two, four, planes, tap + 8 * V::channels), c, d, e;
             V::template add<false>(eights, a, b, c);
-            a = eight<V, Not>(one, two, four, planes, tap + 16), b = eight<V, Not>(one, two, four, planes, tap + 24);
+            a = eight<V, Not>(one, two, four, planes, tap + 16 * V::channels), b = eight<V, Not>(one, two, four, planes, tap + 24 * V::channels);
             V::template add<false>(eights, a, b, d);
             V::template add<false>(sixteens, c, d, e);
             carry(e);
         }
-        for (; groups; --groups, tap += 8) {
+        for (; groups; --groups, tap += 8 * V::channels) {
             const T a = eight<V, Not>(one, two, four, planes, tap);
             if (waits) sixteen(waiting, a);
             waiting = a;
@@ -101,41 +144,57 @@ BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, co
     return result;
 }
 
+// Counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
+void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
+    int16_t counts[64];
+    widen(sliced, step, t.bits, counts);
+    const int16_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
+    const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
+    alignas(64) float room[64];
+    float* y = t.floats ? shifted(t.floats, c * t.floats_step) + word * 64 : room;
+    const int same = corrections[0];
+    if (t.shift) finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - same); });
+    else finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - int(corrections[i])); });
+    if (t.floats) return;
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i += kFloats) bits |= uint64_t(signs_of(load_floats(room + i))) << i;
+    std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
+}
+
 template <class V, int High>
 void bits_of(const BitTile& t) {
     using T = typename V::T;
-    constexpr int words = V::width / 8;
+    constexpr int words = int(sizeof(T)) / 8 > V::width / 8 && V::channels == 1 ? V::width / 8 : int(sizeof(T)) / 8;
     for (int c = t.first; c < t.last; ++c) {
         Counter<V, High> count;
         const TapRange range = t.ranges[c];
-        const uint16_t* tap = t.taps + range.start;
+        const uint16_t* tap = t.taps + size_t(range.start) * V::channels;
         tap = count.template add<false>(t.planes, tap, range.positive);
         count.template add<true>(t.planes, tap, range.negative);
         count.finish();
-        if (t.counts) {
+        if (t.counts || t.finishes) {
             alignas(64) uint64_t sliced[(5 + High) * words];
             for (int i = 0; i < t.bits; ++i) V::store(reinterpret_cast<uint8_t*>(sliced + i * words), count.bit(i));
-            int16_t* out = t.counts + size_t(c - t.first) * V::width * 8;
-            for (int w = 0; w < words; ++w)
-                widen(sliced + w, words, t.bits, out + w * 64);
+            for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(c - t.first) * words + w) * 64);
+            for (int w = 0; w < words && t.finishes; ++w) {
+                if (V::channels > 1) finish_word(t, sliced + w, words, t.order[c * V::channels + w], 0);
+                else if (w < t.words) finish_word(t, sliced + w, words, c, w);
+            }
             continue;
         }
         const auto compare = [&](const uint8_t* sliced, const uint16_t* lanes) {
             if (sliced) {
                 const uint8_t* own = sliced + c * t.sliced_step;
-                return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * V::width); });
+                return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * sizeof(uint64_t) * words); });
             }
             const T own = V::widen(lanes + c * t.lanes_step);
             return at_least<V, High>(count, t.bits, [&](int i) { return V::lane_bit(own, i); });
         };
         T result = compare(t.sliced, t.lanes);
-        if (t.residual) {
-            const T plus = compare(t.sliced_plus, t.lanes_plus);
-            result = V::choose(V::load(t.residual + c * t.residual_step), plus, result);
-        }
-        if (t.flips[c]) result = V::differ(result, V::ones());
-        if (t.valid) result = V::both(result, V::load(t.valid));
-        V::store(t.out + c * t.out_step, result);
+        if (t.residual) result = V::choose(V::load_out(t.residual, t.residual_step, c, t.order), compare(t.sliced_plus, t.lanes_plus), result);
+        result = V::differ(result, V::load_flips(t.flips, c, t.order));
+        if (t.valid) result = V::both(result, V::load_valid(t.valid));
+        V::store_out(t.out, t.out_step, c, t.order, result);
     }
 }
 
@@ -161,20 +220,6 @@ void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks,
 }
 
 // ---- 1/32: sparse sums of tiles that stay in the fastest cache ----
-
-BIPROP_INLINE Floats load_floats(const float* p) {
-    Floats v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-BIPROP_INLINE void store_floats(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
-
-template <class T>
-T* shifted(T* p, size_t bytes) {
-    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + bytes);
-}
-
-constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
 
 // Weights +1 and -1 as a stream: the taps of a range take theirs from kSigns + kMostSigns - positive. A multiplication with them is
 // exact, and one loop for both signs, over ranges in the order of their length, ends where the processor expects it to.
@@ -207,14 +252,14 @@ void sum_of(const SumTile& t) {
 #pragma GCC unroll 4
                 for (int k = 0; k < chains; ++k) {
                     const float* source = t.input + tap[i + k];
-                    const Floats w = Floats{} + weight[i + k];
+                    const Floats w = weight[i + k] - Floats{};  // 0 is not subtracted, but would be added, for the sake of -0
 #pragma GCC unroll 32
                     for (int r = 0; r < regs; ++r) sum[k][r] = multiply_add(load_floats(source + r * kFloats), w, sum[k][r]);
                 }
             if (chains > 1)
                 for (; i < count; ++i) {
                     const float* source = t.input + tap[i];
-                    const Floats w = Floats{} + weight[i];
+                    const Floats w = weight[i] - Floats{};
 #pragma GCC unroll 32
                     for (int r = 0; r < regs; ++r) sum[0][r] = multiply_add(load_floats(source + r * kFloats), w, sum[0][r]);
                 }
@@ -278,34 +323,7 @@ void sum(const SumTile& t) {
     return sum_of<1>(t);
 }
 
-// ---- after the sums: plain loops, which compilers turn into vectors ----
-
-BIPROP_INLINE float act_of(float y, Act act) {
-    switch (act) {
-        case Act::relu: return y > 0 ? y : 0;
-        case Act::sign: return y >= 0 ? 1.0f : -1.0f;
-        case Act::sign0: return y > 0 ? 1.0f : y < 0 ? -1.0f : 0.0f;
-        default: return y;
-    }
-}
-
-template <Act A, class Value>
-BIPROP_INLINE void finish_as(int n, const Finish& f, const float* residual, float* out, const Value& value) {
-    if (residual)
-        for (int i = 0; i < n; ++i) out[i] = act_of(f.scale * value(i) + f.shift + f.residual_scale * residual[i], A);
-    else
-        for (int i = 0; i < n; ++i) out[i] = act_of(f.scale * value(i) + f.shift, A);
-}
-
-template <class Value>
-BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, float* out, const Value& value) {
-    switch (f.act) {
-        case Act::relu: return finish_as<Act::relu>(n, f, residual, out, value);
-        case Act::sign: return finish_as<Act::sign>(n, f, residual, out, value);
-        case Act::sign0: return finish_as<Act::sign0>(n, f, residual, out, value);
-        default: return finish_as<Act::none>(n, f, residual, out, value);
-    }
-}
+// ---- what follows a sum ----
 
 void finish_counts(const int16_t* counts, const int16_t* corrections, int shift, int n, const Finish& f, const float* residual,
                    float* out) {
@@ -336,6 +354,29 @@ void signs(const float* x, int n, const Finish& f, const float* residual, uint8_
         for (int k = 0; k < kParts; ++k) piece |= signs_of(load_floats(y + k * kFloats)) << (k * kFloats);
         bits[i / 8] = uint8_t(piece);
         if (n - i > 8) bits[i / 8 + 1] = uint8_t(piece >> 8);
+    }
+}
+
+uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
+    alignas(64) float over[64];
+    for (int i = 0; i < n; ++i) over[i] = float(int(uint16_t(counts[i])) - int(thresholds[i]));
+    for (int i = n; i < 64; ++i) over[i] = -1;
+    uint64_t bits = 0;
+    for (int i = 0; i < n; i += kFloats) bits |= uint64_t(signs_of(load_floats(over + i))) << i;
+    return bits;
+}
+
+void pool_floats(const float* a, const float* b, int n, float* out) {
+    for (int i = 0; i < n; ++i) {
+        const float x = a[2 * i] > b[2 * i] ? a[2 * i] : b[2 * i], y = a[2 * i + 1] > b[2 * i + 1] ? a[2 * i + 1] : b[2 * i + 1];
+        out[i] = x > y ? x : y;
+    }
+}
+
+void pool_lanes(const float* a, const float* b, int n, float* out) {
+    for (int i = 0; i < n; ++i) {
+        const float x = a[i] > b[i] ? a[i] : b[i];
+        out[i] = x > out[i] ? x : out[i];
     }
 }
 

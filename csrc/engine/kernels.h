@@ -19,11 +19,21 @@ struct TapRange {
 
 enum class Act : uint32_t { none = 0, relu = 1, sign = 2, sign0 = 3 };
 
+// y = act(scale * x + shift + residual_scale * residual)
+struct Finish {
+    float scale, shift, residual_scale;
+    Act act;
+};
+
 // One tile of a bit-sliced convolution: count, for each output channel and lane, the kept taps that agree with their weight.
+//
+// Where a plane has 64 positions only, eight channels are computed at once (`gathered` below). Their taps alternate, taps[i][8], in
+// lists as long as the longest; `first` and `last` count groups of eight, and `order` names their channels.
 struct BitTile {
     const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it; then a plane of zeros, a plane of ones
     const uint16_t* taps;
     const TapRange* ranges;
+    const uint16_t* order;
     int first, last;  // output channels
     int bits;  // that a count can have
 
@@ -40,13 +50,17 @@ struct BitTile {
     uint8_t* out;  // channel c at out + c * out_step
     size_t out_step;
 
-    int16_t* counts;  // counts out instead: [channel - first][8 * width]; null for bits
-};
+    // Floats, or signs of floats, out instead, where finishes is not null: x = 2 count - corrections[lane >> shift], for `words` x 64
+    // lanes; to floats + c * floats_step, or, if that is null, to `out`.
+    const Finish* finishes;
+    const int16_t* corrections;  // channel c at distance corrections_step
+    size_t corrections_step;
+    int shift, words;
+    float* floats;
+    const float* residual_floats;  // or null
+    size_t floats_step, residual_floats_step;  // in bytes
 
-// y = act(scale * x + shift + residual_scale * residual)
-struct Finish {
-    float scale, shift, residual_scale;
-    Act act;
+    int16_t* counts;  // the counts themselves instead: [channel - first][8 * width]; null for the above
 };
 
 // The taps of one output channel in a block of input channels: first those with +1, then those with -1.
@@ -85,6 +99,8 @@ struct Kernels {
     int vectors;  // most vectors of 16 floats in a tile of sums
 
     void (*bits)(const BitTile&, int width);
+    void (*gathered)(const BitTile&);  // null where it does not pay
+    float cycles_per_gather;  // one tap of eight channels
     void (*sum)(const SumTile&);
     // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap]) & mask[tap]
     void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width,
@@ -103,6 +119,10 @@ struct Kernels {
     void (*finish_floats)(const float* x, int n, const Finish&, const float* residual, float* out);
     // Bit i of `bits`, from the lowest of the first byte: finished x[i] >= 0. Writes whole bytes.
     void (*signs)(const float* x, int n, const Finish&, const float* residual, uint8_t* bits);
+    // bits: counts[i] >= thresholds[i], n <= 64
+    uint64_t (*compare)(const int16_t* counts, const uint16_t* thresholds, int n);
+    void (*pool_floats)(const float* a, const float* b, int n, float* out);  // 2x2, stride 2, n outputs of two rows
+    void (*pool_lanes)(const float* a, const float* b, int n, float* out);  // out[i] = max(out[i], a[i], b[i])
     void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);  // 2x2, stride 2, n outputs
     // The same in rows of `row` bits: a word in (two where a row is 64 bits), a word out: each even row at its place, half as wide.
     void (*pool_rows)(const uint64_t* words, int n, int row, bool all, uint64_t* out);

@@ -5,6 +5,7 @@
 #endif
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace {
@@ -15,8 +16,13 @@ constexpr int kFloats = 16, kVectors = 8;
 // The tables of ternary logic are the columns of results for a = 11110000, b = 11001100, c = 10101010.
 #define BIPROP_TERNARY_BITS(NAME, WIDTH, TYPE, PREFIX, SUFFIX, LOAD, STORE)                                          \
     struct NAME {                                                                                                    \
-        static constexpr int width = WIDTH;                                                                          \
         using T = TYPE;                                                                                              \
+        static constexpr int width = WIDTH, channels = 1;                                                            \
+        static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * WIDTH); }     \
+        static T load_out(const uint8_t* p, size_t step, int c, const uint16_t*) { return load(p + c * step); }        \
+        static void store_out(uint8_t* p, size_t step, int c, const uint16_t*, T v) { store(p + c * step, v); }        \
+        static T load_flips(const uint8_t* flips, int c, const uint16_t*) { return same(flips[c] ? ~uint64_t(0) : 0); } \
+        static T load_valid(const uint8_t* p) { return load(p); }                                                    \
         static T load(const void* p) { return LOAD; }                                                                \
         static void store(void* p, T v) { STORE; }                                                                   \
         static T same(uint64_t x) { return PREFIX##_set1_epi64##SUFFIX((long long)x); }                              \
@@ -51,6 +57,34 @@ BIPROP_TERNARY_BITS(Bits8, 8, __m128i, _mm, x, _mm_loadl_epi64(static_cast<const
 Bits64::T Bits64::widen(const uint16_t* lanes) { return _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes))); }
 Bits32::T Bits32::widen(const uint16_t* lanes) { return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes))); }
 Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]); }
+
+// Planes of 64 positions, of eight channels at once. (A gather takes 1.6 times less than eight loads into eight registers would.)
+struct Gathered : Bits64 {
+    static constexpr int width = 8, channels = 8;
+    static T gather(const uint8_t* p, const uint16_t* index) {
+        return _mm512_i32gather_epi64(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), p, 8);
+    }
+    static T plane(const uint8_t* planes, const uint16_t* tap) { return gather(planes, tap); }
+    static T load_out(const uint8_t* p, size_t step, int group, const uint16_t* order) {
+        return _mm512_i32gather_epi64(_mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), p, 8);
+    }
+    static void store_out(uint8_t* p, size_t step, int group, const uint16_t* order, T v) {
+        _mm512_i32scatter_epi64(p, _mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), v, 8);
+    }
+    static T load_flips(const uint8_t* flips, int group, const uint16_t* order) {
+        uint64_t words[8];
+        for (int i = 0; i < 8; ++i) words[i] = flips[order[8 * group + i]] ? ~uint64_t(0) : 0;
+        return load(words);
+    }
+    static T load_valid(const uint8_t* p) {
+        long long word;
+        __builtin_memcpy(&word, p, 8);
+        return _mm512_set1_epi64(word);
+    }
+    static __m256i channels_of(int group, const uint16_t* order) {
+        return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(order + 8 * group)));
+    }
+};
 
 __m512i agree(__m512i mask, __m512i sign, __m512i x) { return _mm512_ternarylogic_epi64(mask, sign, x, 0x90); }  // mask & ~(x ^ sign)
 
@@ -104,6 +138,7 @@ void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
 
 namespace {
 
+void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void bits(const BitTile& t, int width) { width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 64   ? rows_in<Bits64>(plane, offset, shift, mask, taps, out)
@@ -119,6 +154,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx512 = {
-    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, sum, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, pool_cells, pool_rows,
+    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 5.0f, sum, pack_rows, pack_cells, popcounts, popcount,
+    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows,
 };

@@ -214,8 +214,8 @@ class Network {
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
             take(op.out);
-            for (int value : {op.in, op.residual})
-                if (value != kNone && last[value] == int(i) && plan.buffer_of[value] >= 0 &&
+            for (int value : {op.in, op.residual})  // the input stays, so that `explain` can run again
+                if (value > 0 && last[value] == int(i) && plan.buffer_of[value] >= 0 &&
                     std::find(free.begin(), free.end(), plan.buffer_of[value]) == free.end())
                     free.push_back(plan.buffer_of[value]);
         }

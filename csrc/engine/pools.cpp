@@ -121,9 +121,16 @@ class PoolStep final : public Step {
         const bool max = op_.kind == Kind::max_pool;
         if (halves_ && g == 1) {
             for (int row = 0; row < out_.height; ++row) {
-                const float *a = x + 2 * row * in_.width, *b = a + in_.width;
-                for (int q = 0; q < out_.width; ++q)
-                    y[row * out_.width + q] = std::max(std::max(a[2 * q], a[2 * q + 1]), std::max(b[2 * q], b[2 * q + 1]));
+                const float* a = x + size_t(2 * row) * in_.width;
+                frame.kernels->pool_floats(a, a + in_.width, out_.width, y + row * out_.width);
+            }
+        } else if (halves_) {
+            for (int p = 0; p < out_.positions(); ++p) {
+                const float* a = x + (size_t(p / out_.width * 2) * in_.width + p % out_.width * 2) * g;
+                std::memcpy(y + p * g, a, sizeof(float) * g);
+                const float* b = a + size_t(in_.width) * g;
+                frame.kernels->pool_lanes(a + g, b, g, y + p * g);
+                frame.kernels->pool_lanes(b + g, b + g, g, y + p * g);
             }
         } else {
             for (int p = 0; p < out_.positions(); ++p) {

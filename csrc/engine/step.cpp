@@ -74,7 +74,7 @@ int Step::parts(const Frame& frame, int items) const {
 
 TapLists::TapLists(const Op& op, int taps_per_channel) {
     const int channels = int(op.scale.size());
-    const auto zeros = uint16_t(taps_per_channel), ones = uint16_t(taps_per_channel + 1);
+    zeros = uint16_t(taps_per_channel), ones = uint16_t(taps_per_channel + 1);
     std::vector<uint16_t> signed_taps[2];
     for (int c = 0; c < channels; ++c) {
         for (auto& list : signed_taps) list.clear();

@@ -138,6 +138,7 @@ struct TapLists {
     std::vector<uint16_t> taps;
     std::vector<TapRange> ranges;
     std::vector<int> kept;  // per output channel
+    uint16_t zeros, ones;  // the planes that fill the groups
     explicit TapLists(const Op& op, int taps_per_channel);
     size_t bytes() const { return taps.size() * 2 + ranges.size() * sizeof(TapRange) + kept.size() * sizeof(int); }
 };

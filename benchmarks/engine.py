@@ -1,0 +1,138 @@
+"""The engine beside PyTorch eager, and beside other engines where they are installed: times faster, in one interleaved run.
+
+    python benchmarks/engine.py                                    # the five cases, batch 1 and 64, one thread
+    python benchmarks/engine.py --cases vgg11-05 --instruction-set avx2 --rounds 9
+    python benchmarks/engine.py --threads 2 --batches 64
+    python benchmarks/engine.py --tickets A.mpt B.mpt              # your own
+
+A case is a ticket of exactly that density in every layer, drawn at random and given the batch-norm statistics of random images:
+time does not depend on which weights are kept. In each round everybody computes the same images in turn, for a time each; a
+round's ratio is PyTorch's median over the other's, and the table shows the median, quartiles and number of rounds. Other
+engines (--peers): onnxruntime, openvino (float32 and int8), deepsparse, each where it can be imported; benchmarks/peers.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads of PyTorch that have finished must not hold up the others
+
+import numpy as np
+import torch
+
+from biprop import Engine, Ticket, convert
+from biprop.models import build
+
+CASES = {
+    "vgg11-05": ("VGG_Small_bn_BinAct", 0.05, "float"),
+    "vgg11-25": ("VGG_Small_bn_BinAct", 0.25, "float"),
+    "resnet11-20": ("cResNet18_BinAct", 0.20, "float"),
+    "vgg132-05": ("VGG_Small", 0.05, "float"),
+    "resnet132-20": ("cResNet18", 0.20, "float"),
+}
+
+
+def make_ticket(name: str, density: float) -> Ticket:
+    """A ticket of an untrained network; batch norm knows the statistics of random images."""
+    network: dict[str, Any] = {
+        "name": name, "num_classes": 10, "channels": 3, "input_size": [32, 32], "bn_type": "NonAffineBatchNorm",
+        "width_mult": 1.0, "head_bias": False, "ancestor": False,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = build(**{**network, "input_size": (32, 32)})
+    subnetwork = convert(model, density, seed=0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(64, 3, 32, 32))
+    return Ticket.from_model(model.eval(), subnetwork, network=network)
+
+
+def timed(run: Callable[[], object], seconds: float) -> float:
+    """Median seconds of a call, over `seconds`."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def contestants(ticket: Ticket, batch: int, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """Everybody who computes the batch, by name; PyTorch is the first."""
+    images = np.random.default_rng(0).standard_normal((batch, *ticket_shape(ticket)), dtype=np.float32)
+    model, tensor = ticket.to_model(), torch.from_numpy(images)
+
+    def eager() -> None:
+        with torch.inference_mode():
+            model(tensor)
+
+    engine = Engine(ticket, threads=args.threads, instruction_set=args.instruction_set)
+    runs: dict[str, Callable[[], object]] = {"PyTorch": eager, "biprop": lambda: engine.run(images)}
+    if args.peers:
+        import peers
+
+        runs |= peers.contestants(model, tensor, args.threads)
+    return runs
+
+
+def ticket_shape(ticket: Ticket) -> tuple[int, int, int]:
+    assert ticket.network
+    return (ticket.network["channels"], *ticket.network["input_size"])
+
+
+def compare(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
+    for batch in args.batches:
+        runs = contestants(ticket, batch, args)
+        for run in runs.values():
+            run()
+        seconds: dict[str, list[float]] = {who: [] for who in runs}
+        for _ in range(args.rounds):
+            for who, run in runs.items():
+                seconds[who].append(timed(run, args.seconds))
+        for who in list(runs)[1:]:
+            ratios = [torch_ / own for torch_, own in zip(seconds["PyTorch"], seconds[who], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            own, eager = (statistics.median(seconds[w]) / batch * 1e3 for w in (who, "PyTorch"))
+            print(
+                f"{name:14} batch {batch:3}  {who:16} {middle:6.1f} x ({low:.1f} to {high:.1f}, n = {len(ratios)})"
+                f"   {own:.3f} ms an image; PyTorch {eager:.2f}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--tickets", nargs="+", type=Path, help="ticket files instead of the cases")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
+    parser.add_argument("--threads", type=int, default=1, help="of everybody (default 1)")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=0.2, help="that each computes in a round (default 0.2; at least 3 calls)")
+    parser.add_argument("--instruction-set", help="of the engine; default: the best")
+    parser.add_argument("--peers", action="store_true", help="other engines too")
+    args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-args.threads :]))
+    torch.set_num_threads(args.threads)
+    sys.path.insert(0, str(Path(__file__).parent))
+    if args.tickets:
+        for path in args.tickets:
+            compare(path.stem, Ticket.load(path), args)
+        return
+    for case in args.cases:
+        name, density, _ = CASES[case]
+        compare(case, make_ticket(name, density), args)
+
+
+if __name__ == "__main__":
+    main()
