@@ -79,7 +79,7 @@ def contestants(ticket: Ticket, batch: int, args: argparse.Namespace) -> dict[st
     engine = Engine(ticket, threads=args.threads, instruction_set=args.instruction_set)
     runs: dict[str, Callable[[], object]] = {"PyTorch": eager, "biprop": lambda: engine.run(images)}
     if args.peers:
-        import peers
+        import peers  # type: ignore[import-not-found]
 
         runs |= peers.contestants(model, tensor, args.threads)
     return runs

@@ -366,18 +366,16 @@ uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
     return bits;
 }
 
-void pool_floats(const float* a, const float* b, int n, float* out) {
-    for (int i = 0; i < n; ++i) {
-        const float x = a[2 * i] > b[2 * i] ? a[2 * i] : b[2 * i], y = a[2 * i + 1] > b[2 * i + 1] ? a[2 * i + 1] : b[2 * i + 1];
-        out[i] = x > y ? x : y;
-    }
+BIPROP_INLINE float larger(float a, float b) { return a > b ? a : b; }
+
+void pool_floats(const float* x, int width, int out_height, int out_width, float* out) {
+    for (int y = 0; y < out_height; ++y, x += 2 * width, out += out_width)
+        for (int i = 0; i < out_width; ++i)
+            out[i] = larger(larger(x[2 * i], x[2 * i + 1]), larger(x[width + 2 * i], x[width + 2 * i + 1]));
 }
 
 void pool_lanes(const float* a, const float* b, int n, float* out) {
-    for (int i = 0; i < n; ++i) {
-        const float x = a[i] > b[i] ? a[i] : b[i];
-        out[i] = x > out[i] ? x : out[i];
-    }
+    for (int i = 0; i < n; ++i) out[i] = larger(larger(a[i], a[i + n]), larger(b[i], b[i + n]));
 }
 
 void pool_cells(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out) {
@@ -387,10 +385,11 @@ void pool_cells(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t*
         for (int i = 0; i < n; ++i) out[i] = a[2 * i] | a[2 * i + 1] | b[2 * i] | b[2 * i + 1];
 }
 
-// Rows of 8 to 64 bits, two or more a word: first the rows in pairs, then the columns, then the even columns side by side.
-template <int Row>
-void pool_rows_of(const uint64_t* words, int n, bool all, uint64_t* out) {
-    for (int i = 0; i < n; ++i) {
+// Rows of 8 to 64 bits, several a word: first the rows in pairs, then the columns, then the even columns side by side.
+template <int Row, class Out>
+void pool_rows_of(const uint64_t* words, int out_height, uint64_t columns, bool all, uint8_t* out) {
+    constexpr int per_word = Row == 64 ? 1 : 32 / Row;
+    const auto pooled = [&](int i) {
         const uint64_t a = words[Row == 64 ? 2 * i : i], b = Row == 64 ? words[2 * i + 1] : a >> (Row % 64);
         uint64_t x = all ? a & b : a | b;
         x = (all ? x & (x >> 1) : x | (x >> 1)) & 0x5555555555555555u;
@@ -399,15 +398,22 @@ void pool_rows_of(const uint64_t* words, int n, bool all, uint64_t* out) {
         if (Row > 8) x = (x | (x >> 4)) & 0x00ff00ff00ff00ffu;
         if (Row > 16) x = (x | (x >> 8)) & 0x0000ffff0000ffffu;
         if (Row > 32) x = (x | (x >> 16)) & 0x00000000ffffffffu;
-        out[i] = x;
+        return x;
+    };
+    auto* to = reinterpret_cast<Out*>(out);
+    for (int i = 0; i < out_height / per_word; ++i) {
+        const uint64_t x = pooled(i);
+        for (int k = 0; k < per_word; ++k) to[i * per_word + k] = Out((x >> (2 * k * Row % 64)) & columns);
     }
+    const int done = out_height / per_word * per_word;
+    for (int k = 0; done + k < out_height; ++k) to[done + k] = Out((pooled(done / per_word) >> (2 * k * Row % 64)) & columns);
 }
 
-void pool_rows(const uint64_t* words, int n, int row, bool all, uint64_t* out) {
-    if (row == 8) return pool_rows_of<8>(words, n, all, out);
-    if (row == 16) return pool_rows_of<16>(words, n, all, out);
-    if (row == 32) return pool_rows_of<32>(words, n, all, out);
-    return pool_rows_of<64>(words, n, all, out);
+void pool_rows(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out) {
+    if (row == 8) return pool_rows_of<8, uint8_t>(words, out_height, columns, all, out);
+    if (row == 16) return pool_rows_of<16, uint8_t>(words, out_height, columns, all, out);
+    if (row == 32) return pool_rows_of<32, uint16_t>(words, out_height, columns, all, out);
+    return pool_rows_of<64, uint32_t>(words, out_height, columns, all, out);
 }
 
 }  // namespace

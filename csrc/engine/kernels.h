@@ -121,11 +121,12 @@ struct Kernels {
     void (*signs)(const float* x, int n, const Finish&, const float* residual, uint8_t* bits);
     // bits: counts[i] >= thresholds[i], n <= 64
     uint64_t (*compare)(const int16_t* counts, const uint16_t* thresholds, int n);
-    void (*pool_floats)(const float* a, const float* b, int n, float* out);  // 2x2, stride 2, n outputs of two rows
-    void (*pool_lanes)(const float* a, const float* b, int n, float* out);  // out[i] = max(out[i], a[i], b[i])
-    void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);  // 2x2, stride 2, n outputs
-    // The same in rows of `row` bits: a word in (two where a row is 64 bits), a word out: each even row at its place, half as wide.
-    void (*pool_rows)(const uint64_t* words, int n, int row, bool all, uint64_t* out);
+    // 2x2 maxima at stride 2 of a plane of floats, and of lanes: out[i] = max(a[i], a[i + n], b[i], b[i + n]).
+    void (*pool_floats)(const float* x, int width, int out_height, int out_width, float* out);
+    void (*pool_lanes)(const float* a, const float* b, int n, float* out);
+    // The same of bits: any or all of four. Of cells, n outputs of a row; of rows of `row` bits, to rows of half of that, at least 8.
+    void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);
+    void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
 };
 
 extern const Kernels kScalar;

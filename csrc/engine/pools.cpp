@@ -19,7 +19,7 @@ class PoolStep final : public Step {
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int thread) {
             auto* room = reinterpret_cast<float*>((*frame.scratch)[thread].data());
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c)
-                in_.bits && out_.bits && op_.kind == Kind::max_pool ? bits(frame, c, reinterpret_cast<uint64_t*>(room))
+                in_.bits && out_.bits && op_.kind == Kind::max_pool ? bits(frame, c)
                                                                    : floats(frame, c, room);
         });
     }
@@ -29,11 +29,11 @@ class PoolStep final : public Step {
         return per * in_.channels * in_.lanes() * op_.area() / (op_.stride * op_.stride);
     }
     size_t scratch() const override {
-        return (round_up(in_.lanes(), 16) + round_up(out_.lanes(), 16) + 64) * sizeof(float) + size_t(in_.height + 8) * 16;
+        return (round_up(in_.lanes(), 16) + round_up(out_.lanes(), 16) + 64) * sizeof(float);
     }
 
   private:
-    void bits(const Frame& frame, int c, uint64_t* room) const {
+    void bits(const Frame& frame, int c) const {
         const bool all = op_.scale[c] < 0;
         uint8_t *from = frame.values[op_.in], *to = frame.values[op_.out];
         if (halves_ && in_.images > 1) {
@@ -43,18 +43,10 @@ class PoolStep final : public Step {
             }
             return;
         }
-        if (halves_ && (in_.width % 2 == 0 || !all)) {  // words of rows; a last odd row or column is not used
-            const int per_word = std::max(1, 64 / in_.row / 2), words = (out_.height + per_word - 1) / per_word;
-            const auto* first = reinterpret_cast<const uint64_t*>(in_.rows(from, c));
-            frame.kernels->pool_rows(first, words, in_.row, all, room);
-            const uint64_t columns = (uint64_t(1) << out_.width) - 1;
-            uint8_t* row = out_.rows(to, c);
-            for (int w = 0, y = 0; w < words; ++w)
-                for (uint64_t word = room[w], i = 0; int(i) < per_word && y < out_.height; ++i, ++y, row += out_.row / 8) {
-                    Shape::store_row(row, out_.row, word & columns);
-                    word = in_.row < 32 ? word >> (2 * in_.row) : 0;
-                }
-            return;
+        const int half = std::max(8, in_.row / 2);
+        if (halves_ && out_.row == half) {
+            const auto* words = reinterpret_cast<const uint64_t*>(in_.rows(from, c));
+            return frame.kernels->pool_rows(words, in_.row, out_.height, (uint64_t(1) << out_.width) - 1, all, out_.rows(to, c));
         }
         for (int y = 0; y < out_.height; ++y) {
             uint64_t row = 0;
@@ -120,17 +112,11 @@ class PoolStep final : public Step {
         const int g = in_.images;
         const bool max = op_.kind == Kind::max_pool;
         if (halves_ && g == 1) {
-            for (int row = 0; row < out_.height; ++row) {
-                const float* a = x + size_t(2 * row) * in_.width;
-                frame.kernels->pool_floats(a, a + in_.width, out_.width, y + row * out_.width);
-            }
+            frame.kernels->pool_floats(x, in_.width, out_.height, out_.width, y);
         } else if (halves_) {
             for (int p = 0; p < out_.positions(); ++p) {
                 const float* a = x + (size_t(p / out_.width * 2) * in_.width + p % out_.width * 2) * g;
-                std::memcpy(y + p * g, a, sizeof(float) * g);
-                const float* b = a + size_t(in_.width) * g;
-                frame.kernels->pool_lanes(a + g, b, g, y + p * g);
-                frame.kernels->pool_lanes(b + g, b + g, g, y + p * g);
+                frame.kernels->pool_lanes(a, a + size_t(in_.width) * g, g, y + p * g);
             }
         } else {
             for (int p = 0; p < out_.positions(); ++p) {

@@ -1,4 +1,4 @@
-/* biprop's engine: runs a compiled network ("program", written by `biprop pack --program` or Engine.save_program) on a CPU.
+/* biprop's engine: runs a compiled network ("program", written by `biprop compile` or Engine.save_program) on a CPU.
  *
  *     biprop_network *network;
  *     int error = biprop_load_file("digits.bprog", 1, &network);

@@ -1,4 +1,4 @@
-"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits. The kernels are in csrc/engine, docs/engine.md tells how."""
+"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits. Kernels: csrc/engine; how they work: docs/engine.md."""
 
 from __future__ import annotations
 
@@ -99,8 +99,10 @@ class Engine:
         if why:
             warnings.warn(f"{why}: numpy runs this network, slowly", RuntimeWarning, stacklevel=2)
             self._reference = Reference(self.ticket)
-        node = self.ticket.network or {}
-        self.shape: tuple[int, int, int] = (node["channels"], *node["input_size"])
+        network = self.ticket.network or {}
+        channels, (height, width) = network["channels"], network["input_size"]
+        self.shape: tuple[int, int, int] = (channels, height, width)
+        self._shapes: dict[tuple[int, ...], Layout] = {(height, width, channels): "NHWC", (channels, height, width): "NCHW"}
         self.outputs = self._reference.outputs if self._reference else self._outputs()
 
     @property
@@ -187,25 +189,12 @@ class Engine:
 
     def _pixels(self, images: NDArray[Any], layout: Layout | None) -> tuple[NDArray[Any], Layout]:
         """Contiguous uint8 or float32 [B, ...], and how its axes lie."""
-        channels, height, width = self.shape
-        shapes: dict[Layout, tuple[int, ...]] = {"NCHW": (channels, height, width), "NHWC": (height, width, channels)}
-        if layout is not None and layout not in shapes:
-            raise UserError(f"layout = {layout!r}: must be NCHW or NHWC")
-        if images.shape == (height, width) and channels == 1:
-            images = images[None]
-        if images.ndim == 3 and images.shape in shapes.values():
-            images = images[None]
-        found: Layout | None = next(
-            (name for name, shape in shapes.items() if images.shape[1:] == shape and layout in (None, name)), None
-        )
-        if found is None or images.ndim != 4:
-            raise UserError(
-                f"images of shape {images.shape}: the network takes [B, {channels}, {height}, {width}]"
-                f" or [B, {height}, {width}, {channels}]"
-            )
+        found = self._shapes.get(images.shape[1:]) if images.ndim == 4 else None
+        if found is None or (layout is not None and layout != found):
+            images, found = self._with_layout(images, layout)
         if images.dtype == np.uint8:
             return np.ascontiguousarray(images), found
-        if not np.issubdtype(images.dtype, np.floating):
+        if images.dtype.kind != "f":
             raise UserError(f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)")
         pixels = np.ascontiguousarray(images, dtype=np.float32)
         if pixels.size and self.ticket.mean:
@@ -216,20 +205,40 @@ class Engine:
             raise UserError("images: a pixel is NaN or infinite; every pixel must be a number")
         return pixels, found
 
+    def _with_layout(self, images: NDArray[Any], layout: Layout | None) -> tuple[NDArray[Any], Layout]:
+        """What is not obvious: single images, and a layout that the user names."""
+        channels, height, width = self.shape
+        if layout not in (None, "NCHW", "NHWC"):
+            raise UserError(f"layout = {layout!r}: must be NCHW or NHWC")
+        if images.shape == (height, width) and channels == 1:
+            images = images[None]
+        if images.ndim == 3 and images.shape in self._shapes:
+            images = images[None]
+        for shape, name in self._shapes.items():
+            if images.ndim == 4 and images.shape[1:] == shape and layout in (None, name):
+                return images, name
+        for name in ("NCHW", "NHWC"):  # both shapes are the same: the one that is named
+            if images.ndim == 4 and len(self._shapes) == 1 and layout == name and images.shape[1:] == self.shape:
+                return images, name
+        raise UserError(
+            f"images of shape {images.shape}: the network takes [B, {channels}, {height}, {width}]"
+            f" or [B, {height}, {width}, {channels}]"
+        )
+
     def _normalised(self, pixels: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
         """[B, C, H, W] as the numpy path takes it."""
         x = pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
-        x = x.astype(np.float32) / 255 if pixels.dtype == np.uint8 else x
+        x = (x / 255 if pixels.dtype == np.uint8 else x).astype(np.float32)
         if self.ticket.mean:
             mean, std = (np.array(numbers, np.float32).reshape(1, -1, 1, 1) for numbers in (self.ticket.mean, self.ticket.std))
-            x = (x - mean) / std
+            x = ((x - mean) / std).astype(np.float32)
         return x
 
 
 def _core() -> ctypes.CDLL | None:
     """The compiled core with the types of its engine's functions."""
     core = native.library()
-    if core is None or hasattr(core.biprop_run_f32, "declared"):
+    if core is None or core.biprop_run_f32.argtypes:
         return core
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     core.biprop_load.argtypes = (ctypes.c_char_p, size, number, ctypes.POINTER(pointer))
@@ -243,5 +252,4 @@ def _core() -> ctypes.CDLL | None:
     core.biprop_use_instruction_set.argtypes = (ctypes.c_char_p,)
     for function in (core.biprop_run_u8, core.biprop_run_f32):
         function.argtypes = (pointer, pointer, ctypes.c_int64, number, pointer)
-        function.declared = True
     return core

@@ -1,4 +1,4 @@
-"""From a ticket to a program: few operations, each with everything that follows it (batch norm, residual sum, activation) folded in.
+"""From a ticket to a program: few operations, each with what follows it (batch norm, residual sum, activation) folded in.
 
 Every operation of a program computes, per channel,
 
@@ -48,6 +48,11 @@ class _Pending:
     pool: Node | None = None
     pool_scale: Numbers = field(default_factory=lambda: np.ones(1))
     pool_shift: Numbers = field(default_factory=lambda: np.zeros(1))
+
+    @property
+    def open(self) -> bool:
+        """A convolution that a residual sum or a pool may still join."""
+        return self.node.op == "conv" and self.residual is None and self.pool is None
 
     def then(self, scale: Numbers, shift: Numbers) -> _Pending:
         """Followed by scale * x + shift."""
@@ -105,14 +110,8 @@ class _Lowering:
             case "relu" | "sign" | "sign0":
                 return self.emit(before if alone and isinstance(before, _Pending) else self.copy(node), node.op)
             case "max_pool" | "avg_pool":
-                if (
-                    node.op == "max_pool"
-                    and alone
-                    and isinstance(before, _Pending)
-                    and not (before.pool or before.residual_scale is not None)
-                ):
-                    if before.node.op == "conv":
-                        return replace(before, pool=node)
+                if node.op == "max_pool" and alone and isinstance(before, _Pending) and before.open:
+                    return replace(before, pool=node)
                 return self.plain(node, self.value(node.inputs[0]))
             case "add":
                 return self.add(node)
@@ -145,9 +144,8 @@ class _Lowering:
         """The residual sum: the convolution that comes last takes the other summand along."""
         for host, other in (node.inputs, node.inputs[::-1]):
             pending = self.made[host]
-            if isinstance(pending, _Pending) and self.readers[host] == 1 and pending.node.op == "conv":
-                if pending.residual is None and not pending.pool:
-                    return replace(pending, residual=self.value(other), residual_scale=np.ones(node.shape[0]))
+            if isinstance(pending, _Pending) and self.readers[host] == 1 and pending.open:
+                return replace(pending, residual=self.value(other), residual_scale=np.ones(node.shape[0]))
         raise TicketError("its network adds what is not a convolution's result; the engine cannot")
 
     def norm(self, name: str, channels: int) -> tuple[Numbers, Numbers]:
@@ -177,10 +175,8 @@ class _Lowering:
             return self.write(pending, act)
         inner = replace(pending, pool=None)
         if act != "sign":
-            value = self.write(inner, "")
-            return self.write(
-                _Pending(pending.pool, value, *np.broadcast_arrays(pending.pool_scale, pending.pool_shift, inner.scale)[:2]), act
-            )
+            value, like = self.write(inner, ""), np.zeros(pending.node.shape[0])
+            return self.write(_Pending(pending.pool, value, pending.pool_scale + like, pending.pool_shift + like), act)
         # The sign goes before the pool, which is then "any" of the bits, or "all" where the scale turns the order.
         value = self.write(inner.then(pending.pool_scale, pending.pool_shift), "sign")
         order = np.where(np.broadcast_to(pending.pool_scale, inner.scale.shape) < 0, -1.0, 1.0)
