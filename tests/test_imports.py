@@ -24,6 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "rng": set(),
     "config": set(),
+    "pictures": set(),
+    "cli_engine": {"engine", "log", "pictures", "speed", "ticket"},
+    "speed": {"engine", "ticket"},
     "binarize": {"native"},
     "prune": {"native"},
     "init": {"rng"},
@@ -35,8 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "models.resnet": {"plans"},
     "data": {"config", "distributed", "rng"},
     "data.sources": {"rng"},
-    "data.items": set(),
-    "data.stream": set(),
+    "data.items": {"pictures"},
+    "data.stream": {"pictures"},
     "data.augment": {"native"},
     "data.augmix": {"native"},
     "network": {"models", "rng", "config", "init", "layers", "subnetwork"},
@@ -57,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.lower": {"ticket"},
     "engine.reference": {"ticket"},
     "export": {"__version__", "checkpoint", "coding", "config", "layers", "models", "rng", "subnetwork", "ticket"},
-    "accuracy": {"checkpoint", "config", "data", "evaluate", "log", "network", "subnetwork", "ticket", "train"},
+    "accuracy": {"checkpoint", "config", "data", "engine", "evaluate", "log", "network", "subnetwork", "ticket", "train"},
     "sweep": {"checkpoint", "config", "data", "files", "train"},
     "train": {
         "checkpoint",
@@ -75,7 +78,8 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 TORCH_FREE = (
-    "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "sweep", "plans",
+    "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "cli_engine", "sweep",
+    "plans", "pictures", "speed",
     "engine", "engine.graph", "engine.lower", "engine.reference",
 )  # fmt: skip
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from . import checkpoint, data
 from . import config as options
 from .config import Config
 from .data import DataSet
 from .data.sources import Split
+from .engine import Engine
 from .errors import UserError
 from .evaluate import Counts, evaluate
 from .log import Console
@@ -123,9 +125,40 @@ def load_data(subject: Subject, console: Console) -> DataSet:
     return images
 
 
-def measure(subject: Subject, images: DataSet, split: Split, device: str, console: Console, what: str) -> Counts:
-    """Counts over all images of a split."""
-    where, size = choose_device(device), evaluation_batch(subject.task)
-    subject.model.to(where)
-    batches = images.evaluation_batches(split.to(where), size)
-    return evaluate(subject.model, console.track(batches, what, -(-len(split) // size)))
+class Packed(nn.Module):
+    """The engine in place of a ticket's model: pixels [B, C, H, W], uint8, to logits.
+
+    Args:
+        engine: of the ticket.
+        images: the data that the pixels are from; they normalise for whoever does not do it himself.
+        beside: the ticket's model, if its predictions are to be compared.
+
+    Attributes:
+        differing, compared: how many images got another class from `beside`, of how many.
+    """
+
+    def __init__(self, engine: Engine, images: DataSet, beside: nn.Module | None = None) -> None:
+        super().__init__()
+        self.engine, self.images, self.beside = engine, images, beside
+        self.differing = self.compared = 0
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # A ticket that tells no normalisation was made for pixels that are normalised already.
+        taken = pixels if self.engine.ticket.mean else self.images.normalise(pixels)
+        logits = torch.from_numpy(self.engine.run(taken.numpy(), "NCHW"))
+        if self.beside is not None:
+            self.differing += int((self.beside(self.images.normalise(pixels)).argmax(1) != logits.argmax(1)).sum())
+            self.compared += len(pixels)
+        return logits
+
+
+def measure(
+    subject: Subject, images: DataSet, split: Split, device: str, console: Console, what: str, packed: Packed | None = None
+) -> Counts:
+    """Counts over all images of a split; with `packed`, by the engine, on the CPU."""
+    where, size = choose_device("cpu" if packed else device), evaluation_batch(subject.task)
+    model = packed or subject.model
+    model.to(where)
+    batches = images.evaluation_batches(split.to(where), size, normalised=packed is None)
+    return evaluate(model, console.track(batches, what, -(-len(split) // size)))

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, cli_engine
 from . import config as options
+from .cli_engine import warn as _warn
 from .errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ trained ones. Start with:
   biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt
   biprop inspect digits.mpt
   biprop evaluate digits.mpt
+  biprop predict digits.mpt pictures/                which classes they show, without PyTorch
+  biprop bench digits.mpt
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1 --set CIFAR10 --data DIR
   biprop list networks
 """
@@ -150,6 +153,12 @@ def _parser() -> _Parser:
         help="ticket (.mpt), run folder, or checkpoint of this program or the original research code",
     )
     evaluate.add_argument("--pretrained", metavar="FILE", help="the same, as the original research code spells it")
+    evaluate.add_argument(
+        "--engine", action="store_true", help="compute a ticket with the engine, on the CPU, instead of PyTorch"
+    )
+    evaluate.add_argument(
+        "--compare", action="store_true", help="with --engine: count the images to which PyTorch gives another class"
+    )
     _add_options(evaluate, places)
     evaluate.add_argument("--debug", **debug)
     evaluate.set_defaults(run=_evaluate)
@@ -180,6 +189,8 @@ def _parser() -> _Parser:
     inspect.add_argument("file", metavar="NAME.mpt")
     inspect.add_argument("--debug", **debug)
     inspect.set_defaults(run=_inspect)
+
+    cli_engine.add_commands(commands, _Help)
 
     sweep = commands.add_parser(
         "sweep",
@@ -220,11 +231,6 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             pairs[pattern] = rate
         given["layer_prune_rates"] = pairs
     return given
-
-
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(f"biprop: warning: {line}", file=sys.stderr)
 
 
 def _find(arguments: argparse.Namespace) -> int:
@@ -357,14 +363,22 @@ def _coerced(given: Mapping[str, Any]) -> dict[str, Any]:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if bool(arguments.file) == bool(arguments.pretrained):
         raise UserError("name one file to evaluate: biprop evaluate FILE")
-    return _show_accuracy(arguments.file or arguments.pretrained, _overrides(arguments), None)
+    path = arguments.file or arguments.pretrained
+    if arguments.compare and not arguments.engine:
+        raise UserError("--compare: compares the engine with PyTorch: pass --engine too")
+    if arguments.engine and not path.endswith(TICKET_ENDING):
+        raise UserError(f"--engine: runs tickets ({TICKET_ENDING}), and {path} is none; biprop pack makes one of it")
+    return _show_accuracy(path, _overrides(arguments), None, arguments.engine, arguments.compare)
 
 
-def _show_accuracy(path: str, given: Mapping[str, Any], config_file: str | None) -> int:
+def _show_accuracy(
+    path: str, given: Mapping[str, Any], config_file: str | None, by_engine: bool = False, compare: bool = False
+) -> int:
     """Evaluate a ticket or a checkpoint."""
     flags = _coerced(given)
     fallback = options.read_file(options.find_file(config_file)) if config_file else {}
     from . import accuracy, export, log
+    from .engine import cores
 
     is_ticket = path.endswith(TICKET_ENDING)
     subject = (
@@ -381,9 +395,17 @@ def _show_accuracy(path: str, given: Mapping[str, Any], config_file: str | None)
     parts = {"test accuracy": images.test}
     if subject.config.select_on != "test":
         parts["validation accuracy"] = images.validation
+    packed = None
+    if by_engine:
+        engine, said = cli_engine.engine_of(path, cores())
+        _warn(said)
+        packed = accuracy.Packed(engine, images, subject.model if compare else None)
+        rows.append(("computed by", "numpy" if said else f"the engine ({engine.explain()[0]}, {engine.threads} threads)"))
     for what, split in parts.items():
-        counts = accuracy.measure(subject, images, split, flags.get("device", "auto"), console, what)
+        counts = accuracy.measure(subject, images, split, flags.get("device", "auto"), console, what, packed)
         rows.append((what, f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of {counts.images:,} images)"))
+    if packed and compare:
+        rows.append(("not as PyTorch", f"{packed.differing:,} of {packed.compared:,} predictions"))
     console.table(path, rows)
     return 0
 

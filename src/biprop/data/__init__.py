@@ -136,10 +136,15 @@ class DataSet:
             return augment.gaussian_noise(images, std, noisy, noise_seed, share)
         return images
 
-    def evaluation_batches(self, split: Split, batch_size: int, group: Group = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images of a split in order, or this process's share, as (images [B, C, H, W] float32 normalised, labels [B])."""
+    def evaluation_batches(
+        self, split: Split, batch_size: int, group: Group = ALONE, normalised: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images of a split in order, or this process's share, as (images [B, C, H, W], labels [B]).
+
+        Images are float32 normalised, or else uint8 as they are.
+        """
         for images, labels in split.batches(_slices(np.arange(len(split))[group.share_of(len(split))], batch_size), None):
-            yield self.normalise(images), labels
+            yield self.normalise(images) if normalised else images, labels
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""

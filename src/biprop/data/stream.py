@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError, one_line
+from ..pictures import cut_middle
 from .items import Items
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 """Ranges of the random cut: fraction of the picture's area, and width / height (Szegedy et al., 2015, PyTorch's recipe)."""
-MARGIN = 256 / 224  # of the test pictures: the shorter side is scaled to 256 for a cut of 224
 
 
 def available_cores() -> int:
@@ -66,21 +66,6 @@ def cut_at_random(image: Image.Image, size: int, generator: np.random.Generator)
     return image.convert("RGB").resize((size, size), Pillow.Resampling.BILINEAR, box=scaled)  # type: ignore[arg-type]
 
 
-def cut_middle(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to size * 256 / 224, then CenterCrop."""
-    from PIL import Image as Pillow
-
-    side = round(size * MARGIN)
-    width, height = image.size
-    if width <= height:
-        width, height = side, int(side * height / width)
-    else:
-        width, height = int(side * width / height), side
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.convert("RGB").resize((width, height), Pillow.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
-
-
 class _Cuts(Dataset[Any]):
     """What a worker does: image number -> uint8 [3, size, size] and label; a mistake travels as its text."""
 
@@ -94,7 +79,7 @@ class _Cuts(Dataset[Any]):
             data = self.items.read(index)
             with Pillow.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
                 if self.seed is None:
-                    cut = cut_middle(image, self.size)
+                    cut = cut_middle(image.convert("RGB"), self.size)
                 else:
                     cut = cut_at_random(image, self.size, np.random.default_rng([self.seed, index]))
         except UserError as e:

@@ -1,0 +1,32 @@
+"""Tickets that do not fit their network are refused; what a program computes is tested in test_kernels.py."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import network_of, random_ticket
+
+from biprop import Ticket, TicketError
+from biprop.engine.lower import MAGIC, lower
+
+
+def test_a_program_is_the_same_each_time() -> None:
+    ticket = random_ticket(network_of("Wide_VGG_Small_132", channels=1))
+    program = lower(ticket)
+    assert program.startswith(MAGIC)
+    assert program == lower(Ticket.from_bytes(ticket.to_bytes()))
+
+
+def test_a_ticket_that_does_not_fit_its_network_names_what() -> None:
+    ticket = random_ticket(network_of("Wide_VGG_Small_132", channels=1))
+    with pytest.raises(TicketError, match="a network that biprop does not know"):
+        lower(dataclasses.replace(ticket, network=None))
+    name = next(name for name in ticket.state if name.endswith("running_var"))
+    for value, found in ((None, "absent"), (np.ones(3, np.float32), r"\(3,\)")):
+        state = {k: v for k, v in {**ticket.state, name: value}.items() if v is not None}
+        with pytest.raises(TicketError, match=rf"does not fit its network: {name} is {found}, not"):
+            lower(dataclasses.replace(ticket, state=state))
+    with pytest.raises(TicketError, match=r"does not fit its network: convs\.0\.weight is absent"):
+        lower(dataclasses.replace(ticket, layers=ticket.layers[1:]))
+    with pytest.raises(TicketError, match="does not fit its network: convs"):
+        lower(dataclasses.replace(ticket, network=network_of("Wide_VGG_Small_132", channels=3)))
