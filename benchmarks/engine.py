@@ -117,7 +117,9 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--threads", type=int, default=1, help="of everybody (default 1)")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=0.2, help="that each computes in a round (default 0.2; at least 3 calls)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.2, help="that each computes in a round (default 0.2; at least 3 calls)"
+    )
     parser.add_argument("--instruction-set", help="of the engine; default: the best")
     parser.add_argument("--peers", action="store_true", help="other engines too")
     args = parser.parse_args()
