@@ -59,4 +59,11 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
     }
 }
 
+// One word of bits: counts[i] >= thresholds[i].
+inline uint64_t generic_compare(const int16_t* counts, const uint16_t* thresholds, int n) {
+    uint64_t bits = 0;
+    for (int i = 0; i < n; ++i) bits |= uint64_t(uint16_t(counts[i]) >= thresholds[i]) << i;
+    return bits;
+}
+
 }  // namespace

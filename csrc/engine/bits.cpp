@@ -363,7 +363,7 @@ class Sliced final : public BitStep {
             if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
             for (int c = 0; c < in_.channels; ++c) {
                 const uint8_t* from = in_.rows(base, c);
-                if (sub_plane_) split(from, room), from = room + sub_front_;
+                if (sub_plane_) frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_), from = room + sub_front_;
                 frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(), masks_.data(), area, width_,
                                          planes + size_t(c) * area * width_);
             }
@@ -388,16 +388,6 @@ class Sliced final : public BitStep {
                     }
                     Shape::store_row(planes + i * (row_ / 8), row_, word);
                 }
-    }
-
-    // A plane as four: even and odd rows, and of each the even and the odd columns.
-    void split(const uint8_t* from, uint8_t* to) const {
-        for (int y = 0; y < in_.height; ++y) {
-            const uint64_t row = Shape::load_row(from + size_t(y) * (in_.row / 8), in_.row);
-            uint8_t* at = to + (y & 1) * 2 * sub_plane_ + sub_front_ + size_t(y / 2) * (row_ / 8);
-            Shape::store_row(at, row_, even_bits(row));
-            Shape::store_row(at + sub_plane_, row_, even_bits(row >> 1));
-        }
     }
 
     // ---- many images: tiles of positions ----

@@ -5,7 +5,7 @@
 //   Bits<width>     vectors of bits, as in ScalarBits below; kWidths: which widths there are
 //   popcount(s)     see kernels.h
 //   signs_of        one bit a lane of Floats: x >= 0
-//   widen           see kernels.h
+//   widen, compare  see kernels.h
 //
 // Everything is in an unnamed namespace: code for one instruction set must never be the copy that the linker keeps for another.
 #include "kernels.h"
@@ -357,21 +357,22 @@ void signs(const float* x, int n, const Finish& f, const float* residual, uint8_
     }
 }
 
-uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
-    alignas(64) float over[64];
-    for (int i = 0; i < n; ++i) over[i] = float(int(uint16_t(counts[i])) - int(thresholds[i]));
-    for (int i = n; i < 64; ++i) over[i] = -1;
-    uint64_t bits = 0;
-    for (int i = 0; i < n; i += kFloats) bits |= uint64_t(signs_of(load_floats(over + i))) << i;
-    return bits;
-}
-
 BIPROP_INLINE float larger(float a, float b) { return a > b ? a : b; }
 
-void pool_floats(const float* x, int width, int out_height, int out_width, float* out) {
+// Widths that the compiler knows become vectors and shuffles.
+template <int Width>
+void pool_floats_of(const float* x, int width, int out_height, int out_width, float* out) {
+    if (Width) width = Width, out_width = Width / 2;
     for (int y = 0; y < out_height; ++y, x += 2 * width, out += out_width)
         for (int i = 0; i < out_width; ++i)
-            out[i] = larger(larger(x[2 * i], x[2 * i + 1]), larger(x[width + 2 * i], x[width + 2 * i + 1]));
+            out[i] = larger(larger(x[2 * i], x[width + 2 * i]), larger(x[2 * i + 1], x[width + 2 * i + 1]));
+}
+
+void pool_floats(const float* x, int width, int out_height, int out_width, float* out) {
+    if (width == 8) return pool_floats_of<8>(x, width, out_height, out_width, out);
+    if (width == 16) return pool_floats_of<16>(x, width, out_height, out_width, out);
+    if (width == 32) return pool_floats_of<32>(x, width, out_height, out_width, out);
+    return pool_floats_of<0>(x, width, out_height, out_width, out);
 }
 
 void pool_lanes(const float* a, const float* b, int n, float* out) {
@@ -385,6 +386,40 @@ void pool_cells(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t*
         for (int i = 0; i < n; ++i) out[i] = a[2 * i] | a[2 * i + 1] | b[2 * i] | b[2 * i + 1];
 }
 
+// The even bits of each `Row` bits of a word, side by side in their lower half.
+template <int Row>
+BIPROP_INLINE uint64_t even_columns(uint64_t x) {
+    x &= 0x5555555555555555u;
+    x = (x | (x >> 1)) & 0x3333333333333333u;
+    x = (x | (x >> 2)) & 0x0f0f0f0f0f0f0f0fu;
+    if (Row > 8) x = (x | (x >> 4)) & 0x00ff00ff00ff00ffu;
+    if (Row > 16) x = (x | (x >> 8)) & 0x0000ffff0000ffffu;
+    if (Row > 32) x = (x | (x >> 16)) & 0x00000000ffffffffu;
+    return x;
+}
+
+template <int Row, class Out>
+void split_of(const uint8_t* rows, int height, size_t sub, uint8_t* to) {
+    constexpr int per_word = 64 / Row;
+    for (int y = 0; y < height; y += per_word, rows += 8) {
+        uint64_t word, columns[2];
+        std::memcpy(&word, rows, 8);
+        columns[0] = even_columns<Row>(word), columns[1] = even_columns<Row>(word >> 1);
+        for (int k = 0; k < per_word && y + k < height; ++k)
+            for (int odd = 0; odd < 2; ++odd) {
+                const auto half = Out(columns[odd] >> (k * Row % 64));
+                std::memcpy(to + ((y + k) % 2 * 2 + odd) * sub + size_t(y + k) / 2 * sizeof half, &half, sizeof half);
+            }
+    }
+}
+
+void split(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to) {
+    if (row == 8) return split_of<8, uint8_t>(rows, height, sub, to);
+    if (row == 16) return split_of<16, uint8_t>(rows, height, sub, to);
+    if (row == 32) return split_of<32, uint16_t>(rows, height, sub, to);
+    return split_of<64, uint32_t>(rows, height, sub, to);
+}
+
 // Rows of 8 to 64 bits, several a word: first the rows in pairs, then the columns, then the even columns side by side.
 template <int Row, class Out>
 void pool_rows_of(const uint64_t* words, int out_height, uint64_t columns, bool all, uint8_t* out) {
@@ -392,12 +427,7 @@ void pool_rows_of(const uint64_t* words, int out_height, uint64_t columns, bool 
     const auto pooled = [&](int i) {
         const uint64_t a = words[Row == 64 ? 2 * i : i], b = Row == 64 ? words[2 * i + 1] : a >> (Row % 64);
         uint64_t x = all ? a & b : a | b;
-        x = (all ? x & (x >> 1) : x | (x >> 1)) & 0x5555555555555555u;
-        x = (x | (x >> 1)) & 0x3333333333333333u;
-        x = (x | (x >> 2)) & 0x0f0f0f0f0f0f0f0fu;
-        if (Row > 8) x = (x | (x >> 4)) & 0x00ff00ff00ff00ffu;
-        if (Row > 16) x = (x | (x >> 8)) & 0x0000ffff0000ffffu;
-        if (Row > 32) x = (x | (x >> 16)) & 0x00000000ffffffffu;
+        x = even_columns<Row>(all ? x & (x >> 1) : x | (x >> 1));
         return x;
     };
     auto* to = reinterpret_cast<Out*>(out);

@@ -127,6 +127,8 @@ struct Kernels {
     // The same of bits: any or all of four. Of cells, n outputs of a row; of rows of `row` bits, to rows of half of that, at least 8.
     void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
+    // A plane of bit rows as four, at distance `sub`: even and odd rows, and of each the even and the odd columns, half as wide, at least 8 bits.
+    void (*split)(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to);
 };
 
 extern const Kernels kScalar;

@@ -50,6 +50,7 @@ Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b,
 
 unsigned signs_of(Floats x) { return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ))); }
 constexpr auto widen = generic_widen;
+constexpr auto compare = generic_compare;
 
 }  // namespace
 
@@ -69,5 +70,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx2 = {
     "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, nullptr, 0, sum, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows,
+    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
 };

@@ -121,6 +121,16 @@ Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b,
 
 unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
 
+uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
+    uint64_t bits = 0;
+    for (int i = 0; i < n; i += 32) {
+        const __mmask32 there = n - i >= 32 ? ~0u : (1u << (n - i)) - 1;
+        const __m512i a = _mm512_maskz_loadu_epi16(there, counts + i), b = _mm512_maskz_loadu_epi16(there, thresholds + i);
+        bits |= uint64_t(_mm512_mask_cmpge_epu16_mask(there, a, b)) << i;
+    }
+    return bits;
+}
+
 void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     __m512i low = _mm512_setzero_si512(), high = low;
     for (int i = 0; i < bits; ++i) {
@@ -155,5 +165,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx512 = {
     "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 5.0f, sum, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows,
+    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
 };

@@ -8,6 +8,13 @@ namespace biprop {
 
 namespace {
 
+int ones(uint64_t x) {
+    x -= (x >> 1) & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return int((x * 0x0101010101010101u) >> 56);
+}
+
 class PoolStep final : public Step {
   public:
     PoolStep(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes) {
@@ -74,18 +81,23 @@ class PoolStep final : public Step {
     // The sum over all positions, of bits.
     void count(const Frame& frame, int c, float* y) const {
         uint8_t* base = frame.values[op_.in];
-        int16_t sums[64] = {};
-        if (in_.images > 1) {
-            int16_t lanes[64];
+        if (in_.images == 1) {
+            int sum = 0;
+            const int bytes = in_.height * in_.row / 8;  // a column that does not exist is 0
+            for (int i = 0; i < bytes; i += 8) {
+                uint64_t word = 0;
+                std::memcpy(&word, in_.rows(base, c) + i, 8);  // the rows below are 0 too
+                sum += ones(word);
+            }
+            y[0] = float(2 * sum - in_.positions()) / float(op_.area());
+        } else {
+            int16_t sums[64] = {}, lanes[64];
             for (int p = 0; p < in_.positions(); ++p) {
                 frame.kernels->widen(in_.cells(base, c) + p, 1, 1, lanes);
                 for (int i = 0; i < 64; ++i) sums[i] = int16_t(sums[i] + lanes[i]);
             }
-        } else {
-            for (int row = 0; row < in_.height; ++row)
-                for (uint64_t word = in_.load_row(base, c, row); word; word &= word - 1) ++sums[0];
+            for (int i = 0; i < in_.images; ++i) y[i] = float(2 * sums[i] - in_.positions()) / float(op_.area());
         }
-        for (int i = 0; i < in_.images; ++i) y[i] = float(2 * sums[i] - in_.positions()) / float(op_.area());
     }
 
     const float* input(const Frame& frame, int c, float* room) const {

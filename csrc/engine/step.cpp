@@ -56,12 +56,15 @@ void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x
     const auto rest = [&](int i) { return residual ? residual + i : nullptr; };
     if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie as the lanes do
         return frame.kernels->signs(x, n, finish, residual, base + c * out_.plane + out_.front + lane / 8);
-    for (int i = 0, row = lane / out_.width, at = lane % out_.width; i < n; ++row, at = 0) {
-        const int count = std::min(n - i, out_.width - at);
+    const int width = out_.width, at_once = width <= 32 ? 64 / width : 1;
+    for (int i = 0, row = lane / width, at = lane % width; i < n; at = 0) {  // as many rows as a word holds
+        const int rows = at ? 1 : std::clamp((n - i) / width, 1, at_once), count = std::min(n - i, rows * width - at);
         uint64_t bits = 0;
         frame.kernels->signs(x + i, count, finish, rest(i), reinterpret_cast<uint8_t*>(&bits));
-        bits <<= at;
-        out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | bits : bits);
+        for (int y = 0; y < rows; ++y, ++row, bits >>= width % 64) {
+            const uint64_t own = (width < 64 ? bits & ((uint64_t(1) << width) - 1) : bits) << at;
+            out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | own : own);
+        }
         i += count;
     }
 }
