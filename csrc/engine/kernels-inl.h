@@ -19,6 +19,7 @@ namespace {
 using biprop::Act;
 using biprop::BitTile;
 using biprop::Finish;
+using biprop::LevelTile;
 using biprop::SumRange;
 using biprop::SumTile;
 using biprop::TapRange;
@@ -324,6 +325,84 @@ void sum(const SumTile& t) {
 }
 
 // ---- what follows a sum ----
+
+// ---- 1/32 on 8-bit levels ----
+
+typedef int16_t Levels __attribute__((vector_size(kFloats * 4)));
+
+BIPROP_INLINE Levels load_levels(const int16_t* p) {
+    Levels v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode.
+BIPROP_INLINE int16_t level_of(float y, float per_step, float low, float high) {
+    float x = y * per_step;
+    x = x < low ? low : x > high ? high : x;
+    return int16_t(int((x + 12582912.0f) - 12582912.0f));
+}
+
+void to_levels(const float* y, int n, float per_step, float low, float high, int16_t* levels) {
+    for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], per_step, low, high);
+}
+
+template <class Value>
+BIPROP_INLINE void finish_levels(const LevelTile& t, uint32_t c, const Value& value) {
+    const biprop::LevelFinish& f = t.finishes[c];
+    for (int from = 0; from < t.lanes; from += 64) {
+        alignas(64) float residual[64], y[64];
+        const int n = t.lanes - from < 64 ? t.lanes - from : 64;
+        const float* rest = nullptr;
+        if (t.residual) rest = shifted(t.residual, c * t.residual_step) + from;
+        if (t.residual_levels) {
+            const int16_t* levels = shifted(t.residual_levels, c * t.residual_step) + from;
+            for (int i = 0; i < n; ++i) residual[i] = float(levels[i]);
+            rest = residual;
+        }
+        finish_any(n, f.finish, rest, t.levels ? y : shifted(t.floats, c * t.out_step) + from, [&](int i) { return value(from + i); });
+        if (t.levels) to_levels(y, n, f.per_step, f.low, f.high, shifted(t.levels, c * t.out_step) + from);
+    }
+}
+
+template <int Vectors>
+void sum_levels_of(const LevelTile& t) {
+    constexpr int regs = Vectors * kParts, lanes = Vectors * 32, per = kFloats * 2;
+    for (int at = t.first; at < t.last; ++at) {
+        const SumRange range = t.ranges[at];
+        const uint32_t c = range.channel;
+        int16_t* part = t.part + size_t(c) * lanes;
+        Levels sum[regs];
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) sum[r] = t.begin || t.wide ? Levels{} : load_levels(part + r * per);
+        const uint16_t* tap = t.taps + range.start;
+        for (int i = 0; i < range.positive; ++i, ++tap)
+#pragma GCC unroll 32
+            for (int r = 0; r < regs; ++r) sum[r] += load_levels(t.input + *tap + r * per);
+        for (int i = 0; i < range.negative; ++i, ++tap)
+#pragma GCC unroll 32
+            for (int r = 0; r < regs; ++r) sum[r] -= load_levels(t.input + *tap + r * per);
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) std::memcpy(part + r * per, &sum[r], sizeof sum[r]);
+        if (int32_t* wide = t.wide ? t.wide + size_t(c) * lanes : nullptr) {
+            if (t.begin)
+                for (int i = 0; i < lanes; ++i) wide[i] = part[i];
+            else
+                for (int i = 0; i < lanes; ++i) wide[i] += part[i];
+            if (t.finishes) finish_levels(t, c, [&](int i) { return float(wide[i]); });
+        } else if (t.finishes) {
+            finish_levels(t, c, [&](int i) { return float(part[i]); });
+        }
+    }
+}
+
+void sum_levels(const LevelTile& t) {
+    if constexpr (kVectors >= 8)
+        if (t.vectors == 8) return sum_levels_of<8>(t);
+    if (t.vectors == 4) return sum_levels_of<4>(t);
+    if (t.vectors == 2) return sum_levels_of<2>(t);
+    return sum_levels_of<1>(t);
+}
 
 void finish_counts(const int16_t* counts, const int16_t* corrections, int shift, int n, const Finish& f, const float* residual,
                    float* out) {

@@ -91,6 +91,32 @@ struct SumTile {
     const Finish* finishes;
 };
 
+// Finished values as levels: y / step, rounded to nearest even, within low .. high.
+struct LevelFinish {
+    Finish finish;
+    float per_step, low, high;
+};
+
+// A tile of sums of 8-bit levels in 16 bits, 32 lanes a vector; otherwise like SumTile.
+struct LevelTile {
+    const int16_t* input;
+    const uint16_t* taps;
+    const SumRange* ranges;
+    int first, last, vectors;
+    int lanes;  // that exist
+
+    int16_t* part;  // [channel][vectors * 32]
+    int32_t* wide;  // the same, of whole blocks; null where 16 bits hold all
+    bool begin;
+
+    const LevelFinish* finishes;  // null: not the last block
+    int16_t* levels;  // channel c at distance out_step in bytes; or null:
+    float* floats;
+    const int16_t* residual_levels;  // times finish.residual_scale; or
+    const float* residual;
+    size_t out_step, residual_step;
+};
+
 struct Kernels {
     const char* name;
     int widths[kMostWidths];  // of tiles of bits, in bytes, falling; 0 for none
@@ -102,6 +128,8 @@ struct Kernels {
     void (*gathered)(const BitTile&);  // null where it does not pay
     float cycles_per_gather;  // one tap of eight channels
     void (*sum)(const SumTile&);
+    void (*sum_levels)(const LevelTile&);
+    void (*to_levels)(const float* y, int n, float per_step, float low, float high, int16_t* levels);
     // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap]) & mask[tap]
     void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width,
                       uint8_t* out);

@@ -133,6 +133,33 @@ class Network {
         return text;
     }
 
+    // From now on values between layers are 8-bit levels, for the ranges that they have on these images.
+    void calibrate(const float* images, int64_t count, bool channels_last) {
+        const Plan& plan = this->plan(1);
+        std::vector<std::pair<float, float>> ranges(program_.values.size(), {0.0f, 0.0f});
+        auto space = take_workspace(plan);
+        const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, 1};
+        for (int64_t i = 0; i < count; ++i) {
+            read_images(plan, *space, images + i * input().channels * input().positions(), 1, channels_last);
+            for (const auto& step : plan.steps) {
+                step->run(frame);
+                const int value = step->op().out;
+                const Shape& shape = plan.shapes[value];
+                if (!shape.plain()) continue;
+                auto& [least, most] = ranges[value];
+                for (int c = 0; c < shape.channels; ++c) {
+                    const float* x = shape.floats(space->addresses[value], c);
+                    for (int k = 0; k < shape.lanes(); ++k) least = std::min(least, x[k]), most = std::max(most, x[k]);
+                }
+            }
+        }
+        std::lock_guard<std::mutex> lock(mutex_);
+        ranges_ = std::move(ranges);
+        if (many_ == 16) many_ = 32;  // as many levels fill a vector
+        one_.reset(), group_.reset();
+        idle_one_.clear(), idle_group_.clear();
+    }
+
     size_t memory() const {
         std::lock_guard<std::mutex> lock(mutex_);
         size_t bytes = 0;
@@ -169,6 +196,7 @@ class Network {
         auto plan = std::make_unique<Plan>();
         plan->images = images;
         for (const Value& value : program_.values) plan->shapes.emplace_back(value, images);
+        if (!ranges_.empty()) use_levels(*plan);
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
             if (op.kind != Kind::conv) plan->steps.push_back(make_pool_step(op, plan->shapes));
@@ -178,6 +206,31 @@ class Network {
         }
         share_buffers(*plan);
         return plan;
+    }
+
+    // Floats that only convolutions, pools and residual sums of convolutions read become levels; input and output stay floats.
+    void use_levels(Plan& plan) const {
+        const size_t count = program_.values.size();
+        std::vector<bool> levels(count, true);
+        std::vector<int> most_kept(count, 1);  // of the taps of one sum that reads the value
+        levels.front() = levels.back() = false;
+        for (const Op& op : program_.ops) {
+            if (op.kind != Kind::conv || op.dense) continue;
+            const size_t taps = size_t(plan.shapes[op.in].channels) * op.area();
+            for (size_t c = 0; c < op.scale.size(); ++c) {
+                int kept = 0;
+                for (size_t t = c * taps; t < (c + 1) * taps; ++t) kept += op.kept(t);
+                most_kept[op.in] = std::max(most_kept[op.in], kept);
+            }
+        }
+        const auto shape = [&](int v) {
+            return plan.shapes[v].with_levels(ranges_[v].first, ranges_[v].second, 32767 / most_kept[v]);
+        };
+        for (size_t v = 0; v < count; ++v) levels[v] = levels[v] && plan.shapes[v].plain();
+        for (const Op& op : program_.ops)
+            if (op.kind == Kind::conv && !reads_levels(op, shape(op.in), plan.shapes[op.out])) levels[op.in] = false;
+        for (size_t v = 0; v < count; ++v)
+            if (levels[v]) plan.shapes[v] = shape(int(v));
     }
 
     // A value lives from the operation that makes it to the last that reads it. Bit rows count on zeros around them, so they share
@@ -291,6 +344,7 @@ class Network {
     int many_ = 64;  // images of a group
     bool rows_ = true;  // all bits fit rows, so that one image can run alone
     mutable std::mutex mutex_;  // of what follows
+    std::vector<std::pair<float, float>> ranges_;  // of the values, where they are levels; else empty
     std::vector<std::shared_ptr<const TapLists>> lists_;
     std::unique_ptr<Plan> one_, group_;
     std::vector<std::unique_ptr<Workspace>> idle_one_, idle_group_;
@@ -369,6 +423,11 @@ int biprop_run_u8(biprop_network* network, const uint8_t* images, int64_t count,
 
 int biprop_run_f32(biprop_network* network, const float* images, int64_t count, int layout, float* logits) {
     return run(network, images, count, layout, logits);
+}
+
+int biprop_calibrate(biprop_network* network, const float* images, int64_t count, int layout) {
+    if (!network || count < 1 || !images || (layout != BIPROP_NCHW && layout != BIPROP_NHWC)) return BIPROP_BAD_ARGUMENT;
+    return guarded([&] { network->network.calibrate(images, count, layout == BIPROP_NHWC); });
 }
 
 size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t size) {

@@ -102,7 +102,11 @@ class PoolStep final : public Step {
 
     const float* input(const Frame& frame, int c, float* room) const {
         uint8_t* base = frame.values[op_.in];
-        if (!in_.bits) return in_.floats(base, c);
+        if (in_.plain()) return in_.floats(base, c);
+        if (in_.levels()) {
+            in_.read(base, c, 0, in_.lanes(), room);
+            return room;
+        }
         for (int p = 0; p < in_.positions(); ++p) {
             if (in_.images > 1) {
                 const uint64_t cell = in_.cells(base, c)[p];

@@ -23,10 +23,35 @@ Shape::Shape(const Value& value, int images)
     if (plane % 512 == 0) plane += 64;  // planes at such a distance would all fall on few lines of the cache
 }
 
+Shape Shape::with_levels(float least, float most, int limit) const {
+    Shape shape = *this;
+    shape.high = least < 0 ? 127 : 255;
+    if (limit >= 100) shape.high = std::min(shape.high, limit);
+    shape.low = least < 0 ? -shape.high : 0;
+    const float largest = std::max(most, -least);
+    shape.step = (largest > 0 ? largest : 1) / float(shape.high);
+    shape.plane = round_up(size_t(lanes()), 32) * sizeof(int16_t);
+    if (shape.plane % 512 == 0) shape.plane += 64;
+    return shape;
+}
+
+void Shape::read(uint8_t* base, int c, int lane, int n, float* to) const {
+    if (!levels()) {
+        std::memcpy(to, floats(base, c) + lane, sizeof(float) * n);
+        return;
+    }
+    const int16_t* from = level(base, c) + lane;
+    for (int i = 0; i < n; ++i) to[i] = step * float(from[i]);
+}
+
 const float* Step::residual(const Frame& frame, int c, int lane, int n, float* room) const {
     if (op_.residual == kNone) return nullptr;
     uint8_t* base = frame.values[op_.residual];
-    if (!residual_.bits) return residual_.floats(base, c) + lane;
+    if (residual_.plain()) return residual_.floats(base, c) + lane;
+    if (residual_.levels()) {
+        residual_.read(base, c, lane, n, room);
+        return room;
+    }
     for (int i = 0; i < n;) {
         const int position = (lane + i) / residual_.images, image = (lane + i) % residual_.images;
         if (residual_.images > 1) {
@@ -48,7 +73,14 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
     n = std::min(n, out_.lanes() - lane);
     const float* residual = this->residual(frame, c, lane, n, room);
     if (out_.bits) return emit_signs(frame, c, lane, n, x, finishes_[c], residual);
-    frame.kernels->finish_floats(x, n, finishes_[c], residual, out_.floats(frame.values[op_.out], c) + lane);
+    uint8_t* base = frame.values[op_.out];
+    if (!out_.levels()) return frame.kernels->finish_floats(x, n, finishes_[c], residual, out_.floats(base, c) + lane);
+    for (int i = 0; i < n; i += 64) {
+        float y[64];
+        const int count = std::min(64, n - i);
+        frame.kernels->finish_floats(x + i, count, finishes_[c], residual ? residual + i : nullptr, y);
+        frame.kernels->to_levels(y, count, 1 / out_.step, float(out_.low), float(out_.high), out_.level(base, c) + lane + i);
+    }
 }
 
 void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {

@@ -43,8 +43,19 @@ struct Shape {
     int row = 0;  // of bit rows: bits of a row
     size_t plane = 0;  // between channels, in bytes
     size_t front = 0;  // before the first row of a plane
+    // 8-bit levels, in 16 bits: a value is step * level; step 0: floats.
+    float step = 0;
+    int low = 0, high = 0;
 
     Shape() = default;
+    // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too few.
+    Shape with_levels(float least, float most, int limit) const;
+    bool levels() const { return step > 0; }
+    bool plain() const { return !bits && !levels(); }
+    int most_level() const { return high > -low ? high : -low; }
+    int16_t* level(uint8_t* base, int c) const { return reinterpret_cast<int16_t*>(base + c * plane); }
+    // n lanes of a channel as floats; not of bits.
+    void read(uint8_t* base, int c, int lane, int n, float* to) const;
     Shape(const Value& value, int images);
     int positions() const { return height * width; }
     int lanes() const { return positions() * images; }
@@ -147,6 +158,8 @@ struct TapLists {
 std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
                                     std::shared_ptr<const TapLists>& lists);
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
+// Whether a convolution can read `in` if it is levels.
+bool reads_levels(const Op& op, const Shape& in, const Shape& out);
 std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes);
 
 }  // namespace biprop

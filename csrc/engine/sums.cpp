@@ -4,6 +4,7 @@
 // channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "step.h"
 
@@ -11,7 +12,7 @@ namespace biprop {
 
 namespace {
 
-constexpr int kBlockFloats = 7168;  // 28 KiB
+constexpr int kBlockBytes = 28 << 10;
 constexpr int kGroup = 64;  // output channels that one thread takes: within them, those with as many taps follow each other
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
@@ -26,17 +27,22 @@ struct Copy {  // of `count` runs of `run` floats
     int to, from, count, run, from_step;
 };
 
-class Sum final : public Step {
+// What sums of floats and of 8-bit levels (in 16 bits) share: tiles, tap lists, and the buffer.
+template <class Number>
+class TiledSum : public Step {
   public:
-    Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : Step(op, shapes), most_(kernels.vectors), taps_(in_.channels * op.area()) {
+    static constexpr int kLanes = 64 / int(sizeof(Number));  // of a vector
+
+    // most_kept: of taps of one output channel in a block.
+    TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept)
+        : Step(op, shapes), most_(kernels.vectors), taps_(in_.channels * op.area()), most_kept_(most_kept) {
         const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
-        const int lanes = int(round_up(out_.lanes(), 16));
+        const int lanes = int(round_up(out_.lanes(), kLanes));
         for (int lane = 0; lane < lanes;) {
             int vectors = most_;
-            while (vectors > 1 && vectors * 16 > lanes - lane) vectors /= 2;
+            while (vectors > 1 && vectors * kLanes > lanes - lane) vectors /= 2;
             tiles_.push_back({lane, vectors});
-            lane += vectors * 16;
+            lane += vectors * kLanes;
         }
         layout_ = Layout::taps;
         if (op.kernel_height == in_.height && op.kernel_width == in_.width && !op.padding) {
@@ -66,20 +72,16 @@ class Sum final : public Step {
             const int part = item % parts;
             compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
                     std::min(out_.channels, groups * (part + 1) / parts * kGroup),
-                    reinterpret_cast<float*>((*frame.scratch)[thread].data()));
+                    (*frame.scratch)[thread].data());
         });
     }
 
-    std::string name() const override {
-        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes";
-    }
     double cycles() const override {
         double total = 0;
         for (const Tile& tile : tiles_)
             total += kept_ * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
         return total;
     }
-    size_t scratch() const override { return (buffer_floats() + size_t(out_.channels) * most_ * 16 + most_ * 16) * sizeof(float); }
     size_t memory() const override {
         size_t bytes = 0;
         for (const auto& [vectors, lists] : lists_)
@@ -87,24 +89,48 @@ class Sum final : public Step {
         return bytes;
     }
 
-  private:
+  protected:
     struct Tile {
         int lane, vectors;
-        int lanes() const { return vectors * 16; }
+        int lanes() const { return vectors * kLanes; }
     };
     // For tiles of one size; ranges are [block][output channel].
     struct Lists {
-        int channel, row, column, block, blocks;  // floats between; input channels of a block
+        int channel, row, column, block, blocks;  // numbers between; input channels of a block
         std::vector<uint16_t> taps;
         std::vector<SumRange> ranges;  // within kGroup channels by length
         std::vector<float> weights;
         std::vector<int> kept;
     };
 
-    size_t buffer_floats() const {
+    int most_in_block(int block) const {
+        if (op_.dense || block * op_.area() <= most_kept_) return block * op_.area();
+        int most = 0;
+        for (int c = 0; c < out_.channels; ++c)
+            for (int from = 0; from < taps_; from += block * op_.area()) {
+                int kept = 0;
+                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t) kept += op_.kept(size_t(c) * taps_ + t);
+                most = std::max(most, kept);
+            }
+        return most;
+    }
+
+    virtual void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const = 0;
+
+    size_t buffer_bytes() const {
         size_t most = 0;
-        for (const auto& [vectors, lists] : lists_) most = std::max(most, size_t(lists.channel) * lists.block + 16);
-        return layout_ == Layout::whole ? 16 : most;
+        for (const auto& [vectors, lists] : lists_) most = std::max(most, size_t(lists.channel) * lists.block + kLanes);
+        return round_up(layout_ == Layout::whole ? 64 : most * sizeof(Number), 64);
+    }
+
+    // The input of block b: copied to `buffer`, or where it is.
+    const Number* input(const Frame& frame, const Tile& tile, const Lists& lists, const std::vector<Copy>& copies, int b, Number* buffer) const {
+        const uint8_t* base = frame.values[op_.in];
+        const int from = b * lists.block, to = std::min(in_.channels, from + lists.block);
+        if (layout_ == Layout::whole) return reinterpret_cast<const Number*>(base + from * in_.plane) + tile.lane;
+        for (int c = from; c < to; ++c)
+            copy(copies, reinterpret_cast<const Number*>(base + c * in_.plane), buffer + size_t(c - from) * lists.channel);
+        return buffer;
     }
 
     Lists make_lists(const Tile& tile) const {
@@ -114,7 +140,7 @@ class Sum final : public Step {
             case Layout::taps: lists.column = lanes, lists.row = op_.kernel_width * lanes, lists.channel = op_.area() * lanes; break;
             case Layout::rows: {
                 const int rows = (lanes + out_.width - 1) / out_.width + op_.kernel_height - 1;
-                lists.row = out_.width, lists.column = int(round_up(rows * out_.width, 16)), lists.channel = op_.kernel_width * lists.column;
+                lists.row = out_.width, lists.column = int(round_up(rows * out_.width, kLanes)), lists.channel = op_.kernel_width * lists.column;
                 break;
             }
             case Layout::columns:
@@ -122,13 +148,14 @@ class Sum final : public Step {
                 lists.channel = op_.kernel_height * lists.row;
                 break;
             case Layout::whole:
-                lists.column = in_.images, lists.row = in_.width * in_.images, lists.channel = int(in_.plane / sizeof(float));
+                lists.column = in_.images, lists.row = in_.width * in_.images, lists.channel = int(in_.plane / sizeof(Number));
                 break;
         }
-        const int most = layout_ == Layout::whole ? 65535 : kBlockFloats;
+        const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
         const int last_tap = (op_.kernel_height - 1) * lists.row + (op_.kernel_width - 1) * lists.column;
         if (last_tap > 65535) throw TooLarge("a kernel that spans more than 65535 numbers of a plane");
         lists.block = std::clamp((most - last_tap) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
+        while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
         std::vector<uint16_t> negative;
         for (int b = 0; b < lists.blocks; ++b)
@@ -155,8 +182,12 @@ class Sum final : public Step {
                 lists.ranges.push_back(range);
             }
         lists.taps.shrink_to_fit();
+        // Floats have one loop for both signs, levels one for each.
         const auto shorter = [](const SumRange& a, const SumRange& b) {
-            return std::make_pair(a.positive + a.negative, a.channel) < std::make_pair(b.positive + b.negative, b.channel);
+            const auto key = [](const SumRange& r) {
+                return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative, r.channel);
+            };
+            return key(a) < key(b);
         };
         for (auto block = lists.ranges.begin(); block != lists.ranges.end(); block += out_.channels)
             for (int g = 0; g < out_.channels; g += kGroup)
@@ -164,47 +195,10 @@ class Sum final : public Step {
         return lists;
     }
 
-    void compute(const Frame& frame, const Tile& tile, int first, int last, float* room) const {
-        const Lists& lists = lists_.at(tile.vectors);
-        float *buffer = room, *part = room + round_up(buffer_floats(), 16), *room_for_residual = part + size_t(out_.channels) * most_ * 16;
-        const uint8_t* base = frame.values[op_.in];
-        const int lanes = tile.lanes();
-        bool has_padding = false;
-        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
-        if (has_padding) std::memset(buffer, 0, sizeof(float) * (size_t(lists.channel) * lists.block + 16));
-        SumTile t{};
-        t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
-        // The kernel finishes lanes itself where they lie as the output does.
-        const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
-        const bool direct = (op_.residual == kNone || !residual_.bits) && (!out_.bits || bits_fit);
-        for (int b = 0; b < lists.blocks; ++b) {
-            const int from = b * lists.block, to = std::min(in_.channels, from + lists.block);
-            t.input = buffer;
-            if (layout_ == Layout::whole)
-                t.input = reinterpret_cast<const float*>(base + from * in_.plane) + tile.lane;
-            else
-                for (int c = from; c < to; ++c)
-                    copy(copies, reinterpret_cast<const float*>(base + c * in_.plane), buffer + size_t(c - from) * lists.channel);
-            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
-            t.weights = op_.dense ? lists.weights.data() : nullptr;
-            t.begin = b == 0;
-            if (direct && b == lists.blocks - 1) {
-                uint8_t* out = frame.values[op_.out];
-                if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
-                else t.out = out_.floats(out, 0) + tile.lane;
-                t.out_step = out_.plane, t.finishes = finishes_.data();
-                if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
-                t.residual_step = residual_.plane;
-            }
-            frame.kernels->sum(t);
-        }
-        for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
-    }
-
-    static void copy(const std::vector<Copy>& copies, const float* from, float* to) {
+    static void copy(const std::vector<Copy>& copies, const Number* from, Number* to) {
         for (const Copy& c : copies) {
             if (c.run > 1) {
-                for (int i = 0; i < c.count; ++i) std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(float) * c.run);
+                for (int i = 0; i < c.count; ++i) std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
             } else {
                 for (int i = 0; i < c.count; ++i) to[c.to + i] = from[c.from + i * c.from_step];
             }
@@ -257,11 +251,114 @@ class Sum final : public Step {
         return copies;
     }
 
-    const int most_, taps_;
+    const int most_, taps_, most_kept_;
     Layout layout_;
     std::vector<Tile> tiles_;
     std::map<int, Lists> lists_;
     double kept_ = 0;
+};
+
+class Sum final : public TiledSum<float> {
+  public:
+    Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : TiledSum(op, shapes, kernels, 1 << 30) {}
+    std::string name() const override {
+        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes";
+    }
+    size_t scratch() const override { return buffer_bytes() + (size_t(out_.channels) + 1) * most_ * kLanes * sizeof(float); }
+
+  protected:
+    void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
+        const Lists& lists = lists_.at(tile.vectors);
+        auto *buffer = reinterpret_cast<float*>(room), *part = reinterpret_cast<float*>(room + buffer_bytes());
+        float* room_for_residual = part + size_t(out_.channels) * most_ * kLanes;
+        const int lanes = tile.lanes();
+        bool has_padding = false;
+        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
+        if (has_padding) std::memset(buffer, 0, buffer_bytes());
+        SumTile t{};
+        t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
+        // The kernel finishes lanes itself where they lie as the output does.
+        const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
+        const bool direct = (op_.residual == kNone || residual_.plain()) && (out_.bits ? bits_fit : out_.plain());
+        for (int b = 0; b < lists.blocks; ++b) {
+            t.input = input(frame, tile, lists, copies, b, buffer);
+            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.weights = op_.dense ? lists.weights.data() : nullptr;
+            t.begin = b == 0;
+            if (direct && b == lists.blocks - 1) {
+                uint8_t* out = frame.values[op_.out];
+                if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
+                else t.out = out_.floats(out, 0) + tile.lane;
+                t.out_step = out_.plane, t.finishes = finishes_.data();
+                if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
+                t.residual_step = residual_.plane;
+            }
+            frame.kernels->sum(t);
+        }
+        for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
+    }
+};
+
+// Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum of theirs
+// leaves 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16.
+class LevelSum final : public TiledSum<int16_t> {
+  public:
+    LevelSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].most_level()) {
+        int most = 0;
+        std::vector<int> kept(out_.channels);
+        const Lists& lists = lists_.begin()->second;
+        for (size_t i = 0; i < lists.ranges.size(); ++i)
+            most = std::max(most, kept[lists.ranges[i].channel] += lists.ranges[i].positive + lists.ranges[i].negative);
+        wide_ = most * in_.most_level() > 32767;
+        for (int c = 0; c < out_.channels; ++c) {
+            LevelFinish f{finishes_[c], 1 / out_.step, float(out_.low), float(out_.high)};
+            f.finish.scale *= in_.step;
+            if (residual_.levels()) f.finish.residual_scale *= residual_.step;
+            level_finishes_.push_back(f);
+        }
+    }
+    static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * in.most_level() <= 32767; }
+
+    std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
+    double cycles() const override { return TiledSum::cycles() * 0.6; }
+    size_t scratch() const override { return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t)); }
+
+  protected:
+    void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
+        const Lists& lists = lists_.at(tile.vectors);
+        auto* buffer = reinterpret_cast<int16_t*>(room);
+        bool has_padding = false;
+        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
+        if (has_padding) std::memset(buffer, 0, buffer_bytes());
+        LevelTile t{};
+        t.first = first, t.last = last, t.vectors = tile.vectors;
+        t.part = reinterpret_cast<int16_t*>(room + buffer_bytes());
+        t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_ * kLanes) : nullptr;
+        t.lanes = std::min(tile.lanes(), out_.lanes() - tile.lane);
+        for (int b = 0; b < lists.blocks; ++b) {
+            t.input = input(frame, tile, lists, copies, b, buffer);
+            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.begin = b == 0;
+            if (b == lists.blocks - 1) {
+                uint8_t* out = frame.values[op_.out];
+                t.finishes = level_finishes_.data(), t.out_step = out_.plane, t.residual_step = residual_.plane;
+                if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
+                else t.floats = out_.floats(out, 0) + tile.lane;
+                if (op_.residual != kNone) {
+                    uint8_t* other = frame.values[op_.residual];
+                    if (residual_.levels()) t.residual_levels = residual_.level(other, 0) + tile.lane;
+                    else t.residual = residual_.floats(other, 0) + tile.lane;
+                }
+            }
+            frame.kernels->sum_levels(t);
+        }
+    }
+
+  private:
+    bool wide_;
+    std::vector<LevelFinish> level_finishes_;
 };
 
 // One image and one output position: a vector has nothing to hold, so sums go along the list.
@@ -272,7 +369,7 @@ class Dot final : public Step {
     void run(const Frame& frame) const override {
         auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
         for (int c = 0; c < in_.channels; ++c)
-            std::memcpy(x + size_t(c) * op_.area(), in_.floats(frame.values[op_.in], c), sizeof(float) * op_.area());
+            in_.read(frame.values[op_.in], c, 0, op_.area(), x + size_t(c) * op_.area());
         x[taps_] = x[taps_ + 1] = 0;  // what the lists are padded with
         constexpr int chunk = 32;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
@@ -300,10 +397,16 @@ class Dot final : public Step {
 
 }  // namespace
 
+bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
+    const bool covers = op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
+    return (covers && out.lanes() == 1 && !op.dense) || LevelSum::fits(op, in);
+}
+
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     const bool covers = op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
     if (covers && out.lanes() == 1 && !op.dense) return std::make_unique<Dot>(op, shapes);
+    if (in.levels()) return std::make_unique<LevelSum>(op, shapes, kernels);
     return std::make_unique<Sum>(op, shapes, kernels);
 }
 

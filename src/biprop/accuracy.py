@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import checkpoint, data
@@ -151,6 +152,12 @@ class Packed(nn.Module):
             self.differing += int((self.beside(self.images.normalise(pixels)).argmax(1) != logits.argmax(1)).sum())
             self.compared += len(pixels)
         return logits
+
+
+def calibration(subject: Subject, images: DataSet, count: int = 256) -> NDArray[Any]:
+    """Training images for `Engine(calibration=...)`: pixels [count, C, H, W], uint8, or normalised where the ticket tells nothing."""
+    pixels, _ = next(images.evaluation_batches(images.train, count, normalised=not subject.mean))
+    return pixels.numpy()
 
 
 def measure(

@@ -159,6 +159,9 @@ def _parser() -> _Parser:
     evaluate.add_argument(
         "--compare", action="store_true", help="with --engine: count the images to which PyTorch gives another class"
     )
+    evaluate.add_argument(
+        "--activations", choices=("float", "u8"), default="float", help="with --engine; " + cli_engine.ACTIVATIONS_HELP
+    )
     _add_options(evaluate, places)
     evaluate.add_argument("--debug", **debug)
     evaluate.set_defaults(run=_evaluate)
@@ -366,13 +369,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     path = arguments.file or arguments.pretrained
     if arguments.compare and not arguments.engine:
         raise UserError("--compare: compares the engine with PyTorch: pass --engine too")
+    if arguments.activations != "float" and not arguments.engine:
+        raise UserError(f"--activations {arguments.activations}: is for the engine: pass --engine too")
     if arguments.engine and not path.endswith(TICKET_ENDING):
         raise UserError(f"--engine: runs tickets ({TICKET_ENDING}), and {path} is none; biprop pack makes one of it")
-    return _show_accuracy(path, _overrides(arguments), None, arguments.engine, arguments.compare)
+    return _show_accuracy(path, _overrides(arguments), None, arguments.engine, arguments.compare, arguments.activations == "u8")
 
 
 def _show_accuracy(
-    path: str, given: Mapping[str, Any], config_file: str | None, by_engine: bool = False, compare: bool = False
+    path: str,
+    given: Mapping[str, Any],
+    config_file: str | None,
+    by_engine: bool = False,
+    compare: bool = False,
+    levels: bool = False,
 ) -> int:
     """Evaluate a ticket or a checkpoint."""
     flags = _coerced(given)
@@ -397,7 +407,8 @@ def _show_accuracy(
         parts["validation accuracy"] = images.validation
     packed = None
     if by_engine:
-        engine, said = cli_engine.engine_of(path, cores())
+        calibration = accuracy.calibration(subject, images) if levels else None
+        engine, said = cli_engine.engine_of(path, cores(), calibration=calibration)
         _warn(said)
         packed = accuracy.Packed(engine, images, subject.model if compare else None)
         rows.append(("computed by", "numpy" if said else f"the engine ({engine.explain()[0]}, {engine.threads} threads)"))

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 PROGRAM_ENDING = ".bprog"
 MOST_IMAGES = 1 << 16  # of a batch
+ACTIVATIONS_HELP = "u8: activations that are not bits are 8-bit numbers: faster, a little less exact [float]"
+MOST_CALIBRATION = 256
+"""Pictures that a calibration looks at."""
 PATIENCE = 2.0
 """Seconds before there is a progress bar."""
 
@@ -49,6 +52,11 @@ def add_commands(commands: Any, help_class: Any) -> None:
     predict.add_argument("--top", type=int, default=3, metavar="K", help="classes to show [3]")
     predict.add_argument("--json", action="store_true", help="a JSON object a picture, with all probabilities, a line each")
     predict.add_argument("--threads", type=int, metavar="N", help="processors to use [all, at most one a picture and 8]")
+    predict.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="pictures of the kind to come, some dozens: activations become 8-bit numbers, faster",
+    )
     predict.add_argument("--batch", type=int, default=64, metavar="N", help="pictures in memory at a time [64]")
     predict.add_argument("--debug", **debug)
     predict.set_defaults(run=_predict)
@@ -64,6 +72,7 @@ def add_commands(commands: Any, help_class: Any) -> None:
     bench.add_argument("--threads", metavar="N,N", help="processors to use [one, and all]")
     bench.add_argument("--seconds", type=float, default=1.0, metavar="S", help="to measure each of the two, for each row [1]")
     bench.add_argument("--instruction-set", metavar="NAME", help="kernels to use [the best that this machine has]")
+    bench.add_argument("--activations", choices=("float", "u8"), default="float", help=ACTIVATIONS_HELP)
     bench.add_argument("--explain", action="store_true", help="show each step: its kernel, and the time it takes")
     bench.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     bench.add_argument("--json", action="store_true", help="one JSON object instead of tables; times in milliseconds")
@@ -88,8 +97,10 @@ def warn(lines: Sequence[str]) -> None:
         print(f"biprop: warning: {line}", file=sys.stderr)
 
 
-def engine_of(ticket: Ticket | str, threads: int, instruction_set: str | None = None) -> tuple[Engine, list[str]]:
-    """An engine, and what is to be said of it: where numpy computes instead, why.
+def engine_of(
+    ticket: Ticket | str, threads: int, instruction_set: str | None = None, calibration: Any = None
+) -> tuple[Engine, list[str]]:
+    """An engine, and what is to be said of it: where numpy computes instead, why. Arguments as for `Engine`.
 
     Raises:
         UserError: see `Engine`.
@@ -98,7 +109,7 @@ def engine_of(ticket: Ticket | str, threads: int, instruction_set: str | None = 
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine = Engine(ticket, threads, instruction_set)
+        engine = Engine(ticket, threads, instruction_set, calibration)
     return engine, [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
 
 
@@ -135,6 +146,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     threads = arguments.threads if arguments.threads is not None else min(cores(), len(paths), 8)
     engine, said = engine_of(arguments.file, threads)
     warn(said)
+    if arguments.calibration is not None:
+        known = pictures.find([arguments.calibration])[:MOST_CALIBRATION]
+        cut = _is_cut(engine.ticket)
+        engine, _ = engine_of(
+            engine.ticket, threads, calibration=np.stack([pictures.read(path, engine.shape, cut) for path in known])
+        )
     if engine.shape[0] not in (1, 3):
         raise UserError(f"{arguments.file}: takes {engine.shape[0]} channels: pictures have one (grey) or three (RGB)")
     names, cut = _class_names(engine.ticket, engine.outputs), _is_cut(engine.ticket)
@@ -217,6 +234,8 @@ class _Json:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
     from . import log, speed
     from .engine import cores
     from .ticket import TicketError
@@ -227,8 +246,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     if not (math.isfinite(seconds) and 0 < seconds <= 3600):
         raise UserError(f"--seconds {seconds:g}: must be above 0 and at most 3600")
     first, said = engine_of(arguments.file, threads[0], arguments.instruction_set)
-    ticket = first.ticket
-    engines = [first, *(engine_of(ticket, count, arguments.instruction_set)[0] for count in threads[1:])]
+    ticket, calibration = first.ticket, None
+    if arguments.activations == "u8":  # the ranges matter for the results, not for the time
+        calibration = np.random.default_rng(0).integers(0, 256, (16, *first.shape), dtype=np.uint8)
+    engines = [engine_of(ticket, count, arguments.instruction_set, calibration)[0] for count in threads]
     model = None
     if not arguments.no_torch and not speed.has_torch():
         said.append("PyTorch is not installed: no comparison")
