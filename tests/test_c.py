@@ -201,12 +201,15 @@ def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "-I",
         ROOT / "csrc/include",
     ]
-    machines = {}
-    for name, definition in (("neon", ["-DBIPROP_NEON"]), ("scalar", [])):
-        # As C++, so that one command compiles and links; test_the_c_example compiles it as C.
-        own = [path for path in sources if definition or path.stem != "kernels_neon"]
-        machines[name] = tmp_path / name
-        command = [compiler, *flags, *definition, *own, "-x", "c++", ROOT / "examples/c/predict.c", "-o", machines[name]]
+    machines = {"neon": tmp_path / "neon", "scalar": tmp_path / "scalar"}
+    example = [compiler.removesuffix("g++") + "gcc", *STRICT, "-c", "-I", ROOT / "csrc/include", ROOT / "examples/c/predict.c"]
+    commands = [[*example, "-o", tmp_path / "predict.o"]]
+    for name, machine in machines.items():
+        own = [path for path in sources if name == "neon" or path.stem != "kernels_neon"]
+        commands.append(
+            [compiler, *flags, *(["-DBIPROP_NEON"] if name == "neon" else []), *own, tmp_path / "predict.o", "-o", machine]
+        )
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     rng = np.random.default_rng(0)

@@ -157,7 +157,7 @@ def test_as_many_taps_as_there_may_be(channels: int, bits: bool) -> None:
 def test_one_tap_too_many() -> None:
     program = Program.of(65534, 1, 1)
     program.conv(False, np.ones((1, 65534, 1, 1), np.int8), np.ones(1), np.zeros(1))
-    with pytest.raises(ValueError, match="^6$"), loaded(program):
+    with pytest.raises(ValueError, match=r"^6$"), loaded(program):
         pass
 
 
@@ -282,7 +282,7 @@ def random_chain(rng: np.random.Generator, length: int) -> Program:
         bits = bool(rng.integers(2))
         if rng.random() < 0.3:
             kernel = [(k, k) for k in (1, 2) if k <= min(at.height, at.width)][-1]
-            kind = "max_pool" if at.bits and bits or rng.random() < 0.6 else "avg_pool"
+            kind = "max_pool" if (at.bits and bits) or rng.random() < 0.6 else "avg_pool"
             if kind == "avg_pool" and at.unit < 2**-6:
                 kind = "max_pool"
             scale = factors(rng, at.channels)
