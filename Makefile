@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint setup clean
+.PHONY: demo test slow sanitize lint setup clean
 
 setup: .venv/ready
 
@@ -21,6 +21,15 @@ test: setup
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Wrong addresses and undefined behaviour in the core, by gcc; src/biprop/_core.so stays as it is.
+sanitize: setup
+	cmake -B build/sanitize -S . -DBIPROP_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize --parallel
+	BIPROP_CORE=$(CURDIR)/build/sanitize/_core.so \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider tests/test_kernels.py tests/test_c.py tests/test_native.py
 
 lint: setup
 	$(BIN)/ruff check .

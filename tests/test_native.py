@@ -20,6 +20,7 @@ def test_the_core_is_built_where_there_is_a_compiler() -> None:
 
 
 def test_without_a_core_or_with_another_version_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BIPROP_CORE", raising=False)
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     assert native.library.__wrapped__() is None
     (tmp_path / native.FILE).write_bytes(b"not a library")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,8 @@ IMAGES, WEIGHTS = 16, 1 << 18
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled core, or None."""
-    path = Path(__file__).with_name(FILE)
+    """The compiled core, or None. BIPROP_CORE in the environment names another file of it, as `make sanitize` builds one."""
+    path = Path(os.environ.get("BIPROP_CORE") or Path(__file__).with_name(FILE))
     try:
         core = ctypes.CDLL(str(path))
     except OSError:

@@ -1,0 +1,239 @@
+"""The engine's C interface: damaged programs and wrong arguments give error codes, and the C example works, also on AArch64."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, make_narrow, network_of, random_ticket
+from hypothesis import given
+from hypothesis import strategies as st
+from programs import Loaded, Program, factors, kept_weights, loaded, shifts
+
+from biprop import Engine, engine, native
+
+pytestmark = pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
+
+OK, BAD_FILE, BAD_PROGRAM, BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, TOO_LARGE, INTERNAL = range(8)
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+def small_program() -> Program:
+    """Every kind of operation, few bytes."""
+    rng = np.random.default_rng(0)
+    program = Program([*Program.of(2, 4, 5).values], mean=(0.5, 0.25), std=(1.0, 2.0))
+    scale = factors(rng, 3)
+    program.conv(True, kept_weights(rng, (3, 2, 3, 3), 0.5), scale, shifts(rng, scale, 8), padding=1)
+    program.conv(True, kept_weights(rng, (3, 3, 3, 3), 0.5), scale, shifts(rng, scale, 2), 1, 1, 1, "", 1, factors(rng, 3))
+    program.pool("max_pool", True, kernel=(2, 2), stride=2)
+    program.pool("avg_pool", kernel=(2, 2))
+    program.conv(False, np.ones((2, 3, 1, 1), np.float32), np.ones(2), np.zeros(2), act="relu")
+    return program
+
+
+def load_error(code: bytes) -> int:
+    """What loading gives; a network that loads is small enough to be run once."""
+    try:
+        network = Loaded(code)
+    except ValueError as e:
+        return int(e.args[0])
+    try:
+        if np.prod(network.shape) < 1 << 16:
+            network.run(np.zeros((1, *network.shape), np.float32))
+    except RuntimeError as e:
+        return int(e.args[0])
+    finally:
+        network.close()
+    return OK
+
+
+def test_every_truncation_is_noticed() -> None:
+    code = small_program().code()
+    assert load_error(code) == OK
+    for size in range(len(code)):
+        assert load_error(code[:size]) == BAD_PROGRAM, size
+    assert load_error(code + b"\0") == BAD_PROGRAM
+
+
+def test_every_changed_byte_is_survived() -> None:
+    """There is no checksum: a changed weight is another network. Nothing else happens than that, or an error."""
+    code = small_program().code()
+    for at in range(len(code)):
+        for flip in (1, 128, 255):
+            changed = bytearray(code)
+            changed[at] ^= flip
+            assert load_error(bytes(changed)) in (OK, BAD_PROGRAM, TOO_LARGE, NO_MEMORY), (at, flip)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_garbage_is_survived(garbage: bytes, keep: int) -> None:
+    code = small_program().code()
+    assert load_error(garbage) in (BAD_PROGRAM,)
+    assert load_error(code[:keep] + garbage) in (OK, BAD_PROGRAM, TOO_LARGE, NO_MEMORY)
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    core, code = engine._core(), small_program().code()
+    assert core
+    network, logits, images = ctypes.c_void_p(), np.zeros(99, np.float32), np.zeros(999, np.float32)
+    place = ctypes.byref(network)
+    for threads in (0, -1, 1025, -(2**31)):
+        assert core.biprop_load(code, len(code), threads, place) == BAD_ARGUMENT
+        assert core.biprop_load_file(str(tmp_path / "absent").encode(), threads, place) != OK
+    assert core.biprop_load(None, 10, 1, place) == core.biprop_load(code, len(code), 1, None) == BAD_ARGUMENT
+    assert core.biprop_load_file(None, 1, place) == core.biprop_load_file(b"x", 1, None) == BAD_ARGUMENT
+    assert core.biprop_load(code, 0, 1, place) == BAD_PROGRAM
+    assert core.biprop_load_file(str(tmp_path / "absent").encode(), 1, place) == BAD_FILE
+    assert core.biprop_load_file(str(tmp_path).encode(), 1, place) == BAD_FILE
+    assert network.value is None  # set on success only
+    (tmp_path / "empty").touch()
+    assert core.biprop_load_file(str(tmp_path / "empty").encode(), 1, place) == BAD_PROGRAM
+    (tmp_path / "code").write_bytes(code)
+    assert core.biprop_load_file(str(tmp_path / "code").encode(), 1, place) == OK
+
+    for run, scalar in ((core.biprop_run_f32, 4), (core.biprop_run_u8, 1)):
+        pixels, to = images.ctypes.data, logits.ctypes.data
+        assert scalar * images.size > 1 and run(network, pixels, 1, 0, to) == OK
+        assert run(None, pixels, 1, 0, to) == run(network, None, 1, 0, to) == run(network, pixels, 1, 0, None) == BAD_ARGUMENT
+        assert run(network, pixels, -1, 0, to) == run(network, pixels, -(2**63), 0, to) == BAD_ARGUMENT
+        assert run(network, pixels, 1, 7, to) == run(network, pixels, 1, -1, to) == BAD_ARGUMENT
+        assert run(network, None, 0, 0, None) == run(network, None, 0, 1, None) == OK
+    for bad in (np.nan, np.inf, -np.inf):
+        images[39] = bad
+        assert core.biprop_run_f32(network, images.ctypes.data, 1, 0, logits.ctypes.data) == NOT_FINITE
+        images[39] = 0
+        assert core.biprop_run_f32(network, images.ctypes.data, 1, 0, logits.ctypes.data) == OK
+
+    assert core.biprop_explain(None, 1, None, 0) == 0
+    assert core.biprop_explain(network, -5, None, 0) > 0
+    text = ctypes.create_string_buffer(b"12345678")
+    assert core.biprop_explain(network, 1, text, 4) > 4 and len(text.value) == 3 and text.raw[4:8] == b"5678"
+    for name in (b"mmx", b"SCALAR", b"avx", b" ", None):
+        assert core.biprop_use_instruction_set(name) == BAD_ARGUMENT
+    assert core.biprop_use_instruction_set(b"") == OK
+    assert all(core.biprop_message(error) for error in (-1, *range(9), 2**31 - 1))
+    core.biprop_free(network)
+    core.biprop_free(None)
+
+
+def test_a_refused_instruction_set_changes_nothing() -> None:
+    core = engine._core()
+    assert core and core.biprop_use_instruction_set(b"scalar") == OK and core.biprop_use_instruction_set(b"mmx") == BAD_ARGUMENT
+    code, network = small_program().code(), ctypes.c_void_p()
+    core.biprop_load(code, len(code), 1, ctypes.byref(network))
+    text = ctypes.create_string_buffer(4096)
+    core.biprop_explain(network, 1, text, len(text))
+    core.biprop_free(network)
+    core.biprop_use_instruction_set(b"")
+    assert text.value.startswith(b"scalar")
+
+
+def predicted(command: list[str], program: Path, pixels: np.ndarray, folder: Path) -> np.ndarray:  # type: ignore[type-arg]
+    """The logits of the C example; what it prints is their greatest."""
+    (folder / "pixels").write_bytes(pixels.tobytes())
+    done = subprocess.run([*command, program, folder / "pixels", folder / "logits"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    logits = np.fromfile(folder / "logits", np.float32).reshape(len(pixels), -1)
+    assert [int(line.split()[0]) for line in done.stdout.splitlines()] == logits.argmax(axis=1).tolist()
+    return logits
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The C example, built by the system's C compiler."""
+    compiler = next((found for found in map(shutil.which, ("cc", "gcc", "clang")) if found), None)
+    if compiler is None or sys.platform == "win32":
+        pytest.skip("no C compiler")
+    if os.environ.get("BIPROP_CORE"):
+        pytest.skip("of the installed library")
+    core = Path(native.__file__).with_name(native.FILE)
+    command = [compiler, *STRICT, "-I", ROOT / "csrc/include", ROOT / "examples/c/predict.c", core, f"-Wl,-rpath,{core.parent}"]
+    done = subprocess.run([*command, "-o", tmp_path / "predict"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "predict"
+
+
+def test_the_c_example(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_narrow(monkeypatch, "VGG_Small_BinAct")
+    ticket = random_ticket(network_of("VGG_Small_BinAct"))
+    run = Engine(ticket)
+    run.save_program(tmp_path / "a.bprog")
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
+    logits = predicted([str(example)], tmp_path / "a.bprog", pixels, tmp_path)
+    np.testing.assert_array_equal(logits[:64], run.run(pixels[:64], "NHWC"))
+    np.testing.assert_array_equal(logits[64:], run.run(pixels[64:], "NHWC"))
+
+
+def test_what_the_c_example_says_of_mistakes(example: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.bprog").write_bytes(small_program().code())
+    (tmp_path / "half").write_bytes(b"x" * 21)
+    for arguments, word in (
+        ([], "usage"), (["absent", "absent"], "read"), (["half", "half"], "not a program"), (["a.bprog", "absent"], "read"),
+        (["a.bprog", "half"], "whole number"),
+    ):  # fmt: skip
+        done = subprocess.run([example, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode in (1, 2) and word in done.stderr, (arguments, done)
+
+
+@pytest.mark.slow
+def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core and the example for AArch64, run by qemu: NEON and plain C++ give what this machine gives."""
+    compiler, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if not compiler or not qemu:
+        pytest.skip("no aarch64-linux-gnu-g++ and qemu-aarch64")
+    sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc/engine").glob("*.cpp")]
+    sources = [path for path in sources if path.stem not in ("kernels_avx2", "kernels_avx512")]
+    flags = [
+        "-O2",
+        "-std=c++17",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-static",
+        "-pthread",
+        "-I",
+        ROOT / "csrc/include",
+    ]
+    machines = {"neon": tmp_path / "neon", "scalar": tmp_path / "scalar"}
+    example = [compiler.removesuffix("g++") + "gcc", *STRICT, "-c", "-I", ROOT / "csrc/include", ROOT / "examples/c/predict.c"]
+    commands = [[*example, "-o", tmp_path / "predict.o"]]
+    for name, machine in machines.items():
+        own = [path for path in sources if name == "neon" or path.stem != "kernels_neon"]
+        commands.append(
+            [compiler, *flags, *(["-DBIPROP_NEON"] if name == "neon" else []), *own, tmp_path / "predict.o", "-o", machine]
+        )
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    rng = np.random.default_rng(0)
+    for network in ("VGG_Small_BinAct", "Wide_VGG_Small_132", "cResNet20_BinAct", "WidePreActResNet", "Conv4"):
+        make_narrow(monkeypatch, network)
+        size = (9, 11) if "Res" in network else (32, 32)
+        run = Engine(random_ticket(network_of(network, size), density=0.5), instruction_set="scalar")
+        run.save_program(tmp_path / "a.bprog")
+        pixels = rng.integers(0, 256, (66, *size, 3), dtype=np.uint8)
+        for count in (1, 66):
+            expected = np.concatenate([run.run(pixels[:count][at : at + 64], "NHWC") for at in range(0, count, 64)])
+            for machine in machines.values():
+                got = predicted([qemu, str(machine)], tmp_path / "a.bprog", pixels[:count], tmp_path)
+                np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    # Bits, exactly.
+    program = Program([*Program.of(3, 7, 9).values])
+    for channels in (65, 64, 200):
+        weights, scale = kept_weights(rng, (channels, program.last.channels, 3, 3), 0.5), factors(rng, channels)
+        program.conv(True, weights, scale, shifts(rng, scale, 0.7 * weights[0].size ** 0.5), padding=1)
+    program.to_floats()
+    (tmp_path / "b.bprog").write_bytes(program.code())
+    pixels = rng.integers(0, 2, (66, 7, 9, 3), dtype=np.uint8) * np.uint8(255)
+    for machine in machines.values():
+        with loaded(program) as here:
+            np.testing.assert_array_equal(
+                predicted([qemu, str(machine)], tmp_path / "b.bprog", pixels, tmp_path), here.run(pixels, 1)
+            )

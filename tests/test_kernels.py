@@ -1,0 +1,429 @@
+"""The engine's kernels, every instruction set of this machine: against numpy on awkward shapes, and against each other.
+
+The grid is a draw from all combinations that always takes the same ones; hypothesis draws more. See programs.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import network_of, random_ticket
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from programs import EXACT, Program, check, dense_weights, factors, kept_weights, loaded, random_pixels, same, shifts
+
+from biprop import engine
+from biprop.engine import Engine
+
+SETS = engine.instruction_sets()
+pytestmark = pytest.mark.skipif(not SETS, reason="no compiled core")
+
+CHANNELS = (1, 3, 63, 64, 65, 200)
+SIZES = ((1, 1), (5, 7), (7, 7), (9, 33), (4, 4), (8, 8), (32, 32), (3, 64), (2, 65))
+DENSITIES = (0.0, 0.05, 0.5, 1.0)
+FLAVORS = (
+    "bits to bits", "bits to floats", "bits and bits to bits", "bits and floats to bits", "bits and bits to floats",
+    "bits and floats to floats", "floats to floats", "floats to bits", "floats and bits to bits", "floats and floats to floats",
+    "floats and bits to floats", "dense to floats", "dense to bits", "dense and floats to bits",
+)  # fmt: skip
+"""[what is convolved] and [residual] to [output]"""
+
+Weights = Callable[[np.random.Generator, tuple[int, ...], float], Any]
+
+
+def append_conv(
+    program: Program, rng: np.random.Generator, flavor: str, channels: int, kernel: tuple[int, int], stride: int = 1,
+    padding: int = 0, density: float = 0.5, act: str = "",
+) -> None:  # fmt: skip
+    """Append a convolution, and before it its residual: a convolution of the program's input with the same output."""
+    sources, to = flavor.split(" to ")
+    convolved, _, residual = sources.partition(" and ")
+    source = program.to_bits() if convolved == "bits" and not program.last.bits else len(program.values) - 1
+    at = program.values[source]
+    draw: Weights = dense_weights if convolved == "dense" else kept_weights
+    shape = (channels, at.channels, *kernel)
+    other = None
+    if residual:
+        weights = kept_weights(rng, (channels, at.channels, *kernel), min(density, 8 / (at.channels * kernel[0] * kernel[1])))
+        scale = np.ones(channels)
+        other = program.conv(residual == "bits", weights, scale, np.zeros(channels), source, stride, padding)
+    scale, spread = factors(rng, channels), max(1.0, 0.7 * (density * at.channels * kernel[0] * kernel[1]) ** 0.5 * at.most)
+    shift = shifts(rng, scale, spread)
+    residual_scale = factors(rng, channels) if residual else None
+    program.conv(to == "bits", draw(rng, shape, density), scale, shift, source, stride, padding, act, other, residual_scale)
+
+
+def conv_program(
+    rng: np.random.Generator, flavor: str, channels: tuple[int, int], size: tuple[int, int], *args: Any, **options: Any
+) -> Program:
+    program = Program.of(channels[0], *size)
+    append_conv(program, rng, flavor, channels[1], *args, **options)
+    if program.last.bits:
+        program.to_floats()
+    return program
+
+
+def drawn_cases(count: int, most_work: float) -> list[tuple[Any, ...]]:
+    """Combinations that fit: flavor, channels, size, kernel, stride, padding, density, act."""
+    rng = np.random.default_rng(0)
+    cases: list[tuple[Any, ...]] = []
+    while len(cases) < count:
+        flavor = FLAVORS[len(cases) % len(FLAVORS)]
+        size, channels = SIZES[rng.integers(len(SIZES))], (int(rng.choice(CHANNELS)), int(rng.choice(CHANNELS)))
+        kernel = ((1, 1), (3, 3), (3, 3), (7, 7), size)[rng.integers(5)]
+        stride, padding = int(rng.integers(1, 4)), int(rng.integers(0, 4))
+        if padding >= min(kernel) or any(side + 2 * padding < k for side, k in zip(size, kernel, strict=True)):
+            continue
+        area, positions = kernel[0] * kernel[1], size[0] * size[1] / stride**2
+        if padding and area >= 500:
+            continue  # more than sums on floats take
+        if channels[0] * channels[1] * area * positions > most_work or channels[0] * area > 65533:
+            continue
+        density = DENSITIES[rng.integers(4)]
+        act = ("", "relu", "sign", "sign0")[rng.integers(4)] if flavor.endswith("floats") else ""
+        cases.append((flavor, channels, size, kernel, stride, padding, density, act))
+    return cases
+
+
+def check_case(case: tuple[Any, ...]) -> None:
+    flavor, channels, size, kernel, stride, padding, density, act = case
+    rng = np.random.default_rng(1)
+    check(conv_program(rng, flavor, channels, size, kernel, stride, padding, density, act), rng, SETS)
+
+
+@pytest.mark.parametrize("case", drawn_cases(140, 1e5), ids=str)
+def test_convolutions(case: tuple[Any, ...]) -> None:
+    check_case(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seventh", range(7))
+def test_convolutions_at_length(seventh: int) -> None:
+    for case in drawn_cases(1400, 3e7)[seventh::7]:
+        check_case(case)
+
+
+@pytest.mark.parametrize("density", [0.5, 1.0])
+@pytest.mark.parametrize("flavor", ["bits to bits", "bits to floats", "bits and bits to bits", "floats to bits"])
+def test_many_taps(flavor: str, density: float) -> None:
+    """4608 taps, and nearly all agree: a count takes 13 bits."""
+    rng = np.random.default_rng(2)
+    for size in ((4, 4),):
+        check(conv_program(rng, flavor, (512, 3), size, (3, 3), 1, 1, density), rng, SETS)
+        weights = kept_weights(rng, (3, 512, 3, 3), density)
+        agreeing = Program.of(512, *size)
+        agreeing.to_bits()
+        scale = np.array([1.0, -1.0, 0.5])
+        kept = np.count_nonzero(weights, axis=(1, 2, 3))
+        agreeing.conv(False, np.abs(weights), scale, -scale * kept, padding=1)
+        agreeing.conv(True, np.abs(weights), scale, -scale * kept, source=1, padding=1)
+        agreeing.to_floats()
+        for pixel in (1, -1):
+            images = np.full((2, 512, *size), pixel, np.float32)
+            truth = agreeing.truth(images)
+            for name in SETS:
+                with loaded(agreeing, instruction_set=name) as network:
+                    for count in (1, 32):
+                        same(network.run(np.repeat(images, count, 0)), np.repeat(truth, count, 0), True, name)
+
+
+@pytest.mark.parametrize("bits", [True, False])
+@pytest.mark.parametrize("channels", [32766, 32769, 65533])
+def test_as_many_taps_as_there_may_be(channels: int, bits: bool) -> None:
+    rng = np.random.default_rng(3)
+    program = Program.of(channels, 1, 1)
+    program.to_bits()
+    weights = np.ones((4, channels, 1, 1), np.int8)
+    weights[1] = -1
+    weights[2] = kept_weights(rng, (1, channels, 1, 1), 0.9)
+    weights[3] = 0
+    shift = -np.array([channels, channels, 3, 0.0])
+    program.conv(bits, weights, np.ones(4), shift)
+    if bits:
+        program.to_floats()
+    for pixels in (np.ones((1, channels, 1, 1)), -np.ones((1, channels, 1, 1)), random_pixels(rng, 1, program)):
+        images = pixels.astype(np.float32)
+        for name in SETS:
+            with loaded(program, instruction_set=name) as network:
+                for count in (1, 64):
+                    same(network.run(np.repeat(images, count, 0)), np.repeat(program.truth(images), count, 0), True, name, count)
+
+
+def test_one_tap_too_many() -> None:
+    program = Program.of(65534, 1, 1)
+    program.conv(False, np.ones((1, 65534, 1, 1), np.int8), np.ones(1), np.zeros(1))
+    with pytest.raises(ValueError, match=r"^6$"), loaded(program):
+        pass
+
+
+@pytest.mark.parametrize("stride", [2, 3, 5])
+def test_padding_beside_rows_of_a_whole_word(stride: int) -> None:
+    rng = np.random.default_rng(14)
+    for width in (62, 64):
+        check(conv_program(rng, "bits to bits", (3, 5), (3, width), (7, 7), stride, 3), rng, SETS)
+
+
+def test_kernels_wider_than_a_word() -> None:
+    """The padding is behind the 64th bit, and before the first."""
+    rng = np.random.default_rng(4)
+    for size, kernel, padding in (((5, 64), (4, 67), 2), ((3, 40), (3, 41), 2)):
+        for stride in (1, 2, 3):
+            for flavor in ("bits to bits", "bits to floats"):
+                check(conv_program(rng, flavor, (2, 3), size, kernel, stride, padding), rng, SETS)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("size", [(33, 33), (64, 64)])
+def test_a_linear_layer_on_a_large_map(size: tuple[int, int], dense: bool) -> None:
+    rng = np.random.default_rng(5)
+    flavor = "dense to floats" if dense else "floats to floats"
+    check(conv_program(rng, flavor, (3, 5), size, size), rng, SETS)
+    behind_bits = Program.of(2, *size)
+    behind_bits.to_bits()
+    behind_bits.to_floats()
+    append_conv(behind_bits, rng, flavor, 5, size)
+    check(behind_bits, rng, SETS)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 7), (8, 8), (9, 33), (16, 16), (17, 31), (6, 64), (2, 65)], ids=str)
+def test_pools(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(6)
+    shapes = [
+        ((1, 1), 1, 0),
+        ((2, 2), 2, 0),
+        ((3, 3), 2, 1),
+        ((3, 3), 1, 1),
+        ((2, 3), 3, 1),
+        ((4, 4), 4, 0),
+        ((4, 4), 1, 3),
+        (size, 1, 0),
+    ]
+    for kernel, stride, padding in shapes:
+        if any(side + 2 * padding < k for side, k in zip(size, kernel, strict=True)):
+            continue
+        for kind in ("max_pool", "avg_pool"):
+            for from_bits in (False, True):
+                for act in ("", "relu", "sign", "sign0", "bits"):
+                    area = kernel[0] * kernel[1] if kind == "avg_pool" else 1
+                    if "s" in act and area & (area - 1):
+                        continue  # a mean that is not exact
+                    program = Program.of(4, *size)
+                    if from_bits:
+                        program.to_bits()
+                    scale = factors(rng, 4)
+                    shift = shifts(rng, scale, 4)
+                    if from_bits and act == "bits" and kind == "max_pool":
+                        scale, shift = np.sign(scale - 0.1), np.zeros(4)  # as engine/lower.py writes it: +1 any, -1 all
+                    program.pool(kind, act == "bits", None, kernel, stride, padding, act.replace("bits", "sign"), scale, shift)
+                    if act == "bits":
+                        program.to_floats()
+                    check(program, rng, SETS)
+
+
+@pytest.mark.parametrize("size,padding", [((4, 4), 1), ((4, 4), 3), ((8, 2), 1), ((2, 8), 1)])
+def test_a_mean_pool_as_large_as_the_map_but_beside_it(size: tuple[int, int], padding: int) -> None:
+    rng = np.random.default_rng(7)
+    for stride in (1, 3, 16):
+        program = Program.of(5, *size)
+        program.to_bits()
+        program.pool("avg_pool", kernel=(4, 4), stride=stride, padding=padding) if min(size) + 2 * padding >= 4 else None
+        check(program, rng, SETS)
+
+
+def test_linear_layers_on_numbers_that_are_not_whole() -> None:
+    """Sums of random floats, to float rounding; in one image, a group, and a group that is not full."""
+    rng = np.random.default_rng(8)
+    for channels, size, kernel, stride, padding in (
+        ((3, 65), (32, 32), (3, 3), 1, 1), ((65, 64), (8, 8), (3, 3), 2, 1), ((200, 63), (1, 1), (1, 1), 1, 0),
+        ((64, 65), (7, 7), (7, 7), 1, 0), ((3, 16), (33, 31), (7, 7), 2, 3),
+    ):  # fmt: skip
+        for flavor in ("floats to floats", "dense to floats", "floats and floats to floats"):
+            program = conv_program(rng, flavor, channels, size, kernel, stride, padding)
+            images = rng.standard_normal((5, *program.values[0].shape)).astype(np.float32)
+            order = rng.integers(0, 5, 66)
+            for name in SETS:
+                with loaded(program, instruction_set=name) as network:
+                    same(network.run(images[:1]), program.truth(images[:1]), False, name)
+                    same(network.run(images[order]), program.truth(images)[order], False, name)
+
+
+def test_pixels() -> None:
+    """Bytes and floats, both layouts, with and without normalisation."""
+    rng = np.random.default_rng(9)
+    for mean, std in (((), ()), ((0.25, 0.5, 0.125), (0.5, 0.25, 2.0))):
+        program = Program([*Program.of(3, 5, 7).values], mean=mean, std=std)
+        program.pool("max_pool", scale=np.array([1.0, -2.0, 0.5]))
+        images = rng.integers(0, 256, (70, 3, 5, 7), dtype=np.uint8)
+        normalised = images.astype(np.float32) / np.float32(255)
+        expected = normalised
+        if mean:
+            m, s = (np.array(numbers, np.float32).reshape(1, 3, 1, 1) for numbers in (mean, std))
+            expected = (normalised - m) / s
+        for name in SETS:
+            with loaded(program, instruction_set=name) as network:
+                for pixels in (images, normalised):
+                    for count in (0, 1, 2, 64, 70):
+                        truth = program.truth(expected[:count])
+                        same(network.run(pixels[:count]), truth, True, name)
+                        same(network.run(pixels[:count].transpose(0, 2, 3, 1), layout=1), truth, True, name)
+
+
+def random_chain(rng: np.random.Generator, length: int) -> Program:
+    """Operations after one another; some take an earlier value of the same shape along."""
+    size = SIZES[rng.integers(len(SIZES))]
+    program = Program.of(int(rng.choice([1, 3, 5, 64])), *size)
+    for _ in range(length):
+        at, source = program.last, len(program.values) - 1
+        bits = bool(rng.integers(2))
+        if rng.random() < 0.3:
+            kernel = [(k, k) for k in (1, 2) if k <= min(at.height, at.width)][-1]
+            kind = "max_pool" if (at.bits and bits) or rng.random() < 0.6 else "avg_pool"
+            if kind == "avg_pool" and at.unit < 2**-6:
+                kind = "max_pool"
+            scale = factors(rng, at.channels)
+            if at.bits and bits:
+                program.pool(kind, True, kernel=kernel, stride=kernel[0], scale=np.sign(scale - 0.1))
+            else:
+                program.pool(kind, bits, kernel=kernel, stride=kernel[0], scale=scale, shift=shifts(rng, scale, at.most))
+            continue
+        sides = (at.height, at.width)
+        kernels = [
+            k
+            for k in ((1, 1), (3, 3), sides)
+            if all(s + 2 * (k[0] // 2 if k[0] == k[1] else 0) >= n for s, n in zip(sides, k, strict=True))
+        ]
+        kernel = kernels[rng.integers(len(kernels))]
+        if at.channels * kernel[0] * kernel[1] > 4096:
+            kernel = (1, 1)
+        padding = int(rng.integers(0, min(kernel))) if 1 < kernel[0] * kernel[1] < 500 else 0  # sums on floats take no more
+        if any(s + 2 * padding < n for s, n in zip(sides, kernel, strict=True)):
+            padding = kernel[0] // 2
+        stride, channels = int(rng.choice([1, 1, 2])), int(rng.choice([1, 3, 17, 65]))
+        out = tuple((s + 2 * padding - n) // stride + 1 for s, n in zip(sides, kernel, strict=True))
+        same_shape = [i for i, v in enumerate(program.values) if v.shape == (channels, *out) and i != source]
+        residual = int(rng.choice(same_shape)) if same_shape and rng.random() < 0.7 else None
+        weights = kept_weights(rng, (channels, at.channels, *kernel), float(rng.choice(DENSITIES)))
+        if at.most > at.unit * EXACT / 2**6 / max(1, np.abs(weights).sum(axis=(1, 2, 3)).max()):
+            weights[:, 1:] = 0  # so that sums stay exact
+            weights[:, :, 1:] = 0
+        scale, act = factors(rng, channels), str(rng.choice(["", "relu", "sign", "sign0"]))
+        spread = max(1.0, 0.7 * float(np.abs(weights).sum(axis=(1, 2, 3)).max()) ** 0.5 * at.most)
+        residual_scale = None if residual is None else factors(rng, channels)
+        program.conv(bits, weights, scale, shifts(rng, scale, spread), source, stride, padding, act, residual, residual_scale)
+    if program.last.bits:
+        program.to_floats()
+    return program
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 4))
+def test_chains(seed: int, length: int) -> None:
+    rng = np.random.default_rng(seed)
+    check(random_chain(rng, length), rng, SETS)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1), length=st.integers(2, 8))
+def test_long_chains(seed: int, length: int) -> None:
+    rng = np.random.default_rng(seed)
+    check(random_chain(rng, length), rng, SETS)
+
+
+def test_every_kernel_is_among_the_tests() -> None:
+    rng = np.random.default_rng(10)
+    ran: set[str] = set()
+    for flavor, channels, size, kernel in (
+        ("bits to bits", (64, 64), (8, 8), (3, 3)), ("bits to bits", (200, 64), (1, 1), (1, 1)),
+        ("floats to floats", (64, 64), (8, 8), (3, 3)), ("floats to floats", (64, 64), (4, 4), (4, 4)),
+        ("dense to floats", (3, 64), (8, 8), (3, 3)),
+    ):  # fmt: skip
+        ran |= check(conv_program(rng, flavor, channels, size, kernel, 1, 0, 0.5), rng, SETS)
+    for part in ("bit-sliced", "positions", "lanes (64 images)", "popcount", "sparse sum", "sparse dot", "dense sum"):
+        assert any(part in name for name in ran), (part, ran)
+
+
+def test_a_channel_that_keeps_nothing_is_its_shift() -> None:
+    rng = np.random.default_rng(11)
+    for from_bits in (False, True):
+        for dense in (False, True)[: 1 if from_bits else 2]:
+            program = Program.of(5, 6, 6)
+            if from_bits:
+                program.to_bits()
+            shift = np.array([0.1, -3.7, 0.0])
+            zeros = np.zeros((3, 5, 3, 3), np.float32 if dense else np.int8)
+            program.conv(False, zeros, np.array([1e20, -0.3, 0.0]), shift, padding=1)
+            for name in SETS:
+                with loaded(program, instruction_set=name) as network:
+                    for count in (1, 64):
+                        got = network.run(random_pixels(rng, count, program)).reshape(count, 3, 36)
+                        assert (got == shift.astype(np.float32)[:, None]).all()
+
+
+THREADED = [
+    ("floats to bits", (3, 64), (9, 33), (3, 3), 1, 1),  # tiles of lanes begin within a row
+    ("floats to bits", (3, 64), (31, 31), (3, 3), 1, 1),
+    ("dense and floats to bits", (3, 40), (33, 9), (3, 3), 1, 1),
+    ("floats and bits to bits", (3, 40), (31, 17), (3, 3), 2, 1),
+    ("bits to bits", (64, 64), (32, 32), (3, 3), 1, 1),
+    ("bits to floats", (64, 65), (9, 33), (3, 3), 1, 1),
+    ("bits to bits", (200, 200), (1, 1), (1, 1), 1, 0),
+    ("bits and bits to floats", (64, 64), (7, 7), (3, 3), 1, 1),
+    ("floats to floats", (64, 65), (7, 7), (7, 7), 1, 0),
+    ("floats and floats to floats", (17, 65), (31, 33), (3, 3), 2, 1),
+]
+
+
+@pytest.mark.parametrize("case", THREADED, ids=str)
+def test_threads_change_nothing(case: tuple[Any, ...]) -> None:
+    rng = np.random.default_rng(12)
+    program = conv_program(rng, *case)
+    images = rng.standard_normal((65, *program.values[0].shape)).astype(np.float32)
+    for name in SETS:
+        with loaded(program, 1, name) as one, loaded(program, 2, name) as two:
+            for count in (1, 65):
+                for repeat in range(10 if count == 1 else 1):
+                    part = images[repeat : repeat + 1] if count == 1 else images
+                    expected = one.run(part)
+                    np.testing.assert_array_equal(two.run(part), expected)
+
+
+def test_many_callers_get_what_one_gets() -> None:
+    ticket = random_ticket(network_of("Wide_VGG_Small", (16, 16)))
+    images = np.random.default_rng(13).integers(0, 256, (8, 50, 2, 3, 16, 16), dtype=np.uint8)
+    run = Engine(ticket, threads=min(2, engine.cores()))
+    expected = np.stack([[run.run(part) for part in images[caller]] for caller in range(8)])
+    with ThreadPoolExecutor(8) as callers:
+        got = np.stack(list(callers.map(lambda own: np.stack([run.run(part) for part in own]), images)))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_machine_without_room_for_threads() -> None:
+    """The core says so; it does not end the process."""
+    code = (
+        "import resource, sys\n"
+        "from programs import Program, loaded\n"
+        "import numpy as np\n"
+        "program = Program.of(1, 1, 1); program.to_floats(); code = program.code()\n"
+        "with loaded(code): pass\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)\n"
+        "try:\n"
+        "    with loaded(code, 1000): pass\n"
+        "except ValueError as e: print('error', e)\n"
+    )
+    if not sys.platform.startswith("linux") or os.environ.get("BIPROP_CORE"):
+        pytest.skip("limits of Linux, and not of a sanitizer's memory")
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])  # noqa: PTH120
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("error 5", "error 7"), done.stdout
