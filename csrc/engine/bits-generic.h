@@ -53,7 +53,8 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
         Lanes sum = {};
         for (int i = 0; i < bits; ++i) {
             const auto piece = int16_t(sliced[i * step] >> (8 * part) & 255);
-            sum |= (((Lanes{} + piece) & places) == places) & int16_t(1 << i);
+            const auto value = int16_t(1 << i);  // named: with its sanitizers gcc takes the expression for an int
+            sum |= (((Lanes{} + piece) & places) == places) & value;
         }
         std::memcpy(lanes + 8 * part, &sum, sizeof sum);
     }

@@ -67,7 +67,7 @@ class BitStep : public Step {
     // Counts to what the operation puts out, for n lanes from `lane`. `room` takes 2 n floats.
     void emit_counts(const Frame& frame, int c, int lane, int n, const int16_t* counts, float* room) const {
         const int shift = out_.images > 1 ? 6 : 0;
-        const int16_t* corrections = corrections_.data() + size_t(c) * out_.positions() + (lane >> shift);
+        const int32_t* corrections = corrections_.data() + size_t(c) * out_.positions() + (lane >> shift);
         const float* residual = this->residual(frame, c, lane, n, room + n);
         float* to = out_.bits ? room : out_.floats(frame.values[op_.out], c) + lane;
         frame.kernels->finish_counts(counts, corrections, shift, n, finishes_[c], residual, to);
@@ -79,13 +79,13 @@ class BitStep : public Step {
     const Classes rows_, columns_;
     const bool by_threshold_;  // else by floats
     int bits_ = 0;
-    std::vector<int16_t> corrections_;  // [channel][position]; empty where thresholds do
+    std::vector<int32_t> corrections_;  // [channel][position]; empty where thresholds do
     std::vector<uint16_t> thresholds_, thresholds_plus_;  // [channel][class]; the second where the residual is +1
     std::vector<uint8_t> flips_;
 
   private:
     void fill(int c, int classes) {
-        std::vector<int16_t> by_class(classes);
+        std::vector<int32_t> by_class(classes);
         std::vector<int> kept(op_.area()), negative(op_.area());
         const TapRange range = lists_->ranges[c];
         const uint16_t* tap = lists_->taps.data() + range.start;
@@ -107,7 +107,7 @@ class BitStep : public Step {
             const size_t at = size_t(c) * classes + k;
             const int correction = lists_->kept[c] - outside + 2 * outside_negative;
             if (!by_threshold_) {
-                by_class[k] = int16_t(correction);
+                by_class[k] = correction;
             } else if (op_.residual == kNone) {
                 thresholds_[at] = threshold(c, correction, 0);
             } else {
@@ -231,7 +231,7 @@ class Sliced final : public BitStep {
     }
     size_t scratch() const override { return counts_at() + std::max((kChunk * sizeof(int16_t) + 2 * sizeof(float)) * width_ * 8, 4 * sub_plane_ + 64); }
     size_t memory() const override {
-        return (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + corrections_.size()) * 2;
+        return (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + 2 * corrections_.size()) * 2;
     }
 
   private:
@@ -377,13 +377,16 @@ class Sliced final : public BitStep {
                     uint64_t word = 0;
                     if (first + i < out_.height && y >= 0 && y < in_.height) {
                         word = in_.load_row(base, c, y);
-                        word = by < 0 ? word << -by : word >> by;
+                        // Output column x reads input column x * stride + by; `skip` columns are left of the map.
+                        const int skip = by < 0 ? (-by + op_.stride - 1) / op_.stride : 0, start = by + skip * op_.stride;
+                        word = start < 64 ? word >> start : 0;
                         if (op_.stride == 2) word = even_bits(word);
                         if (op_.stride > 2) {
                             uint64_t some = 0;
                             for (int x = 0; x * op_.stride < 64; ++x) some |= (word >> (x * op_.stride) & 1) << x;
                             word = some;
                         }
+                        word = skip < 64 ? word << skip : 0;
                         word &= columns;
                     }
                     Shape::store_row(planes + i * (row_ / 8), row_, word);
@@ -526,7 +529,7 @@ class Popcount final : public BitStep {
     size_t scratch() const override {
         return (size_t(padded_) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
     }
-    size_t memory() const override { return (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size() + corrections_.size()) * 2; }
+    size_t memory() const override { return (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size() + 2 * corrections_.size()) * 2; }
 
   private:
     static int padded(const Shape& out) { return out.positions() == 1 ? 1 : int(round_up(out.positions(), 8)); }

@@ -149,13 +149,13 @@ BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, co
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
-    const int16_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
+    const int32_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
     const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
     alignas(64) float room[64];
     float* y = t.floats ? shifted(t.floats, c * t.floats_step) + word * 64 : room;
     const int same = corrections[0];
     if (t.shift) finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - same); });
-    else finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - int(corrections[i])); });
+    else finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
     if (t.floats) return;
     uint64_t bits = 0;
     for (int i = 0; i < 64; i += kFloats) bits |= uint64_t(signs_of(load_floats(room + i))) << i;
@@ -404,9 +404,9 @@ void sum_levels(const LevelTile& t) {
     return sum_levels_of<1>(t);
 }
 
-void finish_counts(const int16_t* counts, const int16_t* corrections, int shift, int n, const Finish& f, const float* residual,
+void finish_counts(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish& f, const float* residual,
                    float* out) {
-    if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - int(corrections[i])); });
+    if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
     const int run = 1 << shift;
     for (int from = 0; from < n; from += run) {
         const int same = corrections[from >> shift];

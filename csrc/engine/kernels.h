@@ -53,7 +53,7 @@ struct BitTile {
     // Floats, or signs of floats, out instead, where finishes is not null: x = 2 count - corrections[lane >> shift], for `words` x 64
     // lanes; to floats + c * floats_step, or, if that is null, to `out`.
     const Finish* finishes;
-    const int16_t* corrections;  // channel c at distance corrections_step
+    const int32_t* corrections;  // channel c at distance corrections_step
     size_t corrections_step;
     int shift, words;
     float* floats;
@@ -142,7 +142,7 @@ struct Kernels {
     // 64 lanes of bit-sliced counts, [bits] words at distance `step`, to integers.
     void (*widen)(const uint64_t* sliced, size_t step, int bits, int16_t* lanes);
     // Lanes of counts to floats, x = 2 count - correction, which is corrections[lane >> shift]. Residual may be null.
-    void (*finish_counts)(const int16_t* counts, const int16_t* corrections, int shift, int n, const Finish&, const float* residual,
+    void (*finish_counts)(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish&, const float* residual,
                           float* out);
     void (*finish_floats)(const float* x, int n, const Finish&, const float* residual, float* out);
     // Bit i of `bits`, from the lowest of the first byte: finished x[i] >= 0. Writes whole bytes.

@@ -82,6 +82,13 @@ class Network {
         for (const Value& value : program_.values)
             if (value.bits) bits = true, rows_ = rows_ && Shape::fits_rows(value);
         many_ = bits ? 64 : 16;
+        for (const Op& op : program_.ops) {
+            const Value& in = program_.values[op.in];
+            if (op.kind != Kind::conv || in.bits) continue;
+            rows_ = rows_ && can_sum(op, in, 1);
+            groups_ = groups_ && can_sum(op, in, many_);
+        }
+        if (!rows_ && !groups_) throw TooLarge("a kernel that spans too many numbers of a plane");
     }
 
     const Value& input() const { return program_.values.front(); }
@@ -135,6 +142,7 @@ class Network {
 
     // From now on values between layers are 8-bit levels, for the ranges that they have on these images.
     void calibrate(const float* images, int64_t count, bool channels_last) {
+        if (!rows_) return;  // bits too wide for one image to run: too little of such a network is floats
         const Plan& plan = this->plan(1);
         std::vector<std::pair<float, float>> ranges(program_.values.size(), {0.0f, 0.0f});
         auto space = take_workspace(plan);
@@ -155,7 +163,10 @@ class Network {
         }
         std::lock_guard<std::mutex> lock(mutex_);
         ranges_ = std::move(ranges);
-        if (many_ == 16) many_ = 32;  // as many levels fill a vector
+        const auto fits = [&](const Op& op) {
+            return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
+        };
+        if (many_ == 16 && std::all_of(program_.ops.begin(), program_.ops.end(), fits)) many_ = 32;  // as many levels fill a vector
         one_.reset(), group_.reset();
         idle_one_.clear(), idle_group_.clear();
     }
@@ -180,6 +191,7 @@ class Network {
     // One image at a time or a whole group: whichever is estimated to take less.
     int next_group(int64_t left) {
         if (!rows_) return many_;
+        if (!groups_) return 1;
         if (left == 1) return 1;
         if (left >= many_) return many_;
         return double(left) * plan(1).cycles() <= plan(many_).cycles() ? 1 : many_;
@@ -342,7 +354,7 @@ class Network {
     const Kernels* const kernels_;
     Pool pool_;
     int many_ = 64;  // images of a group
-    bool rows_ = true;  // all bits fit rows, so that one image can run alone
+    bool rows_ = true, groups_ = true;  // whether one image, or a group, can run
     mutable std::mutex mutex_;  // of what follows
     std::vector<std::pair<float, float>> ranges_;  // of the values, where they are levels; else empty
     std::vector<std::shared_ptr<const TapLists>> lists_;
@@ -407,12 +419,13 @@ int biprop_load_file(const char* path, int threads, biprop_network** network) {
         std::fclose(file);
     });
     if (error) return error;
-    return read ? biprop_load(bytes.data(), bytes.size(), threads, network) : BIPROP_BAD_FILE;
+    return read ? biprop_load(bytes.empty() ? "" : static_cast<const void*>(bytes.data()), bytes.size(), threads, network) : BIPROP_BAD_FILE;
 }
 
 void biprop_free(biprop_network* network) { delete network; }
 
 void biprop_shape(const biprop_network* network, int* channels, int* height, int* width, int* outputs) {
+    if (!network) return;
     const auto& input = network->network.input();
     *channels = input.channels, *height = input.height, *width = input.width, *outputs = network->network.outputs();
 }
@@ -433,7 +446,7 @@ int biprop_calibrate(biprop_network* network, const float* images, int64_t count
 size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t size) {
     std::string whole;
     if (!network || guarded([&] { whole = network->network.explain(batch); })) return 0;
-    if (size) {
+    if (size && text) {
         const size_t count = std::min(size - 1, whole.size());
         std::memcpy(text, whole.data(), count);
         text[count] = 0;
@@ -441,7 +454,7 @@ size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t
     return whole.size();
 }
 
-size_t biprop_memory(const biprop_network* network) { return network->network.memory(); }
+size_t biprop_memory(const biprop_network* network) { return network ? network->network.memory() : 0; }
 
 const char* biprop_instruction_sets(void) {
     static const std::string names = [] {

@@ -23,10 +23,17 @@ void pause() {
 }  // namespace
 
 Pool::Pool(int threads) {
-    for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
+    try {
+        for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
+    } catch (...) {
+        end();
+        throw;
+    }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { end(); }
+
+void Pool::end() {
     stop_.store(true);
     {
         std::lock_guard<std::mutex> lock(mutex_);

@@ -39,6 +39,7 @@ class Pool {
     void start(int items, Call call, const void* context);
     void help(int thread);
     void drain(int thread);
+    void end();
 
     std::vector<std::thread> helpers_;
     std::atomic<bool> taken_{false}, stop_{false};

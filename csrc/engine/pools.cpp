@@ -119,7 +119,8 @@ class PoolStep final : public Step {
     }
 
     void floats(const Frame& frame, int c, float* room) const {
-        if (in_.bits && op_.kind == Kind::mean_pool && op_.area() == in_.positions() && in_.positions() < 32768) {
+        if (in_.bits && op_.kind == Kind::mean_pool && out_.positions() == 1 && !op_.padding && op_.area() == in_.positions() &&
+            in_.positions() < 32768) {
             count(frame, c, room);
             return emit(frame, c, 0, out_.lanes(), room, nullptr);
         }

@@ -83,6 +83,7 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
     op.residual_scale = in.finite<double>(op.residual == kNone ? 0 : to.channels);
     if (op.kind != Kind::conv) {
         check(from.channels == to.channels, "a pool that changes the channels");
+        for (double shift : op.shift) check(shift == 0 || op.kind != Kind::max_pool || !from.bits || !to.bits, "a maximum of bits with a shift");
         return op;
     }
     const uint64_t taps = uint64_t(from.channels) * op.area();
@@ -111,7 +112,7 @@ Program Program::read(const uint8_t* bytes, size_t size) {
         value.bits = in.number(1);
         value.channels = int(in.number(kMostChannels, 1));
         value.height = int(in.number(kMostSide, 1)), value.width = int(in.number(kMostSide, 1));
-        check(uint64_t(value.channels) * value.height * value.width <= kMostNumbers / 64, "a value too large");
+        check(uint64_t(value.channels) * value.height * value.width < kMostNumbers / 64, "a value too large");
         program.values.push_back(value);
     }
     check(!program.values.front().bits && !program.values.back().bits, "bits as input or output");

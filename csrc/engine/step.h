@@ -158,6 +158,8 @@ struct TapLists {
 std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
                                     std::shared_ptr<const TapLists>& lists);
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
+// Whether 16 bits can name all that a convolution on floats reads of a plane.
+bool can_sum(const Op& op, const Value& in, int images);
 // Whether a convolution can read `in` if it is levels.
 bool reads_levels(const Op& op, const Shape& in, const Shape& out);
 std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes);

@@ -3,6 +3,7 @@
 // A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that all output
 // channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
 #include <algorithm>
+#include <cassert>
 #include <map>
 #include <tuple>
 
@@ -35,7 +36,7 @@ class TiledSum : public Step {
 
     // most_kept: of taps of one output channel in a block.
     TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept)
-        : Step(op, shapes), most_(kernels.vectors), taps_(in_.channels * op.area()), most_kept_(most_kept) {
+        : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
         const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
         const int lanes = int(round_up(out_.lanes(), kLanes));
         for (int lane = 0; lane < lanes;) {
@@ -67,7 +68,16 @@ class TiledSum : public Step {
     }
 
     void run(const Frame& frame) const override {
-        const int groups = (out_.channels + kGroup - 1) / kGroup, parts = std::min(groups, this->parts(frame, int(tiles_.size())));
+        const int groups = (out_.channels + kGroup - 1) / kGroup;
+        const auto shared_row = [&](const Tile& t) { return t.lane % out_.width; };
+        if (out_.bits && out_.images == 1 && std::any_of(tiles_.begin(), tiles_.end(), shared_row)) {
+            // Rows of bits that two tiles share are written one tile after the other.
+            return frame.each(groups, [&](int group, int thread) {
+                for (const Tile& tile : tiles_)
+                    compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup), (*frame.scratch)[thread].data());
+            });
+        }
+        const int parts = std::min(groups, this->parts(frame, int(tiles_.size())));
         frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
             const int part = item % parts;
             compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
@@ -102,6 +112,13 @@ class TiledSum : public Step {
         std::vector<float> weights;
         std::vector<int> kept;
     };
+
+    // So many that 16 bits can name every lane of every tap of a channel.
+    static int most_vectors(const Op& op, const Kernels& kernels) {
+        int vectors = kernels.vectors;
+        while (vectors > 1 && op.area() * vectors * kLanes > 65535) vectors /= 2;
+        return vectors;
+    }
 
     int most_in_block(int block) const {
         if (op_.dense || block * op_.area() <= most_kept_) return block * op_.area();
@@ -153,7 +170,7 @@ class TiledSum : public Step {
         }
         const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
         const int last_tap = (op_.kernel_height - 1) * lists.row + (op_.kernel_width - 1) * lists.column;
-        if (last_tap > 65535) throw TooLarge("a kernel that spans more than 65535 numbers of a plane");
+        assert(last_tap <= 65535);  // see can_sum
         lists.block = std::clamp((most - last_tap) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
@@ -319,7 +336,7 @@ class LevelSum final : public TiledSum<int16_t> {
             level_finishes_.push_back(f);
         }
     }
-    static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * in.most_level() <= 32767; }
+    static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2; }
 
     std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
     double cycles() const override { return TiledSum::cycles() * 0.6; }
@@ -396,6 +413,13 @@ class Dot final : public Step {
 };
 
 }  // namespace
+
+bool can_sum(const Op& op, const Value& in, int images) {
+    const int64_t floats = 16;
+    if (op.kernel_height == in.height && op.kernel_width == in.width && !op.padding)
+        return images == 1 || int64_t(op.area()) * images <= 65536;
+    return op.area() * std::max<int64_t>(images, floats) <= 65535;
+}
 
 bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
     const bool covers = op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;

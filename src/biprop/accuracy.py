@@ -155,7 +155,7 @@ class Packed(nn.Module):
 
 
 def calibration(subject: Subject, images: DataSet, count: int = 256) -> NDArray[Any]:
-    """Training images for `Engine(calibration=...)`: pixels [count, C, H, W], uint8, or normalised where the ticket tells nothing."""
+    """Training images for `Engine(calibration=...)`: [count, C, H, W], uint8, or normalised where the ticket tells nothing."""
     pixels, _ = next(images.evaluation_batches(images.train, count, normalised=not subject.mean))
     return pixels.numpy()
 

@@ -1,9 +1,10 @@
-"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits. Kernels: csrc/engine; how they work: docs/engine.md."""
+"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits. Kernels: csrc/engine; how: docs/engine.md."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .reference import Reference
 Layout = Literal["NCHW", "NHWC"]
 _TOO_LARGE, _NOT_FINITE = 6, 4  # of include/biprop.h
 _MOST_THREADS = 1024
+_LOADING = threading.Lock()  # the choice of an instruction set is the whole library's
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ class Engine:
         self._reference: Reference | None = None
         why = "there is no compiled core" if self._core is None else ""
         if self._core:
-            self._core.biprop_use_instruction_set((instruction_set or "").encode())
-            error = self._core.biprop_load(self._program, len(self._program), threads, ctypes.byref(self._network))
+            with _LOADING:
+                self._core.biprop_use_instruction_set((instruction_set or "").encode())
+                error = self._core.biprop_load(self._program, len(self._program), threads, ctypes.byref(self._network))
+                self._core.biprop_use_instruction_set(b"")
             if error == _TOO_LARGE:
                 why = self._core.biprop_message(error).decode()
             else:

@@ -172,6 +172,9 @@ class _Lowering:
     def emit(self, pending: _Pending, act: str) -> int:
         """Put the operation into the program; the result is its value."""
         if pending.pool is None:
+            if act == "sign" and pending.node.op == "max_pool" and self.values[pending.value][0]:
+                # A pool from bits to bits knows no scale: by way of floats.
+                pending = self.plain(Node("max_pool", (), pending.node.shape), self.write(pending, ""))
             return self.write(pending, act)
         inner = replace(pending, pool=None)
         if act != "sign":
