@@ -70,6 +70,9 @@ struct Workspace {
 
 struct NotFinite {};
 
+// Cycles of a step below which its thread does not wait for others: they cost some, and much where the machine takes one away.
+constexpr double kWorthThreads = 1e5;
+
 }  // namespace
 
 class Network {
@@ -215,6 +218,7 @@ class Network {
             else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, plan->shapes, *kernels_, lists_[i]));
             else plan->steps.push_back(make_sum_step(op, plan->shapes, *kernels_));
             plan->scratch = std::max(plan->scratch, plan->steps.back()->scratch());
+            plan->steps.back()->worth_threads = plan->steps.back()->cycles() > kWorthThreads;
         }
         share_buffers(*plan);
         return plan;
@@ -312,8 +316,11 @@ class Network {
     void run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits, Pool* pool) {
         auto space = take_workspace(plan);
         read_images(plan, *space, images, count, channels_last);
-        const Frame frame{kernels_, pool, space->addresses, &space->scratch, count};
-        for (const auto& step : plan.steps) step->run(frame);
+        Frame frame{kernels_, pool, space->addresses, &space->scratch, count};
+        for (const auto& step : plan.steps) {
+            frame.pool = step->worth_threads ? pool : nullptr;
+            step->run(frame);
+        }
         const Shape& out = plan.shapes.back();
         uint8_t* base = space->addresses.back();
         for (int c = 0; c < out.channels; ++c)

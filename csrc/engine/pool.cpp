@@ -20,6 +20,10 @@ void pause() {
 #endif
 }
 
+uint64_t round_of(uint64_t state) { return state >> 40; }
+int items_of(uint64_t state) { return int(state >> 20 & 0xfffff); }
+int next_of(uint64_t state) { return int(state & 0xfffff); }
+
 }  // namespace
 
 Pool::Pool(int threads) {
@@ -34,47 +38,51 @@ Pool::Pool(int threads) {
 Pool::~Pool() { end(); }
 
 void Pool::end() {
-    stop_.store(true);
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        round_.fetch_add(1);
+        stop_.store(true);
+        state_.store((round_of(state_.load()) + 1) << 40);
     }
     wake_.notify_all();
     for (auto& helper : helpers_) helper.join();
 }
 
 void Pool::start(int items, Call call, const void* context) {
-    items_ = items, call_ = call, context_ = context;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(int(helpers_.size()), std::memory_order_relaxed);
-    round_.fetch_add(1);  // publishes the above; sequentially consistent with `asleep_` below
+    call_ = call, context_ = context;
+    done_.store(0, std::memory_order_relaxed);
+    state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items) << 20);  // publishes the above
     if (asleep_.load()) {
         std::lock_guard<std::mutex> lock(mutex_);
         wake_.notify_all();
     }
     drain(0);
-    for (int spins = 0; busy_.load(std::memory_order_acquire); ++spins)
+    for (int spins = 0; done_.load(std::memory_order_acquire) < items; ++spins)
         spins < 2000 ? pause() : std::this_thread::yield();  // more threads than cores: let them run
 }
 
 void Pool::drain(int thread) {
-    for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) call_(context_, item, thread);
+    uint64_t state = state_.load(std::memory_order_acquire);
+    while (next_of(state) < items_of(state)) {
+        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+        call_(context_, next_of(state), thread);
+        done_.fetch_add(1, std::memory_order_release);
+        state = state_.load(std::memory_order_acquire);
+    }
 }
 
 void Pool::help(int thread) {
-    for (uint64_t seen = 0;; ++seen) {
+    for (uint64_t seen = 0; !stop_.load();) {
         const auto until = std::chrono::steady_clock::now() + kPatience;
-        for (int spins = 1; round_.load(std::memory_order_acquire) == seen; ++spins) {
+        for (int spins = 1; round_of(state_.load(std::memory_order_acquire)) == seen; ++spins) {
             pause();
             if (spins % 64 || std::chrono::steady_clock::now() < until) continue;
             std::unique_lock<std::mutex> lock(mutex_);
             asleep_.fetch_add(1);
-            wake_.wait(lock, [&] { return round_.load() != seen; });
+            wake_.wait(lock, [&] { return round_of(state_.load()) != seen; });
             asleep_.fetch_sub(1);
         }
-        if (stop_.load()) return;
+        seen = round_of(state_.load(std::memory_order_acquire));
         drain(thread);
-        busy_.fetch_sub(1, std::memory_order_release);
     }
 }
 

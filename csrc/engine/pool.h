@@ -23,7 +23,7 @@ class Pool {
     // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter.
     template <class Work>
     void each(int items, const Work& work) {
-        if (helpers_.empty() || items < 2) {
+        if (helpers_.empty() || items < 2 || items > kMostItems) {
             for (int i = 0; i < items; ++i) work(i, 0);
             return;
         }
@@ -36,20 +36,24 @@ class Pool {
 
   private:
     using Call = void (*)(const void*, int, int);
+    static constexpr int kMostItems = (1 << 20) - 1;
+
     void start(int items, Call call, const void* context);
     void help(int thread);
     void drain(int thread);
     void end();
 
-    std::vector<std::thread> helpers_;
+    // The loop and its next item in one number, [round 24 bits][items 20][next 20]: whoever takes an item knows that it is of this
+    // loop, whose call_ and context_ stay until all its items are done. So the caller waits for items, never for a thread that
+    // has not come yet.
+    std::atomic<uint64_t> state_{0};
+    std::atomic<int> done_{0}, asleep_{0};
     std::atomic<bool> taken_{false}, stop_{false};
-    std::atomic<uint64_t> round_{0};
-    std::atomic<int> next_{0}, busy_{0}, asleep_{0};
-    int items_ = 0;
     Call call_ = nullptr;
     const void* context_ = nullptr;
     std::mutex mutex_;
     std::condition_variable wake_;
+    std::vector<std::thread> helpers_;
 };
 
 }  // namespace biprop

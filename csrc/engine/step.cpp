@@ -102,9 +102,8 @@ void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x
 }
 
 int Step::parts(const Frame& frame, int items) const {
-    const int wanted = 4 * frame.threads();
-    if (frame.threads() == 1 || items >= wanted) return 1;
-    return std::clamp((wanted + items - 1) / items, 1, std::max(1, out_.channels / 8));
+    // No more than needed: each part packs its input again.
+    return std::clamp((frame.threads() + items - 1) / items, 1, std::max(1, out_.channels / 8));
 }
 
 TapLists::TapLists(const Op& op, int taps_per_channel) {

@@ -128,6 +128,7 @@ class Step {
     virtual size_t memory() const { return 0; }  // bytes held
 
     const Op& op() const { return op_; }
+    bool worth_threads = true;
 
   protected:
     // The residual's lanes as floats, in place or in `room`; null without a residual.
