@@ -18,9 +18,9 @@ struct GenericBits {
     }
     static void store(void* p, T v) { std::memcpy(p, &v, sizeof v); }
     static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * Width); }
-    static T load_out(const uint8_t* p, size_t step, int c, const uint16_t*) { return load(p + c * step); }
-    static void store_out(uint8_t* p, size_t step, int c, const uint16_t*, T v) { store(p + c * step, v); }
-    static T load_flips(const uint8_t* flips, int c, const uint16_t*) { return same(flips[c] ? ~uint64_t(0) : 0); }
+    static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }
+    static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }
+    static T load_flips(const uint8_t* flips, int c, const uint32_t*) { return same(flips[c] ? ~uint64_t(0) : 0); }
     static T load_valid(const uint8_t* p) { return load(p); }
     static T same(uint64_t x) { return T{} + x; }
     static T zero() { return T{}; }

@@ -153,14 +153,13 @@ uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 
 
 // Tap lists of eight channels at a time, as `gathered` takes them. Channels with lists of like length go together.
 struct GroupedTaps {
-    std::vector<uint16_t> taps, order;
+    std::vector<uint16_t> taps;
+    std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
 
     GroupedTaps(const TapLists& lists, int channels) {
-        order.resize(channels);
-        for (int c = 0; c < channels; ++c) order[c] = uint16_t(c);
+        order = lists.order;
         const auto& of = lists.ranges;
-        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return of[a].positive < of[b].positive; });
         for (int from = 0; from < channels; from += 64)
             std::stable_sort(order.begin() + from, order.begin() + std::min(channels, from + 64),
                              [&](int a, int b) { return of[a].negative < of[b].negative; });
@@ -181,7 +180,7 @@ struct GroupedTaps {
         }
         taps.shrink_to_fit();
     }
-    size_t bytes() const { return (taps.size() + order.size()) * 2 + ranges.size() * sizeof(TapRange); }
+    size_t bytes() const { return taps.size() * 2 + order.size() * 4 + ranges.size() * sizeof(TapRange); }
 };
 
 class Sliced final : public BitStep {
@@ -239,7 +238,7 @@ class Sliced final : public BitStep {
 
     void compute(const Frame& frame, int tile, const uint8_t* planes, int first, int last) const {
         BitTile t{};
-        t.planes = planes, t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.bits = bits_;
+        t.planes = planes, t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.order = lists_->order.data(), t.bits = bits_;
         t.first = first, t.last = last, t.flips = flips_.data();
         if (grouped_) {
             t.taps = grouped_->taps.data(), t.ranges = grouped_->ranges.data(), t.order = grouped_->order.data();
@@ -276,13 +275,14 @@ class Sliced final : public BitStep {
             }
             return run();
         }
-        t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data();
+        t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.order = lists_->order.data();
         t.counts = reinterpret_cast<int16_t*>(const_cast<uint8_t*>(planes) + counts_at());
         auto* room = reinterpret_cast<float*>(t.counts + size_t(kChunk) * width_ * 8);
         for (t.first = first; t.first < last; t.first = t.last) {
             t.last = std::min(last, t.first + kChunk);
             frame.kernels->bits(t, width_);
-            for (int c = t.first; c < t.last; ++c) emit_tile(frame, tile, c, t.counts + size_t(c - t.first) * width_ * 8, room);
+            for (int at = t.first; at < t.last; ++at)
+                emit_tile(frame, tile, int(t.order[at]), t.counts + size_t(at - t.first) * width_ * 8, room);
         }
     }
 

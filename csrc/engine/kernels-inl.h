@@ -166,7 +166,8 @@ template <class V, int High>
 void bits_of(const BitTile& t) {
     using T = typename V::T;
     constexpr int words = int(sizeof(T)) / 8 > V::width / 8 && V::channels == 1 ? V::width / 8 : int(sizeof(T)) / 8;
-    for (int c = t.first; c < t.last; ++c) {
+    for (int at = t.first; at < t.last; ++at) {
+        const int c = V::channels > 1 ? at : int(t.order[at]);  // a channel, or a group of them
         Counter<V, High> count;
         const TapRange range = t.ranges[c];
         const uint16_t* tap = t.taps + size_t(range.start) * V::channels;
@@ -176,9 +177,9 @@ void bits_of(const BitTile& t) {
         if (t.counts || t.finishes) {
             alignas(64) uint64_t sliced[(5 + High) * words];
             for (int i = 0; i < t.bits; ++i) V::store(reinterpret_cast<uint8_t*>(sliced + i * words), count.bit(i));
-            for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(c - t.first) * words + w) * 64);
+            for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
             for (int w = 0; w < words && t.finishes; ++w) {
-                if (V::channels > 1) finish_word(t, sliced + w, words, t.order[c * V::channels + w], 0);
+                if (V::channels > 1) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
                 else if (w < t.words) finish_word(t, sliced + w, words, c, w);
             }
             continue;

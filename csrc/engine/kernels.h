@@ -28,13 +28,13 @@ struct Finish {
 // One tile of a bit-sliced convolution: count, for each output channel and lane, the kept taps that agree with their weight.
 //
 // Where a plane has 64 positions only, eight channels are computed at once (`gathered` below). Their taps alternate, taps[i][8], in
-// lists as long as the longest; `first` and `last` count groups of eight, and `order` names their channels.
+// lists as long as the longest; `first` and `last` count groups of eight of `order`, and `ranges` are of groups.
 struct BitTile {
     const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it; then a plane of zeros, a plane of ones
     const uint16_t* taps;
     const TapRange* ranges;
-    const uint16_t* order;
-    int first, last;  // output channels
+    const uint32_t* order;  // output channels: those with lists of like length follow each other, so that loops end as foreseen
+    int first, last;  // of `order`
     int bits;  // that a count can have
 
     // Bits out: count >= threshold, then flipped where `flips` says so.
@@ -60,7 +60,7 @@ struct BitTile {
     const float* residual_floats;  // or null
     size_t floats_step, residual_floats_step;  // in bytes
 
-    int16_t* counts;  // the counts themselves instead: [channel - first][8 * width]; null for the above
+    int16_t* counts;  // the counts themselves instead: [place - first][8 * width]; null for the above
 };
 
 // The taps of one output channel in a block of input channels: first those with +1, then those with -1.

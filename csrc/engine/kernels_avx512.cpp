@@ -19,9 +19,9 @@ constexpr int kFloats = 16, kVectors = 8;
         using T = TYPE;                                                                                              \
         static constexpr int width = WIDTH, channels = 1;                                                            \
         static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * WIDTH); }     \
-        static T load_out(const uint8_t* p, size_t step, int c, const uint16_t*) { return load(p + c * step); }        \
-        static void store_out(uint8_t* p, size_t step, int c, const uint16_t*, T v) { store(p + c * step, v); }        \
-        static T load_flips(const uint8_t* flips, int c, const uint16_t*) { return same(flips[c] ? ~uint64_t(0) : 0); } \
+        static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }        \
+        static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }        \
+        static T load_flips(const uint8_t* flips, int c, const uint32_t*) { return same(flips[c] ? ~uint64_t(0) : 0); } \
         static T load_valid(const uint8_t* p) { return load(p); }                                                    \
         static T load(const void* p) { return LOAD; }                                                                \
         static void store(void* p, T v) { STORE; }                                                                   \
@@ -65,13 +65,13 @@ struct Gathered : Bits64 {
         return _mm512_i32gather_epi64(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), p, 8);
     }
     static T plane(const uint8_t* planes, const uint16_t* tap) { return gather(planes, tap); }
-    static T load_out(const uint8_t* p, size_t step, int group, const uint16_t* order) {
+    static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
         return _mm512_i32gather_epi64(_mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), p, 8);
     }
-    static void store_out(uint8_t* p, size_t step, int group, const uint16_t* order, T v) {
+    static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
         _mm512_i32scatter_epi64(p, _mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), v, 8);
     }
-    static T load_flips(const uint8_t* flips, int group, const uint16_t* order) {
+    static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
         uint64_t words[8];
         for (int i = 0; i < 8; ++i) words[i] = flips[order[8 * group + i]] ? ~uint64_t(0) : 0;
         return load(words);
@@ -81,8 +81,8 @@ struct Gathered : Bits64 {
         __builtin_memcpy(&word, p, 8);
         return _mm512_set1_epi64(word);
     }
-    static __m256i channels_of(int group, const uint16_t* order) {
-        return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(order + 8 * group)));
+    static __m256i channels_of(int group, const uint32_t* order) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(order + 8 * group));
     }
 };
 

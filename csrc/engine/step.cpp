@@ -123,6 +123,10 @@ TapLists::TapLists(const Op& op, int taps_per_channel) {
         for (const auto& list : signed_taps) taps.insert(taps.end(), list.begin(), list.end());
     }
     taps.shrink_to_fit();
+    for (int c = 0; c < channels; ++c) order.push_back(uint32_t(c));
+    std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+        return std::make_pair(ranges[a].positive, ranges[a].negative) < std::make_pair(ranges[b].positive, ranges[b].negative);
+    });
 }
 
 }  // namespace biprop

@@ -149,10 +149,11 @@ class Step {
 struct TapLists {
     std::vector<uint16_t> taps;
     std::vector<TapRange> ranges;
+    std::vector<uint32_t> order;  // of output channels, by the length of their lists
     std::vector<int> kept;  // per output channel
     uint16_t zeros, ones;  // the planes that fill the groups
     explicit TapLists(const Op& op, int taps_per_channel);
-    size_t bytes() const { return taps.size() * 2 + ranges.size() * sizeof(TapRange) + kept.size() * sizeof(int); }
+    size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 
 // `lists` is filled by the first step that needs it.
