@@ -266,6 +266,10 @@ class Loaded:
         assert (logits[-1] == 12345).all()
         return logits[:-1]
 
+    def calibrate(self, images: NDArray[Any]) -> None:
+        images = np.ascontiguousarray(images, np.float32)
+        assert self.core.biprop_calibrate(self.network, images.ctypes.data, len(images), 0) == 0
+
     def kernels(self, batch: int) -> list[str]:
         size = self.core.biprop_explain(self.network, batch, None, 0)
         text = ctypes.create_string_buffer(size + 4096)

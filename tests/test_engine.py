@@ -1,13 +1,14 @@
-"""The engine's arguments; what it computes is tested in test_kernels.py."""
+"""The engine's arguments, and whole networks; its kernels are tested in test_kernels.py."""
 
 import warnings
 
 import numpy as np
 import pytest
-from conftest import network_of, random_ticket
+from conftest import make_narrow, network_of, random_ticket
 
-from biprop import Engine, Ticket, TicketError, UserError, native
+from biprop import Engine, Ticket, TicketError, UserError, native, plans
 from biprop.engine import cores
+from biprop.engine.reference import Reference
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,35 @@ def test_mistakes_in_the_images(ticket: Ticket, compiled: bool, monkeypatch: pyt
             engine.run(images)
     with pytest.raises(UserError, match="must be NCHW or NHWC"):
         engine.run(pixels, "CHWN")  # type: ignore[arg-type]
+
+
+ANCESTORS = ("Conv4Wide_BinAct", "VGG_Small_BinAct", "cResNet20", "cResNet18_BinAct")
+
+
+@pytest.mark.parametrize("name,ancestor", [*((name, False) for name in plans.NETWORKS), *((name, True) for name in ANCESTORS)])
+def test_every_network_of_the_registry(name: str, ancestor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_narrow(monkeypatch, name)
+    imagenet = name in plans.RESIDUAL and plans.RESIDUAL[name].imagenet
+    size = (64, 64) if imagenet else (32, 32)
+    ticket = random_ticket(network_of(name, size, ancestor=ancestor))
+    engine = Engine(ticket)
+    images = np.random.default_rng(0).standard_normal((20 if imagenet else 65, 3, *size)).astype(np.float32)
+    expected = Reference(ticket).run(images)
+    for batch in (1, len(images)):
+        logits = engine.run(images[:batch])
+        assert np.abs(logits - expected[:batch]).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_two_layouts_and_two_types_of_pixels(ticket: Ticket) -> None:
+    engine, pixels = Engine(ticket), np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8)
+    logits = engine.run(pixels)
+    assert np.array_equal(engine.run(pixels.transpose(0, 2, 3, 1)), logits)
+    assert np.array_equal(engine.run(pixels[3]), logits[3:4]) and np.array_equal(engine.run(pixels[3, 0]), logits[3:4])
+    assert np.allclose(engine.run(pixels.astype(np.float64) / 255), logits, atol=1e-5)
+
+
+def test_calibration_needs_images(ticket: Ticket) -> None:
+    with pytest.raises(UserError, match="calibration: no images"):
+        Engine(ticket, calibration=np.zeros((0, 1, 32, 32), np.float32))
+    with pytest.raises(UserError, match="images of shape"):
+        Engine(ticket, calibration=np.zeros((4, 1, 31, 32), np.float32))

@@ -17,7 +17,7 @@ import pytest
 from conftest import network_of, random_ticket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import EXACT, Program, check, dense_weights, factors, kept_weights, loaded, random_pixels, same, shifts
+from programs import EXACT, Program, Value, check, dense_weights, factors, kept_weights, loaded, random_pixels, same, shifts
 
 from biprop import engine
 from biprop.engine import Engine
@@ -427,3 +427,48 @@ def test_a_machine_without_room_for_threads() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("error 5", "error 7"), done.stdout
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
+    """Pixels that are whole and reach the largest level are their own levels, so that everything is exact."""
+    rng = np.random.default_rng(11)
+    most = 255 if unsigned else 127
+    cases = [
+        (3, 65, (9, 33), 3, 1, 1, 0.5), (64, 20, (32, 32), 3, 1, 1, 0.2), (64, 130, (8, 8), 3, 1, 1, 1.0), (200, 7, (5, 7), 1, 1, 0, 0.5),
+        (200, 9, (7, 7), 3, 2, 1, 0.9), (5, 4, (4, 4), 3, 1, 1, 0.0), (6, 6, (16, 16), 5, 3, 2, 0.5), (512, 5, (4, 4), 3, 1, 1, 0.05),
+    ]  # fmt: skip
+    for channels, outputs, size, kernel, stride, padding, density in cases:
+        program = Program([Value(False, channels, *size, most=float(most))])
+        program.to_floats()
+        same_shape = outputs == channels and stride == 1 and kernel == 2 * padding + 1
+        weights = kept_weights(rng, (outputs, channels, kernel, kernel), density)
+        if 100 <= 32767 // max(1, np.abs(weights).sum(axis=(1, 2, 3)).max()) < most:
+            continue  # fewer levels, so that 16 bits hold the sums: not exact here
+        scale, shift = factors(rng, outputs), rng.integers(-9, 9, outputs).astype(float)
+        residual = (1, np.full(outputs, 0.5)) if same_shape else (None, None)
+        program.conv(False, weights, scale, shift, None, stride, padding, "relu" if density == 0.2 else "", *residual)
+        images = rng.integers(0 if unsigned else -most, most + 1, (40, channels, *size)).astype(np.float32)
+        images[0, 0, 0, 0] = most
+        with loaded(program, instruction_set=instruction_set) as network:
+            network.calibrate(images)
+            kinds = network.kernels(1)
+            assert any("levels" in kind for kind in kinds), kinds
+            truth = program.truth(images)
+            for batch in (1, 3, 40):
+                same(network.run(images[:batch]), truth[:batch], True, instruction_set, program, batch)
+
+
+def test_a_network_on_levels_is_near_the_one_on_floats() -> None:
+    ticket = random_ticket(network_of("VGG_Small"), 0.1)
+    rng = np.random.default_rng(12)
+    images, known = (rng.standard_normal((count, 3, 32, 32)).astype(np.float32) for count in (33, 16))
+    floats = Engine(ticket).run(images)
+    found = [Engine(ticket, calibration=known, instruction_set=name).run(images) for name in SETS]
+    for levels in found:
+        assert 0 < np.abs(levels - floats).max() < 0.2 * np.abs(floats).max()
+        assert np.corrcoef(levels.ravel(), floats.ravel())[0, 1] > 0.98
+        assert np.allclose(levels, found[0], atol=0.02 * np.abs(floats).max())  # a rounding may turn a level
+    single = Engine(ticket, calibration=known, instruction_set=SETS[0])
+    assert np.allclose(single.run(images[:1]), found[0][:1], atol=0.02 * np.abs(floats).max())
