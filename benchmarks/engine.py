@@ -1,7 +1,7 @@
 """The engine beside PyTorch eager, and beside other engines where they are installed: times faster, in one interleaved run.
 
-    python benchmarks/engine.py                                    # the five cases, batch 1 and 64, one thread
-    python benchmarks/engine.py --cases vgg11-05 --instruction-set avx2 --rounds 9
+    python benchmarks/engine.py                                    # all cases, batch 1 and 64, one thread
+    python benchmarks/engine.py --cases vgg11-05 --instruction-set avx2
     python benchmarks/engine.py --threads 2 --batches 64
     python benchmarks/engine.py --tickets A.mpt B.mpt              # your own
 
@@ -31,12 +31,15 @@ from biprop import Engine, Ticket, convert
 from biprop.models import build
 
 CASES = {
-    "vgg11-05": ("VGG_Small_bn_BinAct", 0.05, "float"),
-    "vgg11-25": ("VGG_Small_bn_BinAct", 0.25, "float"),
-    "resnet11-20": ("cResNet18_BinAct", 0.20, "float"),
-    "vgg132-05": ("VGG_Small", 0.05, "float"),
-    "resnet132-20": ("cResNet18", 0.20, "float"),
+    "vgg11-05": ("VGG_Small_bn_BinAct", 0.05, False),
+    "vgg11-25": ("VGG_Small_bn_BinAct", 0.25, False),
+    "resnet11-20": ("cResNet18_BinAct", 0.20, False),
+    "vgg132-05": ("VGG_Small", 0.05, False),
+    "resnet132-20": ("cResNet18", 0.20, False),
+    "vgg132-05-u8": ("VGG_Small", 0.05, True),
+    "resnet132-20-u8": ("cResNet18", 0.20, True),
 }
+"""Network, density, and whether activations are 8-bit numbers."""
 
 
 def make_ticket(name: str, density: float) -> Ticket:
@@ -67,7 +70,7 @@ def timed(run: Callable[[], object], seconds: float) -> float:
     return statistics.median(times)
 
 
-def contestants(ticket: Ticket, batch: int, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+def contestants(ticket: Ticket, levels: bool, batch: int, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """Everybody who computes the batch, by name; PyTorch is the first."""
     images = np.random.default_rng(0).standard_normal((batch, *ticket_shape(ticket)), dtype=np.float32)
     model, tensor = ticket.to_model(), torch.from_numpy(images)
@@ -76,10 +79,11 @@ def contestants(ticket: Ticket, batch: int, args: argparse.Namespace) -> dict[st
         with torch.inference_mode():
             model(tensor)
 
-    engine = Engine(ticket, threads=args.threads, instruction_set=args.instruction_set)
+    known = np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32) if levels else None
+    engine = Engine(ticket, args.threads, args.instruction_set, known)
     runs: dict[str, Callable[[], object]] = {"PyTorch": eager, "biprop": lambda: engine.run(images)}
     if args.peers:
-        import peers  # type: ignore[import-not-found]
+        import peers
 
         runs |= peers.contestants(model, tensor, args.threads)
     return runs
@@ -90,9 +94,9 @@ def ticket_shape(ticket: Ticket) -> tuple[int, int, int]:
     return (ticket.network["channels"], *ticket.network["input_size"])
 
 
-def compare(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
+def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -> None:
     for batch in args.batches:
-        runs = contestants(ticket, batch, args)
+        runs = contestants(ticket, levels, batch, args)
         for run in runs.values():
             run()
         seconds: dict[str, list[float]] = {who: [] for who in runs}
@@ -110,6 +114,20 @@ def compare(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
             )
 
 
+def show_size(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
+    """Seconds to open, and memory beside the packed weights (a bit for the mask, a bit for the sign) once it has run."""
+    content = ticket.to_bytes()
+    start = time.perf_counter()
+    engine = Engine(Ticket.from_bytes(content), args.threads, args.instruction_set)
+    opened = time.perf_counter() - start
+    for batch in args.batches:
+        engine.run(np.zeros((batch, *ticket_shape(ticket)), np.float32))
+    print(
+        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {ticket.weights / 4e6:.2f} MB,"
+        f" in memory with batches {args.batches} {engine.memory / 1e6:.1f} MB"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -122,6 +140,7 @@ def main() -> None:
     )
     parser.add_argument("--instruction-set", help="of the engine; default: the best")
     parser.add_argument("--peers", action="store_true", help="other engines too")
+    parser.add_argument("--quiet", action="store_true", help="leave out the time to open and the memory")
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-args.threads :]))
@@ -129,11 +148,14 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     if args.tickets:
         for path in args.tickets:
-            compare(path.stem, Ticket.load(path), args)
+            compare(path.stem, Ticket.load(path), False, args)
         return
     for case in args.cases:
-        name, density, _ = CASES[case]
-        compare(case, make_ticket(name, density), args)
+        name, density, levels = CASES[case]
+        ticket = make_ticket(name, density)
+        if not args.quiet:
+            show_size(case, ticket, args)
+        compare(case, ticket, levels, args)
 
 
 if __name__ == "__main__":

@@ -436,9 +436,15 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
     rng = np.random.default_rng(11)
     most = 255 if unsigned else 127
     cases = [
-        (3, 65, (9, 33), 3, 1, 1, 0.5), (64, 20, (32, 32), 3, 1, 1, 0.2), (64, 130, (8, 8), 3, 1, 1, 1.0), (200, 7, (5, 7), 1, 1, 0, 0.5),
-        (200, 9, (7, 7), 3, 2, 1, 0.9), (5, 4, (4, 4), 3, 1, 1, 0.0), (6, 6, (16, 16), 5, 3, 2, 0.5), (512, 5, (4, 4), 3, 1, 1, 0.05),
-    ]  # fmt: skip
+        (3, 65, (9, 33), 3, 1, 1, 0.5),
+        (64, 20, (32, 32), 3, 1, 1, 0.2),
+        (64, 130, (8, 8), 3, 1, 1, 1.0),
+        (200, 7, (5, 7), 1, 1, 0, 0.5),
+        (200, 9, (7, 7), 3, 2, 1, 0.9),
+        (5, 4, (4, 4), 3, 1, 1, 0.0),
+        (6, 6, (16, 16), 5, 3, 2, 0.5),
+        (512, 5, (4, 4), 3, 1, 1, 0.05),
+    ]
     for channels, outputs, size, kernel, stride, padding, density in cases:
         program = Program([Value(False, channels, *size, most=float(most))])
         program.to_floats()
