@@ -122,9 +122,10 @@ def show_size(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
     opened = time.perf_counter() - start
     for batch in args.batches:
         engine.run(np.zeros((batch, *ticket_shape(ticket)), np.float32))
+    packed, memory = ticket.weights / 4e6, engine.memory / 1e6
     print(
-        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {ticket.weights / 4e6:.2f} MB,"
-        f" in memory with batches {args.batches} {engine.memory / 1e6:.1f} MB"
+        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB,"
+        f" in memory after batches {args.batches} {memory:.1f} MB"
     )
 
 

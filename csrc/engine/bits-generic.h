@@ -17,7 +17,7 @@ struct GenericBits {
         return v;
     }
     static void store(void* p, T v) { std::memcpy(p, &v, sizeof v); }
-    static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * Width); }
+    static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * 8); }
     static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }
     static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }
     static T load_flips(const uint8_t* flips, int c, const uint32_t*) { return same(flips[c] ? ~uint64_t(0) : 0); }

@@ -90,9 +90,10 @@ class BitStep : public Step {
         const TapRange range = lists_->ranges[c];
         const uint16_t* tap = lists_->taps.data() + range.start;
         for (int i = 0; i < 8 * (range.positive + range.negative); ++i) {
-            if (tap[i] >= taps_) continue;  // padding of the list
-            ++kept[tap[i] % op_.area()];
-            negative[tap[i] % op_.area()] += i >= 8 * range.positive;
+            const int t = tap[i] / (lists_->width / 8);
+            if (t >= taps_) continue;  // padding of the list
+            ++kept[t % op_.area()];
+            negative[t % op_.area()] += i >= 8 * range.positive;
         }
         for (int k = 0; k < classes; ++k) {
             const auto [top, bottom] = rows_.inside[k / columns_.inside.size()];
@@ -187,12 +188,9 @@ class Sliced final : public BitStep {
   public:
     Sliced(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
         : BitStep(op, shapes, std::move(lists)), by_rows_(out_.images == 1), row_(Shape::row_of(out_.width)) {
-        const size_t needed = by_rows_ ? size_t(out_.height) * row_ / 8 : size_t(out_.positions()) * 8;
-        int choice = 0;  // the narrowest that holds the whole plane, else the widest; and planes that stay in the second cache
-        for (int i = 1; i < kMostWidths && kernels.widths[i]; ++i)
-            if (size_t(kernels.widths[i]) >= needed || size_t(taps_) * kernels.widths[choice] > (size_t(1) << 19)) choice = i;
-        width_ = kernels.widths[choice];
-        cycles_per_plane_ = kernels.cycles_per_plane[choice];
+        width_ = lists_->width;
+        for (int i = 0; i < kMostWidths; ++i)
+            if (kernels.widths[i] == width_) cycles_per_plane_ = kernels.cycles_per_plane[i];
         tile_ = by_rows_ ? width_ * 8 / row_ : width_ / 8;
         tiles_ = int(by_rows_ ? round_up(out_.height, tile_) : round_up(out_.positions(), tile_)) / tile_;
         same_ = op.stride == 1 && out_.width == in_.width && out_.height == in_.height;
@@ -203,6 +201,16 @@ class Sliced final : public BitStep {
         by_rows_ ? prepare_rows() : prepare_cells();
         const bool whole = by_rows_ ? row_ == out_.width && out_.lanes() % 64 == 0 && out_.height % tile_ == 0 : true;
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
+    }
+
+    // Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
+    static int best_width(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels) {
+        const int taps = in.channels * op.area();
+        const size_t needed = out.images == 1 ? size_t(out.height) * Shape::row_of(out.width) / 8 : size_t(out.positions()) * 8;
+        int choice = 0;
+        for (int i = 1; i < kMostWidths && kernels.widths[i]; ++i)
+            if (size_t(kernels.widths[i]) >= needed || (taps + 1) * (kernels.widths[choice] / 8) > 65535) choice = i;
+        return kernels.widths[choice];
     }
 
     void run(const Frame& frame) const override {
@@ -594,7 +602,8 @@ class Popcount final : public BitStep {
 std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
                                     std::shared_ptr<const TapLists>& lists) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
-    if (!lists) lists = std::make_shared<TapLists>(op, in.channels * op.area());
+    const int width = Sliced::best_width(op, in, out, kernels);
+    if (!lists || lists->width != width) lists = std::make_shared<TapLists>(op, in.channels * op.area(), width);
     auto sliced = std::make_unique<Sliced>(op, shapes, kernels, lists);
     if (out.images > 1 || sliced->cycles() <= Popcount::cost(op, in, out, kernels.cycles_per_popcount)) return sliced;
     return std::make_unique<Popcount>(op, shapes, kernels, lists);

@@ -200,11 +200,16 @@ void bits_of(const BitTile& t) {
     }
 }
 
+// As few high planes as the counts need: each costs two instructions for every 32 taps.
 template <class V>
 void bits_in(const BitTile& t) {
-    if (t.bits <= 8) return bits_of<V, 3>(t);
-    if (t.bits <= 12) return bits_of<V, 7>(t);
-    return bits_of<V, 11>(t);
+    switch (t.bits) {
+        case 9: return bits_of<V, 4>(t);
+        case 10: return bits_of<V, 5>(t);
+        case 11: return bits_of<V, 6>(t);
+        case 12: return bits_of<V, 7>(t);
+        default: return t.bits <= 6 ? bits_of<V, 1>(t) : t.bits <= 8 ? bits_of<V, 3>(t) : bits_of<V, 11>(t);
+    }
 }
 
 template <class V>

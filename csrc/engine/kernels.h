@@ -31,7 +31,7 @@ struct Finish {
 // lists as long as the longest; `first` and `last` count groups of eight of `order`, and `ranges` are of groups.
 struct BitTile {
     const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it; then a plane of zeros, a plane of ones
-    const uint16_t* taps;
+    const uint16_t* taps;  // where in `planes`, in units of 8 bytes
     const TapRange* ranges;
     const uint32_t* order;  // output channels: those with lists of like length follow each other, so that loops end as foreseen
     int first, last;  // of `order`

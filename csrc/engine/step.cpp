@@ -106,15 +106,16 @@ int Step::parts(const Frame& frame, int items) const {
     return std::clamp((frame.threads() + items - 1) / items, 1, std::max(1, out_.channels / 8));
 }
 
-TapLists::TapLists(const Op& op, int taps_per_channel) {
+TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width) {
+    const int unit = width / 8;
     const int channels = int(op.scale.size());
-    zeros = uint16_t(taps_per_channel), ones = uint16_t(taps_per_channel + 1);
+    zeros = uint16_t(taps_per_channel * unit), ones = uint16_t((taps_per_channel + 1) * unit);
     std::vector<uint16_t> signed_taps[2];
     for (int c = 0; c < channels; ++c) {
         for (auto& list : signed_taps) list.clear();
         for (int t = 0; t < taps_per_channel; ++t) {
             const size_t i = size_t(c) * taps_per_channel + t;
-            if (op.kept(i)) signed_taps[op.positive(i) ? 0 : 1].push_back(uint16_t(t));
+            if (op.kept(i)) signed_taps[op.positive(i) ? 0 : 1].push_back(uint16_t(t * unit));
         }
         kept.push_back(int(signed_taps[0].size() + signed_taps[1].size()));
         for (int s = 0; s < 2; ++s)

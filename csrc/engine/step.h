@@ -145,14 +145,15 @@ class Step {
     std::vector<Finish> finishes_;  // per output channel
 };
 
-// The kept taps of a layer, by output channel; for all modes of a network.
+// The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such tiles.
 struct TapLists {
     std::vector<uint16_t> taps;
     std::vector<TapRange> ranges;
     std::vector<uint32_t> order;  // of output channels, by the length of their lists
     std::vector<int> kept;  // per output channel
     uint16_t zeros, ones;  // the planes that fill the groups
-    explicit TapLists(const Op& op, int taps_per_channel);
+    int width;
+    TapLists(const Op& op, int taps_per_channel, int width);
     size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 

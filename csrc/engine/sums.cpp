@@ -381,7 +381,7 @@ class LevelSum final : public TiledSum<int16_t> {
 // One image and one output position: a vector has nothing to hold, so sums go along the list.
 class Dot final : public Step {
   public:
-    Dot(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_) {}
+    Dot(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8) {}
 
     void run(const Frame& frame) const override {
         auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
