@@ -82,6 +82,9 @@ def contestants(ticket: Ticket, levels: bool, batch: int, args: argparse.Namespa
     known = np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32) if levels else None
     engine = Engine(ticket, args.threads, args.instruction_set, known)
     runs: dict[str, Callable[[], object]] = {"PyTorch": eager, "biprop": lambda: engine.run(images)}
+    if args.threads > 1:
+        single = Engine(ticket, 1, args.instruction_set, known)
+        runs["biprop, 1 thread"] = lambda: single.run(images)
     if args.peers:
         import peers
 
