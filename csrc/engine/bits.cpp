@@ -5,7 +5,6 @@
 // where `outside` are the kept taps in the padding at this position. So zero padding is exact, and a sign is a threshold on the count.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 
 #include "step.h"
@@ -140,15 +139,6 @@ class BitStep : public Step {
         return uint16_t(std::clamp(std::ceil((least + correction) / 2), 0.0, double(never)));
     }
 };
-
-uint64_t even_bits(uint64_t x) {  // side by side
-    x &= 0x5555555555555555u;
-    x = (x | (x >> 1)) & 0x3333333333333333u;
-    x = (x | (x >> 2)) & 0x0f0f0f0f0f0f0f0fu;
-    x = (x | (x >> 4)) & 0x00ff00ff00ff00ffu;
-    x = (x | (x >> 8)) & 0x0000ffff0000ffffu;
-    return (x | (x >> 16)) & 0x00000000ffffffffu;
-}
 
 uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
@@ -388,8 +378,7 @@ class Sliced final : public BitStep {
                         // Output column x reads input column x * stride + by; `skip` columns are left of the map.
                         const int skip = by < 0 ? (-by + op_.stride - 1) / op_.stride : 0, start = by + skip * op_.stride;
                         word = start < 64 ? word >> start : 0;
-                        if (op_.stride == 2) word = even_bits(word);
-                        if (op_.stride > 2) {
+                        if (op_.stride > 1) {
                             uint64_t some = 0;
                             for (int x = 0; x * op_.stride < 64; ++x) some |= (word >> (x * op_.stride) & 1) << x;
                             word = some;

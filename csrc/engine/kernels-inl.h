@@ -2,7 +2,7 @@
 //
 //   Floats          a vector of floats (GCC's vector extension), kFloats its lanes, kVectors: how many 16-float vectors a tile of
 //                   sums may have, so that its accumulators stay in registers
-//   Bits<width>     vectors of bits, as in ScalarBits below; kWidths: which widths there are
+//   multiply_add    a * b + c of Floats
 //   popcount(s)     see kernels.h
 //   signs_of        one bit a lane of Floats: x >= 0
 //   widen, compare  see kernels.h
@@ -145,6 +145,17 @@ BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, co
     return result;
 }
 
+void finish_counts(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish& f, const float* residual,
+                   float* out) {
+    if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
+    const int run = 1 << shift;
+    for (int from = 0; from < n; from += run) {
+        const int same = corrections[from >> shift];
+        finish_any(n - from < run ? n - from : run, f, residual ? residual + from : nullptr, out + from,
+                   [&](int i) { return float(2 * int(uint16_t(counts[from + i])) - same); });
+    }
+}
+
 // Counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
@@ -153,9 +164,7 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
     const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
     alignas(64) float room[64];
     float* y = t.floats ? shifted(t.floats, c * t.floats_step) + word * 64 : room;
-    const int same = corrections[0];
-    if (t.shift) finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - same); });
-    else finish_any(64, t.finishes[c], residual, y, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
+    finish_counts(counts, corrections, t.shift, 64, t.finishes[c], residual, y);
     if (t.floats) return;
     uint64_t bits = 0;
     for (int i = 0; i < 64; i += kFloats) bits |= uint64_t(signs_of(load_floats(room + i))) << i;
@@ -330,8 +339,6 @@ void sum(const SumTile& t) {
     return sum_of<1>(t);
 }
 
-// ---- what follows a sum ----
-
 // ---- 1/32 on 8-bit levels ----
 
 typedef int16_t Levels __attribute__((vector_size(kFloats * 4)));
@@ -410,16 +417,7 @@ void sum_levels(const LevelTile& t) {
     return sum_levels_of<1>(t);
 }
 
-void finish_counts(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish& f, const float* residual,
-                   float* out) {
-    if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
-    const int run = 1 << shift;
-    for (int from = 0; from < n; from += run) {
-        const int same = corrections[from >> shift];
-        finish_any(n - from < run ? n - from : run, f, residual ? residual + from : nullptr, out + from,
-                   [&](int i) { return float(2 * int(uint16_t(counts[from + i])) - same); });
-    }
-}
+// ---- what is called beside the sums ----
 
 void finish_floats(const float* x, int n, const Finish& f, const float* residual, float* out) {
     finish_any(n, f, residual, out, [&](int i) { return x[i]; });

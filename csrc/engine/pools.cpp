@@ -103,18 +103,7 @@ class PoolStep final : public Step {
     const float* input(const Frame& frame, int c, float* room) const {
         uint8_t* base = frame.values[op_.in];
         if (in_.plain()) return in_.floats(base, c);
-        if (in_.levels()) {
-            in_.read(base, c, 0, in_.lanes(), room);
-            return room;
-        }
-        for (int p = 0; p < in_.positions(); ++p) {
-            if (in_.images > 1) {
-                const uint64_t cell = in_.cells(base, c)[p];
-                for (int i = 0; i < in_.images; ++i) room[p * in_.images + i] = cell >> i & 1 ? 1.0f : -1.0f;
-            } else {
-                room[p] = in_.load_row(base, c, p / in_.width) >> (p % in_.width) & 1 ? 1.0f : -1.0f;
-            }
-        }
+        in_.read(base, c, 0, in_.lanes(), room);
         return room;
     }
 

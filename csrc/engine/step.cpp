@@ -9,6 +9,9 @@ Buffer::Buffer(size_t bytes) : memory_(new uint8_t[bytes + 2 * kSlack + 64]()), 
     data_ = memory_.get() + kSlack + (64 - address % 64) % 64;
 }
 
+// Planes at a distance of a power of two would all fall on few lines of the cache.
+static size_t apart(size_t plane) { return plane % 512 ? plane : plane + 64; }
+
 Shape::Shape(const Value& value, int images)
     : bits(value.bits), channels(value.channels), height(value.height), width(value.width), images(images) {
     if (!bits) {
@@ -20,7 +23,7 @@ Shape::Shape(const Value& value, int images)
         front = round_up(kRing * row / 8, 8);
         plane = round_up(front + size_t(height + kRing) * row / 8, 8) + 64;  // a tile may reach below the last row
     }
-    if (plane % 512 == 0) plane += 64;  // planes at such a distance would all fall on few lines of the cache
+    plane = apart(plane);
 }
 
 Shape Shape::with_levels(float least, float most, int limit) const {
@@ -30,42 +33,32 @@ Shape Shape::with_levels(float least, float most, int limit) const {
     shape.low = least < 0 ? -shape.high : 0;
     const float largest = std::max(most, -least);
     shape.step = (largest > 0 ? largest : 1) / float(shape.high);
-    shape.plane = round_up(size_t(lanes()), 32) * sizeof(int16_t);
-    if (shape.plane % 512 == 0) shape.plane += 64;
+    shape.plane = apart(round_up(size_t(lanes()), 32) * sizeof(int16_t));
     return shape;
 }
 
 void Shape::read(uint8_t* base, int c, int lane, int n, float* to) const {
-    if (!levels()) {
+    if (plain()) {
         std::memcpy(to, floats(base, c) + lane, sizeof(float) * n);
-        return;
+    } else if (levels()) {
+        const int16_t* from = level(base, c) + lane;
+        for (int i = 0; i < n; ++i) to[i] = step * float(from[i]);
+    } else {
+        for (int i = 0; i < n;) {  // a cell or a row at a time
+            const int in_word = images > 1 ? images : width, word = (lane + i) / in_word, at = (lane + i) % in_word;
+            const uint64_t bits = (images > 1 ? cells(base, c)[word] : load_row(base, c, word)) >> at;
+            const int count = std::min(n - i, in_word - at);
+            for (int k = 0; k < count; ++k) to[i + k] = bits >> k & 1 ? 1.0f : -1.0f;
+            i += count;
+        }
     }
-    const int16_t* from = level(base, c) + lane;
-    for (int i = 0; i < n; ++i) to[i] = step * float(from[i]);
 }
 
 const float* Step::residual(const Frame& frame, int c, int lane, int n, float* room) const {
     if (op_.residual == kNone) return nullptr;
     uint8_t* base = frame.values[op_.residual];
     if (residual_.plain()) return residual_.floats(base, c) + lane;
-    if (residual_.levels()) {
-        residual_.read(base, c, lane, n, room);
-        return room;
-    }
-    for (int i = 0; i < n;) {
-        const int position = (lane + i) / residual_.images, image = (lane + i) % residual_.images;
-        if (residual_.images > 1) {
-            const uint64_t cell = residual_.cells(base, c)[position] >> image;
-            const int count = std::min(n - i, residual_.images - image);
-            for (int k = 0; k < count; ++k) room[i + k] = cell >> k & 1 ? 1.0f : -1.0f;
-            i += count;
-        } else {
-            const int x = position % residual_.width, count = std::min(n - i, residual_.width - x);
-            const uint64_t row = residual_.load_row(base, c, position / residual_.width) >> x;
-            for (int k = 0; k < count; ++k) room[i + k] = row >> k & 1 ? 1.0f : -1.0f;
-            i += count;
-        }
-    }
+    residual_.read(base, c, lane, n, room);
     return room;
 }
 
@@ -85,14 +78,13 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
 
 void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {
     uint8_t* base = frame.values[op_.out];
-    const auto rest = [&](int i) { return residual ? residual + i : nullptr; };
     if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie as the lanes do
         return frame.kernels->signs(x, n, finish, residual, base + c * out_.plane + out_.front + lane / 8);
     const int width = out_.width, at_once = width <= 32 ? 64 / width : 1;
     for (int i = 0, row = lane / width, at = lane % width; i < n; at = 0) {  // as many rows as a word holds
         const int rows = at ? 1 : std::clamp((n - i) / width, 1, at_once), count = std::min(n - i, rows * width - at);
         uint64_t bits = 0;
-        frame.kernels->signs(x + i, count, finish, rest(i), reinterpret_cast<uint8_t*>(&bits));
+        frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr, reinterpret_cast<uint8_t*>(&bits));
         for (int y = 0; y < rows; ++y, ++row, bits >>= width % 64) {
             const uint64_t own = (width < 64 ? bits & ((uint64_t(1) << width) - 1) : bits) << at;
             out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | own : own);

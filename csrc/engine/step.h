@@ -54,7 +54,7 @@ struct Shape {
     bool plain() const { return !bits && !levels(); }
     int most_level() const { return high > -low ? high : -low; }
     int16_t* level(uint8_t* base, int c) const { return reinterpret_cast<int16_t*>(base + c * plane); }
-    // n lanes of a channel as floats; not of bits.
+    // n lanes of a channel as floats.
     void read(uint8_t* base, int c, int lane, int n, float* to) const;
     Shape(const Value& value, int images);
     int positions() const { return height * width; }

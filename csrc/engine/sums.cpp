@@ -24,6 +24,11 @@ enum class Layout {
     whole,    // the kernel covers the input: no copy at all
 };
 
+template <class Sides>  // a Value or a Shape
+bool covers(const Op& op, const Sides& in) {
+    return op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
+}
+
 struct Copy {  // of `count` runs of `run` floats
     int to, from, count, run, from_step;
 };
@@ -46,7 +51,7 @@ class TiledSum : public Step {
             lane += vectors * kLanes;
         }
         layout_ = Layout::taps;
-        if (op.kernel_height == in_.height && op.kernel_width == in_.width && !op.padding) {
+        if (covers(op, in_)) {
             layout_ = Layout::whole;
         } else if (same && out_.images == 1) {
             const auto whole_rows = [&](const Tile& t) {
@@ -62,9 +67,6 @@ class TiledSum : public Step {
         }
         for (const Tile& tile : tiles_)
             if (!lists_.count(tile.vectors)) lists_.emplace(tile.vectors, make_lists(tile));
-        for (const auto& [vectors, lists] : lists_)
-            for (int kept : lists.kept) kept_ += kept;
-        kept_ /= double(lists_.size());
     }
 
     void run(const Frame& frame) const override {
@@ -87,9 +89,10 @@ class TiledSum : public Step {
     }
 
     double cycles() const override {
+        const auto kept = double(lists_.begin()->second.taps.size());
         double total = 0;
         for (const Tile& tile : tiles_)
-            total += kept_ * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
+            total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
         return total;
     }
     size_t memory() const override {
@@ -110,7 +113,6 @@ class TiledSum : public Step {
         std::vector<uint16_t> taps;
         std::vector<SumRange> ranges;  // within kGroup channels by length
         std::vector<float> weights;
-        std::vector<int> kept;
     };
 
     // So many that 16 bits can name every lane of every tap of a channel.
@@ -195,7 +197,6 @@ class TiledSum : public Step {
                     }
                 }
                 lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
-                lists.kept.push_back(range.positive + range.negative);
                 lists.ranges.push_back(range);
             }
         lists.taps.shrink_to_fit();
@@ -272,7 +273,6 @@ class TiledSum : public Step {
     Layout layout_;
     std::vector<Tile> tiles_;
     std::map<int, Lists> lists_;
-    double kept_ = 0;
 };
 
 class Sum final : public TiledSum<float> {
@@ -412,24 +412,24 @@ class Dot final : public Step {
     const TapLists lists_;
 };
 
+bool is_dot(const Op& op, const Shape& in, const Shape& out) { return covers(op, in) && out.lanes() == 1 && !op.dense; }
+
 }  // namespace
 
 bool can_sum(const Op& op, const Value& in, int images) {
     const int64_t floats = 16;
-    if (op.kernel_height == in.height && op.kernel_width == in.width && !op.padding)
+    if (covers(op, in))
         return images == 1 || int64_t(op.area()) * images <= 65536;
     return op.area() * std::max<int64_t>(images, floats) <= 65535;
 }
 
 bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
-    const bool covers = op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
-    return (covers && out.lanes() == 1 && !op.dense) || LevelSum::fits(op, in);
+    return is_dot(op, in, out) || LevelSum::fits(op, in);
 }
 
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
-    const bool covers = op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
-    if (covers && out.lanes() == 1 && !op.dense) return std::make_unique<Dot>(op, shapes);
+    if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
     if (in.levels()) return std::make_unique<LevelSum>(op, shapes, kernels);
     return std::make_unique<Sum>(op, shapes, kernels);
 }

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .engine import Engine
+from .engine import Engine, normalised
 from .ticket import Ticket
 
 TURN = 0.05
@@ -130,15 +129,6 @@ def _torch(threads: int) -> Iterator[Any]:
             yield torch
     finally:
         torch.set_num_threads(before)
-
-
-def normalised(pixels: NDArray[np.uint8], ticket: Ticket) -> NDArray[np.float32]:
-    """What the network was trained on: float32 [B, C, H, W]."""
-    x = pixels.astype(np.float32) / np.float32(255)
-    if ticket.mean:
-        mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (ticket.mean, ticket.std))
-        x = (x - mean) / std
-    return x
 
 
 def float32_bytes(ticket: Ticket) -> int:

@@ -143,7 +143,7 @@ class Engine:
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
         if self._reference:
-            return self._reference.run(self._normalised(pixels, layout))
+            return self._reference.run(normalised(pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels, self.ticket))
         assert self._core
         logits = np.empty((len(pixels), self.outputs), dtype=np.float32)
         function = self._core.biprop_run_u8 if pixels.dtype == np.uint8 else self._core.biprop_run_f32
@@ -243,14 +243,22 @@ class Engine:
             f" or [B, {height}, {width}, {channels}]"
         )
 
-    def _normalised(self, pixels: NDArray[Any], layout: Layout) -> NDArray[np.float32]:
-        """[B, C, H, W] as the numpy path takes it."""
-        x = pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
-        x = (x / 255 if pixels.dtype == np.uint8 else x).astype(np.float32)
-        if self.ticket.mean:
-            mean, std = (np.array(numbers, np.float32).reshape(1, -1, 1, 1) for numbers in (self.ticket.mean, self.ticket.std))
-            x = ((x - mean) / std).astype(np.float32)
-        return x
+
+def normalised(pixels: NDArray[Any], ticket: Ticket) -> NDArray[np.float32]:
+    """What the ticket's network was trained on, for whoever normalises himself.
+
+    Args:
+        pixels: [B, C, H, W], uint8 of 0 .. 255, or float32 of 0 .. 1.
+        ticket: with its mean and std; without, only the scale of uint8 changes.
+
+    Returns:
+        float32 [B, C, H, W].
+    """
+    x = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+    if ticket.mean:
+        mean, std = (np.array(numbers, np.float32).reshape(1, -1, 1, 1) for numbers in (ticket.mean, ticket.std))
+        x = (x - mean) / std
+    return x
 
 
 def _core() -> ctypes.CDLL | None:

@@ -34,15 +34,21 @@ class Node:
     padding: int = 0
 
 
-def graph_of(network: Mapping[str, Any]) -> list[Node]:
+BATCH_NORM_EPS = 1e-5
+"""Of every batch norm."""
+
+
+def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
     """The operations of a network; the last node is the output, of shape (outputs, 1, 1).
 
     Args:
         network: `Ticket.network`: the arguments of `biprop.models.build`.
 
     Raises:
-        TicketError: no such network, or one whose images are too small for it.
+        TicketError: a network of the user's own (None), no such network, or one whose images are too small for it.
     """
+    if network is None:
+        raise TicketError("of a network that biprop does not know: the engine runs the networks of the registry")
     name = network["name"]
     try:
         check(name, network["bn_type"], network["width_mult"])

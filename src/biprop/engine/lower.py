@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ticket import Layer, Ticket, TicketError
-from .graph import Node, graph_of
+from .graph import BATCH_NORM_EPS, Node, graph_of
 
 MAGIC = b"BIPROG01"
 _ACTS = {"": 0, "relu": 1, "sign": 2, "sign0": 3}
 _KINDS = {"conv": 1, "max_pool": 2, "avg_pool": 3}
-_EPS = 1e-5  # of PyTorch's batch norm
 Numbers = NDArray[np.float64]
 
 
@@ -68,8 +67,6 @@ def lower(ticket: Ticket) -> bytes:
     Raises:
         TicketError: a network of the user's own, or tensors that do not fit the network; the message names them.
     """
-    if ticket.network is None:
-        raise TicketError("of a network that biprop does not know: the engine runs the networks of the registry")
     return _Lowering(ticket, graph_of(ticket.network)).program()
 
 
@@ -150,7 +147,7 @@ class _Lowering:
 
     def norm(self, name: str, channels: int) -> tuple[Numbers, Numbers]:
         """Batch norm with its running statistics as scale and shift."""
-        scale = 1 / np.sqrt(self.tensor(f"{name}.running_var", (channels,)) + _EPS)
+        scale = 1 / np.sqrt(self.tensor(f"{name}.running_var", (channels,)) + BATCH_NORM_EPS)
         if f"{name}.weight" in self.state:
             scale = scale * self.tensor(f"{name}.weight", (channels,))
         shift = -self.tensor(f"{name}.running_mean", (channels,)) * scale

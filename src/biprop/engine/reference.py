@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..ticket import Ticket, TicketError
-from .graph import Node, graph_of
+from .graph import BATCH_NORM_EPS, Node, graph_of
 
 Array = NDArray[np.float32]
 
-_EPS = 1e-5
-"""Of every batch norm."""
 _MOST_NUMBERS = 1 << 23
 """That one operation makes for a chunk of images, 32 MiB: larger chunks are no faster. A single image may need more."""
 
@@ -35,8 +33,6 @@ class Reference:
     """
 
     def __init__(self, ticket: Ticket) -> None:
-        if ticket.network is None:
-            raise TicketError("of a network that biprop does not know: the engine runs the networks of the registry")
         self.graph = graph_of(ticket.network)
         self.outputs = self.graph[-1].shape[0]
         self._convs: dict[str, tuple[Array, Array, Array | None]] = {}
@@ -153,7 +149,7 @@ class _Tensors:
 
     def norm(self, node: Node) -> tuple[Array, Array]:
         """Scale and shift, [C, 1, 1, 1] each: x * scale + shift is the batch norm."""
-        scale = 1 / np.sqrt(self._vector(f"{node.name}.running_var", node) + np.float32(_EPS))
+        scale = 1 / np.sqrt(self._vector(f"{node.name}.running_var", node) + np.float32(BATCH_NORM_EPS))
         if f"{node.name}.weight" in self.shapes:
             scale = scale * self._vector(f"{node.name}.weight", node)
         shift = -self._vector(f"{node.name}.running_mean", node) * scale
