@@ -145,8 +145,8 @@ BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, co
     return result;
 }
 
-void finish_counts(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish& f, const float* residual,
-                   float* out) {
+BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish& f,
+                                 const float* residual, float* out) {
     if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
     const int run = 1 << shift;
     for (int from = 0; from < n; from += run) {
@@ -164,7 +164,7 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
     const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
     alignas(64) float room[64];
     float* y = t.floats ? shifted(t.floats, c * t.floats_step) + word * 64 : room;
-    finish_counts(counts, corrections, t.shift, 64, t.finishes[c], residual, y);
+    finish_counts(counts, corrections, t.shift ? 6 : 0, 64, t.finishes[c], residual, y);
     if (t.floats) return;
     uint64_t bits = 0;
     for (int i = 0; i < 64; i += kFloats) bits |= uint64_t(signs_of(load_floats(room + i))) << i;
