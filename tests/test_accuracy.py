@@ -7,7 +7,8 @@ import pytest
 from biprop import Ticket, UserError, accuracy, cli, export, log
 from biprop.config import resolve
 from biprop.data import load
-from biprop.train import BEST, Search
+from biprop.runs import BEST
+from biprop.train import Search
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
 
-from biprop import cli, models
+from biprop import cli, models, runs
 
 QUICK = ["--width-mult", "0.5", "--epochs", "1", "--device", "cpu"]
 
@@ -183,8 +183,11 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "Traceback" not in err
-    assert "interrupted. Checkpoints so far are in runs/" in err
+    run = last.parents[1].relative_to(tmp_path)
+    assert "best so far: epoch" in err
+    assert f"Go on with: biprop find --resume {run}" in err
     assert torch.load(last, weights_only=True)["epoch"] >= 1
+    assert dict(runs.status(last.parents[1]))["state"].startswith("stopped: Ctrl-C, ")
     assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
 
 
@@ -214,6 +217,47 @@ def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.Captur
     assert result.read_text() == before
     assert "--arch Conv4: but" in fails(capsys, "find", "--resume", state, "--arch", "Conv4")
     assert cli.main(["find", "--resume", state, "--epochs", "5"]) == 0
+
+
+def test_resume_auto_begins_goes_on_and_is_content_with_what_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["find", *QUICK, "--resume", "auto"]) == 0
+    folder = next(Path("runs").glob("digits/**/result.json")).parent
+    capsys.readouterr()
+    assert cli.main(["find", *QUICK, "--resume", "auto", "--print-freq", "7"]) == 0
+    assert capsys.readouterr().out == f"{folder}: complete already; another --name begins a new run\n"
+    (folder / "result.json").unlink()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # the same command, started again by the scheduler
+    assert cli.main(["find", *QUICK]) == 0
+    assert "from epoch 2 on" in capsys.readouterr().out
+    assert cli.main(["find", *QUICK, "--seed", "1"]) == 0  # another run
+    assert f"run folder {folder / '0'}\n" in capsys.readouterr().out
+    (folder / "result.json").unlink()
+    assert cli.main(["find", "--resume", str(folder)]) == 0
+    assert f"run folder {folder}, from epoch 2 on" in capsys.readouterr().out
+    assert "no run folder with a checkpoint" in fails(capsys, "find", "--resume", "runs")
+
+
+def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", *QUICK]) == 0
+    folder = next(Path("runs").glob("digits/**/result.json")).parent
+    capsys.readouterr()
+    assert cli.main(["status", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"state +complete", out)
+    assert re.search(r"epochs done +1 of 1", out)
+    assert re.search(r"test accuracy +\d", out)
+    (folder / "result.json").unlink()
+    said = json.loads((folder / "progress.json").read_text())
+    (folder / "progress.json").write_text(json.dumps({**said, "state": "searches", "batch": 5, "seconds_left": 7500}))
+    state = dict(runs.status(folder))
+    assert state["state"].startswith(f"dead: process {os.getpid()} on ")
+    assert state["state"].endswith(f"go on with: biprop find --resume {folder}")
+    assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
+    with runs.held(folder):
+        assert dict(runs.status(folder))["state"].startswith("searches (process ")
+    assert "no run folder: it has no settings.txt" in fails(capsys, "status", "runs")
 
 
 def test_resuming_and_starting_from_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -46,18 +46,18 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: 
     cells = sweep.cells(sweep.parse_grid(["prune_rate=0.3,0.1"]), None, {"width_mult": "0.5", "epochs": "2", "name": "other"})
     state = sweep.Sweep(folder, cells)
     found = Search(cells[0].config, "digits", data.load(cells[0].config), __import__("biprop.log").log.Console())
-    keep, epochs = found._keep_checkpoints, []
+    end, epochs = found._end_epoch, []
 
-    def killed(epoch: int, *counts: object) -> None:
-        keep(epoch, *counts)  # type: ignore[arg-type]
-        epochs.append(epoch)
+    def killed(*facts: object) -> None:
+        end(*facts)  # type: ignore[arg-type]
+        epochs.append(found.epoch)
         raise KeyboardInterrupt
 
-    found._keep_checkpoints = killed  # type: ignore[method-assign]
+    found._end_epoch = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         found.run()
     state.record(cells[0], sweep.RUNNING, folder=str(found.folder))
-    assert epochs == [0]
+    assert epochs == [1]
     capsys.readouterr()
     command = ["sweep", "--grid", "prune_rate=0.3,0.1", *two[4:], "--name", "other"]
     assert cli.main(command) == 0

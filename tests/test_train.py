@@ -1,17 +1,24 @@
 import csv
+import itertools
 import json
+import random
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import write_image_folder
 
-from biprop import UserError, checkpoint, config, data, log, prune
+from biprop import UserError, checkpoint, config, data, log, prune, runs
 from biprop.network import Task, build_network
 from biprop.optim import build_optimizer
-from biprop.train import BEST, INITIAL, LAST, Result, Search, SearchDiverged, make_run_folder
+from biprop.runs import BEST, INITIAL, LAST
+from biprop.train import Result, Search, SearchDiverged, SearchStopped
 
 SMALL = {"width_mult": "0.5", "epochs": "2", "device": "cpu"}
 
@@ -59,7 +66,7 @@ def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
 
 def test_the_result_is_beside_the_checkpoints(tmp_path: Path) -> None:
     result = run(tmp_path, epochs=1)
-    told = json.loads((result.folder / checkpoint.RESULT).read_text())
+    told = json.loads((result.folder / runs.RESULT).read_text())
     assert (told["epoch"], told["test"]["right"], told["test"]["images"]) == (1, result.test.right, 360)
 
 
@@ -152,10 +159,10 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     whole, found = run(tmp_path / "whole"), search(tmp_path / "stopped")
     save = found._save
 
-    def stop(name: str, epoch: int, *counts: Any) -> None:
-        if (name, epoch) == (LAST, 2):
+    def stop(name: str, *counts: Any) -> None:
+        if (name, found.epoch) == (LAST, 2):
             raise KeyboardInterrupt
-        save(name, epoch, *counts)
+        save(name, *counts)
 
     monkeypatch.setattr(found, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -165,21 +172,96 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     assert (resumed.epoch, resumed.validation, resumed.test) == (whole.epoch, whole.validation, whole.test)
 
 
-def test_an_interrupted_search_keeps_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = search(tmp_path)
+def stop_at(found: Search, step: int, number: signal.Signals) -> None:
+    """Let the search be asked to stop when it has done `step` steps."""
     batches = found.data.training_batches
 
-    def interrupted(batch_size: int, seed: int, epoch: int, *group: Any) -> Any:
-        for step, batch in enumerate(batches(batch_size, seed, epoch)):
-            if epoch == 1 and step == 3:
-                raise KeyboardInterrupt
+    def watched(*arguments: Any) -> Iterator[Any]:
+        for batch in batches(*arguments):
+            if found.step == step:
+                signal.raise_signal(number)
             yield batch
 
-    monkeypatch.setattr(found.data, "training_batches", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    found.data.training_batches = watched  # type: ignore[method-assign]
+
+
+def go_on(found: Search) -> Search:
+    """A new search from the newest checkpoint of one that ended."""
+    path = runs.newest_checkpoint(found.folder)
+    assert path
+    return Search(found.config, found.config_name, data.load(found.config), log.Console(), checkpoint.read(path, {}), True)
+
+
+GLOBAL = {"conv_type": "GlobalSubnetConv", "epochs": 3, "prune_rate_epoch": 1, "optimizer": "adam", "lr": "0.01"}
+
+
+@pytest.mark.parametrize("options", [{"save_minutes": 0}, {"augmix": True, "jsd": True}, GLOBAL], ids=str)
+def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(options: dict[str, Any], tmp_path: Path) -> None:
+    whole = search(tmp_path / "whole", **options)
+    expected = whole.run()
+    found = search(tmp_path / "stopped", **options)
+    for steps, number, error in ((7, signal.SIGTERM, SearchStopped), (33, signal.SIGINT, KeyboardInterrupt)):
+        stop_at(found, steps, number)
+        with pytest.raises(error):
+            found.run()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        before, found = found, go_on(found)
+        assert (found.folder, found.step, found.random_scores) == (before.folder, steps + 1, whole.random_scores)
+    result = found.run()
+    assert (result.epoch, result.validation, result.test) == (expected.epoch, expected.validation, expected.test)
+    for name in (LAST, BEST):
+        a, b = (checkpoint.load(f / "checkpoints" / name) for f in (expected.folder, found.folder))
+        assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
+        assert all(a["biprop"][key] == b["biprop"][key] for key in ("step", "best_train", "best_validation", "train"))
+    logs = [(f / "logs" / "metrics.jsonl").read_text().splitlines() for f in (expected.folder, found.folder)]
+    losses = [[(line["epoch"], line["train/loss"]) for line in map(json.loads, lines)] for lines in logs]
+    assert losses[0] == losses[1]
+    assert (found.folder / runs.RESULT).read_text() == (expected.folder / runs.RESULT).read_text()
+
+
+def test_no_generator_has_a_state_that_a_checkpoint_would_lack(tmp_path: Path) -> None:
+    def states() -> list[Any]:
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index]  # noqa: NPY002
+
+    found, before = search(tmp_path, epochs=1, augmix=True), states()
+    found.run()
+    assert states() == before
+
+
+def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, saved = search(tmp_path, epochs=1, save_minutes="1e-9"), []
+    save = found._save
+    monkeypatch.setattr(found, "_save", lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)))
+    found.run()
+    assert saved == [(INITIAL, 0), *((LAST, batch) for batch in range(1, 21)), (BEST, 0), (LAST, 0)]
+
+
+def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    stop_at(found, 27, signal.SIGTERM)
+    with pytest.raises(SearchStopped):
         found.run()
-    assert checkpoint.load(found.folder / "checkpoints" / LAST)["epoch"] == 1
-    assert checkpoint.load(found.folder / "checkpoints" / BEST)["epoch"] == 1
+    start = checkpoint.read(found.folder / "checkpoints" / LAST, {})
+    assert (start.epoch, start.ours and start.ours["batch"]) == (1, 8)
+    smaller = config.override(start.config, {"batch_size": "32"})
+    again = Search(smaller, "digits", found.data, log.Console(), start, True)
+    assert (again.epoch, again.batch, again.train.images) == (1, 0, 0)
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
+    found = search(tmp_path, epochs=1)
+    with runs.held(found.folder), pytest.raises(UserError, match="another process runs this search"):
+        found.run()
+    assert found.run().test.images == 360
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(1e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    result = run(tmp_path, epochs=1)
+    assert 0 < result.seconds < 600
+    assert runs.newest(*config.resolve(None, {**SMALL, "log_dir": str(tmp_path), "epochs": 1})) == result.folder
+    assert dict(runs.status(result.folder))["checkpoint"].endswith("0 s ago")
 
 
 def test_a_network_that_once_collapsed_lives() -> None:
@@ -230,6 +312,6 @@ def test_an_unwritable_place_and_an_unknown_device_are_refused(tmp_path: Path) -
     (tmp_path / "runs").write_text("a file")
     resolved, name = config.resolve(None, {"log_dir": str(tmp_path / "runs")})
     with pytest.raises(UserError, match="cannot write the run folder"):
-        make_run_folder(resolved, name)
+        runs.make(resolved, name)
     with pytest.raises(UserError, match="--device teapot"):
         search(tmp_path, device="teapot")

@@ -6,6 +6,7 @@ which refuses a pickle that could run code.
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -24,8 +25,6 @@ from .files import replacing
 from .network import Network, Task, build_network
 
 FORMAT = 1
-BEST, RESULT = "model_best.pth", "result.json"
-"""In a run folder: its best checkpoint, in checkpoints/, and beside that folder the accuracies of the network in it."""
 
 _AUGMENTATION_OPTIONS = {
     "use_augmix": "augmix",
@@ -47,9 +46,17 @@ def augmentation_fields(config: Config) -> dict[str, Any]:
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write `checkpoint` (plain containers, numbers, texts and tensors) to `path`, replacing it in one step."""
+    """Write `checkpoint` (plain containers, numbers, texts and tensors) to `path`, replacing it in one step.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
     with replacing(path) as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as e:  # what PyTorch's writer makes of a full disk
+            cause = e.__context__
+            raise (cause if isinstance(cause, OSError) else OSError(errno.EIO, one_line(e), str(path))) from None
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def load(path: str | Path) -> dict[str, Any]:
         reason = next((line.strip() for line in str(e).splitlines() if "GLOBAL" in line or "unsupported" in line.lower()), "")
         raise UserError(f"{path}: refused: not a plain checkpoint, it may carry code. {reason}".rstrip()) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise UserError(f"{path}: cannot be read as a checkpoint; damaged or truncated? {one_line(e)}") from None
+        raise UserError(f"{path}: cannot be read as a checkpoint; damaged or truncated? {one_line(e).split('. ')[0]}") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict) or "arch" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of a network: it has no 'arch' and 'state_dict'")
     return checkpoint

@@ -1,6 +1,7 @@
 """The command line: parse, build, call. Torch is loaded by the commands that need it, not by --help.
 
-Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 130 interrupted.
+Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by SIGTERM or because another
+process died (the same command with --resume auto goes on), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .subnetwork import LayerReport
     from .train import Result
 
-DIVERGED, MISTAKE, INTERRUPTED = 1, 2, 130
+DIVERGED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
+"""75 is EX_TEMPFAIL of sysexits.h, "try again": nothing else that a scheduler sees uses it."""
 TICKET_ENDING = ".mpt"
 
 _DESCRIPTION = """\
@@ -36,7 +37,8 @@ trained ones. Start with:
 
   biprop find                                        a ticket in the embedded digits, in less than a minute
   biprop find --config conv4_kn_unsigned --set CIFAR10 --data DIR --prune-rate 0.2
-  biprop find --resume runs/.../checkpoints/epoch_most_recent.state
+  biprop find --resume runs/digits/prune-rate=0.2/find
+  biprop status runs/digits/prune-rate=0.2/find      how a run is doing, or how it ended
   biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt
   biprop inspect digits.mpt
   biprop evaluate digits.mpt
@@ -111,7 +113,8 @@ def _parser() -> _Parser:
         description="Search for a ticket: train one score per random weight, keep the top fraction, and replace what is\n"
         "kept by +-gain. Options come from a configuration file, and the flags below change it. Values in\n"
         "[brackets] hold where neither says anything.",
-        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by SIGTERM or\n"
+        "because another process died (--resume auto goes on), 130 interrupted.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
@@ -124,7 +127,11 @@ def _parser() -> _Parser:
         "--print-config", "--print_config", action="store_true", help="print the configuration in full, as YAML, and stop"
     )
     starts = find.add_argument_group("where to start from")
-    starts.add_argument("--resume", metavar="FILE", help="go on with the run that wrote this checkpoint; no --config is needed")
+    starts.add_argument(
+        "--resume", metavar="RUN",
+        help="go on where the run that left this folder or checkpoint stopped; no --config is needed. auto: with the last run of "
+        "exactly these options, or begin if there is none; restarts by torchrun and requeues by SLURM do so without being asked",
+    )  # fmt: skip
     starts.add_argument("--pretrained", metavar="FILE", help="start with the weights and scores of this checkpoint")
     starts.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --pretrained, as biprop evaluate does")
     _add_options(find)
@@ -216,6 +223,14 @@ def _parser() -> _Parser:
     _add_options(sweep)
     sweep.set_defaults(run=_sweep)
 
+    status = commands.add_parser(
+        "status", help="how a run is doing, or how it ended", usage="biprop status RUN",
+        description="Where a run is, how fast, how long it still takes and whether it lives, from the files in its folder.",
+        formatter_class=_Help, allow_abbrev=False,
+    )  # fmt: skip
+    status.add_argument("folder", metavar="RUN", help="run folder")
+    status.set_defaults(run=_status)
+
     listing = commands.add_parser("list", help="names of networks or configurations", formatter_class=_Help, allow_abbrev=False)
     listing.add_argument("what", choices=("networks", "configs"))
     listing.set_defaults(run=_list)
@@ -248,34 +263,48 @@ def _find(arguments: argparse.Namespace) -> int:
         if "," in arguments.multigpu:
             return _start_processes(arguments.multigpu, arguments.argv)
         os.environ["CUDA_VISIBLE_DEVICES"] = _gpus(arguments.multigpu)[0]
-    start, resumed = None, bool(arguments.resume)
-    config, name = (None, "") if resumed and not arguments.config else options.resolve(arguments.config, given)
-    if arguments.resume or arguments.pretrained:
+    from . import distributed, runs
+
+    resume, start = arguments.resume, None
+    if resume is None and distributed.is_restart() and not arguments.pretrained:
+        resume = "auto"
+    config, name = (
+        (None, "") if resume not in (None, "auto") and not arguments.config else options.resolve(arguments.config, given)
+    )
+    if resume == "auto":
+        assert config
+        folder = runs.newest(config, name)
+        if folder and (folder / runs.RESULT).is_file():
+            if distributed.detect().is_first:
+                print(f"{folder}: complete already; another --name begins a new run")
+            return 0
+        resume = folder and str(folder)
+    if path := resume or arguments.pretrained:
         from . import checkpoint
 
-        path, fallback = arguments.resume or arguments.pretrained, options.as_dict(config) if config else None
-        start = checkpoint.read(path, _coerced(given), fallback)
+        path = _checkpoint_of(path)
+        start = checkpoint.read(path, _coerced(given), options.as_dict(config) if config else None)
         if config is None:
             if start.ours is None:
-                raise UserError(f"--resume {arguments.resume}: does not hold the options of its run: pass --config too")
+                raise UserError(f"--resume {path}: does not hold the options of its run: pass --config too")
             config, name = options.override(start.config, given), str(start.ours.get("config_name", start.config.arch))
     assert config
     if arguments.print_config:
         sys.stdout.write(options.as_yaml(config))
         return 0
-    from . import data, distributed, log
-    from .train import Search, SearchDiverged, choose_device
+    from . import data, log
+    from .train import Search, SearchDiverged, SearchStopped, choose_device
 
     group = distributed.detect()
     console = log.Console(None if group.is_first else Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     group.start(choose_device(config.device, group).type)
     images = data.load(config, console.track)
-    search = Search(config, name, images, console, start, resumed, group)
+    search = Search(config, name, images, console, start, bool(resume), group)
     if group.is_first:
         _warn([*(start.warnings if start else ()), *options.warnings(config)])
     console.line(_headline(config, search.network, images, search.device, group.size))
-    console.line(f"run folder {search.folder}" + (f", from epoch {search.epoch + 1} on" if search.epoch else ""))
-    if search.random_scores:
+    console.line(f"run folder {search.folder}{search.from_where()}")
+    if search.random_scores and not start:
         console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
     try:
         result = search.run()
@@ -284,14 +313,28 @@ def _find(arguments: argparse.Namespace) -> int:
             print(f"biprop: the search diverged: {e}. Checkpoints so far are in {search.folder}/checkpoints", file=sys.stderr)
         group.stop()
         return DIVERGED
+    except SearchStopped as e:
+        print(f"biprop: stopped: {e}. Go on with: biprop find --resume {search.folder}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
         if group.is_first:
-            print(f"\nbiprop: interrupted. Checkpoints so far are in {search.folder}/checkpoints{best}", file=sys.stderr)
+            print(f"\nbiprop: interrupted{best}. Go on with: biprop find --resume {search.folder}", file=sys.stderr)
         return INTERRUPTED
     _show_result(console, config, search.network, result)
     group.stop()
     return 0
+
+
+def _checkpoint_of(path: str) -> str:
+    """The checkpoint that --resume or --pretrained means: itself, or the newest of a run folder."""
+    from . import runs
+
+    if not Path(path).is_dir():
+        return path
+    if newest := runs.newest_checkpoint(Path(path)):
+        return str(newest)
+    raise UserError(f"{path}: no run folder with a checkpoint")
 
 
 def _gpus(numbers: str) -> list[str]:
@@ -302,13 +345,14 @@ def _gpus(numbers: str) -> list[str]:
 
 
 def _start_processes(numbers: str, argv: Sequence[str]) -> int:
-    """One process per GPU of `--multigpu`, by PyTorch's own launcher; returns its exit code."""
+    """One process per GPU of `--multigpu`; returns the exit code."""
+    from . import distributed
+
     ids = _gpus(numbers)
     place = argv.index("--multigpu") if "--multigpu" in argv else None
     rest = [a for a in argv if not a.startswith("--multigpu=")] if place is None else [*argv[:place], *argv[place + 2 :]]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(len(ids))]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": numbers, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return subprocess.run([*launch, "-m", "biprop", *rest], env=environment, check=False).returncode
+    return distributed.launch([sys.executable, "-m", "biprop", *rest], len(ids), environment)
 
 
 def _headline(config: Config, network: Network, images: DataSet, device: object, processes: int) -> str:
@@ -467,6 +511,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _status(arguments: argparse.Namespace) -> int:
+    from . import log, runs
+
+    log.Console().table(arguments.folder, runs.status(Path(arguments.folder)))
+    return 0
+
+
 def _sweep(arguments: argparse.Namespace) -> int:
     from . import log, sweep
 
@@ -481,10 +532,15 @@ def _sweep(arguments: argparse.Namespace) -> int:
     console = log.Console()
     state = sweep.Sweep(Path(found[0].config.log_dir) / "sweeps" / name, found)
     if not arguments.list:
+        from . import train
+
         _warn(list(dict.fromkeys(line for cell in found for line in options.warnings(cell.config))))
         console.line(f"{len(found)} cells, {len(list(state.unfinished(arguments.cell)))} to run; state in {state.folder}/")
         try:
             sweep.run(state, console, arguments.cell)
+        except train.SearchStopped as e:
+            print(f"biprop: stopped: {e}; the same command goes on from here", file=sys.stderr)
+            return STOPPED
         except KeyboardInterrupt:
             print("\nbiprop: interrupted; the same command goes on from here", file=sys.stderr)
             return INTERRUPTED

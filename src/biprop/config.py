@@ -65,6 +65,7 @@ def option(default: Any, help: str, group: str, **rule: Any) -> Any:
 
 _NET, _PRUNE, _INIT, _DATA, _OPT = "network", "pruning", "random weights", "data", "optimisation"
 _SPEED, _RUN = "speed (these change roundings, and so the numbers of a run)", "run and files"
+_MANY = "several processes"
 
 SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
@@ -191,6 +192,11 @@ class Config:
     channels_last: bool = option(False, "train on images whose channels are innermost in memory", _SPEED)
     compile: bool = option(False, "train with torch.compile: the first step takes a minute", _SPEED)
 
+    sync_batchnorm: bool = option(
+        False, "batch norm in training takes the statistics of the whole batch, not of each process's share of it", _MANY
+    )
+    bf16_gradients: bool = option(False, "send gradients as bfloat16: half the bytes, other roundings", _MANY)
+
     name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
     results: str | None = option(None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN)
@@ -204,6 +210,12 @@ class Config:
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one", _RUN)
     print_freq: int = option(10, "steps between two updates of the progress shown", _RUN, low=1, short=("-p",))
     save_every: int = option(-1, "epochs between two checkpoints that stay, beside first, best and last; -1: none", _RUN, low=-1)
+    save_minutes: float = option(
+        10,
+        "minutes between two writes of the last checkpoint, within an epoch too; 0: after each epoch only",
+        _RUN,
+        low=0,
+    )
 
     @property
     def scope(self) -> str:

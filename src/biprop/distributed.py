@@ -19,7 +19,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,7 +80,16 @@ class Group:
                 f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at {where}: {one_line(e)}"
             ) from None
 
+    def is_broken_by(self, error: BaseException) -> bool:
+        """Whether an error says that another process cannot be reached any more: most likely it has died."""
+        if self.size == 1 or not isinstance(error, RuntimeError):
+            return False
+        import torch.distributed as dist
+
+        return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo has no type of its own
+
     def stop(self) -> None:
+        """Leave the other processes."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -133,6 +146,11 @@ class Group:
 ALONE = Group()
 
 
+def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher has started this command again after it had stopped: torchrun's --max-restarts, or SLURM's requeue."""
+    return any(environment.get(name, "0") not in ("", "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
 def detect(environment: Mapping[str, str] = os.environ) -> Group:
     """Who this process is, from the environment variables of its launcher; `ALONE` without one.
 
@@ -185,3 +203,48 @@ def _port(environment: Mapping[str, str]) -> int:
         return int(given)
     job = environment.get("SLURM_JOB_ID") or environment.get("LSB_JOBID") or ""
     return 20000 + int(job) % 20000 if job.isdigit() else 29500
+
+
+GRACE = 20.0
+"""Seconds that the other processes have to end by themselves after one has failed, before they are killed."""
+
+
+def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -> int:
+    """Run a command in `count` processes on this machine that find each other as torchrun's do; signals are passed on to them.
+
+    torchrun itself would hide their exit codes, and say a page where one of them has said a line.
+
+    Returns:
+        The exit code of the first that failed (128 + signal for one that was killed), or 0.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        # Groups of their own: a terminal's Ctrl-C would reach them twice.
+        subprocess.Popen(command, env={**environment, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}, process_group=0)
+        for i in range(count)
+    ]
+
+    def pass_on(number: int, _: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        first_failure, since = 0, 0.0
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.05)
+            codes = [process.poll() for process in processes]
+            if not first_failure and any(codes):
+                first_failure, since = next(code for code in codes if code), time.monotonic()
+            if first_failure and time.monotonic() - since > GRACE:
+                pass_on(signal.SIGKILL, None)
+        first_failure = first_failure or next((p.returncode for p in processes if p.returncode), 0)
+        return first_failure if first_failure >= 0 else 128 - first_failure
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in processes:
+            process.kill()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import __version__, checkpoint, coding, rng
+from . import __version__, checkpoint, coding, rng, runs
 from . import config as options
 from .errors import UserError, one_line
 from .layers import Masked
@@ -121,9 +121,9 @@ def find_checkpoint(path: str | Path) -> Path:
         UserError: neither.
     """
     path = Path(path)
-    best = path / "checkpoints" / checkpoint.BEST
+    best = path / runs.CHECKPOINTS / runs.BEST
     if path.is_dir() and not best.is_file():
-        raise UserError(f"{path}: no run folder: it has no checkpoints/{checkpoint.BEST}")
+        raise UserError(f"{path}: no run folder: it has no {runs.CHECKPOINTS}/{runs.BEST}")
     return best if path.is_dir() else path
 
 
@@ -175,8 +175,8 @@ def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
         return found | {"origin": "the original research code"}
     found |= {"config": ours.get("config_name"), "searched_by": f"biprop {ours.get('version')}"}
     found |= {"selected_on": ours.get("selected_on"), "validation": ours.get("best_validation")}
-    result = file.parent.parent / checkpoint.RESULT
-    if file.name == checkpoint.BEST and result.is_file():
+    result = file.parent.parent / runs.RESULT
+    if file.name == runs.BEST and result.is_file():
         try:
             told = json.loads(result.read_text(encoding="utf-8"))
             if told["epoch"] == content.epoch:  # else the run went on, and is not finished

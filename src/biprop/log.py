@@ -9,6 +9,7 @@ import csv
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .errors import UserError, one_line
 from .files import replace_text
+from .runs import METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +119,35 @@ class Bar:
             self._display.update(self._task, advance=steps, note=note)
 
 
+class Pace:
+    """How fast steps are since it was made, before `step` more were done."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._started = step, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def so_far(self, step: int, images: int) -> dict[str, float]:
+        """Seconds a step and images a second, at `images` a step."""
+        seconds = self.seconds / max(1, step - self._step)
+        return {"seconds_per_step": seconds, "images_per_second": images / max(seconds, 1e-9)}
+
+
+def memory_peak(device: Any) -> int:
+    """Bytes that this process had at most: on a GPU of its memory, else of the machine's; 0 where the system does not say."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 class RunLog:
     """The numbers of a run: TensorBoard events and metrics.jsonl (one JSON object a line) in `folder`."""
 
@@ -125,7 +156,7 @@ class RunLog:
 
         # TensorBoard hides what a resumed run does again.
         self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1 if epochs_done else None)
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._lines = (folder / METRICS).open("a", encoding="utf-8")
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Record the named numbers of an epoch (counted from 1)."""
@@ -149,7 +180,7 @@ class RunLog:
 
 def forget_after(folder: Path, epoch: int) -> None:
     """Cut metrics.jsonl back to the epochs up to `epoch`, for a run that goes on from there."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]

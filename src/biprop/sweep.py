@@ -138,8 +138,8 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
     Raises:
         UserError: data or options do not work; what was done stays.
     """
-    from . import checkpoint, data
-    from .train import LAST, Search, SearchDiverged
+    from . import checkpoint, data, runs
+    from .train import Search, SearchDiverged
 
     loaded: tuple[Any, data.DataSet] | None = None
     for cell in sweep.unfinished(number):
@@ -148,13 +148,14 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
         data_options = [getattr(config, name) for name in DATA_OPTIONS]
         if loaded is None or loaded[0] != data_options:
             loaded = data_options, data.load(config, console.track)
-        last = Path(sweep.state(cell).get("folder", "")) / "checkpoints" / LAST
-        start = checkpoint.read(last, {}) if last.is_file() else None
+        folder = sweep.state(cell).get("folder")
+        last = runs.newest_checkpoint(Path(folder)) if folder else None
+        start = checkpoint.read(last, {}) if last else None
         if start and start.epoch >= config.epochs:
             start = None
         search = Search(config, cell.config_name, loaded[1], console, start, resume=bool(start))
         sweep.record(cell, RUNNING, folder=str(search.folder))
-        console.line(f"run folder {search.folder}" + (f", from epoch {search.epoch + 1} on" if search.epoch else ""))
+        console.line(f"run folder {search.folder}{search.from_where()}")
         try:
             result = search.run()
         except SearchDiverged as e:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import signal
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,23 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import __version__, checkpoint, log, losses, prune
+from . import __version__, checkpoint, log, losses, prune, runs, sync_batchnorm
 from . import config as options
-from .checkpoint import BEST, RESULT
 from .config import Config
 from .data import DataSet
+from .data.stream import reader_death
 from .distributed import ALONE, Group
 from .errors import UserError, one_line
 from .evaluate import Counts, evaluate
 from .files import replace_text
+from .interrupts import StopRequest
 from .network import Network, Task, build_network
 from .optim import build_optimizer, learning_rate
+from .runs import BEST, INITIAL, LAST, LAYERS, RESULT
 from .subnetwork import LayerReport
 
 CALIBRATION_BATCHES = 20
-
-INITIAL, LAST = "initial.state", "epoch_most_recent.state"
-LAYERS = "layers.json"
 
 
 def evaluation_batch(task: Task) -> int:
@@ -41,6 +42,10 @@ def evaluation_batch(task: Task) -> int:
 
 class SearchDiverged(RuntimeError):
     """The loss or a score is infinite or not a number; the message names layer and step. Checkpoints so far are kept."""
+
+
+class SearchStopped(RuntimeError):
+    """The search ended before its time and can go on from its last checkpoint; the message says why."""
 
 
 @dataclass
@@ -80,42 +85,6 @@ class Result:
         return self.kept / self.weights if self.weights else 1.0
 
 
-def results_file(config: Config) -> Path:
-    """The table that the run is appended to."""
-    if config.results is None:
-        return Path(config.log_dir) / "results.csv"
-    path = Path(config.results)
-    return path if path.suffix == ".csv" else path / "results.csv"
-
-
-def make_run_folder(config: Config, config_name: str) -> Path:
-    """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with checkpoints/, logs/, settings.txt.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    parent = Path(config.log_dir) / config_name
-    if config.width_mult != 1:
-        parent /= f"width_mult={config.width_mult:g}"
-    parent /= f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}"
-    folder, number = parent / config.name, 0
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                folder, number = parent / config.name / str(number), number + 1
-        (folder / "checkpoints").mkdir()
-        (folder / "logs").mkdir()
-        versions = f"# biprop {__version__}, torch {torch.__version__}, {datetime.now().isoformat(timespec='seconds')}\n"
-        (folder / "settings.txt").write_text(versions + options.as_yaml(config), encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"--log-dir {config.log_dir}: cannot write the run folder: {e.strerror}: {e.filename}") from None
-    return folder
-
-
 def choose_device(name: str, group: Group = ALONE) -> torch.device:
     """The device that `name` means; "auto" is a GPU where there is one, "cuda" this process's own.
 
@@ -145,6 +114,14 @@ class Search:
         start: a checkpoint to begin with: its weights and scores.
         resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one.
         group: the processes that search together, started; each has the same network, and a share of every batch.
+
+    Attributes:
+        step: optimiser steps done, in all.
+        epoch, batch: epochs done, and batches of the next one.
+        train: counts of those batches, of this process.
+        seconds: that the run has taken so far, without its interruptions.
+
+    No generator has a state that a checkpoint would have to hold: order, cuts and augmentation follow from (seed, epoch, batch).
 
     Raises:
         UserError: network, data, options and checkpoint do not fit together, or the run folder cannot be written.
@@ -178,14 +155,21 @@ class Search:
             lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
             nesterov=config.nesterov, no_bn_decay=config.no_bn_decay,
         )  # fmt: skip
-        self.step, self.epoch = 0, config.start_epoch
+        self.step, self.epoch, self.batch = 0, config.start_epoch, 0
+        self.train = Counts()
         self.best = Best()
         self.best_train = Counts()
-        self.results_file = results_file(config)
+        self.random_scores: Counts | None = None
+        self.seconds = 0.0
+        self.stop = StopRequest()
+        self._saved = 0.0
+        self.results_file = runs.results_file(config)
         group.by_first(lambda: log.check_results(self.results_file))
         folder = self._go_on(start) if start and resume else None
-        self.folder = folder or group.by_first(lambda: make_run_folder(config, config_name))
-        self.random_scores = None if start else self._accuracy_before_search()
+        self.folder = folder or group.by_first(lambda: runs.make(config, config_name))
+        self.progress = runs.Progress(self.folder)
+        if not start:
+            self.random_scores = self._accuracy_before_search()
 
     @property
     def model(self) -> nn.Module:
@@ -195,6 +179,17 @@ class Search:
     def ramp(self) -> int:
         """Epochs before the final density is reached."""
         return prune.ramp_epochs(self.config.prune_rate_epoch, self.config.epochs) if self.config.scope == "global" else 0
+
+    @property
+    def batches(self) -> int:
+        """Of an epoch."""
+        return math.ceil(len(self.data.train) / self.config.batch_size)
+
+    def from_where(self) -> str:
+        """ ", from epoch 3 on" where a run goes on; empty where it begins."""
+        if not self.epoch and not self.batch:
+            return ""
+        return f", from epoch {self.epoch + 1}{f', batch {self.batch + 1:,}' if self.batch else ''} on"
 
     def _go_on(self, start: checkpoint.Content) -> Path | None:
         """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it is in one."""
@@ -209,14 +204,19 @@ class Search:
             raise UserError(f"--resume {start.path}: its optimiser is not that of these options: {one_line(e)}") from None
         if not start.ours:
             return None
-        self.step = start.ours["step"]
-        self.best = Best(start.ours["best_epoch"], Counts(**start.ours["best_validation"]))
-        self.best_train = Counts(**start.ours["best_train"])
-        if not (folder / "settings.txt").is_file():
-            return None
-        if self.group.is_first:
-            log.forget_after(folder / "logs", self.epoch)
-        return folder
+        ours = start.ours
+        self.step, self.seconds = ours["step"], ours.get("seconds", 0.0)
+        self.best = Best(ours["best_epoch"], Counts(**ours["best_validation"]))
+        self.best_train = Counts(**ours["best_train"])
+        if ours.get("random_scores"):
+            self.random_scores = Counts(**ours["random_scores"])
+        # Which images the batches done had follows from these options: with others, the epoch begins anew.
+        if all(
+            getattr(start.config, name) == getattr(self.config, name) for name in ("seed", "batch_size", "low_data", "one_batch")
+        ):
+            self.batch = ours.get("batch", 0) if self.epoch == start.epoch else 0
+            self.train = Counts(**ours["train"]) if self.batch and self.group.is_first else Counts()
+        return folder if (folder / runs.SETTINGS).is_file() else None
 
     def _data_parallel(self) -> nn.Module:
         """The model, or for several processes the model in a wrapper that averages gradients while they are computed."""
@@ -226,7 +226,14 @@ class Search:
         parallel = nn.parallel.DistributedDataParallel
         new_name = "forward_sync_buffers" in inspect.signature(parallel).parameters
         sync: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
-        return parallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None, **sync)
+        if self.config.sync_batchnorm:
+            sync_batchnorm.synchronise(self.model)
+        wrapped = parallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None, **sync)
+        if self.config.bf16_gradients:
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+            wrapped.register_comm_hook(None, bf16_compress_hook)
+        return wrapped
 
     def _average_statistics(self) -> None:
         norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -237,30 +244,64 @@ class Search:
 
         Raises:
             SearchDiverged: not a number; the last good checkpoint is kept.
-            KeyboardInterrupt: passed on; the checkpoints of the finished epochs are kept.
+            SearchStopped: by SIGTERM, after a checkpoint, or because another process has died.
+            KeyboardInterrupt: Ctrl-C, after a checkpoint.
+            UserError: a file cannot be written or read; or another process writes to this run folder.
         """
-        config, started = self.config, time.monotonic()
-        if self.group.is_first and not (self.folder / "checkpoints" / INITIAL).exists():
-            self._save(INITIAL, self.epoch, Counts(), Counts())
+        with ExitStack() as stack:
+            self.group.by_first(lambda: stack.enter_context(runs.held(self.folder)))
+            stack.enter_context(self.stop)
+            try:
+                return self._run()
+            except BaseException as e:
+                raise self._reason(e) from None
+
+    def _reason(self, error: BaseException) -> BaseException:
+        """What to tell of an error, also in the run folder."""
+        if isinstance(error, OSError):
+            error = UserError(f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}")
+        elif died := reader_death(error):
+            error = died
+        elif self.group.is_broken_by(error):
+            error = SearchStopped(
+                f"process {self.group.rank} of {self.group.size}: another one cannot be reached, and has probably died"
+            )
+        is_asked_for = isinstance(error, KeyboardInterrupt | SearchStopped)
+        said = one_line(error) if str(error) else "Ctrl-C"
+        if self.group.is_first:
+            with suppress(OSError):
+                self._tell_of_progress({}, f"{'stopped' if is_asked_for else 'failed'}: {said}", at_once=True)
+        return error
+
+    def _run(self) -> Result:
+        config, started, before = self.config, time.monotonic(), self.seconds
+        if self.group.is_first:
+            self._tell_of_progress({}, at_once=True)
+            log.forget_after(self.folder / runs.LOGS, self.epoch)
+            if not (self.folder / runs.CHECKPOINTS / INITIAL).exists():
+                self._save(INITIAL, Counts(), Counts())
+        self._saved = started
         if self.epoch == config.epochs:  # the run ended between its last epoch and its result
             validation = self._evaluate(self.data.validation)
-        with log.RunLog(self.folder / "logs", self.epoch) if self.group.is_first else nullcontext() as run_log:
-            for epoch in range(self.epoch, config.epochs):
-                epoch_started = time.monotonic()
-                rate = self._set_schedule(epoch)
+        with log.RunLog(self.folder / runs.LOGS, self.epoch) if self.group.is_first else nullcontext() as run_log:
+            while self.epoch < config.epochs:
+                rate = self._set_schedule(self.epoch)
+                pace = log.Pace(self.step)
                 try:
-                    train = self._train_epoch(epoch)
+                    self._train_epoch(pace)
                 except FloatingPointError as e:
-                    raise SearchDiverged(f"epoch {epoch + 1}, step {self.step}: {e}") from None
+                    raise SearchDiverged(f"epoch {self.epoch + 1}, step {self.step + 1}: {e}") from None
                 self._average_statistics()
-                validation = self._evaluate(self.data.validation)
-                self._keep_checkpoints(epoch, train, validation)
-                if run_log:
-                    self._tell(run_log, epoch, rate, train, validation, time.monotonic() - epoch_started)
-            result = self._finish(time.monotonic() - started)
+                train = self.train.sum_over(self.group, self.device)
+                validation = self._evaluate(self.data.validation, may_stop=True)
+                self.epoch, self.batch, self.train = self.epoch + 1, 0, Counts()
+                self.seconds = before + time.monotonic() - started
+                self._end_epoch(run_log, pace, rate, train, validation)
+            result = self._finish()
         if self.group.is_first:
             self._append_result(result, validation)
             self._tell_result(result)
+            self._tell_of_progress({"seconds_left": 0}, "complete", at_once=True)
         return result
 
     def _set_schedule(self, epoch: int) -> float:
@@ -277,31 +318,83 @@ class Search:
             self.network.subnetwork.set_density(prune.scheduled_density(config.prune_rate, epoch, self.ramp))
         return rate
 
-    def _train_epoch(self, epoch: int) -> Counts:
-        config, counts = self.config, Counts()
+    def _train_epoch(self, pace: log.Pace) -> None:
+        """The batches of an epoch that are still to do."""
+        config, epoch, counts = self.config, self.epoch, self.train
         self.runner.train()
-        steps = math.ceil(len(self.data.train) / config.batch_size)
-        batches = self.data.training_batches(config.batch_size, config.seed, epoch, self.group)
-        with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", steps) as bar:
-            for done, (images, labels) in enumerate(batches, start=1):
+        batches = self.data.training_batches(config.batch_size, config.seed, epoch, self.group, self.batch)
+        with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", self.batches) as bar:
+            bar.advance(self.batch)
+            for images, labels in self._while_they_come(batches):
                 logits = self._logits(images)
                 loss = losses.classification(logits, labels, config.label_smoothing)
                 mean_loss = counts.add(logits[: len(labels)], labels, loss)  # with JSD, the plain views
-                self.step += 1
                 # Of several processes none stops alone: all find it in their scores after this step.
                 if not math.isfinite(mean_loss) and self.group.size == 1:
                     raise FloatingPointError(_first_not_finite(self.model, images))
                 self.optimizer.zero_grad()
-                (loss * self._weight(done, len(labels))).backward()
+                (loss * self._weight(len(labels))).backward()
                 if config.grad_clip:
                     nn.utils.clip_grad_value_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
                 self.optimizer.step()
                 if self.network.subnetwork:
                     self.network.subnetwork.update()
-                if done % config.print_freq == 0:
+                self.step, self.batch = self.step + 1, self.batch + 1
+                if self.batch % config.print_freq == 0:
                     kept = f"  kept {100 * self.network.density:.1f} %"
                     bar.advance(config.print_freq, f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}")
-        return counts.sum_over(self.group, self.device)
+                    self._tell_progress(pace)
+                self._save_or_stop()
+
+    def _while_they_come(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches; if one cannot be read, a checkpoint is written before that is told."""
+        try:
+            yield from batches
+        except UserError:
+            if self.group.size == 1:  # of several processes the others do not know of it
+                self._save_between_steps()
+            raise
+
+    def _save_or_stop(self) -> None:
+        """Between two steps: write a checkpoint if it is time for one, or if this run is asked to stop.
+
+        Raises:
+            SearchStopped, KeyboardInterrupt: it is asked to.
+        """
+        alone = self.group.size == 1
+        if not alone and self.batch % self.config.print_freq:
+            return  # asking all the others is not free
+        minutes = self.config.save_minutes
+        is_time = bool(minutes) and self.group.is_first and time.monotonic() - self._saved >= 60 * minutes
+        asked = self.stop.signal
+        flags = [float(asked == signal.SIGTERM), float(asked == signal.SIGINT), float(is_time)]
+        terminate, interrupt, is_time = (flag > 0 for flag in self.group.sum(flags, self.device))
+        if terminate or interrupt or is_time:
+            self._save_between_steps()
+        if terminate:
+            raise SearchStopped("SIGTERM")
+        if interrupt:
+            raise KeyboardInterrupt
+
+    def _save_between_steps(self) -> None:
+        self._average_statistics()
+        train = self.train.sum_over(self.group, self.device)
+        if self.group.is_first:
+            self._save(LAST, train, Counts())
+
+    def _tell_progress(self, pace: log.Pace) -> None:
+        if not self.group.is_first:
+            return
+        speed = pace.so_far(self.step, self.config.batch_size)
+        left = speed["seconds_per_step"] * ((self.config.epochs - self.epoch) * self.batches - self.batch)
+        self._tell_of_progress({**speed, "loss": self.train.loss, "seconds_left": left})
+
+    def _tell_of_progress(self, facts: Mapping[str, Any], state: str = "searches", at_once: bool = False) -> None:
+        own = {
+            "epoch": self.epoch, "epochs": self.config.epochs, "batch": self.batch, "batches": self.batches, "step": self.step,
+            "best_epoch": self.best.epoch, "best_validation": self.best.validation.top1, "memory": log.memory_peak(self.device),
+        }  # fmt: skip
+        self.progress.tell(state, own | dict(facts), at_once)
 
     def _logits(self, images: Tensor) -> Tensor:
         """The model's answer in training: float32, however it was computed."""
@@ -316,17 +409,26 @@ class Search:
                 raise UserError(f"--compile: torch.compile fails here: {str(e).splitlines()[0]}; leave it out") from None
             raise
 
-    def _weight(self, step: int, own: int) -> float:
+    def _weight(self, own: int) -> float:
         """What makes the plain mean of the processes' gradients the gradient of the batch's mean loss: shares differ in size.
 
-        `step` counts from 1 within the epoch, `own` is the number of images in this process's share.
+        `own` is the number of images in this process's share of the batch.
         """
-        total = min(self.config.batch_size, len(self.data.train) - (step - 1) * self.config.batch_size)
+        total = min(self.config.batch_size, len(self.data.train) - self.batch * self.config.batch_size)
         return own * self.group.size / total
 
-    def _evaluate(self, split: Any) -> Counts:
+    def _evaluate(self, split: Any, may_stop: bool = False) -> Counts:
+        """Counts of all processes. One alone can be stopped between two batches, if the epoch's steps are done and counted."""
         batches = self.data.evaluation_batches(split, evaluation_batch(self.task), self.group)
+        if may_stop and self.group.size == 1:
+            batches = self._looking_up(batches)
         return evaluate(self.model, batches).sum_over(self.group, self.device)
+
+    def _looking_up(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            if self.stop.signal:
+                self._save_or_stop()
+            yield batch
 
     @torch.no_grad()
     def _accuracy_before_search(self) -> Counts:
@@ -351,30 +453,34 @@ class Search:
         self.model.load_state_dict(before)
         return counts
 
-    def _keep_checkpoints(self, epoch: int, train: Counts, validation: Counts) -> None:
+    def _end_epoch(self, run_log: log.RunLog | None, pace: log.Pace, rate: float, train: Counts, validation: Counts) -> None:
+        """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it already."""
         if train.top1 >= self.best_train.top1:
             self.best_train = train
         # Only epochs at the final density count, and of equals the later: it has seen more and has the smaller learning rate.
-        is_best = epoch >= self.ramp and validation.right >= self.best.validation.right
+        is_best = self.epoch > self.ramp and validation.right >= self.best.validation.right
         if is_best:
-            self.best = Best(epoch + 1, validation)
-        if not self.group.is_first:
+            self.best = Best(self.epoch, validation)
+        if not run_log:
             return
-        # The best one first: stopped between the two, the run is resumed from the epoch before and finds the same best again.
+        # In this order a run that is killed between any two lines does the same again when it is resumed, from the epoch before.
+        self._tell(run_log, pace, rate, train, validation)
         if is_best:
-            self._save(BEST, epoch + 1, train, validation)
-        self._save(LAST, epoch + 1, train, validation)
-        if self.config.save_every > 0 and (epoch + 1) % self.config.save_every == 0:
-            self._save(f"epoch_{epoch + 1}.state", epoch + 1, train, validation)
+            self._save(BEST, train, validation)
+        self._save(LAST, train, validation)
+        if self.config.save_every > 0 and self.epoch % self.config.save_every == 0:
+            self._save(f"epoch_{self.epoch}.state", train, validation)
 
-    def _save(self, name: str, epoch: int, train: Counts, validation: Counts) -> None:
+    def _save(self, name: str, train: Counts, validation: Counts) -> None:
+        """Write a checkpoint. `train`: counts of the epoch so far, or of the one that has ended, of all processes."""
         config = self.config
-        path = self.folder / "checkpoints" / name
+        path = self.folder / runs.CHECKPOINTS / name
+        self._saved = time.monotonic()
         try:
             checkpoint.save(
                 path,
                 {
-                    "epoch": epoch,
+                    "epoch": self.epoch,
                     "arch": config.arch,
                     "state_dict": self.model.state_dict(),
                     "best_acc1": self.best.validation.top1,
@@ -394,6 +500,10 @@ class Search:
                         "config_name": self.config_name,
                         "of_ancestor": self.network.of_ancestor,
                         "step": self.step,
+                        "batch": self.batch,
+                        "train": asdict(train),
+                        "random_scores": asdict(self.random_scores) if self.random_scores else None,
+                        "seconds": self.seconds,
                         "best_epoch": self.best.epoch,
                         "best_validation": asdict(self.best.validation),
                         "best_train": asdict(self.best_train),
@@ -412,25 +522,28 @@ class Search:
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from None
 
-    def _tell(self, run_log: log.RunLog, epoch: int, rate: float, train: Counts, validation: Counts, seconds: float) -> None:
-        density = self.network.density
+    def _tell(self, run_log: log.RunLog, pace: log.Pace, rate: float, train: Counts, validation: Counts) -> None:
+        config, density, speed = self.config, self.network.density, pace.so_far(self.step, self.config.batch_size)
+        seconds, memory = pace.seconds, log.memory_peak(self.device)
+        left = seconds * (config.epochs - self.epoch)
         run_log.epoch(
-            epoch + 1,
+            self.epoch,
             {
                 "train/loss": train.loss, "train/top1": train.top1, "train/top5": train.top5,
                 "validation/loss": validation.loss, "validation/top1": validation.top1, "validation/top5": validation.top5,
-                "density": density, "lr": rate, "step": self.step, "seconds": seconds,
-                **self._layer_densities(),
+                "density": density, "lr": rate, "step": self.step, "seconds": seconds, "seconds_left": left, "memory": memory,
+                **speed, **self._layer_densities(),
             },
         )  # fmt: skip
-        if self.config.histograms and self.network.subnetwork:
+        if config.histograms and self.network.subnetwork:
             for name, layer in self.network.subnetwork.layers.items():
-                run_log.histogram(epoch + 1, f"scores/{name}", layer.scores)
-        width = len(str(self.config.epochs))
+                run_log.histogram(self.epoch, f"scores/{name}", layer.scores)
+        self._tell_of_progress({**speed, "seconds_left": left})
+        width = len(str(config.epochs))
         self.console.line(
-            f"epoch {epoch + 1:>{width}}/{self.config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
+            f"epoch {self.epoch:>{width}}/{config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
             f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {rate:.3g}  {seconds:.1f} s"
-            f"{'  best' if self.best.epoch == epoch + 1 else ''}"
+            f"{'  best' if self.best.epoch == self.epoch else ''}"
         )
 
     def _layer_densities(self) -> dict[str, float]:
@@ -438,9 +551,9 @@ class Search:
             return {}
         return {f"layer_density/{layer.name}": layer.density for layer in self.network.subnetwork.report()}
 
-    def _finish(self, seconds: float) -> Result:
+    def _finish(self) -> Result:
         assert self.best.epoch, "the schedule ends before the run does"
-        path = self.folder / "checkpoints" / BEST
+        path = self.folder / runs.CHECKPOINTS / BEST
         self.model.load_state_dict(self.group.by_first(lambda: checkpoint.load(path)["state_dict"]))
         subnetwork = self.network.subnetwork
         layers = subnetwork.report() if subnetwork else []
@@ -456,7 +569,7 @@ class Search:
             weights=subnetwork.weights if subnetwork else 0,
             kept=subnetwork.kept if subnetwork else 0,
             layers=layers,
-            seconds=seconds,
+            seconds=self.seconds,
         )
 
     def _tell_result(self, result: Result) -> None:

@@ -95,8 +95,10 @@ class DataSet:
         count = len(self.train)
         self.train = self.train.subset(_chosen(count, min(batch_size, count), layer=3))
 
-    def training_batches(self, batch_size: int, seed: int, epoch: int, group: Group = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled and augmented.
+    def training_batches(
+        self, batch_size: int, seed: int, epoch: int, group: Group = ALONE, first: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled, augmented, from batch `first` on.
 
         V is `views`: with JSD the first B images are the plain ones, the next two times B their augmented versions. Order and
         augmentation follow from (seed, epoch, step) alone: of several processes each gets its share of what one alone would get.
@@ -108,7 +110,7 @@ class DataSet:
             batches.pop()
         own = [batch[group.share_of(len(batch))] for batch in batches]
         cut_seed = rng.derive(seed, rng.Stream.CUT, epoch)
-        for step, (images, labels) in enumerate(self.train.batches(own, cut_seed)):
+        for step, (images, labels) in enumerate(self.train.batches(own[first:], cut_seed), start=first):
             generator = _generator(seed, rng.Stream.AUGMENT, epoch, step)
             yield self._augmented(images, len(batches[step]), group, generator), labels
 

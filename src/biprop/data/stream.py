@@ -96,6 +96,13 @@ def _collate(samples: list[Any]) -> tuple[Tensor, Tensor] | str:
     return torch.stack(images), torch.stack(labels)
 
 
+def reader_death(error: BaseException) -> UserError | None:
+    """The mistake to tell if an error says that a worker died. It can come at any moment, not only while a batch is asked for."""
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return UserError(f"a process that reads images died, perhaps for want of memory: {one_line(error)}")
+    return None
+
+
 class Streamed:
     """A split whose images stay where they are; has the methods of `sources.Images`.
 
@@ -163,6 +170,4 @@ class Streamed:
                 images, labels = batch
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
-                raise
-            raise UserError(f"a process that reads images died: {one_line(e)}") from None
+            raise reader_death(e) or e from None

@@ -1,0 +1,43 @@
+"""Batch norm over the whole batch of several processes, on any device.
+
+PyTorch's SyncBatchNorm does the same on GPUs only; here two processes on a CPU must compute what one computes, for tests and for
+searches on clusters without GPUs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """In training, mean and variance of [B, C, H, W] over B of all processes, H and W; in evaluation, `nn.BatchNorm2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not dist.is_initialized():
+            return super().forward(x)
+        # The mean first and squares around it afterwards: squares alone, less the mean's, lose what matters to rounding.
+        sums = all_reduce(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = x - mean[None, :, None, None]
+        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * (count / (count - 1)), momentum)
+        y: Tensor = centred * torch.rsqrt(variance + self.eps)[None, :, None, None]
+        if self.affine:
+            y = y * self.weight[None, :, None, None] + self.bias[None, :, None, None]
+        return y
+
+
+def synchronise(model: nn.Module) -> None:
+    """Let every `nn.BatchNorm2d` of the model see the whole batch, in place; names and parameters stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d

@@ -1,0 +1,346 @@
+"""What can happen to a run, done to real ones: each fault is injected, and what the run says and leaves is recorded.
+
+    python tests/faults.py > docs/reliability-table.md    # all of them, as the table of docs/reliability.md
+    python tests/faults.py --kills 20 --data DIR          # kill -9 on a CIFAR-10 run
+
+A fault that mends itself (room is made, the file is back) is followed by `biprop find --resume auto` with the same options, and
+the scores, batch norm and optimiser at the end are compared bit by bit with a run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SMALL = ["--width-mult", "0.5", "--epochs", "3", "--device", "cpu"]
+OFTEN = ["--save-minutes", "0.002"]
+RUN = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find")
+LAST = Path("checkpoints/epoch_most_recent.state")
+PATIENCE = 120
+
+
+class CannotBeDone(Exception):
+    """This machine or user cannot inject the fault: the message says why."""
+
+
+@dataclass
+class Outcome:
+    """What a fault led to.
+
+    Attributes:
+        code: exit code.
+        said: the last line on standard error.
+        seconds: from the fault to the end of the process.
+        after: what came of going on.
+    """
+
+    code: int
+    said: str
+    seconds: float
+    after: str
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "biprop", "find", *SMALL, *OFTEN, *flags]
+
+
+def start(folder: Path, *flags: str, program: Sequence[str] | None = None) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    what = program or command(*flags)
+    return subprocess.Popen(what, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "it did not begin"
+        time.sleep(0.001)
+
+
+def end_of(process: subprocess.Popen[str], since: float, after: str = "", where: Path | None = None) -> Outcome:
+    _, err = process.communicate(timeout=PATIENCE)
+    said = re.sub(r"^biprop: ", "", (err.strip().splitlines() or [""])[-1])
+    if where:
+        said = said.replace(f"{where}/", "")
+    assert "Traceback" not in err, err
+    return Outcome(process.returncode, said, time.monotonic() - since, after)
+
+
+def state_of(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that training changes, at the end of a run."""
+    content = torch.load(run / LAST, weights_only=True)
+    momenta = content["optimizer"]["state"].values()
+    moved = {f"momentum.{i}": m["momentum_buffer"] for i, m in enumerate(momenta) if m.get("momentum_buffer") is not None}
+    return content["state_dict"] | moved
+
+
+def same_bits(a: Path, b: Path, only: str = "") -> bool:
+    one, other = state_of(a), state_of(b)
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items() if only in key)
+
+
+@cache
+def uninterrupted(*flags: str) -> Path:
+    """The same search without a fault; its run folder."""
+    folder = Path(tempfile.mkdtemp(prefix="biprop-whole-"))
+    outcome = end_of(start(folder, *flags), time.monotonic())
+    assert outcome.code == 0, outcome.said
+    return folder
+
+
+def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
+    """What comes of the same command with --resume auto; asserts that it is what the uninterrupted run has."""
+    outcome = end_of(start(folder, *flags, "--resume", "auto"), time.monotonic())
+    assert outcome.code == 0, outcome.said
+    assert same_bits(folder / run, uninterrupted(*flags) / run, only)
+    return f"goes on; {only or 'final state'} bit-identical"
+
+
+def killed(folder: Path, kills: int = 4, flags: Sequence[str] = ("--epochs", "6"), run: Path = RUN) -> Outcome:
+    """kill -9, at random moments and, every other time, while a checkpoint is being written"""
+    rng, done, inside = random.Random(0), 0, 0
+    uninterrupted(*flags)
+    checkpoints, last = folder / run / "checkpoints", folder / run / LAST
+    for number in range(kills):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(folder, *flags, "--resume", "auto")
+        wait_for(lambda seen=before: last.exists() and last.stat().st_mtime_ns != seen, process)  # type: ignore[misc]
+        if number % 2:
+            time.sleep(rng.uniform(0, 0.5))
+        else:
+            wait_for(lambda: any(checkpoints.glob(".*")) or process.poll() is not None, process)
+        process.kill()
+        inside += any(checkpoints.glob(".*"))
+        if end_of(process, time.monotonic()).code != -signal.SIGKILL:
+            break  # it was done before
+        done += 1
+    assert done >= kills // 2
+    after = going_on(folder, *flags, run=run)
+    assert not list(checkpoints.glob(".*"))
+    return Outcome(-signal.SIGKILL, "", 0, f"{done} times, {inside} of them inside a write: {after}")
+
+
+def terminated(folder: Path) -> Outcome:
+    """SIGTERM, as a scheduler sends it before the time is up"""
+    process = start(folder)
+    wait_for((folder / RUN / LAST).exists, process)
+    since = time.monotonic()
+    process.terminate()
+    outcome = end_of(process, since)
+    outcome.after = going_on(folder)
+    return outcome
+
+
+@contextmanager
+def small_disk(folder: Path, size: str = "8m", options: str = "rw") -> Iterator[Path]:
+    """A file system of its own in folder/disk."""
+    place = folder / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},{options}", "tmpfs", str(place)], capture_output=True)
+    if made.returncode:
+        raise CannotBeDone("only root can mount a small disk")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+def disk_full(folder: Path) -> Outcome:
+    """The disk fills up in the middle of the run"""
+    with small_disk(folder) as disk:
+        process = start(disk)
+        wait_for((disk / RUN / LAST).exists, process)
+        since = time.monotonic()
+        with (disk / "other").open("wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        outcome = end_of(process, since, where=disk)
+        assert torch.load(disk / RUN / LAST, weights_only=True)["epoch"] < 3
+        (disk / "other").unlink()
+        outcome.after = f"room made: {going_on(disk)}"
+        return outcome
+
+
+def read_only(folder: Path) -> Outcome:
+    """The folder for runs is read-only"""
+    with small_disk(folder, options="ro") as disk:
+        return end_of(start(folder, "--log-dir", str(disk / "runs")), time.monotonic(), "nothing was begun", folder)
+
+
+STREAMED = ["--set", "folder", "--stream", "--image-size", "32", "--data", "pictures", "--workers", "2", "--batch-size", "8"]
+STREAMED_RUN = Path(f"runs/folder-Wide_VGG_Small_132/width_mult=0.5/prune-rate=0.2/{RUN.name}")
+
+
+def photographs(folder: Path) -> Path:
+    """A copy of the same photographs, which the run reads while it trains."""
+    from conftest import write_photographs
+
+    return write_photographs(folder / "pictures")
+
+
+@cache
+def streamed_uninterrupted() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="biprop-whole-"))
+    photographs(folder)
+    outcome = end_of(start(folder, *STREAMED), time.monotonic())
+    assert outcome.code == 0, outcome.said
+    return folder
+
+
+def streamed_going_on(folder: Path) -> str:
+    outcome = end_of(start(folder, *STREAMED, "--resume", "auto"), time.monotonic())
+    assert outcome.code == 0, outcome.said
+    assert same_bits(folder / STREAMED_RUN, streamed_uninterrupted() / STREAMED_RUN)
+    return "goes on; final state bit-identical"
+
+
+def data_vanish(folder: Path) -> Outcome:
+    """A picture that has yet to be read is deleted"""
+    pictures = photographs(folder)
+    process = start(folder, *STREAMED)
+    wait_for((folder / STREAMED_RUN / LAST).exists, process)
+    since = time.monotonic()
+    (pictures / "train" / "red").rename(folder / "elsewhere")
+    outcome = end_of(process, since, where=folder)
+    (folder / "elsewhere").rename(pictures / "train" / "red")
+    outcome.said = re.sub(r"red/\d+", "red/N", outcome.said)
+    outcome.after = f"picture restored: {streamed_going_on(folder)}"
+    return outcome
+
+
+def children(process: int) -> list[int]:
+    return [int(p) for task in Path(f"/proc/{process}/task").iterdir() for p in (task / "children").read_text().split()]
+
+
+def reader_killed(folder: Path) -> Outcome:
+    """A process that reads pictures is killed"""
+    photographs(folder)
+    process = start(folder, *STREAMED)
+    wait_for((folder / STREAMED_RUN / LAST).exists, process)
+    wait_for(lambda: bool(children(process.pid)), process)
+    since = time.monotonic()
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    outcome = end_of(process, since)
+    outcome.said = re.sub(r"\(pid\D*[\d, ]+\)", "(pid N)", outcome.said)
+    outcome.after = streamed_going_on(folder)
+    return outcome
+
+
+def rank_killed(folder: Path) -> Outcome:
+    """One of two processes that search together is killed"""
+    process = start(folder, "--multigpu", "0,1")
+    wait_for((folder / RUN / LAST).exists, process)
+    since = time.monotonic()
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    outcome = end_of(process, since)
+    outcome.after = going_on(folder, "--multigpu", "0,1", only="scores")
+    return outcome
+
+
+def not_a_number(folder: Path) -> Outcome:
+    """The scores grow beyond all numbers"""
+    return end_of(start(folder, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays")
+
+
+def clock_set_back(folder: Path) -> Outcome:
+    """The clock runs backwards, an hour at every look"""
+    lines = "import itertools, time; from biprop import cli; now = itertools.count(2e9, -3600)"
+    program = f"{lines}; time.time = lambda: float(next(now)); raise SystemExit(cli.main({command()[3:]!r}))"
+    outcome = end_of(start(folder, program=[sys.executable, "-c", program]), time.monotonic())
+    assert same_bits(folder / RUN, uninterrupted() / RUN)
+    outcome.after = "final state bit-identical"
+    return outcome
+
+
+def same_name(folder: Path) -> Outcome:
+    """Two runs of one name start at the same moment"""
+    both = [start(folder) for _ in range(2)]
+    outcomes = [end_of(process, time.monotonic()) for process in both]
+    assert [o.code for o in outcomes] == [0, 0]
+    assert all(same_bits(run, uninterrupted() / RUN) for run in (folder / RUN, folder / RUN / "0"))
+    outcomes[0].after = "a folder each, both complete"
+    return outcomes[0]
+
+
+def resumed_twice(folder: Path) -> Outcome:
+    """A run is resumed while it runs"""
+    first = start(folder)
+    wait_for((folder / RUN / LAST).exists, first)
+    first.send_signal(signal.SIGSTOP)  # or it would be done before the second one begins
+    outcome = end_of(start(folder, "--resume", "auto"), time.monotonic())
+    first.send_signal(signal.SIGCONT)
+    outcome.said = re.sub(r"process \d+ on [^)]*", "process N on HOST", outcome.said)
+    assert end_of(first, time.monotonic()).code == 0
+    assert same_bits(folder / RUN, uninterrupted() / RUN)
+    outcome.after = "the first one: final state bit-identical"
+    return outcome
+
+
+def damaged(folder: Path) -> Outcome:
+    """The checkpoint to go on from was cut short by something else"""
+    process = start(folder)
+    wait_for((folder / RUN / LAST).exists, process)
+    process.terminate()
+    end_of(process, time.monotonic())
+    data = (folder / RUN / LAST).read_bytes()
+    (folder / RUN / LAST).write_bytes(data[: len(data) // 2])
+    outcome = end_of(start(folder, "--resume", "auto"), time.monotonic())
+    outcome.after = "the other checkpoints stay: --resume initial.state or model_best.pth"
+    return outcome
+
+
+FAULTS: dict[Callable[[Path], Outcome], int] = {
+    killed: -signal.SIGKILL, terminated: 75, disk_full: 2, read_only: 2, data_vanish: 2, reader_killed: 2, rank_killed: 137,
+    not_a_number: 1, clock_set_back: 0, same_name: 0, resumed_twice: 2, damaged: 2,
+}  # fmt: skip
+"""Fault -> exit code."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, help="only kill -9, this often, on CIFAR-10 in --data")
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
+    arguments = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="biprop-faults-"))
+    try:
+        if arguments.kills:
+            data = str(arguments.data.absolute())
+            flags = ["--set", "CIFAR10", "--data", data, "--arch", "Conv2Wide", "--low-data", "0.5", "--batch-size", "50"]
+            outcome = killed(place, arguments.kills, flags, Path("runs/CIFAR10-Conv2Wide/width_mult=0.5/prune-rate=0.2/find"))
+            print(f"kill -9 on CIFAR-10: {outcome.after}")
+            return
+        print("| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|")
+        for fault in FAULTS:
+            folder = place / fault.__name__
+            folder.mkdir()
+            try:
+                o = fault(folder)
+                seconds = f"{o.seconds:.1f} s" if o.seconds else ""
+                print(f"| {(fault.__doc__ or '').strip()} | {o.code} | {seconds} | {o.said} | {o.after} |", flush=True)
+            except CannotBeDone as e:
+                print(f"| {(fault.__doc__ or '').strip()} | not injected: {e} | | | |", flush=True)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
