@@ -124,7 +124,7 @@ def killed(folder: Path, kills: int = 4, flags: Sequence[str] = ("--epochs", "6"
         if number % 2:
             time.sleep(rng.uniform(0, 0.5))
         else:
-            wait_for(lambda: any(checkpoints.glob(".*")) or process.poll() is not None, process)
+            wait_for(lambda p=process: any(checkpoints.glob(".*")) or p.poll() is not None, process)  # type: ignore[misc]
         process.kill()
         inside += any(checkpoints.glob(".*"))
         if end_of(process, time.monotonic()).code != -signal.SIGKILL:

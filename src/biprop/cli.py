@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .data import DataSet
     from .network import Network
     from .subnetwork import LayerReport
-    from .train import Result
+    from .train import Result, Search
 
 DIVERGED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """75 is EX_TEMPFAIL of sysexits.h, "try again": nothing else that a scheduler sees uses it."""
@@ -297,33 +297,39 @@ def _find(arguments: argparse.Namespace) -> int:
 
     group = distributed.detect()
     console = log.Console(None if group.is_first else Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-    group.start(choose_device(config.device, group).type)
-    images = data.load(config, console.track)
-    search = Search(config, name, images, console, start, bool(resume), group)
-    if group.is_first:
-        _warn([*(start.warnings if start else ()), *options.warnings(config)])
-    console.line(_headline(config, search.network, images, search.device, group.size))
-    console.line(f"run folder {search.folder}{search.from_where()}")
-    if search.random_scores and not start:
-        console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
+    search: Search | None = None
     try:
-        result = search.run()
-    except SearchDiverged as e:
-        if group.is_first:
-            print(f"biprop: the search diverged: {e}. Checkpoints so far are in {search.folder}/checkpoints", file=sys.stderr)
-        group.stop()
-        return DIVERGED
-    except SearchStopped as e:
-        print(f"biprop: stopped: {e}. Go on with: biprop find --resume {search.folder}", file=sys.stderr)
-        return STOPPED
-    except KeyboardInterrupt:
-        best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
-        if group.is_first:
-            print(f"\nbiprop: interrupted{best}. Go on with: biprop find --resume {search.folder}", file=sys.stderr)
-        return INTERRUPTED
-    _show_result(console, config, search.network, result)
-    group.stop()
-    return 0
+        with group.together(choose_device(config.device, group).type):
+            images = data.load(config, console.track)
+            search = Search(config, name, images, console, start, bool(resume), group)
+            if group.is_first:
+                _warn([*(start.warnings if start else ()), *options.warnings(config)])
+            console.line(_headline(config, search.network, images, search.device, group.size))
+            console.line(f"run folder {search.folder}{search.from_where()}")
+            if search.random_scores and not start:
+                console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
+            _show_result(console, config, search.network, search.run())
+            return 0
+    except (SearchDiverged, SearchStopped, KeyboardInterrupt) as e:
+        if search is None:
+            raise
+        code, said = _how_it_ended(search, e)
+        if group.is_first or (isinstance(e, SearchStopped) and e.is_by_accident):
+            print(f"biprop: {said}", file=sys.stderr)
+        return code
+
+
+def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
+    """Exit code and message."""
+    from .train import SearchDiverged, SearchStopped
+
+    how_to_go_on = f"Go on with: biprop find --resume {search.folder}"
+    if isinstance(error, SearchDiverged):
+        return DIVERGED, f"the search diverged: {error}. Checkpoints so far are in {search.folder}/checkpoints"
+    if isinstance(error, SearchStopped):
+        return STOPPED, f"stopped: {error}. {how_to_go_on}"
+    best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
+    return INTERRUPTED, f"interrupted{best}. {how_to_go_on}"
 
 
 def _checkpoint_of(path: str) -> str:

@@ -23,7 +23,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,24 +62,33 @@ class Group:
         """Which of `count` images are this process's: shares differ by at most one, and together they are all."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def start(self, device_type: str) -> None:
-        """Meet the other processes.
+    @contextmanager
+    def together(self, device_type: str) -> Iterator[None]:
+        """While the block runs, the processes are connected.
 
         Raises:
             UserError: they cannot be reached.
         """
         if self.size == 1:
+            yield
             return
         import torch.distributed as dist
 
         os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
+        backend = "nccl" if device_type == "cuda" else "gloo"
         try:
-            dist.init_process_group("nccl" if device_type == "cuda" else "gloo", rank=self.rank, world_size=self.size)
+            dist.init_process_group(backend, rank=self.rank, world_size=self.size)
         except (RuntimeError, ValueError) as e:
             where = f"{self.address}:{self.port}"
             raise UserError(
                 f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at {where}: {one_line(e)}"
             ) from None
+        try:
+            yield
+            dist.barrier()  # one that leaves early takes its end of the connections with it
+        finally:
+            if backend == "gloo":  # its threads must not outlive it; NCCL could wait here for those that have died
+                dist.destroy_process_group()
 
     def is_broken_by(self, error: BaseException) -> bool:
         """Whether an error says that another process cannot be reached any more: most likely it has died."""
@@ -87,14 +97,6 @@ class Group:
         import torch.distributed as dist
 
         return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo has no type of its own
-
-    def stop(self) -> None:
-        """Leave the other processes."""
-        if self.size > 1:
-            import torch.distributed as dist
-
-            dist.barrier()  # one that leaves early takes its end of the connections with it
-            dist.destroy_process_group()
 
     def sum(self, values: list[float], device: Any) -> list[float]:
         """The sums of `values` over all processes."""
@@ -144,6 +146,19 @@ class Group:
 
 
 ALONE = Group()
+
+
+def average_as_bfloat16(bucket: Any) -> Any:
+    """The mean of a bucket of gradients (torch.distributed.GradBucket) over all processes, sent as bfloat16; a future.
+
+    PyTorch's bf16_compress_hook, which does the same, is for GPUs only.
+    """
+    import torch
+    import torch.distributed as dist
+
+    gradients = bucket.buffer()
+    sent = gradients.to(torch.bfloat16).div_(dist.get_world_size())
+    return dist.all_reduce(sent, async_op=True).get_future().then(lambda done: gradients.copy_(done.value()[0]))
 
 
 def is_restart(environment: Mapping[str, str] = os.environ) -> bool:

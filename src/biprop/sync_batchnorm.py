@@ -6,10 +6,25 @@ searches on clusters without GPUs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient. (PyTorch's own is deprecated, its successor not in all versions.)"""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0])
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -19,11 +34,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         # The mean first and squares around it afterwards: squares alone, less the mean's, lose what matters to rounding.
-        sums = all_reduce(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
+        sums = _Sum.apply(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = x - mean[None, :, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
             if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)

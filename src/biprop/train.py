@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import __version__, checkpoint, log, losses, prune, runs, sync_batchnorm
+from . import __version__, checkpoint, distributed, log, losses, prune, runs, sync_batchnorm
 from . import config as options
 from .config import Config
 from .data import DataSet
@@ -45,7 +45,13 @@ class SearchDiverged(RuntimeError):
 
 
 class SearchStopped(RuntimeError):
-    """The search ended before its time and can go on from its last checkpoint; the message says why."""
+    """The search ended before its time and can go on from its last checkpoint; the message says why.
+
+    Attributes:
+        is_by_accident: other processes do not know of it.
+    """
+
+    is_by_accident = False
 
 
 @dataclass
@@ -230,9 +236,7 @@ class Search:
             sync_batchnorm.synchronise(self.model)
         wrapped = parallel(self.model, device_ids=[self.device] if self.device.type == "cuda" else None, **sync)
         if self.config.bf16_gradients:
-            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
-
-            wrapped.register_comm_hook(None, bf16_compress_hook)
+            wrapped.register_comm_hook(None, lambda state, bucket: distributed.average_as_bfloat16(bucket))
         return wrapped
 
     def _average_statistics(self) -> None:
@@ -291,12 +295,13 @@ class Search:
                     self._train_epoch(pace)
                 except FloatingPointError as e:
                     raise SearchDiverged(f"epoch {self.epoch + 1}, step {self.step + 1}: {e}") from None
+                told = {"lr": rate, **pace.so_far(self.step, config.batch_size)}
                 self._average_statistics()
                 train = self.train.sum_over(self.group, self.device)
                 validation = self._evaluate(self.data.validation, may_stop=True)
                 self.epoch, self.batch, self.train = self.epoch + 1, 0, Counts()
                 self.seconds = before + time.monotonic() - started
-                self._end_epoch(run_log, pace, rate, train, validation)
+                self._end_epoch(run_log, {**told, "seconds": pace.seconds}, train, validation)
             result = self._finish()
         if self.group.is_first:
             self._append_result(result, validation)
@@ -453,8 +458,11 @@ class Search:
         self.model.load_state_dict(before)
         return counts
 
-    def _end_epoch(self, run_log: log.RunLog | None, pace: log.Pace, rate: float, train: Counts, validation: Counts) -> None:
-        """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it already."""
+    def _end_epoch(self, run_log: log.RunLog | None, told: dict[str, float], train: Counts, validation: Counts) -> None:
+        """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it already.
+
+        `told`: its learning rate and speed.
+        """
         if train.top1 >= self.best_train.top1:
             self.best_train = train
         # Only epochs at the final density count, and of equals the later: it has seen more and has the smaller learning rate.
@@ -464,7 +472,7 @@ class Search:
         if not run_log:
             return
         # In this order a run that is killed between any two lines does the same again when it is resumed, from the epoch before.
-        self._tell(run_log, pace, rate, train, validation)
+        self._tell(run_log, told, train, validation)
         if is_best:
             self._save(BEST, train, validation)
         self._save(LAST, train, validation)
@@ -522,27 +530,25 @@ class Search:
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from None
 
-    def _tell(self, run_log: log.RunLog, pace: log.Pace, rate: float, train: Counts, validation: Counts) -> None:
-        config, density, speed = self.config, self.network.density, pace.so_far(self.step, self.config.batch_size)
-        seconds, memory = pace.seconds, log.memory_peak(self.device)
-        left = seconds * (config.epochs - self.epoch)
+    def _tell(self, run_log: log.RunLog, told: dict[str, float], train: Counts, validation: Counts) -> None:
+        config, density = self.config, self.network.density
+        told = {**told, "seconds_left": told["seconds"] * (config.epochs - self.epoch)}
         run_log.epoch(
             self.epoch,
             {
                 "train/loss": train.loss, "train/top1": train.top1, "train/top5": train.top5,
                 "validation/loss": validation.loss, "validation/top1": validation.top1, "validation/top5": validation.top5,
-                "density": density, "lr": rate, "step": self.step, "seconds": seconds, "seconds_left": left, "memory": memory,
-                **speed, **self._layer_densities(),
+                "density": density, "step": self.step, "memory": log.memory_peak(self.device), **told, **self._layer_densities(),
             },
         )  # fmt: skip
         if config.histograms and self.network.subnetwork:
             for name, layer in self.network.subnetwork.layers.items():
                 run_log.histogram(self.epoch, f"scores/{name}", layer.scores)
-        self._tell_of_progress({**speed, "seconds_left": left})
+        self._tell_of_progress(told)
         width = len(str(config.epochs))
         self.console.line(
             f"epoch {self.epoch:>{width}}/{config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
-            f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {rate:.3g}  {seconds:.1f} s"
+            f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {told['lr']:.3g}  {told['seconds']:.1f} s"
             f"{'  best' if self.best.epoch == self.epoch else ''}"
         )
 
