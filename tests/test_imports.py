@@ -56,7 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "native": set(),
     "coding": {"native"},
-    "ticket": {"coding", "files", "rng", "export", "subnetwork"},  # export when asked for a model, subnetwork for type checkers
+    "container": set(),
+    "ticket": {"coding", "container", "files", "rng", "export", "subnetwork"},  # export when asked for a model, subnetwork for type checkers
     "inspection": {"coding", "ticket"},
     "engine": {"files", "native", "ticket"},
     "engine.graph": {"plans", "ticket"},

@@ -1,17 +1,13 @@
 """The ticket: a binary subnetwork as a file of under one bit per weight. numpy only; docs/ticket-format.md is the specification.
 
 A ticket holds a seed and a coded mask instead of weights: signs follow from the seed (or are stored, for networks of another
-origin), magnitudes are one gain a layer. The file is a safetensors container, written here and not by its library because that
-gives metadata in random order; a damaged or hostile file is a `TicketError`, before anything of its size is allocated.
+origin), magnitudes are one gain a layer. A damaged or hostile file is a `TicketError`, before anything of its size is allocated.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import coding, rng
+from . import coding, container, rng
+from .container import TicketError as TicketError
+from .container import check, whole_numbers
 from .errors import UserError
 from .files import replacing
 
@@ -32,17 +30,11 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the file format. A newer one is refused; older ones are read for ever."""
 
-MOST_HEADER, MOST_WEIGHTS, MOST_LAYERS, MOST_NAMES, MOST_ROWS = 1 << 24, 1 << 32, 1 << 16, 1 << 18, 1 << 18
+MOST_WEIGHTS, MOST_LAYERS, MOST_NAMES, MOST_ROWS = 1 << 32, 1 << 16, 1 << 18, 1 << 18
 DEFAULT_MOST_WEIGHTS = 1 << 30
 """That a reader accepts unless told otherwise: planes of 128 MiB."""
-_NO_SUM = "0" * 64
-_KINDS = {"F32": 4, "BF16": 2, "U8": 1}
 Plane = NDArray[np.uint8]
 Signs = Literal["seed", "positive", "stored"]
-
-
-class TicketError(UserError):
-    """The file is no ticket that this program can read: damaged, truncated, hostile, or of a newer version."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +182,6 @@ class Ticket:
             "masks": ("U8", stream),
             "signs": ("U8", np.concatenate([np.empty(0, np.uint8), *(la.stored for la in self.layers if la.stored is not None)])),
         }
-        tensors, at = {}, 0
-        for name, (kind, array) in parts.items():
-            tensors[name] = {"dtype": kind, "shape": [array.size], "data_offsets": [at, at + array.nbytes]}
-            at += array.nbytes
         content = {
             "network": self.network,
             "seed": None if self.seed is None else str(self.seed),
@@ -209,11 +197,7 @@ class Ticket:
             "std": self.std,
             "found": self.found,
         }
-        metadata = {"format": "biprop ticket", "version": str(VERSION), "sha256": _NO_SUM, "ticket": _json(content)}
-        header = _json({"__metadata__": metadata, **tensors}).encode()
-        header += b" " * (-len(header) % 8)
-        whole = struct.pack("<Q", len(header)) + header + b"".join(array.tobytes() for _, array in parts.values())
-        return whole.replace(_NO_SUM.encode(), hashlib.sha256(whole).hexdigest().encode(), 1)
+        return container.pack("ticket", VERSION, content, parts)
 
     @staticmethod
     def from_bytes(content: bytes, most_weights: int = DEFAULT_MOST_WEIGHTS) -> Ticket:
@@ -223,8 +207,7 @@ class Ticket:
             TicketError: it is not one that this version reads.
         """
         try:
-            metadata, tensors = _open(content)
-            return _read(_parse(metadata["ticket"]), tensors, most_weights)
+            return _read(*container.unpack("ticket", VERSION, content), most_weights)
         except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
             if isinstance(e, TicketError):
                 raise
@@ -277,95 +260,28 @@ class Ticket:
         return coding.best_model(layer.kept_mask()) if layer.model is None else layer.model
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def _parse(text: str | bytes) -> Any:
-    def refuse(constant: str) -> None:
-        raise TicketError(f"damaged: {constant} in the header")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as e:
-        if isinstance(e, TicketError):
-            raise
-        raise TicketError("damaged: the header is not valid JSON") from None
-
-
-def _check(holds: bool, what: str) -> None:
-    if not holds:
-        raise TicketError(f"damaged: {what}")
-
-
-def _open(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """Metadata and tensors (as views) of the container, its checksum verified."""
-    if len(content) < 10 or content[8:9] != b"{":
-        raise TicketError("not a ticket: the file does not begin like one")
-    (length,) = struct.unpack("<Q", content[:8])
-    _check(length <= min(MOST_HEADER, len(content) - 8), f"a header of {length} bytes in a file of {len(content)}")
-    header = _parse(content[8 : 8 + length])
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or metadata.get("format") != "biprop ticket":
-        raise TicketError("not a ticket: a safetensors file without a ticket's metadata")
-    _check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
-    version = metadata.get("version", "")
-    _check(re.fullmatch("[1-9][0-9]{0,8}", version) is not None, f"version {version!r:.40}")
-    if int(version) > VERSION:
-        raise TicketError(f"version {version} of the ticket format; this biprop reads up to {VERSION}: install a newer one")
-    declared = metadata.get("sha256", "").encode()
-    _check(len(declared) == 64 and content.count(declared, 8, 8 + length) == 1, "the checksum is missing")
-    place = content.index(declared, 8)
-    digest = hashlib.sha256(content[:place])
-    digest.update(_NO_SUM.encode())
-    digest.update(memoryview(content)[place + 64 :])
-    if digest.hexdigest().encode() != declared:
-        raise TicketError("damaged: the checksum does not fit the content; transfer it again")
-    return metadata, dict(_tensors(header, memoryview(content)[8 + length :]))
-
-
-def _tensors(header: Mapping[str, Any], data: memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
-    at = 0
-    for name, entry in header.items():
-        _check(isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}, f"the entry of tensor {name!r:.40}")
-        kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        _check(kind in _KINDS, f"tensor {name!r:.40} of type {kind!r:.40}")
-        _check(
-            _whole_numbers(shape, 1 << 62) and len(shape) == 1 and _whole_numbers(offsets, 1 << 62), f"the size of {name!r:.40}"
-        )
-        size = shape[0] * _KINDS[kind]
-        _check(offsets == [at, at + size] and at + size <= len(data), f"the place of tensor {name!r:.40}")
-        yield name, np.frombuffer(data[at : at + size], dtype={"F32": "<f4", "BF16": "<u2", "U8": "u1"}[kind])
-        at += size
-    _check(at == len(data), f"{len(data) - at} bytes after the last tensor")
-
-
-def _whole_numbers(values: Any, limit: int) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v <= limit for v in values)
-
-
 def _read(described: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int) -> Ticket:
-    _check(isinstance(described, dict), "the description is not an object")
-    _check(set(tensors) == {"gains", "state", "masks", "signs"}, f"tensors {sorted(tensors)!r:.80}")
+    check(isinstance(described, dict), "the description is not an object")
+    check(set(tensors) == {"gains", "state", "masks", "signs"}, f"tensors {sorted(tensors)!r:.80}")
     generator, seed = described["generator"], described["seed"]
     if generator != rng.GENERATOR_VERSION or type(generator) is not int:
         raise TicketError(f"generator {generator!r:.20}: this biprop has version {rng.GENERATOR_VERSION}: install a newer one")
     if seed is not None:
-        _check(isinstance(seed, str) and re.fullmatch("0|[1-9][0-9]{0,19}", seed) is not None, f"seed {seed!r:.40}")
-        _check((seed := int(seed)) < 2**64, "the seed is 2**64 or more")
+        check(isinstance(seed, str) and re.fullmatch("0|[1-9][0-9]{0,19}", seed) is not None, f"seed {seed!r:.40}")
+        check((seed := int(seed)) < 2**64, "the seed is 2**64 or more")
     layers = _layers(described["layers"], tensors, seed is not None, most_weights)
     state = _ungrouped(described["state"], tensors["state"])
     keys = [layer.key for layer in layers]
-    _check(len({*keys, *state}) == len(keys) + len(state), "a weight that comes twice")
+    check(len({*keys, *state}) == len(keys) + len(state), "a weight that comes twice")
     size, found, classes = described["input_size"], described["found"], described["classes"]
-    _check(size is None or (_whole_numbers(size, 1 << 20) and len(size) == 3), "the size of the images")
-    _check(isinstance(found, dict), "how it was found")
-    _check(isinstance(classes, list) and all(map(_is_name, classes)), "the names of the classes")
+    check(size is None or (whole_numbers(size, 1 << 20) and len(size) == 3), "the size of the images")
+    check(isinstance(found, dict), "how it was found")
+    check(isinstance(classes, list) and all(map(_is_name, classes)), "the names of the classes")
     mean, std = described["mean"], described["std"]
     for numbers in (mean, std):
-        _check(isinstance(numbers, list) and all(type(v) in (int, float) and abs(v) < 1e6 for v in numbers), "mean or std")
-    _check(len(mean) == len(std) and all(v > 0 for v in std), "mean and std do not fit together")
-    _check(not mean or size is None or len(mean) in (1, size[0]), "mean and std are of other images")
+        check(isinstance(numbers, list) and all(type(v) in (int, float) and abs(v) < 1e6 for v in numbers), "mean or std")
+    check(len(mean) == len(std) and all(v > 0 for v in std), "mean and std do not fit together")
+    check(not mean or size is None or len(mean) in (1, size[0]), "mean and std are of other images")
     network = _network(described["network"], size, classes)
     return Ticket(
         network=network,
@@ -387,20 +303,20 @@ def _is_name(value: Any) -> bool:
 
 
 def _layers(entries: Any, tensors: Mapping[str, NDArray[Any]], has_seed: bool, most_weights: int) -> list[Layer]:
-    _check(isinstance(entries, list) and len(entries) <= MOST_LAYERS, "the list of layers")
+    check(isinstance(entries, list) and len(entries) <= MOST_LAYERS, "the list of layers")
     rows = 0
     for entry in entries:
-        _check(isinstance(entry, list) and len(entry) == 6, "the entry of a layer")
+        check(isinstance(entry, list) and len(entry) == 6, "the entry of a layer")
         name, number, shape, kept, signs, model = entry
-        _check(_is_name(name) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
-        _check(_whole_numbers(shape, MOST_WEIGHTS) and len(shape) <= 8 and 0 not in shape, f"the shape of layer {name:.40}")
-        _check(type(kept) is int and 0 <= kept <= math.prod(shape), f"layer {name:.40} keeps {kept!r:.40} of {shape!r:.80}")
-        _check(signs in ("positive", "stored") or (signs == "seed" and has_seed), f"the signs of layer {name:.40}")
-        _check(isinstance(model, str), f"the model of layer {name:.40}")
+        check(_is_name(name) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
+        check(whole_numbers(shape, MOST_WEIGHTS) and len(shape) <= 8 and 0 not in shape, f"the shape of layer {name:.40}")
+        check(type(kept) is int and 0 <= kept <= math.prod(shape), f"layer {name:.40} keeps {kept!r:.40} of {shape!r:.80}")
+        check(signs in ("positive", "stored") or (signs == "seed" and has_seed), f"the signs of layer {name:.40}")
+        check(isinstance(model, str), f"the model of layer {name:.40}")
         rows += coding.rows_of(tuple(shape), coding.Model.of(model))
     shapes, counts = [tuple(entry[2]) for entry in entries], [entry[3] for entry in entries]
     sizes = list(map(math.prod, shapes))
-    _check(sum(sizes) <= MOST_WEIGHTS and rows <= MOST_ROWS + len(entries), f"{sum(sizes)} weights: more than {MOST_WEIGHTS}")
+    check(sum(sizes) <= MOST_WEIGHTS and rows <= MOST_ROWS + len(entries), f"{sum(sizes)} weights: more than {MOST_WEIGHTS}")
     if sum(sizes) > most_weights:
         raise TicketError(
             f"{sum(sizes):,} weights: more than {most_weights:,}; if you trust it: Ticket.load(path, most_weights=...)"
@@ -408,9 +324,9 @@ def _layers(entries: Any, tensors: Mapping[str, NDArray[Any]], has_seed: bool, m
     # Even a weight that costs least, at a chance of 65,535 in 65,536, takes 2.2e-5 bits: a small stream cannot be a huge mask.
     coded = sum(n for n, kept in zip(sizes, counts, strict=True) if 0 < kept < n)
     stream, gains, signs_left = _bytes(tensors["masks"], "masks"), tensors["gains"], _bytes(tensors["signs"], "signs")
-    _check(coded <= (8 * len(stream) + 64) * 46_000, f"{coded} weights in a stream of {len(stream)} bytes")
-    _check(gains.dtype == np.dtype("<f4") and len(gains) == len(entries), "the number of gains")
-    _check(bool(np.isfinite(gains).all() and (gains >= 0).all()), "a gain that is negative or not a number")
+    check(coded <= (8 * len(stream) + 64) * 46_000, f"{coded} weights in a stream of {len(stream)} bytes")
+    check(gains.dtype == np.dtype("<f4") and len(gains) == len(entries), "the number of gains")
+    check(bool(np.isfinite(gains).all() and (gains >= 0).all()), "a gain that is negative or not a number")
     models = [coding.Model.of(entry[5]) for entry in entries]
     masks = coding.decode(stream, shapes, counts, models)
     layers = []
@@ -419,11 +335,11 @@ def _layers(entries: Any, tensors: Mapping[str, NDArray[Any]], has_seed: bool, m
         mask, stored = next(masks), None
         if signs == "stored":
             size = -(-kept // 8)
-            _check(len(signs_left) >= size, f"too few signs for layer {name:.40}")
+            check(len(signs_left) >= size, f"too few signs for layer {name:.40}")
             stored, signs_left = signs_left[:size], signs_left[size:]
-            _check(kept % 8 == 0 or int(stored[-1]) >> kept % 8 == 0, f"signs of layer {name:.40} that belong to no weight")
+            check(kept % 8 == 0 or int(stored[-1]) >> kept % 8 == 0, f"signs of layer {name:.40} that belong to no weight")
         layers.append(Layer(name, number, tuple(shape), kept, float(gain), mask, signs, stored, model))
-    _check(next(masks, None) is None and not len(signs_left), "signs are left over")
+    check(next(masks, None) is None and not len(signs_left), "signs are left over")
     return layers
 
 
@@ -437,20 +353,20 @@ def _network(network: Any, size: Any, classes: Sequence[str]) -> dict[str, Any] 
     """The network's options, checked: they build it."""
     if network is None:
         return None
-    _check(isinstance(network, dict) and set(network) == {"name", "bn_type", "input_size", *_NETWORK}, "the network's options")
-    _check(_is_name(network["name"]) and _is_name(network["bn_type"]), "the network's name")
-    _check(_whole_numbers(network["input_size"], 1 << 14) and len(network["input_size"]) == 2, "the network's input size")
+    check(isinstance(network, dict) and set(network) == {"name", "bn_type", "input_size", *_NETWORK}, "the network's options")
+    check(_is_name(network["name"]) and _is_name(network["bn_type"]), "the network's name")
+    check(whole_numbers(network["input_size"], 1 << 14) and len(network["input_size"]) == 2, "the network's input size")
     for name, (kind, low, high) in _NETWORK.items():
         value = network[name]
-        _check(type(value) is kind or (kind is float and type(value) is int), f"the network's {name}")
-        _check(low <= value <= high, f"the network's {name} = {value}")
-    _check(size is None or size == [network["channels"], *network["input_size"]], "images of another size than the network's")
-    _check(not classes or len(classes) == network["num_classes"], "other classes than the network's")
+        check(type(value) is kind or (kind is float and type(value) is int), f"the network's {name}")
+        check(low <= value <= high, f"the network's {name} = {value}")
+    check(size is None or size == [network["channels"], *network["input_size"]], "images of another size than the network's")
+    check(not classes or len(classes) == network["num_classes"], "other classes than the network's")
     return dict(network)
 
 
 def _bytes(tensor: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    _check(tensor.dtype == np.uint8, f"{name} that are no bytes")
+    check(tensor.dtype == np.uint8, f"{name} that are no bytes")
     return tensor
 
 
@@ -481,23 +397,23 @@ def _names(groups: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[int]]]:
 
 
 def _ungrouped(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    _check(values.dtype in (np.dtype("<f4"), np.dtype("<u2")), "the type of the state")
+    check(values.dtype in (np.dtype("<f4"), np.dtype("<u2")), "the type of the state")
     numbers = values.astype(np.float32) if values.dtype == np.dtype("<f4") else _from_bfloat16(values)
-    _check(bool(np.isfinite(numbers).all()), "a number of the state is infinite or not a number")
-    _check(isinstance(groups, list), "the directory of the state")
+    check(bool(np.isfinite(numbers).all()), "a number of the state is infinite or not a number")
+    check(isinstance(groups, list), "the directory of the state")
     for group in groups:
-        _check(isinstance(group, list) and len(group) == 3, "the directory of the state")
+        check(isinstance(group, list) and len(group) == 3, "the directory of the state")
         for names in group[:2]:
-            _check(isinstance(names, list) and all(map(_is_name, names)), "the names of the state")
-        _check(_whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
-    _check(sum(len(g[0]) * len(g[1]) for g in groups) <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
-    _check(
+            check(isinstance(names, list) and all(map(_is_name, names)), "the names of the state")
+        check(whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
+    check(sum(len(g[0]) * len(g[1]) for g in groups) <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
+    check(
         sum(len(g[0]) * len(g[1]) * math.prod(g[2]) for g in groups) == len(numbers), "a state of another size than its directory"
     )
     state: dict[str, NDArray[np.float32]] = {}
     at = 0
     for name, shape in _names(groups):
-        _check(name not in state, f"{name:.40} comes twice")
+        check(name not in state, f"{name:.40} comes twice")
         size = math.prod(shape)
         state[name] = numbers[at : at + size].reshape(shape)
         at += size

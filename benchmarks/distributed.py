@@ -1,0 +1,187 @@
+"""Two processes beside one: is what they find the same, how many signs flip, how much faster are they; and a model for more.
+
+    python benchmarks/distributed.py --data DIR                  # two processes on this machine's CPU, CIFAR-10
+    python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
+
+The comparison is fair where batch norm takes its statistics over the whole batch (--sync-batchnorm); without that each process
+normalises by its own share, which is another computation, not another rounding.
+
+The model (docs/scaling.md): N processes with a share of S images each take T + E a step, where T = S / images per second is the
+time of one process alone. R(b) = 2 (N - 1) / N * b / bandwidth + 2 (N - 1) * latency is a ring all-reduce of b bytes; half of T,
+most of the backward pass, hides it, but never the last bucket: E = max(R(bytes of all gradients) - T / 2, R(last bucket)).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from biprop import config, data, distributed, sync_batchnorm
+from biprop.layers import BinaryActivation
+from biprop.models import build
+from biprop.network import Task, build_network
+from biprop.plans import NETWORKS
+
+SEARCHES = {
+    "MPT-1/32": ["--arch", "cResNet20", "--prune-rate", "0.5"],
+    "MPT-1/32, global, AugMix, JSD": [
+        "--arch", "cResNet20", "--prune-rate", "0.5", "--conv-type", "GlobalSubnetConv", "--augmix", "--jsd",
+    ],
+    "MPT-1/1": ["--arch", "cResNet20_BinAct", "--prune-rate", "0.5"],
+}  # fmt: skip
+COMMON = ["--set", "CIFAR10", "--low-data", "0.05", "--epochs", "3", "--batch-size", "128", "--lr", "0.1", "--device", "cpu"]
+
+
+def find(folder: Path, processes: int, flags: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]], float]:
+    """A search: last state, metrics by epoch, test accuracy."""
+    command = [sys.executable, "-m", "biprop", "find", *flags, "--log-dir", str(folder), "--print-freq", "1000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if code := distributed.launch(command, processes, environment):
+        raise SystemExit(code)
+    (result,) = folder.glob("**/result.json")
+    state = torch.load(result.parent / "checkpoints" / "epoch_most_recent.state", weights_only=True)["state_dict"]
+    lines = [json.loads(line) for line in (result.parent / "logs" / "metrics.jsonl").read_text().splitlines()]
+    test = json.loads(result.read_text())["test"]
+    return state, lines, 100 * test["right"] / test["images"]
+
+
+def kept(state: dict[str, Tensor], density: float) -> dict[str, Tensor]:
+    """The masks of a layerwise search, from its scores."""
+    masks = {}
+    for name, scores in state.items():
+        if name.endswith("scores"):
+            size = scores.abs().numel()
+            masks[name] = scores.abs().flatten().argsort(descending=True)[: size - int((1 - density) * size)].sort().values
+    return masks
+
+
+def compare(folder: Path, name: str, flags: list[str]) -> None:
+    found = {n: find(folder / f"{n}", n, [*flags, *COMMON, "--sync-batchnorm"]) for n in (1, 2)}
+    (a, one, top_a), (b, two, top_b) = found[1], found[2]
+    losses = ", ".join(f"{x['train/loss']:.5f} / {y['train/loss']:.5f}" for x, y in zip(one, two, strict=True))
+    apart = max(float((a[k] - b[k]).abs().max() / a[k].abs().max()) for k in a if k.endswith("scores"))
+    masks = [(len(x), len(np.setdiff1d(x, y))) for x, y in zip(kept(a, 0.5).values(), kept(b, 0.5).values(), strict=True)]
+    total, differ = (sum(column) for column in zip(*masks, strict=True))
+    speeds = [[line["images_per_second"] for line in lines] for lines in (one, two)]
+    print(f"{name}: losses of one / two processes by epoch: {losses}")
+    print(
+        f"  scores: at most {apart:.1e} of the largest apart; {differ:,} of {total:,} kept weights are others (layerwise masks)"
+    )
+    print(f"  test accuracy: {top_a:.2f} / {top_b:.2f} %")
+    ratios = np.array(speeds[1]) / np.array(speeds[0])
+    print(
+        f"  images a second, two processes over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
+        flush=True,
+    )
+
+
+def first_step(out: Path, synchronised: bool) -> None:
+    """What one of the processes does: the signs of its share of the first batch, layer by layer, to `out`."""
+    group = distributed.detect()
+    with group.together("cpu"):
+        chosen, _ = config.resolve(None, {**FIRST, "data": os.environ["BIPROP_DATA"]})
+        images = data.load(chosen)
+        model = build_network(chosen, Task(10, 3, (32, 32))).model.train()
+        if synchronised:
+            sync_batchnorm.synchronise(model)
+        signs: list[Tensor] = []
+
+        def look(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+            signs.append(inputs[0].detach() >= 0)
+
+        for module in model.modules():
+            if isinstance(module, BinaryActivation):
+                module.register_forward_hook(look)
+        pixels, _ = next(images.training_batches(chosen.batch_size, 0, 0, group))
+        model(pixels)
+        torch.save(signs, out / f"{group.rank}.pt")
+
+
+FIRST = {"arch": "cResNet20_BinAct", "prune_rate": 0.5, "set": "CIFAR10", "low_data": 0.05, "batch_size": 128, "scale_fan": False}
+
+
+def count_flips(folder: Path) -> None:
+    for synchronised in (True, False):
+        found = []
+        for processes in (1, 2):
+            out = folder / f"{synchronised}{processes}"
+            out.mkdir()
+            command = [sys.executable, __file__, "--first-step", str(out), *["--synchronised"] * synchronised]
+            if code := distributed.launch(command, processes, {**os.environ, "OMP_NUM_THREADS": "1"}):
+                raise SystemExit(code)
+            parts = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+            found.append([torch.cat(layers) for layers in zip(*parts, strict=True)])
+        flips = sum(int((a != b).sum()) for a, b in zip(*found, strict=True))
+        total = sum(a.numel() for a in found[0])
+        how = "statistics over both" if synchronised else "statistics of each share"
+        print(f"MPT-1/1, first forward pass: {flips:,} of {total:,} signs flip with two processes ({how})", flush=True)
+
+
+BUCKET = 25 * 2**20
+"""Bytes that DistributedDataParallel sends at a time."""
+LINKS = {"25 GB/s (InfiniBand)": 25e9, "1.25 GB/s (10 Gb Ethernet)": 1.25e9}
+
+
+def scores_of(name: str) -> int:
+    """Numbers whose gradients are sent."""
+    size = (224, 224) if name.startswith(("ResNet", "WideResNet")) else (32, 32)
+    with torch.device("meta"):
+        model = build(name, num_classes=1000 if size[0] > 32 else 10, channels=3, input_size=size)
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+
+
+def predict(images_a_second: float, share: int, microseconds: float) -> None:
+    """Bytes a step by network; and the model's table for the one that sends most among those of the papers."""
+    counts, step = (8, 64, 256, 1024), share / images_a_second
+    print("| network | scores | MB a step | as bfloat16 |\n|---|---|---|---|")
+    for name in NETWORKS:
+        if name in ("Conv4", "cResNet20", "VGG_Small", "cResNet18", "WidePreActResNet", "ResNet34", "ResNet50", "WideResNet50_2"):
+            print(f"| {name} | {scores_of(name):,} | {4e-6 * scores_of(name):.1f} | {2e-6 * scores_of(name):.1f} |")
+
+    def efficiency(processes: int, size: float, bandwidth: float) -> float:
+        def ring(sent: float) -> float:
+            return 2 * (processes - 1) / processes * sent / bandwidth + 2 * (processes - 1) * microseconds * 1e-6
+
+        return step / (step + max(ring(size) - step / 2, ring(min(size, BUCKET))))
+
+    print(f"\n| ResNet50, {share} images a GPU, {1000 * step:.0f} ms | {' | '.join(f'{n:,} GPUs' for n in counts)} |")
+    print("|---|" + "---|" * len(counts))
+    for link, bandwidth in LINKS.items():
+        for kind, size in (("float32", 4), ("bfloat16", 2)):
+            cells = [f"{100 * efficiency(n, size * scores_of('ResNet50'), bandwidth):.0f} %" for n in counts]
+            print(f"| {link}, {kind} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of CIFAR-10")
+    parser.add_argument("--predict", type=float, metavar="RATE", help="the model's table, for GPUs of RATE images a second each")
+    parser.add_argument("--share", type=int, default=128, help="images a GPU and step (default 128)")
+    parser.add_argument("--microseconds", type=float, default=5, help="latency of a message (default 5)")
+    parser.add_argument("--first-step", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--synchronised", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.first_step:
+        first_step(arguments.first_step, arguments.synchronised)
+    elif arguments.predict:
+        predict(arguments.predict, arguments.share, arguments.microseconds)
+    else:
+        os.environ["BIPROP_DATA"] = arguments.data
+        with tempfile.TemporaryDirectory() as folder:
+            count_flips(Path(folder))
+            for number, (name, flags) in enumerate(SEARCHES.items()):
+                compare(Path(folder) / str(number), name, [*flags, "--data", arguments.data])
+
+
+if __name__ == "__main__":
+    main()
