@@ -630,7 +630,7 @@ def spatter(images: Tensor, parameters: tuple[float, ...], draws: Draws) -> Tens
         mask = _smooth(layer > threshold, strength)
         mask.masked_fill_(mask < 0.8, 0)
         return images * (1 - mask) + colour * mask
-    liquid = layer.masked_fill_(layer < threshold, 0).mul_(255).floor_()
+    liquid = layer.masked_fill_(layer < threshold, 0).mul_(255).floor_().remainder_(256)  # bytes that wrap around, as published
     drops = liquid * _relief(liquid)
     return images + colour * (drops * (strength / drops.amax((2, 3), keepdim=True).clamp_(min=1)))
 
