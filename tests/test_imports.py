@@ -57,7 +57,14 @@ ALLOWED: dict[str, set[str]] = {
     "native": set(),
     "coding": {"native"},
     "container": set(),
-    "ticket": {"coding", "container", "files", "rng", "export", "subnetwork"},  # export when asked for a model, subnetwork for type checkers
+    "ticket": {
+        "coding",
+        "container",
+        "files",
+        "rng",
+        "export",
+        "subnetwork",
+    },  # export when asked for a model, subnetwork for type checkers
     "inspection": {"coding", "ticket"},
     "engine": {"files", "native", "ticket"},
     "engine.graph": {"plans", "ticket"},

@@ -1,0 +1,79 @@
+"""The folder of a run. That real runs are found again and told of: test_cli; that they survive: test_faults."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from biprop import runs
+from biprop.config import Config
+from biprop.errors import UserError
+
+
+def config(tmp_path: Path, **options: object) -> Config:
+    return Config(log_dir=str(tmp_path / "runs"), **options)  # type: ignore[arg-type]
+
+
+def begun(config: Config) -> Path:
+    """A run that got as far as a checkpoint."""
+    folder = runs.make(config, "digits")
+    (folder / runs.CHECKPOINTS / runs.INITIAL).write_bytes(b"x")
+    return folder
+
+
+def test_every_run_has_a_folder_of_its_own_by_what_it_does(tmp_path: Path) -> None:
+    first, second, third = (runs.make(config(tmp_path, prune_rate=0.5, name="n"), "digits") for _ in range(3))
+    assert first == tmp_path / "runs" / "digits" / "prune-rate=0.5" / "n"
+    assert (second, third) == (first / "0", first / "1")
+    assert "prune_rate: 0.5" in (second / runs.SETTINGS).read_text()
+    assert runs.make(config(tmp_path, width_mult=2, prune_rate=0.5), "a").parts[-4:-1] == ("a", "width_mult=2", "prune-rate=0.5")
+
+
+def test_the_newest_run_with_the_same_options_is_found(tmp_path: Path) -> None:
+    assert runs.newest(config(tmp_path), "digits") is None
+    first, other, last = begun(config(tmp_path)), begun(config(tmp_path, lr=0.5)), begun(config(tmp_path, print_freq=3))
+    runs.make(config(tmp_path), "digits")  # has no checkpoint: nothing to go on from
+    (last / runs.SETTINGS).touch()
+    (first / runs.SETTINGS).touch()  # clocks do not count
+    assert runs.newest(config(tmp_path, workers=3), "digits") == last
+    assert runs.newest(config(tmp_path, lr=0.5), "digits") == other
+    (last / runs.SETTINGS).write_text("an_option_of_tomorrow: 3\n")
+    assert runs.newest(config(tmp_path), "digits") == first
+
+
+def test_one_process_writes_and_the_rests_of_a_killed_one_go(tmp_path: Path) -> None:
+    folder = begun(config(tmp_path))
+    (folder / runs.PROGRESS).write_text(json.dumps({"process": 17, "machine": "node1"}))
+    with runs.held(folder):
+        with pytest.raises(UserError, match=r"another process runs this search \(process 17 on node1\)"), runs.held(folder):
+            pass
+        assert "process 17 on node1" in dict(runs.status(folder))["state"]
+    with runs.held(folder):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\0"])
+def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None:
+    folder = begun(config(tmp_path))
+    for name in (runs.PROGRESS, runs.RESULT):
+        (folder / name).write_text(content)
+    (folder / runs.LOGS / runs.METRICS).write_text('{"epoch": 1, "tr')  # the last line, half-written
+    rows = dict(runs.status(folder))
+    assert rows["state"].startswith("dead: process ? on an unknown machine wrote last nothing")
+    assert rows["checkpoint"].startswith("checkpoints/initial.state, written 0 s ago")
+
+
+def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) -> None:
+    progress = runs.Progress(tmp_path, every=1e9)
+    progress.tell("searches", {"epoch": 1, "epochs": 9})
+    progress.tell("searches", {"epoch": 2})
+    assert json.loads((tmp_path / runs.PROGRESS).read_text())["epoch"] == 1
+    progress.tell("stopped", {"batch": 3}, at_once=True)
+    told = json.loads((tmp_path / runs.PROGRESS).read_text())
+    assert (told["state"], told["epoch"], told["epochs"], told["batch"]) == ("stopped", 2, 9, 3)
+
+
+def test_times_in_words() -> None:
+    assert [runs.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 7500)] == [
+        "0 s", "0 s", "1 min 0 s", "59 min 59 s", "2 h 5 min",
+    ]  # fmt: skip
