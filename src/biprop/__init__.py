@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .deck import Deck as Deck
     from .engine import Engine as Engine
     from .errors import UserError as UserError
     from .layers import BinaryActivation as BinaryActivation
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BinaryActivation": "layers",
+    "Deck": "deck",
     "Engine": "engine",
     "LayerReport": "subnetwork",
     "Subnetwork": "subnetwork",
@@ -33,6 +35,7 @@ _HOME = {
 
 __all__ = [
     "BinaryActivation",
+    "Deck",
     "Engine",
     "LayerReport",
     "Subnetwork",

@@ -13,12 +13,13 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from . import __version__, cli_engine
+from . import __version__, cli_engine, cli_robustness
 from . import config as options
 from .cli_engine import warn as _warn
 from .errors import UserError, did_you_mean
+from .flags import DEBUG, Help, Parser, add_options, coerced, overrides
 
 if TYPE_CHECKING:
     from .config import Config
@@ -44,67 +45,17 @@ trained ones. Start with:
   biprop evaluate digits.mpt
   biprop predict digits.mpt pictures/                which classes they show, without PyTorch
   biprop bench digits.mpt
+  biprop robustness digits.mpt                       accuracy under corruptions
+  biprop deck build A.mpt B.mpt -o AB.deck --data DIR   several tickets that answer together
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1 --set CIFAR10 --data DIR
   biprop list networks
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors become a `UserError`, and so one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Shows --prune-rate and not its twin --prune_rate."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=110)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = [s for s in action.option_strings if "_" not in s]
-        if not shown:
-            return super()._format_action_invocation(action)
-        value = "" if action.nargs == 0 else " " + self._format_args(action, self._get_default_metavar_for_optional(action))
-        return ", ".join(shown) + value
-
-
-def _add_options(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
-    """One flag per option of the schema (or per one of `names`), in both spellings, without a default: files come first."""
-    defaults = options.Config()
-    for group, members in options.groups():
-        section = parser.add_argument_group(group)
-        for name in members:
-            if names is not None and name not in names:
-                continue
-            rule = options.rule(name)
-            strings = [*rule.short, f"--{name.replace('_', '-')}"]
-            if "_" in name:
-                strings.append(f"--{name}")
-            default = getattr(defaults, name)
-            choices = f": {', '.join(rule.choices)}" if rule.choices else ""
-            shown = "" if default is None or default is False or names else f" [{default}]"
-            keywords: dict[str, Any] = {
-                "dest": name,
-                "default": argparse.SUPPRESS,
-                "help": (rule.help + choices + shown).replace("%", "%%"),
-            }
-            if name.startswith("no_"):
-                keywords["action"] = "store_true"
-            elif options.is_flag(name):
-                keywords["action"] = argparse.BooleanOptionalAction
-            elif name == "layer_prune_rates":
-                keywords |= {"nargs": "+", "metavar": "PATTERN=RATE"}
-            else:
-                keywords["metavar"] = options.metavar(name)
-            section.add_argument(*strings, **keywords)
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="biprop", description=_DESCRIPTION, formatter_class=_Help, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="biprop", description=_DESCRIPTION, formatter_class=Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"biprop {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True, parser_class=Parser)
 
     find = commands.add_parser(
         "find",
@@ -115,7 +66,7 @@ def _parser() -> _Parser:
         "[brackets] hold where neither says anything.",
         epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by SIGTERM or\n"
         "because another process died (--resume auto goes on), 130 interrupted.",
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     find.add_argument(
@@ -134,23 +85,22 @@ def _parser() -> _Parser:
     )  # fmt: skip
     starts.add_argument("--pretrained", metavar="FILE", help="start with the weights and scores of this checkpoint")
     starts.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --pretrained, as biprop evaluate does")
-    _add_options(find)
+    add_options(find)
     machine = find.add_argument_group("machine")
     machine.add_argument(
         "--multigpu", metavar="IDS", help="GPUs to use, one process each: 0,1 (or torchrun, srun, mpirun, jsrun)"
     )
-    machine.add_argument("--debug", action="store_true", help="show where in the program a mistake was noticed")
+    machine.add_argument("--debug", **DEBUG)
     find.set_defaults(run=_find)
 
     places = ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS)
-    debug: dict[str, Any] = {"action": "store_true", "help": "show where in the program a mistake was noticed"}
     evaluate = commands.add_parser(
         "evaluate",
         help="accuracy of a ticket or a checkpoint",
         usage="biprop evaluate FILE [options]",
         description="Accuracy of a ticket or a checkpoint on validation and test data. What the file says of its network and\n"
         "data needs no flag; where the data are, --data says.",
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     evaluate.add_argument(
@@ -169,8 +119,8 @@ def _parser() -> _Parser:
     evaluate.add_argument(
         "--activations", choices=("float", "u8"), default="float", help="with --engine; " + cli_engine.ACTIVATIONS_HELP
     )
-    _add_options(evaluate, places)
-    evaluate.add_argument("--debug", **debug)
+    add_options(evaluate, places)
+    evaluate.add_argument("--debug", **DEBUG)
     evaluate.set_defaults(run=_evaluate)
 
     pack = commands.add_parser(
@@ -179,7 +129,7 @@ def _parser() -> _Parser:
         usage="biprop pack RUN -o NAME.mpt [options]",
         description="Write what a search found as a ticket: a seed, coded masks, one gain a layer, and batch norm. Before it is\n"
         "written, every weight is rebuilt from it and compared.",
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     pack.add_argument("source", metavar="RUN", help="run folder, or checkpoint of this program or of the original research code")
@@ -188,19 +138,20 @@ def _parser() -> _Parser:
         "--compact", action="store_true",
         help="batch norm and dense layers in 16 bits a number instead of 32; measures what that changes on the test set",
     )  # fmt: skip
-    _add_options(pack, places)
-    pack.add_argument("--debug", **debug)
+    add_options(pack, places)
+    pack.add_argument("--debug", **DEBUG)
     pack.set_defaults(run=_pack)
 
     inspect = commands.add_parser(
-        "inspect", help="what is in a ticket", usage="biprop inspect NAME.mpt",
-        description="A row per layer, and where the bytes of the file go.", formatter_class=_Help, allow_abbrev=False,
+        "inspect", help="what is in a ticket or a deck", usage="biprop inspect NAME.mpt",
+        description="A row per layer, and where the bytes of the file go; of a deck (.deck), a row per card.", formatter_class=Help, allow_abbrev=False,
     )  # fmt: skip
     inspect.add_argument("file", metavar="NAME.mpt")
-    inspect.add_argument("--debug", **debug)
+    inspect.add_argument("--debug", **DEBUG)
     inspect.set_defaults(run=_inspect)
 
-    cli_engine.add_commands(commands, _Help)
+    cli_engine.add_commands(commands)
+    cli_robustness.add_commands(commands)
 
     sweep = commands.add_parser(
         "sweep",
@@ -209,7 +160,7 @@ def _parser() -> _Parser:
         description="Run one search per cell of a grid. Started again, the same command skips what is done and goes on with\n"
         "what was interrupted. Without --grid: Conv2/4/6/8, MPT-1/32 and MPT-1/1, on CIFAR-10, at prune rates 0.8, 0.6, 0.5,\n"
         "0.4, 0.2 and 0.1 (48 cells). The state is in <log-dir>/sweeps/<name>/, results are in results.csv.",
-        formatter_class=_Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     sweep.add_argument("--config", metavar="FILE", help="as of biprop find, where the grid does not name one")
@@ -220,39 +171,25 @@ def _parser() -> _Parser:
     sweep.add_argument("--cell", type=int, metavar="N", help="run this cell only, counted from 0")
     sweep.add_argument("--slurm", action="store_true", help="print a SLURM array script, a task per cell, and stop")
     sweep.add_argument("--list", action="store_true", help="print the cells and their results so far, and stop")
-    _add_options(sweep)
+    add_options(sweep)
     sweep.set_defaults(run=_sweep)
 
     status = commands.add_parser(
         "status", help="how a run is doing, or how it ended", usage="biprop status RUN",
         description="Where a run is, how fast, how long it still takes and whether it lives, from the files in its folder.",
-        formatter_class=_Help, allow_abbrev=False,
+        formatter_class=Help, allow_abbrev=False,
     )  # fmt: skip
     status.add_argument("folder", metavar="RUN", help="run folder")
     status.set_defaults(run=_status)
 
-    listing = commands.add_parser("list", help="names of networks or configurations", formatter_class=_Help, allow_abbrev=False)
+    listing = commands.add_parser("list", help="names of networks or configurations", formatter_class=Help, allow_abbrev=False)
     listing.add_argument("what", choices=("networks", "configs"))
     listing.set_defaults(run=_list)
     return parser
 
 
-def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the schema that the command line gives."""
-    given = {name: value for name, value in vars(arguments).items() if name in options.FIELDS}
-    if "layer_prune_rates" in given:
-        pairs = {}
-        for item in given["layer_prune_rates"]:
-            pattern, separator, rate = item.partition("=")
-            if not separator:
-                raise UserError(f"--layer-prune-rates {item}: must be PATTERN=RATE, e.g. fc=0.5 or conv1=dense")
-            pairs[pattern] = rate
-        given["layer_prune_rates"] = pairs
-    return given
-
-
 def _find(arguments: argparse.Namespace) -> int:
-    given = _overrides(arguments)
+    given = overrides(arguments)
     if arguments.evaluate:
         if not arguments.pretrained:
             raise UserError("--evaluate needs the checkpoint: pass --pretrained FILE")
@@ -283,7 +220,7 @@ def _find(arguments: argparse.Namespace) -> int:
         from . import checkpoint
 
         path = _checkpoint_of(path)
-        start = checkpoint.read(path, _coerced(given), options.as_dict(config) if config else None)
+        start = checkpoint.read(path, coerced(given), options.as_dict(config) if config else None)
         if config is None:
             if start.ours is None:
                 raise UserError(f"--resume {path}: does not hold the options of its run: pass --config too")
@@ -409,10 +346,6 @@ def _layer_rows(config: Config, layers: Sequence[LayerReport]) -> list[tuple[str
     return [(f"  {layer.name}", f"{layer.kept:,} of {layer.weights:,}  ({100 * layer.density:.2f} %)") for layer in layers]
 
 
-def _coerced(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options.coerce(name, value, f"--{name.replace('_', '-')}") for name, value in given.items()}
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
     if bool(arguments.file) == bool(arguments.pretrained):
         raise UserError("name one file to evaluate: biprop evaluate FILE")
@@ -423,7 +356,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise UserError(f"--activations {arguments.activations}: is for the engine: pass --engine too")
     if arguments.engine and not path.endswith(TICKET_ENDING):
         raise UserError(f"--engine: runs tickets ({TICKET_ENDING}), and {path} is none; biprop pack makes one of it")
-    return _show_accuracy(path, _overrides(arguments), None, arguments.engine, arguments.compare, arguments.activations == "u8")
+    return _show_accuracy(path, overrides(arguments), None, arguments.engine, arguments.compare, arguments.activations == "u8")
 
 
 def _show_accuracy(
@@ -435,7 +368,7 @@ def _show_accuracy(
     levels: bool = False,
 ) -> int:
     """Evaluate a ticket or a checkpoint."""
-    flags = _coerced(given)
+    flags = coerced(given)
     fallback = options.read_file(options.find_file(config_file)) if config_file else {}
     from . import accuracy, export, log
     from .engine import cores
@@ -472,7 +405,7 @@ def _show_accuracy(
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    flags = _coerced(_overrides(arguments))
+    flags = coerced(overrides(arguments))
     from . import accuracy, export, log
     from .ticket import Ticket
 
@@ -507,10 +440,15 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from . import inspection, log
+    from .deck import Deck
     from .ticket import Ticket
 
-    ticket = Ticket.load(arguments.file)
-    content = inspection.report(ticket, Path(arguments.file).stat().st_size or len(ticket.to_bytes()))
+    size = Path(arguments.file).stat().st_size if Path(arguments.file).is_file() else 0
+    if arguments.file.endswith(cli_robustness.DECK_ENDING):
+        content = inspection.deck_report(Deck.load(arguments.file), size)
+    else:
+        ticket = Ticket.load(arguments.file)
+        content = inspection.report(ticket, size or len(ticket.to_bytes()))
     console = log.Console()
     console.columns(arguments.file, content.heads, content.layers)
     console.table("the file", content.totals)
@@ -527,7 +465,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     from . import log, sweep
 
-    common = _overrides(arguments)
+    common = overrides(arguments)
     grid = sweep.parse_grid(arguments.grid)
     found = sweep.cells(grid, arguments.config, {"name": "sweep", **common})
     name = found[0].config.name
@@ -566,7 +504,7 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reject_extras(command: str, extras: Sequence[str], parser: _Parser) -> None:
+def _reject_extras(command: str, extras: Sequence[str], parser: Parser) -> None:
     if not extras:
         return
     subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .flags import DEBUG, Help
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -32,15 +33,9 @@ PATIENCE = 2.0
 """Seconds before there is a progress bar."""
 
 
-def add_commands(commands: Any, help_class: Any) -> None:
-    """Put the commands into the parser of the command line.
-
-    Args:
-        commands: what `add_subparsers` returned.
-        help_class: of the help texts.
-    """
-    common: dict[str, Any] = {"formatter_class": help_class, "allow_abbrev": False}
-    debug: dict[str, Any] = {"action": "store_true", "help": "show where in the program a mistake was noticed"}
+def add_commands(commands: Any) -> None:
+    """Put the commands into the parser of the command line: `commands` is what `add_subparsers` returned."""
+    common: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False}
 
     predict = commands.add_parser(
         "predict", help="which classes pictures show", usage="biprop predict NAME.mpt PICTURE-OR-FOLDER ... [options]",
@@ -58,7 +53,7 @@ def add_commands(commands: Any, help_class: Any) -> None:
         help="pictures of the kind to come, some dozens: activations become 8-bit numbers, faster",
     )
     predict.add_argument("--batch", type=int, default=64, metavar="N", help="pictures in memory at a time [64]")
-    predict.add_argument("--debug", **debug)
+    predict.add_argument("--debug", **DEBUG)
     predict.set_defaults(run=_predict)
 
     bench = commands.add_parser(
@@ -76,7 +71,7 @@ def add_commands(commands: Any, help_class: Any) -> None:
     bench.add_argument("--explain", action="store_true", help="show each step: its kernel, and the time it takes")
     bench.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     bench.add_argument("--json", action="store_true", help="one JSON object instead of tables; times in milliseconds")
-    bench.add_argument("--debug", **debug)
+    bench.add_argument("--debug", **DEBUG)
     bench.set_defaults(run=_bench)
 
     compile_ = commands.add_parser(
@@ -87,7 +82,7 @@ def add_commands(commands: Any, help_class: Any) -> None:
     )  # fmt: skip
     compile_.add_argument("file", metavar="NAME.mpt")
     compile_.add_argument("-o", "--output", required=True, metavar=f"NAME{PROGRAM_ENDING}", help="the program")
-    compile_.add_argument("--debug", **debug)
+    compile_.add_argument("--debug", **DEBUG)
     compile_.set_defaults(run=_compile)
 
 

@@ -59,7 +59,10 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
     check(length <= min(MOST_HEADER, len(content) - 8), f"a header of {length} bytes in a file of {len(content)}")
     header = _parse(content[8 : 8 + length])
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or metadata.get("format") != f"biprop {what}":
+    form = metadata.get("format") if isinstance(metadata, dict) else None
+    if form in ("biprop ticket", "biprop deck") and form != f"biprop {what}":
+        raise TicketError(f"a {form.removeprefix('biprop ')}, not a {what}")
+    if not isinstance(metadata, dict) or form != f"biprop {what}":
         raise TicketError(f"not a {what}: a safetensors file without a {what}'s metadata")
     check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
     given = metadata.get("version", "")

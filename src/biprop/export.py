@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import __version__, checkpoint, coding, rng, runs
 from . import config as options
@@ -19,6 +19,10 @@ from .layers import Masked
 from .models import build, takes_width
 from .subnetwork import Subnetwork
 from .ticket import Layer, Plane, Signs, Ticket, TicketError
+
+if TYPE_CHECKING:
+    from .deck import Deck
+    from .gate import Gating
 
 _COUNTER = "num_batches_tracked"
 """Of batch norm, and of no use but in training: not in tickets."""
@@ -112,6 +116,54 @@ def _check_fit(ticket: Ticket, model: nn.Module) -> None:
         raise TicketError(
             f"does not fit the model: {name} is {given.get(name, 'absent')} here and {wanted.get(name, 'absent')} there"
         )
+
+
+class OnPixels(nn.Module):
+    """A network with its normalisation: pixels to logits.
+
+    That is RobustBench's convention: its benchmarks and attacks take this module as it is. Gradients reach the pixels.
+
+    Args:
+        model: takes normalised images.
+        mean, std: of its normalisation, per channel, of pixels in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255."""
+        scale = 255 if pixels.dtype == torch.uint8 else 1
+        return self.model(pixels * (1 / (scale * self.std)) - self.mean / self.std)  # type: ignore[no-any-return]
+
+
+class DeckModel(nn.Module):
+    """A deck on pixels, in the same convention; the gate's weights count as constants for gradients.
+
+    Args:
+        deck: its cards become PyTorch modules.
+        gating: as of `Deck.predict`.
+    """
+
+    def __init__(self, deck: Deck, gating: Gating) -> None:
+        super().__init__()
+        self.deck, self.gating = deck, gating
+        self.cards = nn.ModuleList(OnPixels(to_model(card), card.mean, card.std) for card in deck.cards)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The logarithms [B, classes] of the deck's probabilities for pixels [B, C, H, W]: floats in [0, 1], or uint8."""
+        seen = pixels if pixels.dtype == torch.uint8 else (pixels.detach() * 255).round().clamp(0, 255).to(torch.uint8)
+        weights = torch.from_numpy(self.deck.card_weights(seen.cpu().numpy(), self.gating)).to(pixels.device)
+        answers = torch.stack([card(pixels).log_softmax(1) for card in self.cards], dim=1)
+        return (answers + weights[..., None].log()).logsumexp(1)
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What is in a ticket, in words: a row per layer, and where the bytes go."""
+"""What is in a ticket or a deck, in words: a row per layer or card, and where the bytes go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import coding
+from .deck import Deck
 from .ticket import Ticket
 
 Row = tuple[str, ...]
@@ -13,7 +14,7 @@ Row = tuple[str, ...]
 
 @dataclass
 class Report:
-    """A table of layers under `heads`, and pairs of name and value."""
+    """A table of layers (or cards) under `heads`, and pairs of name and value."""
 
     heads: Row
     layers: list[Row]
@@ -59,19 +60,45 @@ def report(ticket: Ticket, size: int) -> Report:
     return Report(heads, rows, totals)
 
 
+def deck_report(deck: Deck, size: int) -> Report:
+    """Look at a deck whose file has `size` bytes: a row per card, and the gate."""
+    heads = ("card", "network", "kept", "weights", "kept %", "bytes", "test accuracy, as recorded")
+    rows: list[Row] = []
+    for name, card in zip(deck.names, deck.cards, strict=True):
+        assert card.network
+        counts = _counts(card.found, "test")
+        accuracy = f"{100 * counts[0] / max(1, counts[1]):.2f} %" if counts else "not told"
+        share = f"{100 * card.kept / max(1, card.weights):.2f}"
+        network, numbers = str(card.network["name"]), (f"{card.kept:,}", f"{card.weights:,}", share, f"{len(card.to_bytes()):,}")
+        rows.append((name, network, *numbers, accuracy))
+    totals = [("file", f"{size:,} bytes"), ("weights kept", f"{sum(card.kept for card in deck.cards):,}")]
+    if deck.gate is None:
+        return Report(heads, rows, [*totals, ("gate", "none: the mean of the cards answers")])
+    for kind, worth in zip(deck.gate.kinds, deck.gate.worth, strict=True):
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(deck.names, worth, strict=True))
+        totals.append((f"images with {kind}", shares))
+    return Report(heads, rows, totals)
+
+
 def _some(names: list[str]) -> str:
     if not names:
         return "not told"
     return f"{len(names)}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
 
 
+def _counts(found: dict[str, Any], name: str) -> tuple[int, int] | None:
+    """How many images a ticket says that it got right, of how many. Its content is anybody's: nothing is taken for granted."""
+    counts = found.get(name)
+    right, images = (counts.get("right"), counts.get("images")) if isinstance(counts, dict) else (None, None)
+    return (right, images) if type(right) is int and type(images) is int and 0 <= right <= images < 2**62 else None
+
+
 def _accuracies(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the ticket says of how it was found. Its content is anybody's: nothing is taken for granted."""
+    """What the ticket says of how it was found."""
     rows = []
     for name in ("test", "validation"):
-        counts = found.get(name)
-        right, images = (counts.get("right"), counts.get("images")) if isinstance(counts, dict) else (None, None)
-        if type(right) is int and type(images) is int and 0 <= right <= images < 2**62:
+        if counts := _counts(found, name):
+            right, images = counts
             rows.append(
                 (f"{name} accuracy", f"{100 * right / max(1, images):.2f} %  ({right:,} of {images:,} images), as recorded")
             )

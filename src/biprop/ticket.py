@@ -213,18 +213,23 @@ class Ticket:
                 raise
             raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
 
-    def to_model(self, model: nn.Module | None = None) -> nn.Module:
+    def to_model(self, model: nn.Module | None = None, on_pixels: bool = False) -> nn.Module:
         """The network in PyTorch, in evaluation mode: an ordinary module, whose masked layers have the weights -gain, 0, +gain.
 
         Args:
             model: for a network of the user's own (`network` is None), a new one of the same class.
+            on_pixels: the module takes pixels in [0, 1] and normalises them itself: RobustBench's convention. Without, it takes
+                what was normalised by `mean` and `std`.
 
         Raises:
-            TicketError: the ticket does not fit the model.
+            TicketError: the ticket does not fit the model, or tells no normalisation for `on_pixels`.
         """
         from . import export
 
-        return export.to_model(self, model)
+        if on_pixels and not self.mean:
+            raise TicketError("the ticket tells no normalisation: normalise, and leave out on_pixels")
+        built = export.to_model(self, model)
+        return export.OnPixels(built, self.mean, self.std) if on_pixels else built
 
     @staticmethod
     def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket:

@@ -105,7 +105,7 @@ class DataSet:
         A last batch with a single image for a process is left out: batch norm cannot train on it.
         """
         order = self.train.order(_generator(seed, rng.Stream.SHUFFLE, epoch))
-        batches = _slices(order, batch_size)
+        batches = slices(order, batch_size)
         if len(batches) > 1 and len(batches[-1]) < 2 * group.size:
             batches.pop()
         own = [batch[group.share_of(len(batch))] for batch in batches]
@@ -125,18 +125,22 @@ class DataSet:
         rows, columns = augment.draw_crop_and_flip(count, self.input_size, padding, flip, generator)
         if padding or flip:
             images = augment.pick(images, rows[share], columns[share])
-        changed = [self._changed(images, count, share, generator) for _ in range(2 if self.recipe.jsd else 1)]
+        changed = [_changed(images, self.recipe, count, share, generator) for _ in range(2 if self.recipe.jsd else 1)]
         return self.normalise(torch.cat([images, *changed]) if self.recipe.jsd else changed[0])
 
-    def _changed(self, images: Tensor, count: int, share: slice, generator: np.random.Generator) -> Tensor:
-        """The images with AugMix or noise, or as they are."""
-        if self.recipe.augmix:
-            return augmix.augmix(images, augmix.draw(count, self.recipe.augmix, generator)[share])
-        if self.recipe.gaussian:
-            std, p_clean = self.recipe.gaussian
-            noisy, noise_seed = augment.draw_noisy(count, p_clean, generator)
-            return augment.gaussian_noise(images, std, noisy, noise_seed, share)
-        return images
+    def augmented(self, split: Split, recipe: Recipe, count: int) -> tuple[Tensor, Tensor]:
+        """Images of a split, spread evenly over it, changed as `recipe` says but neither cut nor flipped: always the same.
+
+        Returns:
+            images [n, C, H, W] uint8 and labels [n] int64, n at most `count`.
+        """
+        images, labels, numbers = [], [], spread(len(split), count)
+        for step, (pixels, of_pixels) in enumerate(split.batches(slices(numbers, 500), None)):
+            generator = _generator(0, rng.Stream.AUGMENT, 0, step)
+            changed = _changed(pixels, recipe, len(pixels), slice(None), generator)
+            images.append(changed.round().clamp(0, 255).to(torch.uint8))
+            labels.append(of_pixels)
+        return torch.cat(images), torch.cat(labels)
 
     def evaluation_batches(
         self, split: Split, batch_size: int, group: Group = ALONE, normalised: bool = True
@@ -145,20 +149,43 @@ class DataSet:
 
         Images are float32 normalised, or else uint8 as they are.
         """
-        for images, labels in split.batches(_slices(np.arange(len(split))[group.share_of(len(split))], batch_size), None):
+        for images, labels in split.batches(slices(np.arange(len(split))[group.share_of(len(split))], batch_size), None):
             yield self.normalise(images) if normalised else images, labels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
-        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (images * (1 / (255 * std))).sub_(mean / std)
+        """See `normalise` below, with the mean and standard deviation of this data set."""
+        return normalise(images, self.mean, self.std)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
+    means, stds = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
+    return (images * (1 / (255 * stds))).sub_(means / stds)
+
+
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """Numbers of `wanted` of `count` images (all, if there are fewer), evenly spaced: data sets may lie sorted by class."""
+    wanted = min(count, wanted)
+    return np.arange(wanted) * count // max(1, wanted)
+
+
+def _changed(images: Tensor, recipe: Recipe, count: int, share: slice, generator: np.random.Generator) -> Tensor:
+    """The images with AugMix or noise, or as they are: this process's share of `count`."""
+    if recipe.augmix:
+        return augmix.augmix(images, augmix.draw(count, recipe.augmix, generator)[share])
+    if recipe.gaussian:
+        std, p_clean = recipe.gaussian
+        noisy, noise_seed = augment.draw_noisy(count, p_clean, generator)
+        return augment.gaussian_noise(images, std, noisy, noise_seed, share)
+    return images
 
 
 def _generator(seed: int, stream: rng.Stream, epoch: int, step: int = 0) -> np.random.Generator:
     return np.random.default_rng(rng.derive(seed, stream, epoch, step))
 
 
-def _slices(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+def slices(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Parts of `size` numbers; the last may be shorter."""
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -194,7 +221,7 @@ def load(config: Config, progress: Progress = no_progress) -> DataSet:
         listings = sources.hub(config.data) if config.set == "hub" else sources.find_listings(folder)
         stream = config.stream or config.set == "ImageNet"
         source = sources.streamed(listings, size, workers) if stream else sources.in_memory(listings, size, progress)
-    data = DataSet(source, config.select_on, _recipe(config), config.low_data)
+    data = DataSet(source, config.select_on, recipe_of(config), config.low_data)
     if config.one_batch:
         data.keep_one_batch(config.batch_size)
     if config.num_classes is not None and config.num_classes != len(data.classes):
@@ -202,7 +229,8 @@ def load(config: Config, progress: Progress = no_progress) -> DataSet:
     return data
 
 
-def _recipe(config: Config) -> Recipe:
+def recipe_of(config: Config) -> Recipe:
+    """The changes to training images that the options ask for."""
     return Recipe(
         config.augment,
         AugMix(config.mixture_width, config.mixture_depth, config.aug_severity, config.all_augmix_augmentations)

@@ -150,6 +150,12 @@ class Engine:
         self._check(function(self._network, pixels.ctypes.data, len(pixels), int(layout == "NHWC"), logits.ctypes.data))
         return logits
 
+    def as_bytes(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.uint8]:
+        """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded. Raises as `run` does."""
+        pixels, layout = self._pixels(np.asarray(images), layout)
+        pixels = pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
+        return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().clip(0, 255).astype(np.uint8)
+
     def explain(self, batch: int = 1) -> tuple[str, int, list[Step]]:
         """Which kernels run a batch: the instruction set, how many images go together, and the steps.
 

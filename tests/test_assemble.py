@@ -1,0 +1,58 @@
+"""Decks whose gate is fitted on real images."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import network_of, random_ticket
+
+from biprop import Ticket, UserError, assemble
+from biprop.data import DataSet, Recipe, sources
+from biprop.data.augmix import AugMix
+from biprop.log import Console
+
+DIGITS = DataSet(sources.digits())
+
+
+def card(seed: int, **options: object) -> Ticket:
+    ticket = random_ticket(network_of("Conv2Wide", channels=1, width_mult=0.0625), seed=seed)
+    ticket.mean, ticket.std, ticket.classes = DIGITS.mean, DIGITS.std, DIGITS.classes
+    ticket.found = {"options": {"set": "digits", **options}}
+    return ticket
+
+
+def test_each_way_of_training_is_a_kind_and_the_gate_tells_them_apart() -> None:
+    noise, mix = {"gaussian_aug": True, "std_gauss": 0.2, "p_clean": 0.5}, {"augmix": True, "jsd": True}
+    cards = [card(0, **noise), card(1, **mix), card(2, **noise)]
+    deck = assemble.build(cards, ["a", "b", "c"], {}, Console(io.StringIO()), 1)
+    assert deck.gate
+    assert deck.gate.kinds == ["noise 0.2", "AugMix 3"]
+    assert deck.gate.worth.shape == (2, 3)
+    plain = DIGITS.test.images[:100]  # type: ignore[attr-defined]
+    noisy = (plain.float() + 51 * np.random.default_rng(0).standard_normal(plain.shape)).clamp(0, 255).byte()
+    for pixels, kind in ((noisy, 0), (plain, 1)):
+        assert np.allclose(deck.card_weights(pixels.numpy(), "batch"), deck.gate.worth[kind], atol=1e-3)
+    assert deck.to_bytes() == assemble.build(cards, ["a", "b", "c"], {}, Console(io.StringIO()), 2).to_bytes()
+
+
+def test_what_cards_were_trained_on() -> None:
+    assert assemble.training_recipe(card(0), "a") == Recipe("none")
+    assert assemble.training_recipe(card(0, gaussian_aug=True), "a") == Recipe("none", None, (0.1, 0.0))
+    mixed = assemble.training_recipe(card(0, augmix=True, aug_severity=5, jsd=True), "a")
+    assert mixed == Recipe("none", AugMix(severity=5))
+    assert assemble.in_words(Recipe("none")) == "no augmentation"
+    untold = card(0)
+    untold.found = {}
+    assert assemble.training_recipe(untold, "a") == Recipe("none")
+    with pytest.raises(UserError, match="aug_severity"):
+        assemble.training_recipe(card(0, augmix=True, aug_severity="x"), "a")
+
+
+def test_test_images_decide_nothing() -> None:
+    """A search that chose its epoch on test images holds out none; the gate's come from the training images all the same."""
+    decks = [
+        assemble.build([card(0, gaussian_aug=True, select_on=on)], ["a"], {}, Console(io.StringIO()), 1)
+        for on in ("test", "validation")
+    ]
+    assert [deck.gate for deck in decks if deck.gate]
+    assert np.array_equal(decks[0].gate.templates, decks[1].gate.templates)  # type: ignore[union-attr]

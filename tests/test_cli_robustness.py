@@ -1,0 +1,155 @@
+"""The commands robustness and deck, with small tickets of the digits."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import network_of, random_ticket
+
+from biprop import Deck, Ticket, cli
+from biprop.data import DataSet, sources
+
+DIGITS = DataSet(sources.digits())
+FEW = ["--corruptions", "fog,noise", "--severities", "1,4", "--images", "40"]
+
+
+def card(seed: int, **options: object) -> Ticket:
+    ticket = random_ticket(network_of("Conv2Wide", channels=1, width_mult=0.0625), seed=seed)
+    ticket.mean, ticket.std, ticket.classes = DIGITS.mean, DIGITS.std, DIGITS.classes
+    ticket.found = {"options": {"set": "digits", **options}}
+    return ticket
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """a.mpt and b.mpt, and both in two.deck with a gate."""
+    monkeypatch.chdir(tmp_path)
+    card(0, augmix=True).save("a.mpt")
+    card(1, gaussian_aug=True).save("b.mpt")
+    assert cli.main(["deck", "build", "a.mpt", "b.mpt", "-o", "two.deck"]) == 0
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a mistake gets."""
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("biprop: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_ticket_gets_a_table_and_files(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(["robustness", "a.mpt", *FEW]) == 0
+    out = capsys.readouterr().out
+    assert "a.mpt: corrupted here, from 40 test images (seed 0); not the published files" in out
+    assert re.search(r"accuracy, % +severity 1 +severity 4 +mean", out)
+    assert re.search(r"fog( +\d+\.\d\d){3}", out)
+    assert re.search(r"clean +corrupted +noise +weather\n +a( +\d+\.\d\d){4}", out)
+    told = json.loads(Path("a.robustness.json").read_text())
+    (result,) = told["results"]
+    assert list(result["corruptions"]) == ["fog", "gaussian_noise", "shot_noise", "impulse_noise"]
+    cells = [cell["accuracy"] for of in result["corruptions"].values() for cell in of.values()]
+    assert result["mean"] == pytest.approx(sum(cells) / len(cells), abs=1e-3)
+    rows = list(csv.DictReader(Path("a.robustness.csv").read_text().splitlines()))
+    assert len(rows) == 9
+    assert {row["images"] for row in rows} == {"40"}
+    assert Path("a.robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_engine_and_pytorch_agree_and_a_network_is_its_own_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["robustness", "a.mpt", *FEW]) == 0
+    arguments = ["robustness", "a.mpt", *FEW, "--engine", "--reference", "a.robustness.json", "-o", "again.csv"]
+    assert cli.main(arguments) == 0
+    first, again = (json.loads(Path(f"{name}.json").read_text())["results"][0] for name in ("a.robustness", "again"))
+    assert again.pop("mce") == 100
+    first.pop("mce")
+    assert again == first
+    assert re.search(r"mCE\n.*100\.00\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("engine", [[], ["--engine"]])
+def test_a_deck_is_measured_card_by_card_and_together(capsys: pytest.CaptureFixture[str], engine: list[str]) -> None:
+    assert cli.main(["robustness", "two.deck", *FEW, *engine]) == 0
+    results = {one["name"]: one for one in json.loads(Path("two.robustness.json").read_text())["results"]}
+    assert list(results) == ["a", "b", "deck, mean", "deck, gated by batch", "deck, gated by image"]
+    numbers = np.arange(40) * len(DIGITS.test) // 40
+    pixels, labels = DIGITS.test.images[numbers].numpy(), DIGITS.test.labels[numbers].numpy()  # type: ignore[attr-defined]
+    deck = Deck.load("two.deck")
+    for name, gating in (("deck, mean", "none"), ("deck, gated by batch", "batch"), ("deck, gated by image", "image")):
+        right = int((deck.predict(pixels, gating).argmax(1) == labels).sum())  # type: ignore[arg-type]
+        assert results[name]["clean"]["right"] == right
+    assert cli.main(["robustness", "a.mpt", *FEW]) == 0
+    alone = json.loads(Path("a.robustness.json").read_text())["results"][0]
+    assert results["a"]["corruptions"] == alone["corruptions"]
+
+
+def test_published_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    images = DIGITS.test.images[:30].permute(0, 2, 3, 1).numpy()  # type: ignore[attr-defined]
+    np.save(folder / "fog.npy", np.concatenate([images] * 5))
+    np.save(folder / "labels.npy", np.tile(DIGITS.test.labels[:30].numpy(), 5))
+    arguments = ["robustness", "a.mpt", "--corruptions", "fog", "--corrupted", str(folder)]
+    assert cli.main(arguments) == 0
+    assert f"published files in {folder}, 30 images each" in capsys.readouterr().out
+    cells = json.loads(Path("a.robustness.json").read_text())["results"][0]["corruptions"]["fog"]
+    assert len({cell["right"] for cell in cells.values()}) == 1
+    np.save(folder / "fog.npy", images)
+    np.save(folder / "labels.npy", np.zeros(29, dtype=np.int64))
+    assert "fog.npy: 30 images, and 29 labels" in fails(capsys, *arguments)
+
+
+def test_inspecting_a_deck(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(["inspect", "two.deck"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\n +b +Conv2Wide", out)
+    assert re.search(r"images with AugMix 3 +a \d+ %, b \d+ %", out)
+    assert cli.main(["deck", "build", "a.mpt", "b.mpt", "-o", "plain.deck", "--no-gate"]) == 0
+    assert "none: the mean of the cards answers" in capsys.readouterr().out
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "did you mean 'fog'" in fails(capsys, "robustness", "a.mpt", "--corruptions", "frog")
+    assert "--severities 0: must be 1, 2, 3, 4 or 5" in fails(capsys, "robustness", "a.mpt", "--severities", "0")
+    assert "--severities 6" in fails(capsys, "robustness", "a.mpt", "--severities", "5,6")
+    assert "--images 0: must be 1 or more" in fails(capsys, "robustness", "a.mpt", "--images", "0")
+    assert "--seed -1" in fails(capsys, "robustness", "a.mpt", "--seed", "-1")
+    assert "no.mpt: cannot be read" in fails(capsys, "robustness", "no.mpt")
+    assert "no such folder" in fails(capsys, "robustness", "a.mpt", "-o", "none/x")
+    assert "--reference alexnet: its errors are those on ImageNet-C" in fails(
+        capsys, "robustness", "a.mpt", "--reference", "alexnet"
+    )
+    Path("bad.deck").write_bytes(Path("two.deck").read_bytes()[:-9])
+    assert "bad.deck: damaged" in fails(capsys, "robustness", "bad.deck")
+    assert "two.deck: a deck, not a ticket" in fails(capsys, "bench", "two.deck")
+    other = card(2)
+    other.classes = [*DIGITS.classes[1:], "ten"]
+    other.save("c.mpt")
+    assert "c has other classes than a" in fails(capsys, "deck", "build", "a.mpt", "c.mpt", "-o", "x.deck")
+    other = card(2)
+    other.mean = other.std = ()
+    other.save("d.mpt")
+    assert "d: does not tell its normalisation" in fails(capsys, "deck", "build", "a.mpt", "d.mpt", "-o", "x.deck")
+    assert "the name of a deck ends with .deck" in fails(capsys, "deck", "build", "a.mpt", "-o", "x.mpt")
+    assert not Path("x.deck").exists()
+    assert "--engine: runs tickets and decks" in fails(capsys, "robustness", "a.pth", "--engine")
+
+
+def test_names_of_cards_are_paths_where_names_are_the_same() -> None:
+    Path("other").mkdir()
+    card(3).save("other/a.mpt")
+    assert cli.main(["deck", "build", "a.mpt", "other/a.mpt", "-o", "same.deck", "--no-gate"]) == 0
+    assert Deck.load("same.deck").names == ["a.mpt", "other/a.mpt"]
+
+
+def test_where_there_is_no_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biprop.plots.is_installed", lambda: False)
+    assert cli.main(["robustness", "a.mpt", "--corruptions", "fog", "--severities", "1", "--images", "3"]) == 0
+    assert capsys.readouterr().out.endswith("for a picture too: pip install 'biprop[plots]'\n")
+    assert not Path("a.robustness.png").exists()
