@@ -3,7 +3,7 @@
     python benchmarks/decks.py --data DIR OUT              # 3 seeds, 2,000 test images; a CPU needs about two hours
     python benchmarks/decks.py --data DIR OUT --table      # the table of what is done
 
-Per seed: a search with AugMix and one with Gaussian noise (configurations small_card_augmix and small_card_gaussian), two tickets,
+Per seed: a search with AugMix and one with Gaussian noise (configurations small_card_augmix, small_card_gaussian), two tickets,
 a deck with a gate, and `biprop robustness` of it. Each step leaves its file in OUT and is skipped where that exists, so the same
 command goes on where it was stopped; several may run at once, with other seeds.
 """
@@ -24,7 +24,7 @@ CARDS = ("augmix", "gaussian")
 COLUMNS = ("clean", "mean", "noise", "blur", "weather", "digital")
 
 
-def run(*arguments: str | Path) -> None:
+def run(*arguments: object) -> None:
     """A command of biprop."""
     print("biprop", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "biprop", *map(str, arguments)], check=True)
@@ -37,14 +37,14 @@ def find_and_measure(out: Path, data: Path, seed: int, images: int, options: lis
         if ticket.is_file():
             continue
         flags = ["--set", "CIFAR10", "--data", data, "--log-dir", out / "runs", "--name", f"seed{seed}", "--seed", seed, *options]
-        run("find", "--config", f"small_card_{card}", "--resume", "auto", "--print-freq", 1000, *map(str, flags))
+        run("find", "--config", f"small_card_{card}", "--resume", "auto", "--print-freq", 1000, *flags)
         (folder,) = (out / "runs" / f"small_card_{card}").glob(f"*/seed{seed}")
         run("pack", folder, "-o", ticket)
     deck = out / f"{seed}.deck"
     if not deck.is_file():
         run("deck", "build", *tickets, "-o", deck, "--data", data)
     if not result_of(out, seed).is_file():
-        run("robustness", deck, "--data", data, "--images", str(images), "-o", result_of(out, seed))
+        run("robustness", deck, "--data", data, "--images", images, "-o", result_of(out, seed))
 
 
 def result_of(out: Path, seed: int) -> Path:

@@ -11,11 +11,12 @@ from conftest import png
 from torch import Tensor
 
 from biprop import robustness
-from biprop.corruptions import EXTRA, GROUPS, NAMES, corrupt
+from biprop.corruptions import corrupt
 from biprop.data import DataSet, sources, spread
 from biprop.errors import UserError
 from biprop.evaluate import Counts
 from biprop.robustness import Classifier, Generated, PublishedArrays, PublishedFolders, Scores, choose_cells
+from biprop.severities import EXTRA, GROUPS, NAMES
 
 DIGITS = DataSet(sources.digits())
 

@@ -144,7 +144,8 @@ def _parser() -> Parser:
 
     inspect = commands.add_parser(
         "inspect", help="what is in a ticket or a deck", usage="biprop inspect NAME.mpt",
-        description="A row per layer, and where the bytes of the file go; of a deck (.deck), a row per card.", formatter_class=Help, allow_abbrev=False,
+        description="A row per layer, and where the bytes of the file go; of a deck (.deck), a row per card.",
+        formatter_class=Help, allow_abbrev=False,
     )  # fmt: skip
     inspect.add_argument("file", metavar="NAME.mpt")
     inspect.add_argument("--debug", **DEBUG)

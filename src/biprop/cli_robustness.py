@@ -205,8 +205,8 @@ def _percent(value: float | None) -> str:
 def _show(
     console: Console, title: str, scores: Sequence[Scores], source: str, reference: Mapping[str, Mapping[int, float]] | None
 ) -> None:
-    from .corruptions import GROUPS
     from .robustness import in_words
+    from .severities import GROUPS
 
     first = scores[0]
     if len(scores) == 1:

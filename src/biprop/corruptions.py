@@ -1,17 +1,17 @@
 """The corruptions of the -C test sets, on batches of images: 19 of them at five severities.
 
 Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019 (arXiv
-1903.12261). Definitions and severities are those of the authors' programs for CIFAR-10-C, Tiny ImageNet-C and ImageNet-C, without
-OpenCV, SciPy, scikit-image or ImageMagick. One thing is our own: frost, which adds crops of photographs there, adds crops of
-textures made here, with the colours, the contrast and the spectrum of the published results.
+1903.12261). Definitions are those of the authors' programs, without OpenCV, SciPy, scikit-image or ImageMagick; `severities` has
+the parameters. One thing is our own: frost, which adds crops of photographs there, adds crops of textures made here, with the
+colours, the contrast and the spectrum of the published results.
 
-An image's result follows from itself, the seed, the name, the severity and its number alone, bit by bit, whoever else is in the
-batch. Random numbers are therefore counted, not streamed; and sums, whose order depends on the size of a batch, are exact: their
-weights are whole multiples of 2^-16 (2^-22 in integers), so that double precision holds every product and every partial sum.
+An image's result follows from itself, the seed, the name, the severity and its number alone, bit by bit, whoever else is in
+the batch. Random numbers are therefore counted, not streamed; and sums, whose order depends on the size of a batch, are exact:
+their weights are whole multiples of 2^-16 (2^-22 in integers), so that double precision holds every product and partial sum.
 Rejected: single precision, which some devices compute with ten bits (TF32), and a convolution per image, where shifted copies of
 images sorted by direction are ten times faster.
 
-Shapes: B images, C channels (1 or 3), H x W pixels. Grey levels run from 0 to 255; parameters are of pixels in [0, 1], as published.
+Shapes: B images, C channels (1 or 3), H x W pixels. Grey levels run from 0 to 255; parameters are of pixels in [0, 1].
 """
 
 from __future__ import annotations
@@ -31,109 +31,9 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import UserError, did_you_mean
+from .severities import EXTRA, NAMES, SEVERITIES, parameters
 
 Array = NDArray[Any]
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-NAMES = tuple(name for names in GROUPS.values() for name in names)
-"""The 15 that make up a score, in the published order."""
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-SEVERITIES = (1, 2, 3, 4, 5)
-
-CIFAR: dict[str, tuple[Any, ...]] = {
-    "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation
-    "shot_noise": (500, 250, 100, 75, 50),  # photons of a white pixel
-    "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),  # share of the values
-    "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),  # radius, sigma of its edge
-    "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),  # sigma, distance, rounds
-    "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),  # radius, sigma
-    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),  # end, step
-    "snow": (  # mean, standard deviation, zoom, threshold, radius, sigma, share of the image
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-    ),
-    "frost": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),  # shares of image and frost
-    "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),  # amount, decay of the amplitudes
-    "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
-    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
-    "elastic_transform": (  # length and sigma of displacements, largest move of a corner: of the side
-        (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03),
-    ),
-    "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),  # of the side
-    "jpeg_compression": (80, 65, 58, 50, 40),  # quality
-    "speckle_noise": (0.06, 0.1, 0.12, 0.16, 0.2),
-    "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1),
-    "spatter": (  # mean, standard deviation, sigma, threshold, strength, mud instead of water
-        (0.62, 0.1, 0.7, 0.7, 0.5, 0), (0.65, 0.1, 0.8, 0.7, 0.5, 0), (0.65, 0.3, 1, 0.69, 0.5, 0),
-        (0.65, 0.1, 0.7, 0.69, 0.6, 1), (0.65, 0.1, 0.5, 0.68, 0.6, 1),
-    ),
-    "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),  # factor, shift
-}  # fmt: skip
-TINY_IMAGENET: dict[str, tuple[Any, ...]] = {
-    "gaussian_noise": (0.04, 0.08, 0.12, 0.15, 0.18),
-    "shot_noise": (250, 100, 50, 30, 15),
-    "impulse_noise": (0.01, 0.02, 0.05, 0.08, 0.14),
-    "defocus_blur": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
-    "glass_blur": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
-    "motion_blur": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
-    "zoom_blur": CIFAR["zoom_blur"],
-    "snow": (
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.8), (0.1, 0.2, 1, 0.5, 10, 4, 0.8), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
-    ),
-    "frost": ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
-    "fog": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
-    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-    "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-    "elastic_transform": ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
-    "pixelate": (0.9, 0.8, 0.7, 0.6, 0.5),
-    "jpeg_compression": (65, 58, 50, 40, 25),
-    "speckle_noise": (0.15, 0.2, 0.25, 0.3, 0.35),
-    "gaussian_blur": (0.5, 0.75, 1, 1.25, 1.5),
-    "spatter": (
-        (0.62, 0.1, 0.7, 0.7, 0.6, 0), (0.65, 0.1, 0.8, 0.7, 0.6, 0), (0.65, 0.3, 1, 0.69, 0.6, 0),
-        (0.65, 0.1, 0.7, 0.68, 0.6, 1), (0.65, 0.1, 0.5, 0.67, 0.6, 1),
-    ),
-    "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
-}  # fmt: skip
-_SIDE = 244 / 224  # the authors' slip in elastic_transform, part of the published images
-IMAGENET: dict[str, tuple[Any, ...]] = {
-    "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
-    "shot_noise": (60, 25, 12, 5, 3),
-    "impulse_noise": (0.03, 0.06, 0.09, 0.17, 0.27),
-    "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-    "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-    "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-    "zoom_blur": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-    "snow": (
-        (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-    ),
-    "frost": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-    "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-    "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-    "elastic_transform": (
-        (2 * _SIDE, 0.7 * _SIDE, 0.1 * _SIDE), (2 * _SIDE, 0.08 * _SIDE, 0.2 * _SIDE), (0.05 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE),
-        (0.07 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE), (0.12 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE),
-    ),
-    "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
-    "jpeg_compression": (25, 18, 15, 10, 7),
-    "speckle_noise": (0.15, 0.2, 0.35, 0.45, 0.6),
-    "gaussian_blur": (1, 2, 3, 4, 6),
-    "spatter": (
-        (0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
-        (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1),
-    ),
-    "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
-}  # fmt: skip
-TABLES = ((45, CIFAR), (120, TINY_IMAGENET), (math.inf, IMAGENET))
-"""Severities of images whose shorter side is below so many pixels: those published for the nearest size, 32, 64 or 224."""
 
 _PIXELS = 2**18  # at a time: what is computed in between stays small
 _WHOLE = 1e-3  # added before rounding down where an exact result may come out as 6.99999
@@ -144,11 +44,11 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0, numbers: Se
 
     Args:
         images: [B, C, H, W] uint8, C is 1 or 3.
-        name: one of `NAMES` or `EXTRA`.
-        severity: 1 to 5; the shorter side of the images chooses the table (`TABLES`).
+        name: one of `severities.NAMES` or `EXTRA`.
+        severity: 1 to 5; the shorter side of the images chooses the table (`severities.TABLES`).
         seed: of everything random, 0 .. 2**64 - 1.
-        numbers: [B], not negative: the images' numbers in their data set; 0 .. B - 1 if not given. The same image, seed and number
-            give the same result in any batch.
+        numbers: [B], not negative: the images' numbers in their data set; 0 .. B - 1 if not given. The same image, seed and
+            number give the same result in any batch.
 
     Returns:
         [B, C, H, W] uint8.
@@ -169,13 +69,13 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0, numbers: Se
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed = {seed}: must be in 0 .. 2**64 - 1")
     height, width = images.shape[2:]
-    parameters = next(table for limit, table in TABLES if min(height, width) < limit)[name][severity - 1]
+    chosen = parameters(name, severity, min(height, width))
     key = seed | (NAMES + EXTRA).index(name) << 64 | severity << 96
     corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
     many = max(1, _PIXELS // (height * width))
     for start in range(0, len(images), many):
         part = images[start : start + many].contiguous()
-        result = _FUNCTIONS[name](part, parameters, Draws(key, numbers[start : start + many], images.device))
+        result = _FUNCTIONS[name](part, chosen, Draws(key, numbers[start : start + many], images.device))
         corrupted[start : start + many] = result if result.dtype == torch.uint8 else result.clamp_(0, 255)  # rounds down
     return corrupted
 
@@ -215,7 +115,8 @@ class Draws:
 
 @functools.lru_cache(8)
 def _quantiles(device: torch.device) -> Tensor:
-    return torch.special.ndtri((torch.arange(65536, dtype=torch.float64) + 0.5) / 65536).float().to(device)
+    quantiles: Tensor = torch.special.ndtri((torch.arange(65536, dtype=torch.float64) + 0.5) / 65536)
+    return quantiles.float().to(device)
 
 
 # Linear maps of rows and columns, by matrices [to, from]. Sums are exact, see above.
@@ -253,8 +154,8 @@ def _smooth(images: Tensor, sigma: float, truncate: float = 4, mirror: bool = Fa
 
 @functools.lru_cache(64)
 def _zoom(size: int, factors: tuple[float, ...], device: torch.device) -> Tensor:
-    """The middle of a row enlarged, bilinear, by several factors: [size, len(factors), size]. As SciPy, first to first and last to
-    last pixel of what is cut out."""
+    """The middle of a row enlarged, bilinear, by several factors: [size, len(factors), size]. As SciPy, first to first and last
+    to last pixel of what is cut out."""
     matrices = np.zeros((len(factors), size, size))
     for matrix, factor in zip(matrices, factors, strict=True):
         inner = math.ceil(size / factor)
@@ -311,7 +212,8 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, 1)
-    return red * 0.299 + green * 0.587 + blue * 0.114
+    grey: Tensor = red * 0.299 + green * 0.587 + blue * 0.114
+    return grey
 
 
 # The corruptions: (images [B, C, H, W] uint8, parameters, draws) -> [B, C, H, W] in grey levels, any dtype, not yet clipped.
@@ -468,19 +370,19 @@ def _normal_layer(images: Tensor, mean: float, deviation: float, draws: Draws) -
 
 
 FROST = (
-    ((180, 178, 188), 8.0, 14.0),
-    ((205, 205, 216), 8.0, 11.0),
-    ((138, 150, 162), 13.0, 19.0),
-    ((54, 135, 154), 16.0, 8.0),
-    ((72, 79, 91), 12.0, 20.0),
+    ((186, 184, 194), 9.0, 16.0),
+    ((211, 211, 222), 9.0, 12.5),
+    ((144, 156, 168), 15.0, 22.0),
+    ((60, 141, 160), 18.5, 9.0),
+    ((78, 85, 97), 14.0, 23.0),
 )
 """Mean colour, and standard deviations of the coarse and the fine structure, of five textures of frost."""
 
 
 @functools.lru_cache(4)
 def _frost(scale: int, device: torch.device) -> Tensor:
-    """[5, 3, S, S] uint8, periodic. At scale 1, for images of 32 pixels, coarse structures fall off with the frequency to the power
-    of 1.5, and the fine ones are almost white; larger images see the same, enlarged."""
+    """[5, 3, S, S] uint8, periodic. At scale 1, for images of 32 pixels, coarse structures fall off with the frequency to the
+    power of 1.5, and the fine ones are almost white; larger images see the same, enlarged."""
     size = 256
     generator = np.random.Generator(np.random.Philox(key=2019))
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size

@@ -1,6 +1,6 @@
 """Accuracy under corruptions: a network, or the cards of a deck and their common answers, on images corrupted here or published.
 
-Scores: accuracy for each corruption and severity; its mean over the 15 corruptions of `corruptions.NAMES`; and mCE, the mean over
+Scores: accuracy for each corruption and severity; its mean over the 15 corruptions of `severities.NAMES`; and mCE, the mean over
 corruptions of the errors summed over severities, divided by a reference's (Hendrycks and Dietterich, ICLR 2019, section 4).
 """
 
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import corruptions, pictures
-from .corruptions import EXTRA, GROUPS, NAMES, SEVERITIES
 from .data import DataSet, slices, spread
 from .data.items import list_classes
 from .data.sources import Progress
@@ -28,6 +27,7 @@ from .deck import Deck, softmax, together
 from .errors import UserError, did_you_mean, one_line
 from .evaluate import Counts
 from .gate import Gating
+from .severities import EXTRA, GROUPS, NAMES, SEVERITIES
 
 Network = Callable[[Tensor], Tensor]
 """Pixels [B, C, H, W] uint8 to logits [B, classes]."""
