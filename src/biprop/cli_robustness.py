@@ -44,7 +44,9 @@ def add_commands(commands: Any) -> None:
         "file", metavar="FILE", help="ticket (.mpt), deck (.deck), run folder, or checkpoint of this program or the original code"
     )
     robustness.add_argument(
-        "--corruptions", metavar="NAME,NAME", help="of the 19; or groups: noise, blur, weather, digital, extra, all [the 15]"
+        "--corruptions",
+        metavar="NAME,NAME",
+        help="some of the 19, or groups: noise, blur, weather, digital; extra (the 4 others), all (19) [the 15 of the score]",
     )
     robustness.add_argument("--severities", metavar="N,N", help="of 1 .. 5 [all]")
     robustness.add_argument(
