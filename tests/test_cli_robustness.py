@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import network_of, random_ticket
+from conftest import network_of, png, random_ticket
 
 from biprop import Deck, Ticket, cli
 from biprop.data import DataSet, sources
@@ -112,6 +112,21 @@ def test_inspecting_a_deck(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"images with AugMix 3 +a \d+ %, b \d+ %", out)
     assert cli.main(["deck", "build", "a.mpt", "b.mpt", "-o", "plain.deck", "--no-gate"]) == 0
     assert "none: the mean of the cards answers" in capsys.readouterr().out
+
+
+def test_predicting_by_a_deck(capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = DIGITS.test.images[:3].numpy()  # type: ignore[attr-defined]
+    Path("pictures").mkdir()
+    for number, one in enumerate(pixels):
+        Path(f"pictures/{number}.png").write_bytes(png(one[0]))
+    deck = Deck.load("two.deck")
+    for flags, gating in (([], "image"), (["--gating", "batch"], "batch"), (["--gating", "none"], "none")):
+        capsys.readouterr()
+        assert cli.main(["predict", "two.deck", "pictures", "--json", *flags]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        found = [list(row["probabilities"].values()) for row in rows]
+        assert np.allclose(found, deck.predict(pixels, gating, "NCHW"), atol=1e-6)  # type: ignore[arg-type]
+    assert "--calibration: is for tickets" in fails(capsys, "predict", "two.deck", "pictures", "--calibration", "pictures")
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "rng": set(),
     "config": set(),
     "pictures": set(),
-    "cli_engine": {"engine", "flags", "log", "pictures", "speed", "ticket"},
+    "cli_engine": {"deck", "engine", "flags", "log", "pictures", "speed", "ticket"},
     "cli_robustness": {
         "accuracy",
         "assemble",

@@ -19,7 +19,7 @@ from . import __version__, cli_engine, cli_robustness
 from . import config as options
 from .cli_engine import warn as _warn
 from .errors import UserError, did_you_mean
-from .flags import DEBUG, Help, Parser, add_options, coerced, overrides
+from .flags import DEBUG, DECK_ENDING, TICKET_ENDING, Help, Parser, add_options, coerced, overrides
 
 if TYPE_CHECKING:
     from .config import Config
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DIVERGED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """75 is EX_TEMPFAIL of sysexits.h, "try again": nothing else that a scheduler sees uses it."""
-TICKET_ENDING = ".mpt"
 
 _DESCRIPTION = """\
 Find Multi-Prize Tickets: subnetworks of networks with random, never-trained weights that are binary, and as accurate as
@@ -445,7 +444,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from .ticket import Ticket
 
     size = Path(arguments.file).stat().st_size if Path(arguments.file).is_file() else 0
-    if arguments.file.endswith(cli_robustness.DECK_ENDING):
+    if arguments.file.endswith(DECK_ENDING):
         content = inspection.deck_report(Deck.load(arguments.file), size)
     else:
         ticket = Ticket.load(arguments.file)

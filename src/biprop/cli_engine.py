@@ -10,13 +10,13 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UserError
-from .flags import DEBUG, Help
+from .flags import DEBUG, DECK_ENDING, PROGRAM_ENDING, TICKET_ENDING, Help
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from .speed import Row, Timing
     from .ticket import Ticket
 
-PROGRAM_ENDING = ".bprog"
 MOST_IMAGES = 1 << 16  # of a batch
 ACTIVATIONS_HELP = "u8: activations that are not bits are 8-bit numbers: faster, a little less exact [float]"
 MOST_CALIBRATION = 256
 """Pictures that a calibration looks at."""
+_Made = TypeVar("_Made")
+Answer = Callable[[Any], Any]
 PATIENCE = 2.0
 """Seconds before there is a progress bar."""
 
@@ -38,11 +39,11 @@ def add_commands(commands: Any) -> None:
     common: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False}
 
     predict = commands.add_parser(
-        "predict", help="which classes pictures show", usage="biprop predict NAME.mpt PICTURE-OR-FOLDER ... [options]",
-        description="The likeliest classes of pictures, by a ticket and without PyTorch. Pictures of another size than the\n"
-        "network's are scaled as its data were.", **common,
+        "predict", help="which classes pictures show", usage="biprop predict FILE PICTURE-OR-FOLDER ... [options]",
+        description="The likeliest classes of pictures, by a ticket or a deck and without PyTorch. Pictures of another size\n"
+        "than the network's are scaled as its data were.", **common,
     )  # fmt: skip
-    predict.add_argument("file", metavar="NAME.mpt")
+    predict.add_argument("file", metavar="FILE", help=f"ticket ({TICKET_ENDING}) or deck ({DECK_ENDING})")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders, whose pictures are taken in order")
     predict.add_argument("--top", type=int, default=3, metavar="K", help="classes to show [3]")
     predict.add_argument("--json", action="store_true", help="a JSON object a picture, with all probabilities, a line each")
@@ -52,6 +53,10 @@ def add_commands(commands: Any) -> None:
         metavar="FOLDER",
         help="pictures of the kind to come, some dozens: activations become 8-bit numbers, faster",
     )
+    predict.add_argument(
+        "--gating", choices=("image", "batch", "none"), default="image",
+        help="cards of a deck count by the spectrum of each picture, of all in a batch together, or all alike [image]",
+    )  # fmt: skip
     predict.add_argument("--batch", type=int, default=64, metavar="N", help="pictures in memory at a time [64]")
     predict.add_argument("--debug", **DEBUG)
     predict.set_defaults(run=_predict)
@@ -102,10 +107,14 @@ def engine_of(
     """
     from .engine import Engine
 
+    return _and_what_is_said(lambda: Engine(ticket, threads, instruction_set, calibration))
+
+
+def _and_what_is_said(make: Callable[[], _Made]) -> tuple[_Made, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine = Engine(ticket, threads, instruction_set, calibration)
-    return engine, [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+        made = make()
+    return made, [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
 
 
 def _positive(value: int, flag: str) -> int:
@@ -139,14 +148,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     batch, top = _positive(arguments.batch, "--batch"), _positive(arguments.top, "--top")
     paths = pictures.find(arguments.pictures)
     threads = arguments.threads if arguments.threads is not None else min(cores(), len(paths), 8)
-    engine, said = engine_of(arguments.file, threads)
-    warn(said)
-    if arguments.calibration is not None:
-        known = pictures.find([arguments.calibration])[:MOST_CALIBRATION]
-        cut = _is_cut(engine.ticket)
-        engine, _ = engine_of(
-            engine.ticket, threads, calibration=np.stack([pictures.read(path, engine.shape, cut) for path in known])
-        )
+    engine, answer = _of_deck(arguments, threads) if arguments.file.endswith(DECK_ENDING) else _of_ticket(arguments, threads)
     if engine.shape[0] not in (1, 3):
         raise UserError(f"{arguments.file}: takes {engine.shape[0]} channels: pictures have one (grey) or three (RGB)")
     names, cut = _class_names(engine.ticket, engine.outputs), _is_cut(engine.ticket)
@@ -160,12 +162,11 @@ def _predict(arguments: argparse.Namespace) -> int:
         for first in range(0, len(paths), batch):
             chosen = paths[first : first + batch]
             pixels = np.stack([pictures.read(path, engine.shape, cut) for path in chosen])
-            logits = engine.run(pixels).astype(np.float64)
-            for path, row in zip(chosen, logits, strict=True):
+            with np.errstate(invalid="ignore"):
+                probabilities = answer(pixels)
+            for path, row in zip(chosen, probabilities, strict=True):
                 if not np.isfinite(row).all():
                     raise UserError(f"{path}: the network's results are not finite")
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probabilities = powers / powers.sum(axis=1, keepdims=True)
             head = show.head() if not first else []
             console.line("\n".join([*head, *(show.row(p, row) for p, row in zip(chosen, probabilities, strict=True))]))
             if bar is None and time.monotonic() - started > PATIENCE and first + batch < len(paths):
@@ -174,6 +175,36 @@ def _predict(arguments: argparse.Namespace) -> int:
             if bar:
                 bar.advance(len(chosen))
     return 0
+
+
+def _of_ticket(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answer]:
+    """The engine, and what gives probabilities [B, classes] of pixels."""
+    import numpy as np
+
+    from . import pictures
+    from .deck import softmax
+
+    engine, said = engine_of(arguments.file, threads)
+    warn(said)
+    if arguments.calibration is not None:
+        known = pictures.find([arguments.calibration])[:MOST_CALIBRATION]
+        cut = _is_cut(engine.ticket)
+        engine, _ = engine_of(
+            engine.ticket, threads, calibration=np.stack([pictures.read(path, engine.shape, cut) for path in known])
+        )
+    return engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64))
+
+
+def _of_deck(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answer]:
+    """The engine of the first card, which takes what all take, and what gives the deck's probabilities."""
+    from .deck import Deck
+
+    if arguments.calibration is not None:
+        raise UserError(f"--calibration: is for tickets, and {arguments.file} is a deck")
+    deck = Deck.load(arguments.file)
+    (first, *_), said = _and_what_is_said(lambda: deck.engines(threads))
+    warn(said)
+    return first, lambda pixels: deck.predict(pixels, arguments.gating, threads=threads)
 
 
 def _class_names(ticket: Ticket, outputs: int) -> list[str]:

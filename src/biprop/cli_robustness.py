@@ -14,7 +14,7 @@ from . import config as options
 from .cli_engine import engine_of, warn
 from .errors import UserError
 from .files import replace_text
-from .flags import DEBUG, Help, add_options, coerced, overrides
+from .flags import DEBUG, DECK_ENDING, TICKET_ENDING, Help, add_options, coerced, overrides
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .log import Console
     from .robustness import Classifier, Network, Scores
 
-TICKET_ENDING, DECK_ENDING = ".mpt", ".deck"
 _PLACES = ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS)
 
 

@@ -195,10 +195,10 @@ def together(answers: Floats, weights: Floats) -> Floats:
     return mean.astype(np.float32, copy=False)
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
-    """Probabilities [B, classes] of logits."""
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Probabilities [B, classes] of logits, of the same type."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from . import config as options
 from .errors import UserError
 
+TICKET_ENDING, DECK_ENDING, PROGRAM_ENDING = ".mpt", ".deck", ".bprog"
+"""Of the names of files: they tell what a command is given."""
 DEBUG: dict[str, Any] = {"action": "store_true", "help": "show where in the program a mistake was noticed"}
 """Of the flag --debug."""
 
