@@ -1,6 +1,7 @@
 """The commands and files that users of the original research code look for, at the root of the checkout."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -75,5 +76,7 @@ def test_the_gpu_script_at_toy_size_goes_on_until_all_is_done(tmp_path: Path) ->
             break
         assert "start me again" in done.stdout
     with (tmp_path / "out" / "runs" / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 10
+        assert len(list(csv.DictReader(file))) == 12
+    measured = json.loads((tmp_path / "out" / "hand.robustness.json").read_text())
+    assert [one["name"] for one in measured["results"]][:3] == ["augmix-0", "gaussian-0", "deck, mean"]
     assert (tmp_path / "out" / "steps.txt").read_text().count("Conv4") == 3
