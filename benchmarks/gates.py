@@ -37,9 +37,9 @@ Weights = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]
 
 
 def own_cards(deck: Deck, gate: Gate) -> NDArray[np.float32]:
-    """[kinds, cards]: each kind's weight goes to the cards that were trained on it."""
+    """[kinds, cards]: each kind's weight goes to the cards that were trained on it; of the plain kind to all."""
     kinds = [in_words(training_recipe(card, name)) for card, name in zip(deck.cards, deck.names, strict=True)]
-    own = np.array([[kind == other for other in kinds] for kind in gate.kinds], dtype=np.float32)
+    own = np.array([[kind == other or kind not in kinds for other in kinds] for kind in gate.kinds], dtype=np.float32)
     shares: NDArray[np.float32] = own / own.sum(1, keepdims=True)
     return shares
 
@@ -56,10 +56,11 @@ def ways(deck: Deck) -> dict[str, Weights]:
     assert gate, "a deck without a gate"
     variance = np.linalg.inv(gate.precision.astype(np.float64)).diagonal().mean()
     plain = dataclasses.replace(gate, precision=np.eye(len(gate.precision), dtype=np.float32) / np.float32(variance))
-    own = own_cards(deck, gate)
+    own, first = own_cards(deck, gate), len(gate.kinds) - 1
     sharp = dataclasses.replace(gate, precision=gate.precision * np.float32(1e6), worth=own)
     gates = {
         "posterior and worth (the choice)": gate,
+        "without the plain kind": dataclasses.replace(gate, templates=gate.templates[:first], worth=gate.worth[:first]),
         "posterior, a kind's own cards": dataclasses.replace(gate, worth=own),
         "nearest kind's own cards": sharp,
         "worth, one variance for all features": plain,

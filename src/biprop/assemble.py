@@ -1,4 +1,4 @@
-"""Cards become a deck: its gate is fitted on held-out images, augmented as each card's training images were."""
+"""Cards become a deck: its gate is fitted on held-out images, plain and augmented as each card's training images were."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def build(cards: Sequence[Ticket], names: Sequence[str], flags: Mapping[str, Any
     # Test images decide nothing here, whatever the search did with them.
     first.config = dataclasses.replace(first.config, select_on="validation")
     images = accuracy.load_data(first, console)
-    recipes = list(dict.fromkeys(training_recipe(card, name) for card, name in zip(cards, names, strict=True)))
+    # Plain images are a kind whatever the cards were trained on: all of them saw some, and there they help each other most.
+    recipes = list(dict.fromkeys([*map(training_recipe, cards, names), Recipe("none")]))
     kinds: list[NDArray[np.uint8]] = []
     right = []
     for recipe in console.track(recipes, "fitting the gate to kinds of training images", len(recipes)):

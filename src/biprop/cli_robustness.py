@@ -69,7 +69,7 @@ def add_commands(commands: Any) -> None:
     build = actions.add_parser(
         "build", help="make one", usage="biprop deck build A.mpt B.mpt ... -o NAME.deck [options]",
         description="Put tickets into one file, a deck. Its gate weights them by the spectrum of the images that it sees: it is\n"
-        "fitted on held-out training images, augmented as each ticket's training images were. Where they are, --data says.\n"
+        "fitted on held-out training images, plain and augmented as each ticket's were. Where they are, --data says.\n"
         "In Python: biprop.Deck.load(NAME).predict(images).", **common,
     )  # fmt: skip
     build.add_argument("tickets", nargs="+", metavar="NAME.mpt")

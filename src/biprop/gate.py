@@ -72,7 +72,7 @@ class Gate:
     more extreme. What the cards are worth on images of each kind is learned from held-out images.
 
     Attributes:
-        templates: [kinds, F] float32, mean features of augmented images, a row for each way in which cards were trained.
+        templates: [kinds, F] float32, mean features of plain images, and of images changed as those were that cards trained on.
         precision: [F, F] float32, the inverse of the covariance.
         worth: [kinds, cards] float32, the weights of the cards for images of a kind; rows sum to 1.
         kinds: what the kinds are called.

@@ -58,7 +58,7 @@ def corruption_bars(scores: Sequence[Scores], title: str, path: str | Path) -> N
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize="medium", x=0.01, ha="left")
+    axes.set_title(title, fontsize="medium", loc="left")
     figure.legend(fontsize="small", frameon=False, ncols=3 if wide > 7 else 1, loc="outside upper left")
     content = io.BytesIO()
     figure.savefig(content, format="png")
