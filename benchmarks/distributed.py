@@ -67,7 +67,7 @@ def kept(state: dict[str, Tensor], density: float) -> dict[str, Tensor]:
 
 
 def compare(folder: Path, name: str, flags: list[str]) -> None:
-    found = {n: find(folder / f"{n}", n, [*flags, *COMMON, "--sync-batchnorm"]) for n in (1, 2)}
+    found = {n: find(folder / f"{n}", n, [*flags, "--sync-batchnorm"]) for n in (1, 2)}
     (a, one, top_a), (b, two, top_b) = found[1], found[2]
     losses = ", ".join(f"{x['train/loss']:.5f} / {y['train/loss']:.5f}" for x, y in zip(one, two, strict=True))
     apart = max(float((a[k] - b[k]).abs().max() / a[k].abs().max()) for k in a if k.endswith("scores"))
@@ -189,6 +189,7 @@ def main() -> None:
         "--network", default="ResNet50", choices=NETWORKS, metavar="NAME", help="of that table (default ResNet50)"
     )
     parser.add_argument("--rounds", type=int, help="only speed, on the digits: one and two processes take turns this often")
+    parser.add_argument("--digits", action="store_true", help="compare on the embedded digits: quick, and needs no --data")
     parser.add_argument("--only", help="of the searches to compare, only those with this in their names")
     parser.add_argument("--share", type=int, default=128, help="images a GPU and step (default 128)")
     parser.add_argument("--microseconds", type=float, default=5, help="latency of a message (default 5)")
@@ -205,13 +206,15 @@ def main() -> None:
                 if (arguments.only or "") in name:
                     compare_speed(Path(folder) / str(number), name, flags, arguments.rounds)
     else:
-        os.environ["BIPROP_DATA"] = arguments.data
+        os.environ["BIPROP_DATA"] = arguments.data or ""
+        images = ["--set", "digits", *COMMON[4:]] if arguments.digits else [*COMMON, "--data", arguments.data]
         with tempfile.TemporaryDirectory() as folder:
-            count_flips(Path(folder))
+            if not arguments.digits:
+                count_flips(Path(folder))
             for number, (name, flags) in enumerate(SEARCHES.items()):
                 if (arguments.only or "") not in name:
                     continue
-                compare(Path(folder) / str(number), name, [*flags, "--data", arguments.data])
+                compare(Path(folder) / str(number), name, [*flags, *images])
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ def restarted(folder: Path) -> Outcome:
 
 def both_terminated(folder: Path) -> Outcome:
     """SIGTERM to two processes that search together, whose epochs are few steps long"""
-    long = (*TWO, "--batch-size", "300", "--epochs", "30")
+    long = (*TWO, "--batch-size", "300", "--epochs", "12")
     process = start(folder, *long)
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
@@ -381,6 +381,7 @@ FAULTS: dict[Callable[[Path], Outcome], int] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help="only these, by the names of their functions")
     parser.add_argument("--kills", type=int, help="only kill -9, this often, on CIFAR-10 in --data")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
     arguments = parser.parse_args()
@@ -394,7 +395,7 @@ def main() -> None:
             print(f"kill -9 on CIFAR-10: {outcome.after}")
             return
         print("| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|")
-        for fault in FAULTS:
+        for fault in FAULTS if not arguments.faults else [f for f in FAULTS if f.__name__ in arguments.faults]:
             folder = place / fault.__name__
             folder.mkdir()
             what = (fault.__doc__ or "").strip().splitlines()[0]

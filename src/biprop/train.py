@@ -268,10 +268,10 @@ class Search:
 
     def _reason(self, error: BaseException) -> BaseException:
         """What to tell of an error, also in the run folder."""
-        if isinstance(error, OSError):
-            error = UserError(f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}")
-        elif died := reader_death(error):
+        if died := reader_death(error):
             error = died
+        elif isinstance(error, OSError):
+            error = UserError(f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}")
         elif self.group.is_broken_by(error):
             error = SearchStopped(
                 f"process {self.group.rank} of {self.group.size}: another one cannot be reached, and has probably died"
