@@ -1,6 +1,7 @@
 """Two processes beside one: is what they find the same, how many signs flip, how much faster are they; and a model for more.
 
     python benchmarks/distributed.py --data DIR                  # two processes on this machine's CPU, CIFAR-10
+    python benchmarks/distributed.py --rounds 5                   # speed only: one and two processes on the digits, taking turns
     python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
 
 The comparison is fair where batch norm takes its statistics over the whole batch (--sync-batchnorm); without that each process
@@ -66,23 +67,37 @@ def kept(state: dict[str, Tensor], density: float) -> dict[str, Tensor]:
 
 
 def compare(folder: Path, name: str, flags: list[str]) -> None:
-    found = {n: find(folder / f"{n}", n, [*flags, *COMMON, "--sync-batchnorm"]) for n in (1, 2)}
+    found = {n: find(folder / f"{n}", n, [*flags, "--sync-batchnorm"]) for n in (1, 2)}
     (a, one, top_a), (b, two, top_b) = found[1], found[2]
     losses = ", ".join(f"{x['train/loss']:.5f} / {y['train/loss']:.5f}" for x, y in zip(one, two, strict=True))
     apart = max(float((a[k] - b[k]).abs().max() / a[k].abs().max()) for k in a if k.endswith("scores"))
     masks = [(len(x), len(np.setdiff1d(x, y))) for x, y in zip(kept(a, 0.5).values(), kept(b, 0.5).values(), strict=True)]
     total, differ = (sum(column) for column in zip(*masks, strict=True))
-    speeds = [[line["images_per_second"] for line in lines] for lines in (one, two)]
     print(f"{name}: losses of one / two processes by epoch: {losses}")
     print(
         f"  scores: at most {apart:.1e} of the largest apart; {differ:,} of {total:,} kept weights are others (layerwise masks)"
     )
-    print(f"  test accuracy: {top_a:.2f} / {top_b:.2f} %")
-    ratios = np.array(speeds[1]) / np.array(speeds[0])
-    print(
-        f"  images a second, two processes over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
-        flush=True,
-    )
+    print(f"  test accuracy: {top_a:.2f} / {top_b:.2f} %", flush=True)
+
+
+QUICK = {
+    "MPT-1/32": ["--arch", "cResNet20", "--prune-rate", "0.5"],
+    "MPT-1/1, global": ["--arch", "cResNet20_BinAct", "--prune-rate", "0.5", "--conv-type", "GlobalSubnetConv"],
+}
+
+
+def compare_speed(folder: Path, name: str, flags: list[str], rounds: int) -> None:
+    """Images a second of the last of two epochs on the digits; one and two processes, each with one thread, take turns."""
+    common = ["--set", "digits", "--epochs", "2", "--batch-size", "128", "--device", "cpu"]
+    speeds: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(rounds):
+        for processes in (1, 2) if number % 2 else (2, 1):
+            _, lines, _ = find(folder / f"{number}-{processes}", processes, [*flags, *common])
+            speeds[processes].append(lines[-1]["images_per_second"])
+    ratios = np.array(speeds[2]) / np.array(speeds[1])
+    each = " / ".join(f"{np.median(s):.0f} ({min(s):.0f} to {max(s):.0f})" for s in speeds.values())
+    print(f"{name}: images a second of one / two processes: {each}")
+    print(f"  two over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}, n = {rounds})", flush=True)
 
 
 def first_step(out: Path, synchronised: bool) -> None:
@@ -128,7 +143,7 @@ def count_flips(folder: Path) -> None:
 
 
 BUCKET = 25 * 2**20
-"""Bytes that DistributedDataParallel sends at a time."""
+"""Bytes of float32 gradients that DistributedDataParallel sends at a time."""
 LINKS = {"25 GB/s (InfiniBand)": 25e9, "1.25 GB/s (10 Gb Ethernet)": 1.25e9}
 
 
@@ -140,25 +155,29 @@ def scores_of(name: str) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
 
 
-def predict(images_a_second: float, share: int, microseconds: float) -> None:
-    """Bytes a step by network; and the model's table for the one that sends most among those of the papers."""
+def predict(network: str, images_a_second: float, share: int, microseconds: float) -> None:
+    """Bytes a step by network; and the model's table for one of them."""
     counts, step = (8, 64, 256, 1024), share / images_a_second
     print("| network | scores | MB a step | as bfloat16 |\n|---|---|---|---|")
     for name in NETWORKS:
         if name in ("Conv4", "cResNet20", "VGG_Small", "cResNet18", "WidePreActResNet", "ResNet34", "ResNet50", "WideResNet50_2"):
             print(f"| {name} | {scores_of(name):,} | {4e-6 * scores_of(name):.1f} | {2e-6 * scores_of(name):.1f} |")
 
-    def efficiency(processes: int, size: float, bandwidth: float) -> float:
+    scores = scores_of(network)
+
+    def efficiency(processes: int, size: int, bandwidth: float) -> float:
+        """`size`: bytes of a gradient when it is sent."""
+
         def ring(sent: float) -> float:
             return 2 * (processes - 1) / processes * sent / bandwidth + 2 * (processes - 1) * microseconds * 1e-6
 
-        return step / (step + max(ring(size) - step / 2, ring(min(size, BUCKET))))
+        return step / (step + max(ring(size * scores) - step / 2, ring(size * min(scores, BUCKET // 4))))
 
-    print(f"\n| ResNet50, {share} images a GPU, {1000 * step:.0f} ms | {' | '.join(f'{n:,} GPUs' for n in counts)} |")
+    print(f"\n| {network}, {share} images a process, {1000 * step:.0f} ms | {' | '.join(f'{n:,} processes' for n in counts)} |")
     print("|---|" + "---|" * len(counts))
     for link, bandwidth in LINKS.items():
         for kind, size in (("float32", 4), ("bfloat16", 2)):
-            cells = [f"{100 * efficiency(n, size * scores_of('ResNet50'), bandwidth):.0f} %" for n in counts]
+            cells = [f"{100 * efficiency(n, size, bandwidth):.0f} %" for n in counts]
             print(f"| {link}, {kind} | {' | '.join(cells)} |")
 
 
@@ -166,6 +185,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of CIFAR-10")
     parser.add_argument("--predict", type=float, metavar="RATE", help="the model's table, for GPUs of RATE images a second each")
+    parser.add_argument(
+        "--network", default="ResNet50", choices=NETWORKS, metavar="NAME", help="of that table (default ResNet50)"
+    )
+    parser.add_argument("--rounds", type=int, help="only speed, on the digits: one and two processes take turns this often")
+    parser.add_argument("--digits", action="store_true", help="compare on the embedded digits: quick, and needs no --data")
+    parser.add_argument("--only", help="of the searches to compare, only those with this in their names")
     parser.add_argument("--share", type=int, default=128, help="images a GPU and step (default 128)")
     parser.add_argument("--microseconds", type=float, default=5, help="latency of a message (default 5)")
     parser.add_argument("--first-step", type=Path, help=argparse.SUPPRESS)
@@ -174,13 +199,22 @@ def main() -> None:
     if arguments.first_step:
         first_step(arguments.first_step, arguments.synchronised)
     elif arguments.predict:
-        predict(arguments.predict, arguments.share, arguments.microseconds)
-    else:
-        os.environ["BIPROP_DATA"] = arguments.data
+        predict(arguments.network, arguments.predict, arguments.share, arguments.microseconds)
+    elif arguments.rounds:
         with tempfile.TemporaryDirectory() as folder:
-            count_flips(Path(folder))
+            for number, (name, flags) in enumerate(QUICK.items()):
+                if (arguments.only or "") in name:
+                    compare_speed(Path(folder) / str(number), name, flags, arguments.rounds)
+    else:
+        os.environ["BIPROP_DATA"] = arguments.data or ""
+        images = ["--set", "digits", *COMMON[4:]] if arguments.digits else [*COMMON, "--data", arguments.data]
+        with tempfile.TemporaryDirectory() as folder:
+            if not arguments.digits:
+                count_flips(Path(folder))
             for number, (name, flags) in enumerate(SEARCHES.items()):
-                compare(Path(folder) / str(number), name, [*flags, "--data", arguments.data])
+                if (arguments.only or "") not in name:
+                    continue
+                compare(Path(folder) / str(number), name, [*flags, *images])
 
 
 if __name__ == "__main__":

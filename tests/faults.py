@@ -31,7 +31,8 @@ SMALL = ["--width-mult", "0.5", "--epochs", "3", "--device", "cpu"]
 OFTEN = ["--save-minutes", "0.002"]
 RUN = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find")
 LAST = Path("checkpoints/epoch_most_recent.state")
-PATIENCE = 120
+PATIENCE = 600
+"""Seconds after which something that a fault should lead to will not come any more; generous, for busy machines."""
 
 
 class CannotBeDone(Exception):
@@ -112,28 +113,35 @@ def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
     return f"goes on; {only or 'final state'} bit-identical"
 
 
-def killed(folder: Path, kills: int = 4, flags: Sequence[str] = ("--epochs", "6"), run: Path = RUN) -> Outcome:
-    """kill -9, at random moments and, every other time, while a checkpoint is being written"""
-    rng, done, inside = random.Random(0), 0, 0
+def killed(
+    folder: Path, kills: int = 4, flags: Sequence[str] = ("--epochs", "6"), run: Path = RUN, spread: float = 0.5
+) -> Outcome:
+    """kill -9: while a checkpoint is being written, at random moments between, and while the run begins or goes on
+
+    `spread`: seconds within which a random moment lies, after a checkpoint.
+    """
+    rng, done, inside, early = random.Random(0), 0, 0, 0
     uninterrupted(*flags)
     checkpoints, last = folder / run / "checkpoints", folder / run / LAST
     for number in range(kills):
         before = last.stat().st_mtime_ns if last.exists() else 0
         process = start(folder, *flags, "--resume", "auto")
-        wait_for(lambda seen=before: last.exists() and last.stat().st_mtime_ns != seen, process)  # type: ignore[misc]
-        if number % 2:
-            time.sleep(rng.uniform(0, 0.5))
+        if number % 3 < 2:  # it gets further before it is killed
+            wait_for(lambda seen=before: last.exists() and last.stat().st_mtime_ns != seen, process)  # type: ignore[misc]
+        if number % 3 == 0:
+            wait_for(lambda p=process: any(checkpoints.glob(".*.unfinished")) or p.poll() is not None, process)  # type: ignore[misc]
         else:
-            wait_for(lambda p=process: any(checkpoints.glob(".*")) or p.poll() is not None, process)  # type: ignore[misc]
+            time.sleep(rng.uniform(0, spread if number % 3 == 1 else 4 * spread))
         process.kill()
-        inside += any(checkpoints.glob(".*"))
         if end_of(process, time.monotonic()).code != -signal.SIGKILL:
             break  # it was done before
         done += 1
+        inside += any(checkpoints.glob(".*.unfinished"))
+        early += (last.stat().st_mtime_ns if last.exists() else 0) == before
     assert done >= kills // 2
     after = going_on(folder, *flags, run=run)
-    assert not list(checkpoints.glob(".*"))
-    return Outcome(-signal.SIGKILL, "", 0, f"{done} times, {inside} of them inside a write: {after}")
+    assert not list(checkpoints.glob(".*.unfinished"))
+    return Outcome(-signal.SIGKILL, "", 0, f"{done} times, {inside} inside a write, {early} before any new checkpoint: {after}")
 
 
 def terminated(folder: Path) -> Outcome:
@@ -184,6 +192,20 @@ def read_only(folder: Path) -> Outcome:
     """The folder for runs is read-only"""
     with small_disk(folder, options="ro") as disk:
         return end_of(start(folder, "--log-dir", str(disk / "runs")), time.monotonic(), "nothing was begun", folder)
+
+
+def read_only_later(folder: Path) -> Outcome:
+    """The folder of a run that is to go on has become read-only"""
+    with small_disk(folder) as disk:
+        process = start(disk)
+        wait_for((disk / RUN / LAST).exists, process)
+        process.terminate()
+        end_of(process, time.monotonic())
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        outcome = end_of(start(disk, "--resume", "auto"), time.monotonic(), where=disk)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        outcome.after = f"writable again: {going_on(disk)}"
+        return outcome
 
 
 STREAMED = ["--set", "folder", "--stream", "--image-size", "32", "--data", "pictures", "--workers", "2", "--batch-size", "8"]
@@ -245,20 +267,61 @@ def reader_killed(folder: Path) -> Outcome:
     return outcome
 
 
-def rank_killed(folder: Path) -> Outcome:
-    """One of two processes that search together is killed"""
-    process = start(folder, "--multigpu", "0,1")
+TWO = ("--multigpu", "0,1")
+
+
+def rank_killed(folder: Path, rank: int = 1) -> Outcome:
+    """The second of two processes that search together is killed"""
+    process = start(folder, *TWO)
+    wait_for((folder / RUN / LAST).exists, process)
+    since = time.monotonic()
+    os.kill(children(process.pid)[rank], signal.SIGKILL)
+    outcome = end_of(process, since, where=folder)
+    outcome.after = going_on(folder, *TWO, only="scores")
+    return outcome
+
+
+def first_rank_killed(folder: Path) -> Outcome:
+    """The first of them is killed, which writes the checkpoints"""
+    return rank_killed(folder, 0)
+
+
+def restarted(folder: Path) -> Outcome:
+    """One of two processes below torchrun --max-restarts 1 is killed"""
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    process = start(folder, program=[*agent, *command()[1:]])
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
     os.kill(children(process.pid)[1], signal.SIGKILL)
     outcome = end_of(process, since)
-    outcome.after = going_on(folder, "--multigpu", "0,1", only="scores")
+    assert not (folder / RUN / "0").exists()  # it has not begun anew
+    assert same_bits(folder / RUN, uninterrupted(*TWO) / RUN, "scores")
+    outcome.said, outcome.seconds = "", 0  # a page of torchrun's; and it did not end, but went on
+    outcome.after = "both are started again and go on by themselves; scores bit-identical"
+    return outcome
+
+
+def both_terminated(folder: Path) -> Outcome:
+    """SIGTERM to two processes that search together, whose epochs are few steps long"""
+    long = (*TWO, "--batch-size", "300", "--epochs", "12")
+    process = start(folder, *long)
+    wait_for((folder / RUN / LAST).exists, process)
+    since = time.monotonic()
+    process.terminate()
+    outcome = end_of(process, since)
+    outcome.after = going_on(folder, *long, only="scores")
     return outcome
 
 
 def not_a_number(folder: Path) -> Outcome:
     """The scores grow beyond all numbers"""
     return end_of(start(folder, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays")
+
+
+def two_not_a_number(folder: Path) -> Outcome:
+    """The weights of a dense network in two processes grow beyond all numbers"""
+    flags = (*TWO, "--conv-type", "DenseConv", "--lr", "1e38")
+    return end_of(start(folder, *flags), time.monotonic(), "the checkpoint before it stays")
 
 
 def clock_set_back(folder: Path) -> Outcome:
@@ -309,14 +372,16 @@ def damaged(folder: Path) -> Outcome:
 
 
 FAULTS: dict[Callable[[Path], Outcome], int] = {
-    killed: -signal.SIGKILL, terminated: 75, disk_full: 2, read_only: 2, data_vanish: 2, reader_killed: 2, rank_killed: 137,
-    not_a_number: 1, clock_set_back: 0, same_name: 0, resumed_twice: 2, damaged: 2,
+    killed: -signal.SIGKILL, terminated: 75, both_terminated: 75, disk_full: 2, read_only: 2, read_only_later: 2, data_vanish: 2,
+    reader_killed: 2, rank_killed: 137, first_rank_killed: 137, restarted: 0, not_a_number: 1, two_not_a_number: 1,
+    clock_set_back: 0, same_name: 0, resumed_twice: 2, damaged: 2,
 }  # fmt: skip
 """Fault -> exit code."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help="only these, by the names of their functions")
     parser.add_argument("--kills", type=int, help="only kill -9, this often, on CIFAR-10 in --data")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
     arguments = parser.parse_args()
@@ -324,20 +389,22 @@ def main() -> None:
     try:
         if arguments.kills:
             data = str(arguments.data.absolute())
-            flags = ["--set", "CIFAR10", "--data", data, "--arch", "Conv2Wide", "--low-data", "0.5", "--batch-size", "50"]
-            outcome = killed(place, arguments.kills, flags, Path("runs/CIFAR10-Conv2Wide/width_mult=0.5/prune-rate=0.2/find"))
+            flags = ["--set", "CIFAR10", "--data", data, "--arch", "Conv2Wide", "--low-data", "0.1", "--batch-size", "50"]
+            run = Path("runs/CIFAR10-Conv2Wide/width_mult=0.5/prune-rate=0.2/find")
+            outcome = killed(place, arguments.kills, flags, run, spread=3)
             print(f"kill -9 on CIFAR-10: {outcome.after}")
             return
         print("| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|")
-        for fault in FAULTS:
+        for fault in FAULTS if not arguments.faults else [f for f in FAULTS if f.__name__ in arguments.faults]:
             folder = place / fault.__name__
             folder.mkdir()
+            what = (fault.__doc__ or "").strip().splitlines()[0]
             try:
                 o = fault(folder)
                 seconds = f"{o.seconds:.1f} s" if o.seconds else ""
-                print(f"| {(fault.__doc__ or '').strip()} | {o.code} | {seconds} | {o.said} | {o.after} |", flush=True)
+                print(f"| {what} | {o.code} | {seconds} | {o.said} | {o.after} |", flush=True)
             except CannotBeDone as e:
-                print(f"| {(fault.__doc__ or '').strip()} | not injected: {e} | | | |", flush=True)
+                print(f"| {what} | not injected: {e} | | | |", flush=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -49,6 +49,17 @@ CASES = {
         Group(9, 16, 1, "mpirun", "10.0.0.2"),
     ),
     "PMI": ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"}, Group(1, 4, 1, "PMI")),
+    "PMI over several": (
+        {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4", "MASTER_ADDR": "n1"},
+        Group(5, 8, 1, "PMI", "n1"),
+    ),
+    "mpirun within a SLURM step, which sees itself as one task": (
+        {
+            "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "SLURM_JOB_ID": "7",
+        },
+        Group(1, 2, 1, "mpirun", port=20007),
+    ),
     "none": ({"PATH": "/bin"}, ALONE),
     "a batch script of SLURM, not a step": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, ALONE),
     "one process": ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ALONE),
@@ -67,7 +78,9 @@ def test_every_launcher_is_recognised(name: str) -> None:
         ({"RANK": "two", "WORLD_SIZE": "4"}, "must be numbers: 'two', '4'"),
         ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK = 4 must be below WORLD_SIZE = 4"),
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "set MASTER_ADDR"),
+        ({"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "2"}, "PMI over several machines .* set MASTER_ADDR"),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": ""}, "cannot read the list of nodes"),
+        ({"RANK": "0", "WORLD_SIZE": "4", "MASTER_PORT": "http"}, "MASTER_PORT must be a number: 'http'"),
     ],
 )
 def test_contradictions_are_one_clear_line(environment: dict[str, str], message: str) -> None:
@@ -106,7 +119,7 @@ def test_the_processes_get_what_one_alone_would_get(how: dict[str, object]) -> N
 
 
 def find(folder: Path, processes: int, *flags: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    """Run a search; returns its state."""
+    """Run a search; returns its state, losses and how many test and validation images are right."""
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     command = [sys.executable, *start, "-m", "biprop", "find", "--device", "cpu", "--name", f"of-{processes}", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -117,7 +130,11 @@ def find(folder: Path, processes: int, *flags: str) -> dict[str, np.ndarray]:  #
     (run,) = folder.glob(f"runs/*/**/of-{processes}")
     state = torch.load(run / "checkpoints" / "epoch_most_recent.state", weights_only=True)["state_dict"]
     metrics = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
-    return {key: value.numpy() for key, value in state.items()} | {"loss": np.array([m["train/loss"] for m in metrics])}
+    assert all({"seconds_per_step", "images_per_second", "seconds_left", "memory"} <= line.keys() for line in metrics)
+    result = json.loads((run / "result.json").read_text())
+    assert result["test"]["images"] == (20 if "CIFAR10" in flags else 360)  # every image once
+    found = {"loss": [m["train/loss"] for m in metrics], "accuracies": [result[part]["right"] for part in ("test", "validation")]}
+    return {key: value.numpy() for key, value in state.items()} | {key: np.array(value) for key, value in found.items()}
 
 
 FLAGS = ["--arch", "Conv2Wide", "--width-mult", "0.125", "--epochs", "2", "--batch-size", "250", "--lr", "0.1", "--grad-clip"]
@@ -132,12 +149,54 @@ CASES_OF_TWO = {
 
 @pytest.mark.parametrize("case", CASES_OF_TWO)
 def test_two_processes_search_as_one(case: str, tmp_path: Path) -> None:
-    """The same losses and scores, to float rounding."""
+    """The same losses and scores, to float rounding, and with them masks; the same accuracies, but for an image or two."""
     write_cifar_parquet(tmp_path)
     one, two = (find(tmp_path / str(processes), processes, *CASES_OF_TWO[case]) for processes in (1, 2))
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for key in one:
-        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=1e-4, err_msg=key)
+        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=2 if key == "accuracies" else 1e-4, err_msg=key)
+
+
+MASKS_OF_ONE_PROCESS = """
+import hashlib, json, os, sys
+from biprop import config, data, distributed, log
+from biprop.train import Search
+
+group = distributed.detect()
+chosen, name = config.resolve(None, json.loads(sys.argv[1]))
+with group.together("cpu"):
+    search = Search(chosen, name, data.load(chosen), log.Console(open(os.devnull, "w")), group=group)
+    subnetwork, seen = search.network.subnetwork, []
+    choose = subnetwork.update
+    def update():
+        choose()
+        parts = [t for layer in subnetwork.layers.values() for t in (layer.mask, layer.gain)]
+        seen.append(hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest())
+    subnetwork.update = update
+    search.run()
+with open(f"{group.rank}.json", "w") as file:
+    json.dump(seen, file)
+"""
+EVERYTHING_AT_ONCE = (
+    {"arch": "Conv2Wide_BinAct", "conv_type": "GlobalSubnetConv", "gaussian_aug": True, "p_clean": "0.5", "jsd": True},
+    {"arch": "cResNet20", "width_mult": "0.25", "augmix": True, "jsd": True, "bf16_gradients": True, "sync_batchnorm": True},
+)
+
+
+@pytest.mark.parametrize(
+    "how", [EVERYTHING_AT_ONCE[0], pytest.param(EVERYTHING_AT_ONCE[1], marks=pytest.mark.slow)], ids=lambda how: how["arch"]
+)
+def test_the_processes_hold_the_same_masks_after_every_step(
+    how: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sends them; with all features on, of which one that differs between processes would show."""
+    monkeypatch.chdir(tmp_path)
+    options = {"width_mult": "0.125", "epochs": 1, "batch_size": 200, "lr": "0.1", "grad_clip": True, "device": "cpu", **how}
+    command = [sys.executable, "-c", MASKS_OF_ONE_PROCESS, json.dumps(options)]
+    assert distributed.launch(command, 2, {**os.environ, "OMP_NUM_THREADS": "1"}) == 0
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert len(set(first[:6])) == 6  # they do change
 
 
 def test_gradients_as_bfloat16_change_roundings_only(tmp_path: Path) -> None:
@@ -165,6 +224,11 @@ def test_launch_gives_every_process_its_place_and_returns_the_first_failure() ->
     assert launched("sys.exit(not (os.environ['LOCAL_RANK'] == str(rank) and os.environ['WORLD_SIZE'] == '3'))", 3) == 0
     assert launched("time.sleep(rank); sys.exit(rank * 2)") == 2
     assert launched("os.kill(os.getpid(), 9 if rank else 15)", 1) == 128 + 15
+
+
+def test_launch_tells_of_one_that_could_not_say_why_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launched("os.kill(os.getpid(), 9) if rank else time.sleep(0.5)") == 128 + 9
+    assert capsys.readouterr().err == "biprop: process 1 of 2 was killed (SIGKILL)\n"
 
 
 def test_launch_ends_those_that_do_not_notice_that_another_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,25 @@ def test_two_shares_of_different_size_as_one_batch(affine: bool, momentum: float
         torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4)
 
 
+def bfloat16_half(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    made = nn.Sequential(SyncBatchNorm2d(1))
+    y = made((100 + torch.arange(1025.0).reshape(1, 1, 25, 41)).bfloat16())  # 2,050 in all: bfloat16 would count 2,048
+    assert y.dtype == torch.bfloat16
+    torch.save(made.state_dict(), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_sums_of_bfloat16_are_float32(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(bfloat16_half, (tmp_path,), nprocs=2)
+    plain = nn.Sequential(nn.BatchNorm2d(1))
+    plain((100 + torch.arange(1025.0).reshape(1, 1, 25, 41)).bfloat16().float().repeat(2, 1, 1, 1))
+    found = torch.load(tmp_path / "0.pt", weights_only=True)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
+
+
 def test_in_evaluation_and_alone_it_is_the_plain_one() -> None:
     plain, synchronised = model(True, 0.1), model(True, 0.1)
     synchronise(synchronised)

@@ -198,6 +198,8 @@ def _find(arguments: argparse.Namespace) -> int:
         raise UserError("--resume and --pretrained: one of them, to go on with a run or to start a new one")
     if arguments.multigpu is not None and not arguments.print_config:
         if "," in arguments.multigpu:
+            if arguments.config or not arguments.resume:
+                options.resolve(arguments.config, given)  # a mistake is said here once, not by every process
             return _start_processes(arguments.multigpu, arguments.argv)
         os.environ["CUDA_VISIBLE_DEVICES"] = _gpus(arguments.multigpu)[0]
     from . import distributed, runs
@@ -237,7 +239,7 @@ def _find(arguments: argparse.Namespace) -> int:
     search: Search | None = None
     try:
         with group.together(choose_device(config.device, group).type):
-            images = data.load(config, console.track)
+            images = group.by_all(lambda: data.load(config, console.track))
             search = Search(config, name, images, console, start, bool(resume), group)
             if group.is_first:
                 _warn([*(start.warnings if start else ()), *options.warnings(config)])

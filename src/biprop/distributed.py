@@ -9,7 +9,7 @@ torchrun   RANK                   WORLD_SIZE             LOCAL_RANK             
 srun       SLURM_PROCID           SLURM_STEP_NUM_TASKS   SLURM_LOCALID                first of SLURM_STEP_NODELIST
 jsrun      JSM_NAMESPACE_RANK     JSM_NAMESPACE_SIZE     JSM_NAMESPACE_LOCAL_RANK     second of LSB_MCPU_HOSTS
 mpirun     OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE   OMPI_COMM_WORLD_LOCAL_RANK   this machine, if all are on it
-PMI        PMI_RANK               PMI_SIZE               MPI_LOCALRANKID              this machine
+PMI        PMI_RANK               PMI_SIZE               MPI_LOCALRANKID              this machine, if all are on it
 =========  =====================  =====================  ===========================  ======================================
 
 SLURM_NTASKS would not do: it is set in a batch script too, whose python is one process alone.
@@ -22,6 +22,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ LAUNCHERS = {
     "PMI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
 }
 """Looked for in this order: mpirun below srun, say, sets both kinds."""
+
+
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"
+"""How often torchrun, or SLURM, has started this command again."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,10 @@ class Group:
         os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
         backend = "nccl" if device_type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, rank=self.rank, world_size=self.size)
+            # torchrun keeps its store over restarts, and with it the addresses of processes that have died.
+            store = next(dist.rendezvous("env://", self.rank, self.size))[0]  # type: ignore[attr-defined]
+            store = dist.PrefixStore(f"start {os.environ.get(_RESTARTS[0], '0')}", store)  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         except (RuntimeError, ValueError) as e:
             where = f"{self.address}:{self.port}"
             raise UserError(
@@ -144,6 +152,30 @@ class Group:
             raise mistake
         return value  # type: ignore[no-any-return]
 
+    def by_all(self, make: Callable[[], T]) -> T:
+        """What `make` returns here. The first mistake that it makes in any process is raised in all, and told by one.
+
+        Raises:
+            UserError: as `make` does, in this process or another one.
+        """
+        if self.size == 1:
+            return make()
+        import torch.distributed as dist
+
+        mistake, value = "", None
+        try:
+            value = make()
+        except UserError as e:
+            mistake = str(e)
+        mistakes = [""] * self.size
+        dist.all_gather_object(mistakes, mistake)
+        if any(mistakes):
+            teller = next(rank for rank, said in enumerate(mistakes) if said)
+            error = UserError(mistakes[teller])
+            error.told = self.rank != teller
+            raise error
+        return value  # type: ignore[return-value]
+
 
 ALONE = Group()
 
@@ -163,7 +195,7 @@ def average_as_bfloat16(bucket: Any) -> Any:
 
 def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a launcher has started this command again after it had stopped: torchrun's --max-restarts, or SLURM's requeue."""
-    return any(environment.get(name, "0") not in ("", "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(environment.get(name, "0") not in ("", "0") for name in _RESTARTS)
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> Group:
@@ -190,6 +222,13 @@ def detect(environment: Mapping[str, str] = os.environ) -> Group:
     return ALONE
 
 
+_HERE_AND_EVERYWHERE = {
+    "mpirun": ("OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_SIZE"),
+    "PMI": ("MPI_LOCALNRANKS", "PMI_SIZE"),
+}
+"""Variables with the number of processes on this machine, and of all."""
+
+
 def _address(launcher: str, environment: Mapping[str, str]) -> str:
     if given := environment.get("MASTER_ADDR"):
         return given
@@ -199,8 +238,10 @@ def _address(launcher: str, environment: Mapping[str, str]) -> str:
         hosts = environment.get("LSB_MCPU_HOSTS", "").split()[::2]  # "batch 1 node1 42 node2 42": the first only runs the script
         if len(hosts) > 1:
             return hosts[1]
-    if launcher == "mpirun" and environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") != environment["OMPI_COMM_WORLD_SIZE"]:
-        raise UserError("mpirun over several machines does not say where rank 0 is: set MASTER_ADDR to its name")
+    here, everywhere = _HERE_AND_EVERYWHERE.get(launcher, ("", ""))
+    known = environment.get(here, None if launcher == "PMI" else "")  # not all PMI launchers say it
+    if everywhere and known is not None and known != environment[everywhere]:
+        raise UserError(f"{launcher} over several machines does not say where rank 0 is: set MASTER_ADDR to its name")
     return "127.0.0.1"
 
 
@@ -215,6 +256,8 @@ def first_host(nodes: str) -> str:
 def _port(environment: Mapping[str, str]) -> int:
     """MASTER_PORT, or one of the job's own, so that two jobs on a machine do not meet each other."""
     if given := environment.get("MASTER_PORT"):
+        if not given.isdigit():
+            raise UserError(f"MASTER_PORT must be a number: {given!r}")
         return int(given)
     job = environment.get("SLURM_JOB_ID") or environment.get("LSB_JOBID") or ""
     return 20000 + int(job) % 20000 if job.isdigit() else 29500
@@ -229,6 +272,8 @@ def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -
 
     torchrun itself would hide their exit codes, and say a page where one of them has said a line.
 
+    One that a signal ended could not say so itself: that is told here, on standard error.
+
     Returns:
         The exit code of the first that failed (128 + signal for one that was killed), or 0.
     """
@@ -242,7 +287,10 @@ def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -
         for i in range(count)
     ]
 
+    asked = []
+
     def pass_on(number: int, _: object) -> None:
+        asked.append(number)
         for process in processes:
             process.send_signal(number)
 
@@ -254,6 +302,9 @@ def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -
             codes = [process.poll() for process in processes]
             if not first_failure and any(codes):
                 first_failure, since = next(code for code in codes if code), time.monotonic()
+                if first_failure < 0 and not asked:
+                    killed = f"process {codes.index(first_failure)} of {count} was killed"
+                    print(f"biprop: {killed} ({signal.Signals(-first_failure).name})", file=sys.stderr, flush=True)
             if first_failure and time.monotonic() - since > GRACE:
                 pass_on(signal.SIGKILL, None)
         first_failure = first_failure or next((p.returncode for p in processes if p.returncode), 0)

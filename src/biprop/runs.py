@@ -27,6 +27,8 @@ SETTINGS, LAYERS, PROGRESS, RESULT = "settings.txt", "layers.json", "progress.js
 """Options; what each layer keeps; where the run is (written every few seconds); accuracies (written last of all)."""
 METRICS = "metrics.jsonl"
 _LOCK = ".running"
+_ENDS = ("stopped", "failed")
+"""How the state begins in which a run says why it ends before its time."""
 
 _OF_THE_MACHINE = (
     "data", "workers", "log_dir", "results", "histograms", "device", "print_freq", "save_every", "save_minutes",
@@ -108,17 +110,23 @@ def held(folder: Path) -> Iterator[None]:
     """While the block runs, this process alone writes to the run folder; what a killed one left half-written goes away.
 
     Raises:
-        UserError: another process writes to it.
+        UserError: another process writes to it, or it cannot be written to.
     """
     from filelock import FileLock, Timeout
 
+    lock = FileLock(folder / _LOCK, timeout=1)
     try:
-        with FileLock(folder / _LOCK, timeout=1):
-            remove_unfinished(folder)
-            remove_unfinished(folder / CHECKPOINTS)
-            yield
+        lock.acquire()
     except Timeout:
         raise UserError(f"{folder}: another process runs this search ({_writer(_read(folder / PROGRESS))})") from None
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be written: {e.strerror}") from None
+    try:
+        remove_unfinished(folder)
+        remove_unfinished(folder / CHECKPOINTS)
+        yield
+    finally:
+        lock.release()
 
 
 def _is_held(folder: Path) -> bool:
@@ -146,6 +154,11 @@ class Progress:
         if at_once or time.monotonic() - self._told >= self._every:
             self._told = time.monotonic()
             replace_text(self._path, json.dumps({**self._facts, "written": time.time()}, indent=1) + "\n")
+
+
+def has_told_its_end(folder: Path) -> bool:
+    """Whether the process that writes to the folder has said there why it ends."""
+    return str(_read(folder / PROGRESS).get("state", "")).startswith(_ENDS)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -203,7 +216,7 @@ def _state(folder: Path, progress: dict[str, Any], is_complete: bool, checkpoint
     if is_complete:
         return "complete"
     how_to_go_on = f"; go on with: biprop find --resume {folder}" if checkpoint else "; it left no checkpoint"
-    if said.startswith(("stopped", "failed")):
+    if said.startswith(_ENDS):
         return f"{said}{when}{how_to_go_on}"
     return f"dead: {_writer(progress)} wrote last{when or ' nothing'}, and ended without a word{how_to_go_on}"
 

@@ -33,6 +33,8 @@ from .runs import BEST, INITIAL, LAST, LAYERS, RESULT
 from .subnetwork import LayerReport
 
 CALIBRATION_BATCHES = 20
+LOOK_EVERY = 10
+"""Steps after which several processes ask each other whether to stop, to write a checkpoint, or whether a loss is no number."""
 
 
 def evaluation_batch(task: Task) -> int:
@@ -48,10 +50,13 @@ class SearchStopped(RuntimeError):
     """The search ended before its time and can go on from its last checkpoint; the message says why.
 
     Attributes:
-        is_by_accident: other processes do not know of it.
+        is_by_accident: the first process, which otherwise speaks for all, does not know of it: it may be the one that died.
     """
 
     is_by_accident = False
+
+
+LOST = "the loss is infinite or not a number in at least one of the processes"
 
 
 @dataclass
@@ -168,7 +173,8 @@ class Search:
         self.random_scores: Counts | None = None
         self.seconds = 0.0
         self.stop = StopRequest()
-        self._saved = 0.0
+        self._saved = self._began = 0.0
+        self._loss_is_lost = False
         self.results_file = runs.results_file(config)
         group.by_first(lambda: log.check_results(self.results_file))
         folder = self._go_on(start) if start and resume else None
@@ -262,14 +268,15 @@ class Search:
 
     def _reason(self, error: BaseException) -> BaseException:
         """What to tell of an error, also in the run folder."""
-        if isinstance(error, OSError):
-            error = UserError(f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}")
-        elif died := reader_death(error):
+        if died := reader_death(error):
             error = died
+        elif isinstance(error, OSError):
+            error = UserError(f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}")
         elif self.group.is_broken_by(error):
             error = SearchStopped(
                 f"process {self.group.rank} of {self.group.size}: another one cannot be reached, and has probably died"
             )
+            error.is_by_accident = self.group.rank == 1 and not self._first_has_told()
         is_asked_for = isinstance(error, KeyboardInterrupt | SearchStopped)
         said = one_line(error) if str(error) else "Ctrl-C"
         if self.group.is_first:
@@ -277,8 +284,16 @@ class Search:
                 self._tell_of_progress({}, f"{'stopped' if is_asked_for else 'failed'}: {said}", at_once=True)
         return error
 
+    def _first_has_told(self) -> bool:
+        """Whether the first process lives, and has said in the run folder why it ends; waits a little for that."""
+        end = time.monotonic() + 2
+        while not (told := runs.has_told_its_end(self.folder)) and time.monotonic() < end:
+            time.sleep(0.05)
+        return told
+
     def _run(self) -> Result:
-        config, started, before = self.config, time.monotonic(), self.seconds
+        config, started = self.config, time.monotonic()
+        self._began = started - self.seconds
         if self.group.is_first:
             self._tell_of_progress({}, at_once=True)
             log.forget_after(self.folder / runs.LOGS, self.epoch)
@@ -293,14 +308,16 @@ class Search:
                 pace = log.Pace(self.step)
                 try:
                     self._train_epoch(pace)
+                    train = self.train.sum_over(self.group, self.device)
+                    if not math.isfinite(train.loss):
+                        raise FloatingPointError(LOST)
                 except FloatingPointError as e:
                     raise SearchDiverged(f"epoch {self.epoch + 1}, step {self.step + 1}: {e}") from None
                 told = {"lr": rate, **pace.so_far(self.step, config.batch_size)}
                 self._average_statistics()
-                train = self.train.sum_over(self.group, self.device)
                 validation = self._evaluate(self.data.validation, may_stop=True)
                 self.epoch, self.batch, self.train = self.epoch + 1, 0, Counts()
-                self.seconds = before + time.monotonic() - started
+                self.seconds = time.monotonic() - self._began
                 self._end_epoch(run_log, {**told, "seconds": pace.seconds}, train, validation)
             result = self._finish()
         if self.group.is_first:
@@ -334,9 +351,10 @@ class Search:
                 logits = self._logits(images)
                 loss = losses.classification(logits, labels, config.label_smoothing)
                 mean_loss = counts.add(logits[: len(labels)], labels, loss)  # with JSD, the plain views
-                # Of several processes none stops alone: all find it in their scores after this step.
-                if not math.isfinite(mean_loss) and self.group.size == 1:
-                    raise FloatingPointError(_first_not_finite(self.model, images))
+                if not math.isfinite(mean_loss):
+                    if self.group.size == 1:
+                        raise FloatingPointError(_first_not_finite(self.model, images))
+                    self._loss_is_lost = True  # of several processes none stops alone
                 self.optimizer.zero_grad()
                 (loss * self._weight(len(labels))).backward()
                 if config.grad_clip:
@@ -365,15 +383,18 @@ class Search:
 
         Raises:
             SearchStopped, KeyboardInterrupt: it is asked to.
+            FloatingPointError: in one of several processes, the loss was not a number.
         """
         alone = self.group.size == 1
-        if not alone and self.batch % self.config.print_freq:
+        if not alone and self.step % LOOK_EVERY:
             return  # asking all the others is not free
         minutes = self.config.save_minutes
         is_time = bool(minutes) and self.group.is_first and time.monotonic() - self._saved >= 60 * minutes
         asked = self.stop.signal
-        flags = [float(asked == signal.SIGTERM), float(asked == signal.SIGINT), float(is_time)]
-        terminate, interrupt, is_time = (flag > 0 for flag in self.group.sum(flags, self.device))
+        flags = [asked == signal.SIGTERM, asked == signal.SIGINT, is_time, self._loss_is_lost]
+        terminate, interrupt, is_time, is_lost = (n > 0 for n in self.group.sum([float(f) for f in flags], self.device))
+        if is_lost:
+            raise FloatingPointError(LOST)
         if terminate or interrupt or is_time:
             self._save_between_steps()
         if terminate:
@@ -511,7 +532,7 @@ class Search:
                         "batch": self.batch,
                         "train": asdict(train),
                         "random_scores": asdict(self.random_scores) if self.random_scores else None,
-                        "seconds": self.seconds,
+                        "seconds": time.monotonic() - self._began,
                         "best_epoch": self.best.epoch,
                         "best_validation": asdict(self.best.validation),
                         "best_train": asdict(self.best_train),

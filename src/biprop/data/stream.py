@@ -98,7 +98,8 @@ def _collate(samples: list[Any]) -> tuple[Tensor, Tensor] | str:
 
 def reader_death(error: BaseException) -> UserError | None:
     """The mistake to tell if an error says that a worker died. It can come at any moment, not only while a batch is asked for."""
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+    # Which of them: how far the worker was in sending. Nothing else in a search talks through pipes of Python's.
+    if isinstance(error, ConnectionError | EOFError) or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
         return UserError(f"a process that reads images died, perhaps for want of memory: {one_line(error)}")
     return None
 
@@ -169,5 +170,5 @@ class Streamed:
                     raise UserError(batch)
                 images, labels = batch
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        except RuntimeError as e:
+        except (RuntimeError, OSError, EOFError) as e:
             raise reader_death(e) or e from None
