@@ -36,8 +36,8 @@ constexpr int kFloats = 16, kVectors = 8;
         }                                                                                                            \
         template <bool Not>                                                                                          \
         static void add(T& sum, T a, T b, T& carry) {                                                                \
-            carry = PREFIX##_ternarylogic_epi64(sum, a, b, Not ? 0x71 : 0xe8);                                       \
             sum = PREFIX##_ternarylogic_epi64(sum, a, b, 0x96);                                                      \
+            carry = PREFIX##_ternarylogic_epi64(b, a, sum, Not ? 0x17 : 0xd4);                                       \
         }                                                                                                            \
         static T at_least_step(T count, T threshold, T below) {                                                      \
             return PREFIX##_ternarylogic_epi64(count, threshold, below, 0xb2);                                       \
