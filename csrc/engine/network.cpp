@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <mutex>
 #include <new>
 
@@ -151,7 +152,7 @@ class Network {
         auto space = take_workspace(plan);
         const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, 1};
         for (int64_t i = 0; i < count; ++i) {
-            read_images(plan, *space, images + i * input().channels * input().positions(), 1, channels_last);
+            read_images(plan, *space, images + i * input().channels * input().positions(), 1, channels_last, nullptr);
             for (const auto& step : plan.steps) {
                 step->run(frame);
                 const int value = step->op().out;
@@ -315,7 +316,7 @@ class Network {
     template <class Pixel>
     void run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits, Pool* pool) {
         auto space = take_workspace(plan);
-        read_images(plan, *space, images, count, channels_last);
+        read_images(plan, *space, images, count, channels_last, pool);
         Frame frame{kernels_, pool, space->addresses, &space->scratch, count};
         for (const auto& step : plan.steps) {
             frame.pool = step->worth_threads ? pool : nullptr;
@@ -330,31 +331,44 @@ class Network {
         give_back(plan, std::move(space));
     }
 
+    // Blocks of positions, each for all images of the group: first a row for each image, then a column.
     template <class Pixel>
-    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last) const {
+    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last, Pool* pool) const {
+        constexpr int block = 64;
         const Shape& in = plan.shapes.front();
-        const int positions = in.positions();
+        const int positions = in.positions(), blocks = (positions + block - 1) / block;
         const int per_pixel = channels_last ? in.channels : 1, per_channel = channels_last ? 1 : positions;
-        for (int c = 0; c < in.channels; ++c) {
+        std::atomic<bool> finite{true};
+        const auto read = [&](int item, int) {
+            const int c = item / blocks, first = item % blocks * block, n = std::min(block, positions - first);
             const float mean = program_.mean.empty() ? 0.0f : program_.mean[c], std = program_.std.empty() ? 1.0f : program_.std[c];
-            float table[256];
+            float table[256], rows[block * block];
             if (sizeof(Pixel) == 1)
                 for (int v = 0; v < 256; ++v) table[v] = (float(v) / 255.0f - mean) / std;
-            float* to = in.floats(space.addresses[0], c);
+            float* to = in.floats(space.addresses[0], c) + size_t(first) * in.images;
             for (int i = 0; i < count; ++i) {
-                const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel;
-                for (int p = 0; p < positions; ++p) {
+                const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel + size_t(first) * per_pixel;
+                float* row = in.images == 1 ? to : rows + i * block;
+                bool all_finite = true;
+                for (int p = 0; p < n; ++p) {
                     const Pixel value = from[size_t(p) * per_pixel];
-                    float& lane = to[size_t(p) * in.images + i];
                     if constexpr (sizeof(Pixel) == 1) {
-                        lane = table[value];
+                        row[p] = table[value];
                     } else {
-                        if (!std::isfinite(value)) throw NotFinite{};
-                        lane = (value - mean) / std;
+                        all_finite &= std::fabs(value) <= std::numeric_limits<float>::max();
+                        row[p] = (value - mean) / std;
                     }
                 }
+                if (!all_finite) finite.store(false, std::memory_order_relaxed);
             }
-        }
+            if (in.images > 1)
+                for (int p = 0; p < n; ++p)
+                    for (int i = 0; i < count; ++i) to[size_t(p) * in.images + i] = rows[i * block + p];
+        };
+        const int items = in.channels * blocks;
+        if (pool && in.images > 1) pool->each(items, read);
+        else for (int i = 0; i < items; ++i) read(i, 0);
+        if (!finite) throw NotFinite{};
     }
 
     const Program program_;
