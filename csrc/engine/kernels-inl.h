@@ -438,6 +438,27 @@ void sum_levels(const LevelTile& t) {
 
 // ---- what is called beside the sums ----
 
+template <bool Least>
+BIPROP_INLINE void pool_counts_of(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, float* out) {
+    constexpr int per = kFloats * 2;
+    const auto further = [](Levels a, Levels b) { return (Least ? a < b : a > b) ? a : b; };
+    for (int p = 0; p < positions; p += 2)
+        for (int i = 0; i < 64; i += per, out += per) {
+            const auto x = [&](int row, int column) {
+                const Levels count = load_levels(counts[row] + (p + column) * 64 + i);
+                return count + count - int16_t(corrections[row][p + column]);
+            };
+            const Levels most = further(further(x(0, 0), x(0, 1)), further(x(1, 0), x(1, 1)));
+            int16_t lanes[per];
+            std::memcpy(lanes, &most, sizeof lanes);
+            for (int k = 0; k < per; ++k) out[k] = lanes[k];
+        }
+}
+
+void pool_counts(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, bool least, float* out) {
+    least ? pool_counts_of<true>(counts, corrections, positions, out) : pool_counts_of<false>(counts, corrections, positions, out);
+}
+
 void finish_floats(const float* x, int n, const Finish& f, const float* residual, float* out) {
     finish_any(n, f, residual, out, [&](int i) { return x[i]; });
 }

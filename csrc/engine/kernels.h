@@ -144,6 +144,9 @@ struct Kernels {
     // Lanes of counts to floats, x = 2 count - correction, which is corrections[lane >> shift]. Residual may be null.
     void (*finish_counts)(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish&, const float* residual,
                           float* out);
+    // x = 2 count - correction of two rows of positions, an even number, of 64 images each; out[positions / 2][64]: of each 2x2 the
+    // largest x, or the least. No x leaves 16 bits.
+    void (*pool_counts)(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, bool least, float* out);
     void (*finish_floats)(const float* x, int n, const Finish&, const float* residual, float* out);
     // Bit i of `bits`, from the lowest of the first byte: finished x[i] >= 0. Writes whole bytes.
     void (*signs)(const float* x, int n, const Finish&, const float* residual, uint8_t* bits);
