@@ -230,6 +230,14 @@ def test_pools(size: tuple[int, int]) -> None:
                     check(program, rng, SETS)
 
 
+@pytest.mark.parametrize("flavor", ["bits to bits", "bits and bits to bits", "bits and floats to bits", "bits to floats"])
+@pytest.mark.parametrize("size,channels,stride", [((8, 8), (3, 12), 1), ((7, 8), (65, 24), 1), ((15, 13), (63, 20), 2), ((5, 8), (200, 64), 1)])
+def test_groups_of_channels(flavor: str, size: tuple[int, int], channels: tuple[int, int], stride: int) -> None:
+    """Planes of one word of one image: four or eight output channels at once, where the instruction set has that."""
+    for density in (0.05, 0.3):
+        check(conv_program(np.random.default_rng(15), flavor, channels, size, (3, 3), stride, 1, density), np.random.default_rng(16), SETS)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 63, 65, 200])
 @pytest.mark.parametrize("size", [(8, 8), (5, 8), (2, 16), (7, 12), (4, 4), (3, 2)], ids=str)
 def test_a_convolution_and_the_pool_behind_it(size: tuple[int, int], channels: int) -> None:

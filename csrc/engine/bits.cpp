@@ -142,27 +142,28 @@ class BitStep : public Step {
 
 uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// Tap lists of eight channels at a time, as `gathered` takes them. Channels with lists of like length go together.
+// Tap lists of a group of channels at a time, as `gathered` takes them. Channels with lists of like length go together.
 struct GroupedTaps {
     std::vector<uint16_t> taps;
     std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
+    const int group;
 
-    GroupedTaps(const TapLists& lists, int channels) {
+    GroupedTaps(const TapLists& lists, int channels, int group) : group(group) {
         order = lists.order;
         const auto& of = lists.ranges;
         for (int from = 0; from < channels; from += 64)
             std::stable_sort(order.begin() + from, order.begin() + std::min(channels, from + 64),
                              [&](int a, int b) { return of[a].negative < of[b].negative; });
-        for (int g = 0; g < channels; g += 8) {
-            TapRange range{uint32_t(taps.size() / 8), 0, 0};
-            for (int i = g; i < g + 8; ++i) {
+        for (int g = 0; g < channels; g += group) {
+            TapRange range{uint32_t(taps.size() / group), 0, 0};
+            for (int i = g; i < g + group; ++i) {
                 range.positive = std::max(range.positive, of[order[i]].positive);
                 range.negative = std::max(range.negative, of[order[i]].negative);
             }
             for (int negative = 0; negative < 2; ++negative)
                 for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
-                    for (int i = g; i < g + 8; ++i) {
+                    for (int i = g; i < g + group; ++i) {
                         const TapRange& own = of[order[i]];
                         const int count = 8 * (negative ? own.negative : own.positive), first = own.start + (negative ? 8 * own.positive : 0);
                         taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
@@ -184,8 +185,8 @@ class Sliced final : public BitStep {
         tile_ = by_rows_ ? width_ * 8 / row_ : width_ / 8;
         tiles_ = int(by_rows_ ? round_up(out_.height, tile_) : round_up(out_.positions(), tile_)) / tile_;
         same_ = op.stride == 1 && out_.width == in_.width && out_.height == in_.height;
-        if (by_rows_ && width_ == 8 && tiles_ == 1 && out_.channels % 8 == 0 && kernels.gathered) {
-            grouped_ = std::make_unique<GroupedTaps>(*lists_, out_.channels);
+        if (by_rows_ && width_ == 8 && tiles_ == 1 && kernels.gathered && out_.channels % kernels.group == 0) {
+            grouped_ = std::make_unique<GroupedTaps>(*lists_, out_.channels, kernels.group);
             cycles_per_gather_ = kernels.cycles_per_gather;
         }
         by_rows_ ? prepare_rows() : prepare_cells();
@@ -207,7 +208,7 @@ class Sliced final : public BitStep {
 
     void run(const Frame& frame) const override {
         const int items = pool_ ? pooled_.height * tiles_a_row() : tiles_;
-        const int parts = this->parts(frame, items), grain = grouped_ ? 8 : 1;
+        const int parts = this->parts(frame, items), grain = grouped_ ? grouped_->group : 1;
         frame.each(items * parts, [&](int at, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
             const int item = at / parts, part = at % parts;
@@ -225,12 +226,12 @@ class Sliced final : public BitStep {
     const Op& last() const override { return pool_ ? *pool_ : op_; }
 
     std::string name() const override {
-        if (grouped_) return "bit-sliced, 64 positions of 8 channels";
+        if (grouped_) return "bit-sliced, 64 positions of " + std::to_string(grouped_->group) + " channels";
         return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") + (pool_ ? ", max pool" : "");
     }
     double cycles() const override {
         if (grouped_)
-            return grouped_->taps.size() / 8.0 * cycles_per_gather_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
+            return double(grouped_->taps.size() / grouped_->group) * cycles_per_gather_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
         const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
@@ -292,14 +293,14 @@ class Sliced final : public BitStep {
 
     void compute(const Frame& frame, int tile, const uint8_t* planes, int first, int last) const {
         BitTile t = bit_tile(planes);
-        t.first = first / (grouped_ ? 8 : 1), t.last = last / (grouped_ ? 8 : 1);
+        t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
         const auto run = [&] { run_kernel(frame, t); };
         uint8_t* out = frame.values[op_.out];
         t.out = out + out_.front + size_t(tile) * width_, t.out_step = out_.plane;
         if (by_threshold_) {
             if (by_rows_) {
                 t.sliced = sliced_.data() + size_t(tile) * bits_ * width_;
-                t.sliced_step = size_t(tiles_) * bits_ * width_ * (grouped_ ? 8 : 1);
+                t.sliced_step = size_t(tiles_) * bits_ * width_ * (grouped_ ? grouped_->group : 1);
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + size_t(tile) * bits_ * width_;
                 t.valid = valid_.data() + size_t(tile) * width_;
             } else {
@@ -395,10 +396,11 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][bits][8 channels][width].
-                const size_t step = grouped_ ? 8 * size_t(width_) : size_t(width_);
+                // Of grouped channels: [group][bits][channels of the group][width].
+                const int group = grouped_ ? grouped_->group : 1;
+                const size_t step = group * size_t(width_);
                 uint8_t* to = sliced.data() + size_t(y % tile_) * row_bytes;
-                to += grouped_ ? place[c] / 8 * bits_ * step + place[c] % 8 * size_t(width_) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
+                to += grouped_ ? place[c] / group * bits_ * step + place[c] % group * size_t(width_) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
                 for (int b = 0; b < bits_; ++b) std::memcpy(to + b * step, &planes[b], row_bytes);
             }
         return sliced;

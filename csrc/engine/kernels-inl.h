@@ -69,22 +69,32 @@ BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, flo
 
 // ---- 1/1, bit-sliced: one full adder takes two planes; a count is a column of bits over 5 + High planes ----
 
-// Eight planes, or their complements, to a plane of eights. Adders that do not wait for each other come first; the complements of
-// three planes have the complements of the sum and of the carry.
+// Eight planes, or their complements, to a plane of eights. Adders that do not wait for each other come first: complements of three
+// planes have the complements of their sum and carry. Where an adder is many instructions, and registers are few, one after the other.
 template <class V, bool Not>
 BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
                                   const uint16_t* tap) {
     using T = typename V::T;
     const auto plane = [&](int i) { return V::plane(planes, tap + i * V::channels); };
-    T first = plane(0), second = plane(3), a, b, c, d, e, f, g;
-    V::template add<false>(first, plane(1), plane(2), a);
-    V::template add<false>(second, plane(4), plane(5), b);
-    V::template add<Not>(one, plane(6), plane(7), c);
-    V::template add<Not>(one, first, second, d);
-    V::template add<Not>(two, a, b, e);
-    V::template add<false>(two, c, d, f);
-    V::template add<false>(four, e, f, g);
-    return g;
+    T a, b, c, d, e;
+    if constexpr (V::in_chains) {
+        V::template add<Not>(one, plane(0), plane(1), a);
+        V::template add<Not>(one, plane(2), plane(3), b);
+        V::template add<false>(two, a, b, c);
+        V::template add<Not>(one, plane(4), plane(5), a);
+        V::template add<Not>(one, plane(6), plane(7), b);
+        V::template add<false>(two, a, b, d);
+    } else {
+        T first = plane(0), second = plane(3), f, g;
+        V::template add<false>(first, plane(1), plane(2), a);
+        V::template add<false>(second, plane(4), plane(5), b);
+        V::template add<Not>(one, plane(6), plane(7), f);
+        V::template add<Not>(one, first, second, g);
+        V::template add<Not>(two, a, b, c);
+        V::template add<false>(two, f, g, d);
+    }
+    V::template add<false>(four, c, d, e);
+    return e;
 }
 
 template <class V, int High>

@@ -27,8 +27,8 @@ struct Finish {
 
 // One tile of a bit-sliced convolution: count, for each output channel and lane, the kept taps that agree with their weight.
 //
-// Where a plane has 64 positions only, eight channels are computed at once (`gathered` below). Their taps alternate, taps[i][8], in
-// lists as long as the longest; `first` and `last` count groups of eight of `order`, and `ranges` are of groups.
+// Where a plane has 64 positions only, a group of eight or four channels is computed at once (`gathered` below). Their taps alternate,
+// taps[i][group], in lists as long as the longest; `first` and `last` count groups of `order`, and `ranges` are of groups.
 struct BitTile {
     const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it; then a plane of zeros, a plane of ones
     const uint16_t* taps;  // where in `planes`, in units of 8 bytes
@@ -126,7 +126,8 @@ struct Kernels {
 
     void (*bits)(const BitTile&, int width);
     void (*gathered)(const BitTile&);  // null where it does not pay
-    float cycles_per_gather;  // one tap of eight channels
+    int group;  // channels that it takes at once
+    float cycles_per_gather;  // one tap of them
     void (*sum)(const SumTile&);
     void (*sum_levels)(const LevelTile&);
     void (*to_levels)(const float* y, int n, float per_step, float low, float high, int16_t* levels);
