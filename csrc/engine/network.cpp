@@ -353,7 +353,7 @@ class Network {
         const int per_pixel = channels_last ? in.channels : 1, per_channel = channels_last ? 1 : positions;
         std::atomic<bool> finite{true};
         const auto read = [&](int item, int) {
-            const int c = item / blocks, first = item % blocks * block, n = std::min(block, positions - first);
+            const int c = item % in.channels, first = item / in.channels * block, n = std::min(block, positions - first);
             const float mean = program_.mean.empty() ? 0.0f : program_.mean[c], std = program_.std.empty() ? 1.0f : program_.std[c];
             float table[256], rows[block * block];
             if (sizeof(Pixel) == 1)
