@@ -231,11 +231,17 @@ def test_pools(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("flavor", ["bits to bits", "bits and bits to bits", "bits and floats to bits", "bits to floats"])
-@pytest.mark.parametrize("size,channels,stride", [((8, 8), (3, 12), 1), ((7, 8), (65, 24), 1), ((15, 13), (63, 20), 2), ((5, 8), (200, 64), 1)])
+@pytest.mark.parametrize(
+    "size,channels,stride", [((8, 8), (3, 12), 1), ((7, 8), (65, 24), 1), ((15, 13), (63, 20), 2), ((5, 8), (200, 64), 1)]
+)
 def test_groups_of_channels(flavor: str, size: tuple[int, int], channels: tuple[int, int], stride: int) -> None:
     """Planes of one word of one image: four or eight output channels at once, where the instruction set has that."""
     for density in (0.05, 0.3):
-        check(conv_program(np.random.default_rng(15), flavor, channels, size, (3, 3), stride, 1, density), np.random.default_rng(16), SETS)
+        check(
+            conv_program(np.random.default_rng(15), flavor, channels, size, (3, 3), stride, 1, density),
+            np.random.default_rng(16),
+            SETS,
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 63, 65, 200])
@@ -259,7 +265,9 @@ def test_the_pool_of_a_value_that_others_read_too() -> None:
     append_conv(program, rng, "bits to floats", 8, (3, 3), 1, 1, 0.5)
     read = len(program.values) - 1
     program.pool("max_pool", kernel=(2, 2), stride=2)
-    program.conv(False, kept_weights(rng, (8, 8, 2, 2), 0.5), np.ones(8), np.zeros(8), read, 2, 0, "", len(program.values) - 1, np.ones(8))
+    program.conv(
+        False, kept_weights(rng, (8, 8, 2, 2), 0.5), np.ones(8), np.zeros(8), read, 2, 0, "", len(program.values) - 1, np.ones(8)
+    )
     check(program, rng, SETS)
 
 
