@@ -230,6 +230,47 @@ def test_pools(size: tuple[int, int]) -> None:
                     check(program, rng, SETS)
 
 
+@pytest.mark.parametrize("flavor", ["bits to bits", "bits and bits to bits", "bits and floats to bits", "bits to floats"])
+@pytest.mark.parametrize(
+    "size,channels,stride", [((8, 8), (3, 12), 1), ((7, 8), (65, 24), 1), ((15, 13), (63, 20), 2), ((5, 8), (200, 64), 1)]
+)
+def test_groups_of_channels(flavor: str, size: tuple[int, int], channels: tuple[int, int], stride: int) -> None:
+    """Planes of one word of one image: four or eight output channels at once, where the instruction set has that."""
+    for density in (0.05, 0.3):
+        check(
+            conv_program(np.random.default_rng(15), flavor, channels, size, (3, 3), stride, 1, density),
+            np.random.default_rng(16),
+            SETS,
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 63, 65, 200])
+@pytest.mark.parametrize("size", [(8, 8), (5, 8), (2, 16), (7, 12), (4, 4), (3, 2)], ids=str)
+def test_a_convolution_and_the_pool_behind_it(size: tuple[int, int], channels: int) -> None:
+    rng = np.random.default_rng(13)
+    names: set[str] = set()
+    for act, other_act, stride in (("", "", 1), ("sign", "relu", 1), ("relu", "", 2), ("sign0", "sign", 1)):
+        program = Program.of(channels, size[0] * stride, size[1] * stride)
+        append_conv(program, rng, "bits to floats", 17, (3, 3), stride, 1, 0.3, act)
+        scale = factors(rng, 17)
+        program.pool("max_pool", False, None, (2, 2), 2, 0, other_act, scale, shifts(rng, scale, 4))
+        names |= check(program, rng, SETS)
+    if size[1] % 8 == 0 and SETS != ["scalar"]:
+        assert any(name.endswith("lanes (64 images), max pool") for name in names)
+
+
+def test_the_pool_of_a_value_that_others_read_too() -> None:
+    rng = np.random.default_rng(14)
+    program = Program.of(8, 8, 8)
+    append_conv(program, rng, "bits to floats", 8, (3, 3), 1, 1, 0.5)
+    read = len(program.values) - 1
+    program.pool("max_pool", kernel=(2, 2), stride=2)
+    program.conv(
+        False, kept_weights(rng, (8, 8, 2, 2), 0.5), np.ones(8), np.zeros(8), read, 2, 0, "", len(program.values) - 1, np.ones(8)
+    )
+    check(program, rng, SETS)
+
+
 @pytest.mark.parametrize("size,padding", [((4, 4), 1), ((4, 4), 3), ((8, 2), 1), ((2, 8), 1)])
 def test_a_mean_pool_as_large_as_the_map_but_beside_it(size: tuple[int, int], padding: int) -> None:
     rng = np.random.default_rng(7)

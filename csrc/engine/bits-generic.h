@@ -10,6 +10,7 @@ namespace {
 template <int Width>
 struct GenericBits {
     static constexpr int width = Width, channels = 1;
+    static constexpr bool in_chains = true;
     typedef uint64_t T __attribute__((vector_size(Width)));
     static T load(const void* p) {
         T v;
@@ -45,18 +46,26 @@ struct GenericBits {
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };
 
-typedef int16_t Lanes __attribute__((vector_size(16)));
-
+// From the highest plane down: double, and add what the next one has. A vector of `Bytes` at a time.
+template <int Bytes>
+struct Numbers {
+    typedef uint16_t T __attribute__((vector_size(Bytes)));
+};
+template <int Bytes>
 inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
-    const Lanes places = {1, 2, 4, 8, 16, 32, 64, 128};
-    for (int part = 0; part < 8; ++part) {
+    using Lanes = typename Numbers<Bytes>::T;
+    constexpr int count = Bytes / 2;
+    uint16_t powers[count];
+    for (int i = 0; i < count; ++i) powers[i] = uint16_t(1u << i);
+    Lanes places;
+    std::memcpy(&places, powers, sizeof places);
+    for (int from = 0; from < 64; from += count) {
         Lanes sum = {};
-        for (int i = 0; i < bits; ++i) {
-            const auto piece = int16_t(sliced[i * step] >> (8 * part) & 255);
-            const auto value = int16_t(1 << i);  // named: with its sanitizers gcc takes the expression for an int
-            sum |= (((Lanes{} + piece) & places) == places) & value;
+        for (int i = bits; i-- > 0;) {
+            const auto piece = uint16_t(sliced[i * step] >> from);
+            sum += sum - Lanes(((Lanes{} + piece) & places) == places);  // where it is true all bits are set: -1
         }
-        std::memcpy(lanes + 8 * part, &sum, sizeof sum);
+        std::memcpy(lanes + from, &sum, sizeof sum);
     }
 }
 

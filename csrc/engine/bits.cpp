@@ -142,27 +142,28 @@ class BitStep : public Step {
 
 uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// Tap lists of eight channels at a time, as `gathered` takes them. Channels with lists of like length go together.
+// Tap lists of a group of channels at a time, as `gathered` takes them. Channels with lists of like length go together.
 struct GroupedTaps {
     std::vector<uint16_t> taps;
     std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
+    const int group;
 
-    GroupedTaps(const TapLists& lists, int channels) {
+    GroupedTaps(const TapLists& lists, int channels, int group) : group(group) {
         order = lists.order;
         const auto& of = lists.ranges;
         for (int from = 0; from < channels; from += 64)
             std::stable_sort(order.begin() + from, order.begin() + std::min(channels, from + 64),
                              [&](int a, int b) { return of[a].negative < of[b].negative; });
-        for (int g = 0; g < channels; g += 8) {
-            TapRange range{uint32_t(taps.size() / 8), 0, 0};
-            for (int i = g; i < g + 8; ++i) {
+        for (int g = 0; g < channels; g += group) {
+            TapRange range{uint32_t(taps.size() / group), 0, 0};
+            for (int i = g; i < g + group; ++i) {
                 range.positive = std::max(range.positive, of[order[i]].positive);
                 range.negative = std::max(range.negative, of[order[i]].negative);
             }
             for (int negative = 0; negative < 2; ++negative)
                 for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
-                    for (int i = g; i < g + 8; ++i) {
+                    for (int i = g; i < g + group; ++i) {
                         const TapRange& own = of[order[i]];
                         const int count = 8 * (negative ? own.negative : own.positive), first = own.start + (negative ? 8 * own.positive : 0);
                         taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
@@ -176,7 +177,7 @@ struct GroupedTaps {
 
 class Sliced final : public BitStep {
   public:
-    Sliced(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
+    Sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
         : BitStep(op, shapes, std::move(lists)), by_rows_(out_.images == 1), row_(Shape::row_of(out_.width)) {
         width_ = lists_->width;
         for (int i = 0; i < kMostWidths; ++i)
@@ -184,13 +185,15 @@ class Sliced final : public BitStep {
         tile_ = by_rows_ ? width_ * 8 / row_ : width_ / 8;
         tiles_ = int(by_rows_ ? round_up(out_.height, tile_) : round_up(out_.positions(), tile_)) / tile_;
         same_ = op.stride == 1 && out_.width == in_.width && out_.height == in_.height;
-        if (by_rows_ && width_ == 8 && tiles_ == 1 && out_.channels % 8 == 0 && kernels.gathered) {
-            grouped_ = std::make_unique<GroupedTaps>(*lists_, out_.channels);
+        if (by_rows_ && width_ == 8 && tiles_ == 1 && kernels.gathered && out_.channels % kernels.group == 0) {
+            grouped_ = std::make_unique<GroupedTaps>(*lists_, out_.channels, kernels.group);
             cycles_per_gather_ = kernels.cycles_per_gather;
         }
         by_rows_ ? prepare_rows() : prepare_cells();
         const bool whole = by_rows_ ? row_ == out_.width && out_.lanes() % 64 == 0 && out_.height % tile_ == 0 : true;
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
+        const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0;
+        if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
     }
 
     // Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
@@ -204,51 +207,100 @@ class Sliced final : public BitStep {
     }
 
     void run(const Frame& frame) const override {
-        const int parts = this->parts(frame, tiles_), grain = grouped_ ? 8 : 1;
-        frame.each(tiles_ * parts, [&](int item, int thread) {
+        const int items = pool_ ? pooled_.height * tiles_a_row() : tiles_;
+        const int parts = this->parts(frame, items), grain = grouped_ ? grouped_->group : 1;
+        frame.each(items * parts, [&](int at, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
-            const int tile = item / parts, part = item % parts;
-            by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
-            std::memset(planes + size_t(taps_) * width_, 0, width_);
-            std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
+            const int item = at / parts, part = at % parts;
             const auto border = [&](int p) { return out_.channels * p / parts / grain * grain; };
-            compute(frame, tile, planes, border(part), part + 1 == parts ? out_.channels : border(part + 1));
+            const int first = border(part), last = part + 1 == parts ? out_.channels : border(part + 1);
+            if (!pool_) {
+                pack(frame, item, planes);
+                return compute(frame, item, planes, first, last);
+            }
+            pack(frame, upper_tile(item), planes);
+            pack(frame, upper_tile(item) + tiles_a_row(), planes + counts_at());
+            compute_pooled(frame, item, planes, first, last);
         });
     }
+    const Op& last() const override { return pool_ ? *pool_ : op_; }
 
     std::string name() const override {
-        if (grouped_) return "bit-sliced, 64 positions of 8 channels";
-        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)");
+        if (grouped_) return "bit-sliced, 64 positions of " + std::to_string(grouped_->group) + " channels";
+        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") + (pool_ ? ", max pool" : "");
     }
     double cycles() const override {
         if (grouped_)
-            return grouped_->taps.size() / 8.0 * cycles_per_gather_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
+            return double(grouped_->taps.size() / grouped_->group) * cycles_per_gather_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
         const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
-    size_t scratch() const override { return counts_at() + std::max((kChunk * sizeof(int16_t) + 2 * sizeof(float)) * width_ * 8, 4 * sub_plane_ + 64); }
+    size_t scratch() const override {
+        const size_t tiles = pool_ ? 2 : 1;
+        return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), 4 * sub_plane_ + 64);
+    }
     size_t memory() const override {
         return (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + 2 * corrections_.size()) * 2;
     }
 
   private:
     size_t counts_at() const { return round_up(size_t(taps_ + 2) * width_, 64); }
+    size_t lanes() const { return size_t(width_) * 8; }
+
+    void pack(const Frame& frame, int tile, uint8_t* planes) const {
+        by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
+        std::memset(planes + size_t(taps_) * width_, 0, width_);
+        std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
+    }
+    BitTile bit_tile(const uint8_t* planes) const {
+        BitTile t{};
+        const auto use = [&](const auto& lists) { t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data(); };
+        grouped_ ? use(*grouped_) : use(*lists_);
+        t.planes = planes, t.bits = bits_, t.flips = flips_.data();
+        return t;
+    }
+    void run_kernel(const Frame& frame, const BitTile& t) const { grouped_ ? frame.kernels->gathered(t) : frame.kernels->bits(t, width_); }
+
+    // ---- many images and a 2x2 maximum behind it: two tiles, one above the other ----
+
+    int tiles_a_row() const { return out_.width / tile_; }
+    int upper_tile(int item) const { return item / tiles_a_row() * 2 * tiles_a_row() + item % tiles_a_row(); }
+
+    // Largest is what has the largest count, or the least: the pool comes before the floats.
+    void compute_pooled(const Frame& frame, int item, uint8_t* planes, int first, int last) const {
+        int16_t* const counts[2] = {reinterpret_cast<int16_t*>(planes + 2 * counts_at()), counts[0] + kChunk * lanes()};
+        auto* room = reinterpret_cast<float*>(counts[1] + kChunk * lanes());
+        const int from = upper_tile(item) * tile_, n = tile_ / 2 * out_.images;
+        const size_t to = (item / tiles_a_row() * pooled_.width + item % tiles_a_row() * tile_ / 2) * size_t(out_.images);
+        for (int at = first; at < last; at += kChunk) {
+            const int some = std::min(kChunk, last - at);
+            for (int row = 0; row < 2; ++row) {
+                BitTile t = bit_tile(planes + row * counts_at());
+                t.first = at, t.last = at + some, t.counts = counts[row];
+                frame.kernels->bits(t, width_);
+            }
+            for (int i = 0; i < some; ++i) {
+                const int c = int(lists_->order[at + i]);
+                const int16_t* const own[2] = {counts[0] + i * lanes(), counts[1] + i * lanes()};
+                const int32_t* correction = corrections_.data() + size_t(c) * out_.positions() + from;
+                const int32_t* const corrections[2] = {correction, correction + out_.width};
+                frame.kernels->pool_counts(own, corrections, tile_, op_.scale[c] < 0, room);
+                frame.kernels->finish_floats(room, n, finishes_[c], nullptr, room + n);
+                frame.kernels->finish_floats(room + n, n, pool_finishes_[c], nullptr, pooled_.floats(frame.values[pool_->out], c) + to);
+            }
+        }
+    }
 
     void compute(const Frame& frame, int tile, const uint8_t* planes, int first, int last) const {
-        BitTile t{};
-        t.planes = planes, t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.order = lists_->order.data(), t.bits = bits_;
-        t.first = first, t.last = last, t.flips = flips_.data();
-        if (grouped_) {
-            t.taps = grouped_->taps.data(), t.ranges = grouped_->ranges.data(), t.order = grouped_->order.data();
-            t.first = first / 8, t.last = last / 8;
-        }
-        const auto run = [&] { grouped_ ? frame.kernels->gathered(t) : frame.kernels->bits(t, width_); };
+        BitTile t = bit_tile(planes);
+        t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
+        const auto run = [&] { run_kernel(frame, t); };
         uint8_t* out = frame.values[op_.out];
         t.out = out + out_.front + size_t(tile) * width_, t.out_step = out_.plane;
         if (by_threshold_) {
             if (by_rows_) {
                 t.sliced = sliced_.data() + size_t(tile) * bits_ * width_;
-                t.sliced_step = size_t(tiles_) * bits_ * width_ * (grouped_ ? 8 : 1);
+                t.sliced_step = size_t(tiles_) * bits_ * width_ * (grouped_ ? grouped_->group : 1);
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + size_t(tile) * bits_ * width_;
                 t.valid = valid_.data() + size_t(tile) * width_;
             } else {
@@ -344,10 +396,11 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][bits][8 channels][width].
-                const size_t step = grouped_ ? 8 * size_t(width_) : size_t(width_);
+                // Of grouped channels: [group][bits][channels of the group][width].
+                const int group = grouped_ ? grouped_->group : 1;
+                const size_t step = group * size_t(width_);
                 uint8_t* to = sliced.data() + size_t(y % tile_) * row_bytes;
-                to += grouped_ ? place[c] / 8 * bits_ * step + place[c] % 8 * size_t(width_) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
+                to += grouped_ ? place[c] / group * bits_ * step + place[c] % group * size_t(width_) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
                 for (int b = 0; b < bits_; ++b) std::memcpy(to + b * step, &planes[b], row_bytes);
             }
         return sliced;
@@ -453,6 +506,9 @@ class Sliced final : public BitStep {
     int width_, tile_, tiles_;  // bytes of a tile; its rows or positions; how many
     float cycles_per_plane_;
     bool same_ = false, fast_ = false, direct_ = false;
+    const Op* pool_ = nullptr;  // done by this step, too
+    Shape pooled_;
+    std::vector<Finish> pool_finishes_;
     std::unique_ptr<GroupedTaps> grouped_;
     float cycles_per_gather_ = 0;
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
@@ -588,12 +644,12 @@ class Popcount final : public BitStep {
 
 }  // namespace
 
-std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
                                     std::shared_ptr<const TapLists>& lists) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     const int width = Sliced::best_width(op, in, out, kernels);
     if (!lists || lists->width != width) lists = std::make_shared<TapLists>(op, in.channels * op.area(), width);
-    auto sliced = std::make_unique<Sliced>(op, shapes, kernels, lists);
+    auto sliced = std::make_unique<Sliced>(op, pool, shapes, kernels, lists);
     if (out.images > 1 || sliced->cycles() <= Popcount::cost(op, in, out, kernels.cycles_per_popcount)) return sliced;
     return std::make_unique<Popcount>(op, shapes, kernels, lists);
 }

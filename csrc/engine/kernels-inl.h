@@ -69,18 +69,30 @@ BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, flo
 
 // ---- 1/1, bit-sliced: one full adder takes two planes; a count is a column of bits over 5 + High planes ----
 
+// Eight planes, or their complements, to a plane of eights. Adders that do not wait for each other come first: complements of three
+// planes have the complements of their sum and carry. Where an adder is many instructions, and registers are few, one after the other.
 template <class V, bool Not>
 BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
                                   const uint16_t* tap) {
     using T = typename V::T;
     const auto plane = [&](int i) { return V::plane(planes, tap + i * V::channels); };
     T a, b, c, d, e;
-    V::template add<Not>(one, plane(0), plane(1), a);
-    V::template add<Not>(one, plane(2), plane(3), b);
-    V::template add<false>(two, a, b, c);
-    V::template add<Not>(one, plane(4), plane(5), a);
-    V::template add<Not>(one, plane(6), plane(7), b);
-    V::template add<false>(two, a, b, d);
+    if constexpr (V::in_chains) {
+        V::template add<Not>(one, plane(0), plane(1), a);
+        V::template add<Not>(one, plane(2), plane(3), b);
+        V::template add<false>(two, a, b, c);
+        V::template add<Not>(one, plane(4), plane(5), a);
+        V::template add<Not>(one, plane(6), plane(7), b);
+        V::template add<false>(two, a, b, d);
+    } else {
+        T first = plane(0), second = plane(3), f, g;
+        V::template add<false>(first, plane(1), plane(2), a);
+        V::template add<false>(second, plane(4), plane(5), b);
+        V::template add<Not>(one, plane(6), plane(7), f);
+        V::template add<Not>(one, first, second, g);
+        V::template add<Not>(two, a, b, c);
+        V::template add<false>(two, f, g, d);
+    }
     V::template add<false>(four, c, d, e);
     return e;
 }
@@ -88,26 +100,32 @@ BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typena
 template <class V, int High>
 struct Counter {
     using T = typename V::T;
-    static_assert(High <= 11);
+    static_assert(High >= 1 && High <= 11);
     T one = V::zero(), two = one, four = one, eights = one, sixteens = one;
-    T high[11] = {one, one, one, one, one, one, one, one, one, one, one};  // the first `High` are used
+    T high[High];
     T waiting = one;  // an eight without its partner
     bool waits = false;
 
+    BIPROP_INLINE Counter() { clear<0>(); }
+
+    // Places are template arguments, so that compilers keep all of `high` in registers.
+    template <int I>
+    BIPROP_INLINE void clear() {
+        high[I] = one;
+        if constexpr (I + 1 < High) clear<I + 1>();
+    }
+    template <int I>
     BIPROP_INLINE void carry(T c) {
-#pragma GCC unroll 16
-        for (int i = 0; i < High; ++i) {
-            const T next = V::both(high[i], c);
-            high[i] = V::differ(high[i], c);
-            c = next;
-        }
+        const T next = V::both(high[I], c);
+        high[I] = V::differ(high[I], c);
+        if constexpr (I + 1 < High) carry<I + 1>(next);
     }
     BIPROP_INLINE void sixteen(T a, T b) {
         T c;
         V::template add<false>(eights, a, b, c);
         const T next = V::both(sixteens, c);
         sixteens = V::differ(sixteens, c);
-        carry(next);
+        carry<0>(next);
     }
     template <bool Not>
     BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
@@ -117,7 +135,7 @@ struct Counter {
             a = eight<V, Not>(one, two, four, planes, tap + 16 * V::channels), b = eight<V, Not>(one, two, four, planes, tap + 24 * V::channels);
             V::template add<false>(eights, a, b, d);
             V::template add<false>(sixteens, c, d, e);
-            carry(e);
+            carry<0>(e);
         }
         for (; groups; --groups, tap += 8 * V::channels) {
             const T a = eight<V, Not>(one, two, four, planes, tap);
@@ -130,8 +148,21 @@ struct Counter {
     BIPROP_INLINE void finish() {
         if (waits) sixteen(waiting, V::zero());
     }
-    BIPROP_INLINE T bit(int i) const {
-        return i == 0 ? one : i == 1 ? two : i == 2 ? four : i == 3 ? eights : i == 4 ? sixteens : high[i - 5];
+    template <int I>
+    BIPROP_INLINE T bit() const {
+        if constexpr (I == 0) return one;
+        else if constexpr (I == 1) return two;
+        else if constexpr (I == 2) return four;
+        else if constexpr (I == 3) return eights;
+        else if constexpr (I == 4) return sixteens;
+        else return high[I - 5];
+    }
+    // use(plane, i) for the lowest `bits` planes, from the lowest up
+    template <int I = 0, class Use>
+    BIPROP_INLINE void each(int bits, const Use& use) const {
+        if (I >= bits) return;
+        use(bit<I>(), I);
+        if constexpr (I + 1 < 5 + High) each<I + 1>(bits, use);
     }
 };
 
@@ -139,9 +170,7 @@ struct Counter {
 template <class V, int High, class Threshold>
 BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, const Threshold& threshold) {
     typename V::T result = V::ones();
-#pragma GCC unroll 16
-    for (int i = 0; i < 5 + High; ++i)
-        if (i < bits) result = V::at_least_step(count.bit(i), threshold(i), result);
+    count.each(bits, [&](typename V::T plane, int i) { result = V::at_least_step(plane, threshold(i), result); });
     return result;
 }
 
@@ -185,7 +214,7 @@ void bits_of(const BitTile& t) {
         count.finish();
         if (t.counts || t.finishes) {
             alignas(64) uint64_t sliced[(5 + High) * words];
-            for (int i = 0; i < t.bits; ++i) V::store(reinterpret_cast<uint8_t*>(sliced + i * words), count.bit(i));
+            count.each(t.bits, [&](T plane, int i) { V::store(reinterpret_cast<uint8_t*>(sliced + i * words), plane); });
             for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
             for (int w = 0; w < words && t.finishes; ++w) {
                 if (V::channels > 1) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
@@ -418,6 +447,27 @@ void sum_levels(const LevelTile& t) {
 }
 
 // ---- what is called beside the sums ----
+
+template <bool Least>
+BIPROP_INLINE void pool_counts_of(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, float* out) {
+    constexpr int per = kFloats * 2;
+    const auto further = [](Levels a, Levels b) { return (Least ? a < b : a > b) ? a : b; };
+    for (int p = 0; p < positions; p += 2)
+        for (int i = 0; i < 64; i += per, out += per) {
+            const auto x = [&](int row, int column) {
+                const Levels count = load_levels(counts[row] + (p + column) * 64 + i);
+                return count + count - int16_t(corrections[row][p + column]);
+            };
+            const Levels most = further(further(x(0, 0), x(0, 1)), further(x(1, 0), x(1, 1)));
+            int16_t lanes[per];
+            std::memcpy(lanes, &most, sizeof lanes);
+            for (int k = 0; k < per; ++k) out[k] = lanes[k];
+        }
+}
+
+void pool_counts(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, bool least, float* out) {
+    least ? pool_counts_of<true>(counts, corrections, positions, out) : pool_counts_of<false>(counts, corrections, positions, out);
+}
 
 void finish_floats(const float* x, int n, const Finish& f, const float* residual, float* out) {
     finish_any(n, f, residual, out, [&](int i) { return x[i]; });

@@ -27,8 +27,8 @@ struct Finish {
 
 // One tile of a bit-sliced convolution: count, for each output channel and lane, the kept taps that agree with their weight.
 //
-// Where a plane has 64 positions only, eight channels are computed at once (`gathered` below). Their taps alternate, taps[i][8], in
-// lists as long as the longest; `first` and `last` count groups of eight of `order`, and `ranges` are of groups.
+// Where a plane has 64 positions only, a group of eight or four channels is computed at once (`gathered` below). Their taps alternate,
+// taps[i][group], in lists as long as the longest; `first` and `last` count groups of `order`, and `ranges` are of groups.
 struct BitTile {
     const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it; then a plane of zeros, a plane of ones
     const uint16_t* taps;  // where in `planes`, in units of 8 bytes
@@ -126,7 +126,8 @@ struct Kernels {
 
     void (*bits)(const BitTile&, int width);
     void (*gathered)(const BitTile&);  // null where it does not pay
-    float cycles_per_gather;  // one tap of eight channels
+    int group;  // channels that it takes at once
+    float cycles_per_gather;  // one tap of them
     void (*sum)(const SumTile&);
     void (*sum_levels)(const LevelTile&);
     void (*to_levels)(const float* y, int n, float per_step, float low, float high, int16_t* levels);
@@ -144,6 +145,9 @@ struct Kernels {
     // Lanes of counts to floats, x = 2 count - correction, which is corrections[lane >> shift]. Residual may be null.
     void (*finish_counts)(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish&, const float* residual,
                           float* out);
+    // x = 2 count - correction of two rows of positions, an even number, of 64 images each; out[positions / 2][64]: of each 2x2 the
+    // largest x, or the least. No x leaves 16 bits.
+    void (*pool_counts)(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, bool least, float* out);
     void (*finish_floats)(const float* x, int n, const Finish&, const float* residual, float* out);
     // Bit i of `bits`, from the lowest of the first byte: finished x[i] >= 0. Writes whole bytes.
     void (*signs)(const float* x, int n, const Finish&, const float* residual, uint8_t* bits);

@@ -12,6 +12,31 @@ constexpr int kFloats = 8, kVectors = 4;
 using Bits32 = GenericBits<32>;
 using Bits8 = GenericBits<8>;
 
+// Planes of 64 positions, of four channels at once.
+struct Gathered : Bits32 {
+    static constexpr int width = 8, channels = 4;
+    static uint64_t word(const uint8_t* p) {
+        uint64_t word;
+        std::memcpy(&word, p, sizeof word);
+        return word;
+    }
+    template <class Word>
+    static T of_four(const Word& word) { return T{word(0), word(1), word(2), word(3)}; }
+    static T plane(const uint8_t* planes, const uint16_t* tap) {
+        return of_four([&](int i) { return word(planes + size_t(tap[i]) * 8); });
+    }
+    static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
+        return of_four([&](int i) { return word(p + order[4 * group + i] * step); });
+    }
+    static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
+        for (int i = 0; i < 4; ++i) std::memcpy(p + order[4 * group + i] * step, &v[i], 8);
+    }
+    static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
+        return of_four([&](int i) { return flips[order[4 * group + i]] ? ~uint64_t(0) : 0; });
+    }
+    static T load_valid(const uint8_t* p) { return same(word(p)); }
+};
+
 // Population count of bytes by two table look-ups (Mula's method), summed to 64-bit lanes.
 __m256i ones(__m256i x) {
     const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
@@ -49,7 +74,7 @@ void popcount(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int
 Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
 unsigned signs_of(Floats x) { return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ))); }
-constexpr auto widen = generic_widen;
+constexpr auto widen = generic_widen<32>;
 constexpr auto compare = generic_compare;
 
 }  // namespace
@@ -58,6 +83,7 @@ constexpr auto compare = generic_compare;
 
 namespace {
 
+void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void bits(const BitTile& t, int width) { width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out) : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
@@ -69,6 +95,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx2 = {
-    "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, nullptr, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
+    "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
 };

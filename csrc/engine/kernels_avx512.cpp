@@ -18,6 +18,7 @@ constexpr int kFloats = 16, kVectors = 8;
     struct NAME {                                                                                                    \
         using T = TYPE;                                                                                              \
         static constexpr int width = WIDTH, channels = 1;                                                            \
+        static constexpr bool in_chains = false;                                                                     \
         static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * 8); }         \
         static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }        \
         static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }        \
@@ -36,8 +37,8 @@ constexpr int kFloats = 16, kVectors = 8;
         }                                                                                                            \
         template <bool Not>                                                                                          \
         static void add(T& sum, T a, T b, T& carry) {                                                                \
-            carry = PREFIX##_ternarylogic_epi64(sum, a, b, Not ? 0x71 : 0xe8);                                       \
             sum = PREFIX##_ternarylogic_epi64(sum, a, b, 0x96);                                                      \
+            carry = PREFIX##_ternarylogic_epi64(b, a, sum, Not ? 0x17 : 0xd4);                                       \
         }                                                                                                            \
         static T at_least_step(T count, T threshold, T below) {                                                      \
             return PREFIX##_ternarylogic_epi64(count, threshold, below, 0xb2);                                       \
@@ -164,6 +165,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx512 = {
-    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
+    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
 };

@@ -38,7 +38,7 @@ unsigned signs_of(Floats x) {
     const uint32_t weights[4] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(vcgezq_f32((float32x4_t)x), vld1q_u32(weights)));
 }
-constexpr auto widen = generic_widen;
+constexpr auto widen = generic_widen<16>;
 constexpr auto compare = generic_compare;
 
 }  // namespace
@@ -58,6 +58,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kNeon = {
-    "neon", {16, 8, 0}, {1.2f, 1.2f, 0}, 8.0f, kVectors, bits, nullptr, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
+    "neon", {16, 8, 0}, {1.2f, 1.2f, 0}, 8.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
 };

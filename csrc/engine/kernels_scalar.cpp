@@ -36,7 +36,7 @@ unsigned signs_of(Floats x) {
     for (int i = 0; i < kFloats; ++i) bits |= unsigned(x[i] >= 0) << i;
     return bits;
 }
-constexpr auto widen = generic_widen;
+constexpr auto widen = generic_widen<16>;
 constexpr auto compare = generic_compare;
 
 }  // namespace
@@ -56,6 +56,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kScalar = {
-    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, nullptr, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
+    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
 };

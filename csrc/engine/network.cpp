@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <mutex>
 #include <new>
 
@@ -137,7 +138,7 @@ class Network {
             char numbers[64];
             std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\n", plan.steps[i]->cycles() / group, best[i] / group);
             text += std::string(names[int(op.kind)]) + " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
-                    std::to_string(op.stride) + "\t" + shape(program_.values[op.in]) + "\t" + shape(program_.values[op.out]) + "\t" +
+                    std::to_string(op.stride) + "\t" + shape(program_.values[op.in]) + "\t" + shape(program_.values[plan.steps[i]->last().out]) + "\t" +
                     plan.steps[i]->name() + numbers;
         }
         return text;
@@ -146,12 +147,13 @@ class Network {
     // From now on values between layers are 8-bit levels, for the ranges that they have on these images.
     void calibrate(const float* images, int64_t count, bool channels_last) {
         if (!rows_) return;  // bits too wide for one image to run: too little of such a network is floats
-        const Plan& plan = this->plan(1);
+        const auto own = make_plan(1, false);  // each operation by itself: the ranges of all values are wanted
+        const Plan& plan = *own;
         std::vector<std::pair<float, float>> ranges(program_.values.size(), {0.0f, 0.0f});
         auto space = take_workspace(plan);
         const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, 1};
         for (int64_t i = 0; i < count; ++i) {
-            read_images(plan, *space, images + i * input().channels * input().positions(), 1, channels_last);
+            read_images(plan, *space, images + i * input().channels * input().positions(), 1, channels_last, nullptr);
             for (const auto& step : plan.steps) {
                 step->run(frame);
                 const int value = step->op().out;
@@ -203,11 +205,11 @@ class Network {
     const Plan& plan(int images) {
         std::lock_guard<std::mutex> lock(mutex_);
         std::unique_ptr<Plan>& plan = images == 1 ? one_ : group_;
-        if (!plan) plan = make_plan(images);
+        if (!plan) plan = make_plan(images, true);
         return *plan;
     }
 
-    std::unique_ptr<Plan> make_plan(int images) {
+    std::unique_ptr<Plan> make_plan(int images, bool join) {
         auto plan = std::make_unique<Plan>();
         plan->images = images;
         for (const Value& value : program_.values) plan->shapes.emplace_back(value, images);
@@ -215,13 +217,25 @@ class Network {
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
             if (op.kind != Kind::conv) plan->steps.push_back(make_pool_step(op, plan->shapes));
-            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, plan->shapes, *kernels_, lists_[i]));
+            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, join ? only_pool(*plan, i) : nullptr, plan->shapes, *kernels_, lists_[i]));
             else plan->steps.push_back(make_sum_step(op, plan->shapes, *kernels_));
             plan->scratch = std::max(plan->scratch, plan->steps.back()->scratch());
             plan->steps.back()->worth_threads = plan->steps.back()->cycles() > kWorthThreads;
+            if (&plan->steps.back()->last() != &op) ++i;
         }
         share_buffers(*plan);
         return plan;
+    }
+
+    // The next operation, if it is a 2x2 maximum of the floats that operation i puts out, and nobody else reads those.
+    const Op* only_pool(const Plan& plan, size_t i) const {
+        const Op& op = program_.ops[i];
+        if (i + 1 == program_.ops.size() || op.residual != kNone || !plan.shapes[op.out].plain()) return nullptr;
+        const Op& pool = program_.ops[i + 1];
+        if (pool.in != op.out || !pool.halves() || !plan.shapes[pool.out].plain()) return nullptr;
+        for (size_t k = i + 2; k < program_.ops.size(); ++k)
+            if (program_.ops[k].in == op.out || program_.ops[k].residual == op.out) return nullptr;
+        return &pool;
     }
 
     // Floats that only convolutions, pools and residual sums of convolutions read become levels; input and output stay floats.
@@ -254,8 +268,8 @@ class Network {
     void share_buffers(Plan& plan) {
         const size_t count = program_.values.size();
         std::vector<int> last(count, -1);
-        for (size_t i = 0; i < program_.ops.size(); ++i) {
-            const Op& op = program_.ops[i];
+        for (size_t i = 0; i < plan.steps.size(); ++i) {
+            const Op& op = plan.steps[i]->op();
             last[op.in] = int(i);
             if (op.residual != kNone) last[op.residual] = int(i);
         }
@@ -280,9 +294,9 @@ class Network {
             owner.push_back(value);
         };
         take(0);
-        for (size_t i = 0; i < program_.ops.size(); ++i) {
-            const Op& op = program_.ops[i];
-            take(op.out);
+        for (size_t i = 0; i < plan.steps.size(); ++i) {
+            const Op& op = plan.steps[i]->op();
+            take(plan.steps[i]->last().out);
             for (int value : {op.in, op.residual})  // the input stays, so that `explain` can run again
                 if (value > 0 && last[value] == int(i) && plan.buffer_of[value] >= 0 &&
                     std::find(free.begin(), free.end(), plan.buffer_of[value]) == free.end())
@@ -315,7 +329,7 @@ class Network {
     template <class Pixel>
     void run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits, Pool* pool) {
         auto space = take_workspace(plan);
-        read_images(plan, *space, images, count, channels_last);
+        read_images(plan, *space, images, count, channels_last, pool);
         Frame frame{kernels_, pool, space->addresses, &space->scratch, count};
         for (const auto& step : plan.steps) {
             frame.pool = step->worth_threads ? pool : nullptr;
@@ -330,31 +344,44 @@ class Network {
         give_back(plan, std::move(space));
     }
 
+    // Blocks of positions, each for all images of the group: first a row for each image, then a column.
     template <class Pixel>
-    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last) const {
+    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last, Pool* pool) const {
+        constexpr int block = 64;
         const Shape& in = plan.shapes.front();
-        const int positions = in.positions();
+        const int positions = in.positions(), blocks = (positions + block - 1) / block;
         const int per_pixel = channels_last ? in.channels : 1, per_channel = channels_last ? 1 : positions;
-        for (int c = 0; c < in.channels; ++c) {
+        std::atomic<bool> finite{true};
+        const auto read = [&](int item, int) {
+            const int c = item % in.channels, first = item / in.channels * block, n = std::min(block, positions - first);
             const float mean = program_.mean.empty() ? 0.0f : program_.mean[c], std = program_.std.empty() ? 1.0f : program_.std[c];
-            float table[256];
+            float table[256], rows[block * block];
             if (sizeof(Pixel) == 1)
                 for (int v = 0; v < 256; ++v) table[v] = (float(v) / 255.0f - mean) / std;
-            float* to = in.floats(space.addresses[0], c);
+            float* to = in.floats(space.addresses[0], c) + size_t(first) * in.images;
             for (int i = 0; i < count; ++i) {
-                const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel;
-                for (int p = 0; p < positions; ++p) {
+                const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel + size_t(first) * per_pixel;
+                float* row = in.images == 1 ? to : rows + i * block;
+                bool all_finite = true;
+                for (int p = 0; p < n; ++p) {
                     const Pixel value = from[size_t(p) * per_pixel];
-                    float& lane = to[size_t(p) * in.images + i];
                     if constexpr (sizeof(Pixel) == 1) {
-                        lane = table[value];
+                        row[p] = table[value];
                     } else {
-                        if (!std::isfinite(value)) throw NotFinite{};
-                        lane = (value - mean) / std;
+                        all_finite &= std::fabs(value) <= std::numeric_limits<float>::max();
+                        row[p] = (value - mean) / std;
                     }
                 }
+                if (!all_finite) finite.store(false, std::memory_order_relaxed);
             }
-        }
+            if (in.images > 1)
+                for (int p = 0; p < n; ++p)
+                    for (int i = 0; i < count; ++i) to[size_t(p) * in.images + i] = rows[i * block + p];
+        };
+        const int items = in.channels * blocks;
+        if (pool && in.images > 1) pool->each(items, read);
+        else for (int i = 0; i < items; ++i) read(i, 0);
+        if (!finite) throw NotFinite{};
     }
 
     const Program program_;

@@ -10,6 +10,7 @@ namespace biprop {
 
 namespace {
 
+constexpr uint64_t kOneFromTheEnd = uint64_t(1) << 20;
 constexpr auto kPatience = std::chrono::microseconds(100);
 
 void pause() {
@@ -21,7 +22,7 @@ void pause() {
 }
 
 uint64_t round_of(uint64_t state) { return state >> 40; }
-int items_of(uint64_t state) { return int(state >> 20 & 0xfffff); }
+int end_of(uint64_t state) { return int(state >> 20 & 0xfffff); }
 int next_of(uint64_t state) { return int(state & 0xfffff); }
 
 }  // namespace
@@ -60,11 +61,15 @@ void Pool::start(int items, Call call, const void* context) {
         spins < 2000 ? pause() : std::this_thread::yield();  // more threads than cores: let them run
 }
 
+// The caller takes items from the front, the others from the back: neighbours share what they read, and the next loop finds most of
+// what it reads in the cache of the processor that wrote it.
 void Pool::drain(int thread) {
     uint64_t state = state_.load(std::memory_order_acquire);
-    while (next_of(state) < items_of(state)) {
-        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-        call_(context_, next_of(state), thread);
+    while (next_of(state) < end_of(state)) {
+        const int item = thread ? end_of(state) - 1 : next_of(state);
+        const uint64_t taken = thread ? state - kOneFromTheEnd : state + 1;
+        if (!state_.compare_exchange_weak(state, taken, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+        call_(context_, item, thread);
         done_.fetch_add(1, std::memory_order_release);
         state = state_.load(std::memory_order_acquire);
     }

@@ -43,9 +43,9 @@ class Pool {
     void drain(int thread);
     void end();
 
-    // The loop and its next item in one number, [round 24 bits][items 20][next 20]: whoever takes an item knows that it is of this
-    // loop, whose call_ and context_ stay until all its items are done. So the caller waits for items, never for a thread that
-    // has not come yet.
+    // The loop and the items that are left of it in one number, [round 24 bits][end 20][next 20]: whoever takes an item knows that it
+    // is of this loop, whose call_ and context_ stay until all its items are done. So the caller waits for items, never for a thread
+    // that has not come yet.
     std::atomic<uint64_t> state_{0};
     std::atomic<int> done_{0}, asleep_{0};
     std::atomic<bool> taken_{false}, stop_{false};

@@ -17,9 +17,7 @@ int ones(uint64_t x) {
 
 class PoolStep final : public Step {
   public:
-    PoolStep(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes) {
-        halves_ = op.kind == Kind::max_pool && op.kernel_height == 2 && op.kernel_width == 2 && op.stride == 2 && !op.padding;
-    }
+    PoolStep(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), halves_(op.halves()) {}
 
     void run(const Frame& frame) const override {
         constexpr int chunk = 16;
@@ -142,7 +140,7 @@ class PoolStep final : public Step {
         emit(frame, c, 0, out_.lanes(), y, nullptr);
     }
 
-    bool halves_;
+    const bool halves_;
 };
 
 }  // namespace

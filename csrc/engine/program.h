@@ -39,6 +39,7 @@ struct Op {
     std::vector<float> weights;
 
     int area() const { return kernel_height * kernel_width; }
+    bool halves() const { return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding; }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
 };

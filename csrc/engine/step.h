@@ -117,8 +117,7 @@ class Step {
   public:
     Step(const Op& op, const std::vector<Shape>& shapes)
         : op_(op), in_(shapes[op.in]), out_(shapes[op.out]), residual_(op.residual == kNone ? Shape() : shapes[op.residual]) {
-        for (int c = 0; c < out_.channels; ++c)
-            finishes_.push_back({float(op.scale[c]), float(op.shift[c]), op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
+        finishes_ = finishes_of(op);
     }
     virtual ~Step() = default;
     virtual void run(const Frame& frame) const = 0;
@@ -128,9 +127,16 @@ class Step {
     virtual size_t memory() const { return 0; }  // bytes held
 
     const Op& op() const { return op_; }
+    virtual const Op& last() const { return op_; }  // another where the step does two operations
     bool worth_threads = true;
 
   protected:
+    static std::vector<Finish> finishes_of(const Op& op) {
+        std::vector<Finish> finishes;
+        for (size_t c = 0; c < op.scale.size(); ++c)
+            finishes.push_back({float(op.scale[c]), float(op.shift[c]), op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
+        return finishes;
+    }
     // The residual's lanes as floats, in place or in `room`; null without a residual.
     const float* residual(const Frame& frame, int c, int lane, int n, float* room) const;
     // Finishes lanes of channel c and stores them: x holds sums, to which the operation's scale and shift apply.
@@ -157,8 +163,8 @@ struct TapLists {
     size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 
-// `lists` is filled by the first step that needs it.
-std::unique_ptr<Step> make_bit_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+// `lists` is filled by the first step that needs it. The step also does `pool`, if there is one and that pays.
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
                                     std::shared_ptr<const TapLists>& lists);
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
