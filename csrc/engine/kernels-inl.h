@@ -356,8 +356,17 @@ BIPROP_INLINE int16_t level_of(float y, float per_step, float low, float high) {
     return int16_t(int((x + 12582912.0f) - 12582912.0f));
 }
 
-void to_levels(const float* y, int n, float per_step, float low, float high, int16_t* levels) {
-    for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], per_step, low, high);
+BIPROP_INLINE void levels_of(const float* y, int n, const biprop::LevelFinish& f, int16_t* levels) {
+    for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], f.per_step, f.low, f.high);
+}
+
+void to_levels(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
+    for (int from = 0; from < n; from += 64) {
+        alignas(64) float y[64];
+        const int count = n - from < 64 ? n - from : 64;
+        finish_any(count, f.finish, residual ? residual + from : nullptr, y, [&](int i) { return x[from + i]; });
+        levels_of(y, count, f, levels + from);
+    }
 }
 
 template <class Value>
@@ -374,7 +383,7 @@ BIPROP_INLINE void finish_levels(const LevelTile& t, uint32_t c, const Value& va
             rest = residual;
         }
         finish_any(n, f.finish, rest, t.levels ? y : shifted(t.floats, c * t.out_step) + from, [&](int i) { return value(from + i); });
-        if (t.levels) to_levels(y, n, f.per_step, f.low, f.high, shifted(t.levels, c * t.out_step) + from);
+        if (t.levels) levels_of(y, n, f, shifted(t.levels, c * t.out_step) + from);
     }
 }
 

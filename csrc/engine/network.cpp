@@ -27,6 +27,13 @@ std::vector<const Kernels*> available_kernels() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq"))
         found.push_back(&kAvx512);
+#ifdef BIPROP_AMX
+    if (!found.empty() && have_amx()) {
+        static Kernels amx = kAvx512;
+        amx.name = "amx", amx.matrices = &kAmx;
+        found.insert(found.begin(), &amx);
+    }
+#endif
 #endif
 #ifdef BIPROP_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);

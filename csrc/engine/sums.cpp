@@ -339,7 +339,7 @@ class LevelSum final : public TiledSum<int16_t> {
     static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2; }
 
     std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
-    double cycles() const override { return TiledSum::cycles() * 0.6; }
+    double cycles() const override { return TiledSum::cycles() * 1.2; }
     size_t scratch() const override { return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t)); }
 
   protected:
@@ -430,8 +430,10 @@ bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
-    if (in.levels()) return std::make_unique<LevelSum>(op, shapes, kernels);
-    return std::make_unique<Sum>(op, shapes, kernels);
+    std::unique_ptr<Step> sum, product = make_matrix_step(op, shapes, kernels);
+    if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
+    else sum = std::make_unique<Sum>(op, shapes, kernels);
+    return product && product->cycles() < sum->cycles() ? std::move(product) : std::move(sum);
 }
 
 }  // namespace biprop
