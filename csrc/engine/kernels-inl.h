@@ -361,12 +361,14 @@ BIPROP_INLINE void levels_of(const float* y, int n, const biprop::LevelFinish& f
 }
 
 void to_levels(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
-    for (int from = 0; from < n; from += 64) {
-        alignas(64) float y[64];
-        const int count = n - from < 64 ? n - from : 64;
+    alignas(64) float y[64];
+    const auto some = [&](int from, int count) __attribute__((always_inline)) {
         finish_any(count, f.finish, residual ? residual + from : nullptr, y, [&](int i) { return x[from + i]; });
         levels_of(y, count, f, levels + from);
-    }
+    };
+    int from = 0;
+    for (; from + 64 <= n; from += 64) some(from, 64);  // a number that the compiler knows
+    if (from < n) some(from, n - from);
 }
 
 template <class Value>

@@ -126,7 +126,9 @@ struct MatrixTile {
     size_t group_step, part_step;  // in bytes
     const int32_t *steps, *tiles;  // where each begins, in bytes from `input`
     int step_count, tile_count;
-    float* sums;  // [32][16 * tile_count]
+    int at_once;  // steps, for all tiles, before the next ones: their weights stay in the fastest cache
+    float* sums;  // [32][16 * tile_count] at distance sum_step
+    size_t sum_step;
 };
 
 struct MatrixKernels {

@@ -48,15 +48,24 @@ inline __attribute__((always_inline)) void step_of(const MatrixTile& t, const ui
 }
 
 template <int Kind, bool Two>
-void tiles_of(const MatrixTile& t, int tile) {
+void tiles_of(const MatrixTile& t, int tile, int first, int last) {
     const uint8_t* input = t.input + t.tiles[tile];
     const int apart = Two ? t.tiles[tile + 1] - t.tiles[tile] : 0;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    const uint8_t* weights = t.weights;
-    for (int k = 0; k < t.step_count; ++k, weights += 2048) {
+    const size_t lanes = t.sum_step;
+    float* to = t.sums + tile * 16;
+    if (first) {
+        _tile_loadd(0, to, lanes * 4);
+        _tile_loadd(1, to + 16 * lanes, lanes * 4);
+        if (Two) _tile_loadd(2, to + 16, lanes * 4);
+        if (Two) _tile_loadd(3, to + 16 * lanes + 16, lanes * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    const uint8_t* weights = t.weights + size_t(first) * 2048;
+    for (int k = first; k < last; ++k, weights += 2048) {
         _tile_loadd(4, weights, 64);
         _tile_loadd(5, weights + 1024, 64);
         const uint8_t* from = input + t.steps[k];
@@ -65,13 +74,11 @@ void tiles_of(const MatrixTile& t, int tile) {
         step_of<Kind, Two>(t, from + t.part_step, apart);
         step_of<Kind, Two>(t, from + 2 * t.part_step, apart);
     }
-    const size_t lanes = size_t(t.tile_count) * 16;
-    float* to = t.sums + tile * 16;
     _tile_stored(0, to, lanes * 4);
     _tile_stored(1, to + 16 * lanes, lanes * 4);
     if (Two) _tile_stored(2, to + 16, lanes * 4);
     if (Two) _tile_stored(3, to + 16 * lanes + 16, lanes * 4);
-    if (Kind == MatrixTile::floats) return;
+    if (Kind == MatrixTile::floats || last < t.step_count) return;
     for (int c = 0; c < 32; ++c, to += lanes)
         for (int v = 0; v < (Two ? 32 : 16); v += 16) _mm512_storeu_ps(to + v, _mm512_cvtepi32_ps(_mm512_loadu_si512(to + v)));
 }
@@ -80,9 +87,12 @@ template <int Kind>
 void multiply_of(const MatrixTile& t) {
     const TileConfig config;
     _tile_loadconfig(&config);
-    int tile = 0;
-    for (; tile + 2 <= t.tile_count; tile += 2) tiles_of<Kind, true>(t, tile);
-    if (tile < t.tile_count) tiles_of<Kind, false>(t, tile);
+    for (int first = 0; first < t.step_count; first += t.at_once) {
+        const int last = first + t.at_once < t.step_count ? first + t.at_once : t.step_count;
+        int tile = 0;
+        for (; tile + 2 <= t.tile_count; tile += 2) tiles_of<Kind, true>(t, tile, first, last);
+        if (tile < t.tile_count) tiles_of<Kind, false>(t, tile, first, last);
+    }
     _tile_release();
 }
 

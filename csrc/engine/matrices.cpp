@@ -19,6 +19,7 @@ namespace {
 constexpr int kRows = 16, kPanel = 2 * kRows;  // output channels
 constexpr size_t kStripBytes = 768 << 10;  // of the second cache
 constexpr int kStripLanes = 2048;
+constexpr int kStepsAtOnce = 10;  // of 2 KB of weights
 
 class MatrixSum final : public Step {
   public:
@@ -40,9 +41,9 @@ class MatrixSum final : public Step {
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
         group_step_ = part_step_ * parts_;
         if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
-        for (int ky = 0; ky < op.kernel_height; ++ky)
-            for (int kx = 0; kx < op.kernel_width; ++kx)
-                for (int block = 0; block < blocks_; ++block) {
+        for (int block = 0; block < blocks_; ++block)
+            for (int ky = 0; ky < op.kernel_height; ++ky)
+                for (int kx = 0; kx < op.kernel_width; ++kx) {
                     const int column = one_row ? kx % stride : kx;
                     const size_t copy = (ky % stride) * column_copies_ + column;
                     const size_t lane = (size_t(ky / stride) * width_ + (one_row ? kx / stride : 0)) * images;
@@ -63,8 +64,8 @@ class MatrixSum final : public Step {
     }
     std::string name() const override { return std::string(levels_ ? "product of levels, " : "product of floats, ") + std::to_string(rows_ * out_.width * out_.images) + " lanes"; }
     double cycles() const override {
-        const double tiles = double(strips_) * double((tiles_.size() + 1) / 2) * panels() * double(steps_.size());
-        return tiles * parts_ * 60 + double(strips_) * panels() * double(steps_.size()) * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
+        const double tiles = double(strips_) * double(tiles_.size()) * panels() * double(steps_.size());
+        return tiles * parts_ * 30 + double(strips_) * panels() * double(steps_.size()) * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
                0.2 * out_.channels * out_.lanes();
     }
     size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + steps_.size() * kPanel * 64 + sums_bytes() * 2; }
@@ -72,7 +73,8 @@ class MatrixSum final : public Step {
 
   private:
     int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
-    size_t sums_bytes() const { return tiles_.size() * 16 * kPanel * sizeof(float); }
+    size_t sum_step() const { return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16; }  // see group_step_
+    size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
 
     void pack_weights() {
         const int per_row = kRows * unit_;  // input channels
@@ -80,8 +82,8 @@ class MatrixSum final : public Step {
         kept_.resize(panels() * steps_.size() * kPanel * row_bytes), negative_.resize(kept_.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int k = 0; k < op_.area() * blocks_; ++k)
-                for (int i = 0; i < std::min(per_row, in_.channels - k % blocks_ * per_row); ++i) {
-                    const size_t from = (size_t(c) * in_.channels + k % blocks_ * per_row + i) * op_.area() + k / blocks_;
+                for (int i = 0; i < std::min(per_row, in_.channels - k / op_.area() * per_row); ++i) {
+                    const size_t from = (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
                     const size_t to = ((c / kPanel * steps_.size() + k) * kPanel + c % kPanel) * row_bytes + i / 8;
                     if (op_.kept(from)) (kept_[to] |= uint8_t(1 << i % 8)), negative_[to] |= uint8_t(!op_.positive(from) << i % 8);
                 }
@@ -96,13 +98,14 @@ class MatrixSum final : public Step {
         MatrixTile t{};
         t.kind = !levels_ ? MatrixTile::floats : in_.low < 0 ? MatrixTile::signed_levels : MatrixTile::unsigned_levels;
         t.weights = weights, t.input = buffer, t.group_step = group_step_, t.part_step = part_step_;
-        t.steps = steps_.data(), t.tiles = tiles_.data(), t.step_count = int(steps_.size()), t.tile_count = (lanes + 15) / 16, t.sums = sums;
+        t.steps = steps_.data(), t.tiles = tiles_.data(), t.step_count = int(steps_.size()), t.tile_count = (lanes + 15) / 16, t.sums = sums, t.sum_step = sum_step();
+        t.at_once = std::max(1, kStepsAtOnce / op_.area()) * op_.area();
         const size_t panel_bytes = steps_.size() * kPanel * kRows * unit_ / 8;
         for (int panel = first; panel < last; ++panel) {
             kernels_.weights(&kept_[panel * panel_bytes], &negative_[panel * panel_bytes], t.step_count * kPanel, levels_, weights);
             kernels_.multiply(t);
             for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c)
-                emit(frame, c, top * out_.width * out_.images, lanes, sums + size_t(c % kPanel) * t.tile_count * 16, room_for_residual);
+                emit(frame, c, top * out_.width * out_.images, lanes, sums + c % kPanel * t.sum_step, room_for_residual);
         }
     }
 
@@ -123,6 +126,16 @@ class MatrixSum final : public Step {
             const int left = copy % column_copies_ - op_.padding;  // the input's column at the first of the copy
             const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
             const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
+            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width) {  // rows follow each other here and there
+                const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
+                const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
+                zero(to, above * width_);
+                lanes(to + above * width_ * cell, (top + above - op_.padding) * in_.width + left, (below - above) * width_ * images, 1);
+                zero(to + below * width_ * cell, (rows + more_rows_ - below) * width_);
+                for (int row = above; row < below && (first || end < width_); ++row)
+                    zero(to + row * width_ * cell, first), zero(to + (row * width_ + end) * cell, width_ - end);
+                continue;
+            }
             for (int row = 0; row < rows + more_rows_; ++row) {
                 uint8_t* at = to + size_t(row) * width_ * cell;
                 const int y = (top + row) * stride + copy / column_copies_ - op_.padding;

@@ -176,7 +176,7 @@ class Network {
         const auto fits = [&](const Op& op) {
             return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
         };
-        if (many_ == 16 && std::all_of(program_.ops.begin(), program_.ops.end(), fits)) many_ = 32;  // as many levels fill a vector
+        if (many_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits)) many_ = 32;  // as many levels fill a vector
         one_.reset(), group_.reset();
         idle_one_.clear(), idle_group_.clear();
     }

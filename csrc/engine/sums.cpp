@@ -339,7 +339,7 @@ class LevelSum final : public TiledSum<int16_t> {
     static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2; }
 
     std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
-    double cycles() const override { return TiledSum::cycles() * 1.2; }
+    double cycles() const override { return TiledSum::cycles() * 1.5; }
     size_t scratch() const override { return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t)); }
 
   protected:
