@@ -121,20 +121,19 @@ struct LevelTile {
 // channels: of four channels as 8-bit levels, or of two as floats, each in three bfloat16 numbers whose sum it is.
 struct MatrixTile {
     enum { floats, signed_levels, unsigned_levels } kind;
-    const uint8_t* weights;  // [step][2][16 output channels][64 bytes]
+    const uint8_t *kept, *negative;  // bits of the weights, [step][32 output channels][16 groups of input channels]
+    uint8_t* weights;  // room for the numbers that they become, 2 KB a step, `at_once` steps
     const uint8_t* input;  // [group][part of a float][lane][4 bytes]
     size_t group_step, part_step;  // in bytes
     const int32_t *steps, *tiles;  // where each begins, in bytes from `input`
     int step_count, tile_count;
-    int at_once;  // steps, for all tiles, before the next ones: their weights stay in the fastest cache
+    int at_once;  // steps, for all tiles, before the next ones, so that their weights stay in the fastest cache
     float* sums;  // [32][16 * tile_count] at distance sum_step
     size_t sum_step;
 };
 
 struct MatrixKernels {
     void (*multiply)(const MatrixTile&);
-    // Bits of kept and of negative weights to numbers, 64 bytes of them a row.
-    void (*weights)(const uint8_t* kept, const uint8_t* negative, int rows, bool levels, uint8_t* to);
     // Lanes of `channels` planes at distance `plane` in bytes, every `stride`th, side by side; what a group lacks is 0.
     void (*pack_levels)(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to);
     void (*pack_floats)(const float* from, size_t plane, int channels, int lanes, int stride, size_t part_step, uint8_t* to);

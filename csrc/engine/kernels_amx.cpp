@@ -24,6 +24,23 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
+template <class Bits>
+Bits load(const uint8_t* p) {
+    Bits bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return bits;
+}
+
+// Bits of the kept and of the negative weights of a step to numbers, 64 bytes of them a row.
+inline __attribute__((always_inline)) void expand(const uint8_t* kept, const uint8_t* negative, bool levels, uint8_t* to) {
+    for (int i = 0; i < 32; ++i, to += 64) {
+        __m512i row;
+        if (levels) row = _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(load<uint64_t>(kept + 8 * i), 1), load<uint64_t>(negative + 8 * i), -1);
+        else row = _mm512_mask_set1_epi16(_mm512_maskz_set1_epi16(load<uint32_t>(kept + 4 * i), 0x3f80), load<uint32_t>(negative + 4 * i), short(0xbf80));
+        _mm512_storeu_si512(to, row);
+    }
+}
+
 // Tiles 0 .. 3: sums, of two times 16 output channels by two times 16 lanes; 4 and 5: weights; 6 and 7: input.
 template <int Kind, bool Two>
 inline __attribute__((always_inline)) void step_of(const MatrixTile& t, const uint8_t* input, int apart) {
@@ -64,8 +81,14 @@ void tiles_of(const MatrixTile& t, int tile, int first, int last) {
         _tile_zero(2);
         _tile_zero(3);
     }
-    const uint8_t* weights = t.weights + size_t(first) * 2048;
+    uint8_t* weights = t.weights;
+    const auto expand_step = [&](int k, uint8_t* to) {
+        const size_t done = size_t(k) * 32 * (Kind != MatrixTile::floats ? 8 : 4);
+        expand(t.kept + done, t.negative + done, Kind != MatrixTile::floats, to);
+    };
+    if (tile == 0) expand_step(first, weights);
     for (int k = first; k < last; ++k, weights += 2048) {
+        if (tile == 0 && k + 1 < last) expand_step(k + 1, weights + 2048);  // while tiles are multiplied
         _tile_loadd(4, weights, 64);
         _tile_loadd(5, weights + 1024, 64);
         const uint8_t* from = input + t.steps[k];
@@ -100,22 +123,6 @@ void multiply(const MatrixTile& t) {
     t.kind == MatrixTile::floats ? multiply_of<MatrixTile::floats>(t)
     : t.kind == MatrixTile::signed_levels ? multiply_of<MatrixTile::signed_levels>(t)
                                           : multiply_of<MatrixTile::unsigned_levels>(t);
-}
-
-template <class Bits>
-Bits load(const uint8_t* p) {
-    Bits bits;
-    std::memcpy(&bits, p, sizeof bits);
-    return bits;
-}
-
-void weights(const uint8_t* kept, const uint8_t* negative, int rows, bool levels, uint8_t* to) {
-    for (int i = 0; i < rows; ++i, to += 64) {
-        __m512i row;
-        if (levels) row = _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(load<uint64_t>(kept + 8 * i), 1), load<uint64_t>(negative + 8 * i), -1);
-        else row = _mm512_mask_set1_epi16(_mm512_maskz_set1_epi16(load<uint32_t>(kept + 4 * i), 0x3f80), load<uint32_t>(negative + 4 * i), short(0xbf80));
-        _mm512_storeu_si512(to, row);
-    }
 }
 
 template <int Channels, bool Next>
@@ -168,7 +175,7 @@ void pack_floats(const float* from, size_t plane, int channels, int lanes, int s
 
 }  // namespace
 
-const biprop::MatrixKernels biprop::kAmx = {multiply, weights, pack_levels, pack_floats};
+const biprop::MatrixKernels biprop::kAmx = {multiply, pack_levels, pack_floats};
 
 bool biprop::have_amx() {
     unsigned a, b, c, d;

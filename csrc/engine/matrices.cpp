@@ -26,7 +26,7 @@ class MatrixSum final : public Step {
     MatrixSum(const Op& op, const std::vector<Shape>& shapes, const MatrixKernels& kernels)
         : Step(op, shapes), kernels_(kernels), levels_(in_.levels()), unit_(levels_ ? 4 : 2), parts_(levels_ ? 1 : 3) {
         const int images = out_.images, stride = op.stride;
-        const bool one_row = out_.width * images % 16 == 0;  // 16 lanes never span two
+        const bool one_row = images % 16 == 0;  // 16 lanes never span two
         blocks_ = (in_.channels + kRows * unit_ - 1) / (kRows * unit_);
         row_copies_ = std::min(op.kernel_height, stride);
         column_copies_ = one_row ? std::min(op.kernel_width, stride) : op.kernel_width;
@@ -68,10 +68,11 @@ class MatrixSum final : public Step {
         return tiles * parts_ * 30 + double(strips_) * panels() * double(steps_.size()) * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
                0.2 * out_.channels * out_.lanes();
     }
-    size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + steps_.size() * kPanel * 64 + sums_bytes() * 2; }
+    size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2; }
     size_t memory() const override { return kept_.size() + negative_.size(); }
 
   private:
+    int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
     int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
     size_t sum_step() const { return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16; }  // see group_step_
     size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
@@ -90,8 +91,8 @@ class MatrixSum final : public Step {
     }
 
     void compute(const Frame& frame, int top, int first, int last, uint8_t* room) const {
-        uint8_t *buffer = room, *weights = buffer + round_up(group_step_ * kRows * blocks_ + 64, 64);
-        auto* sums = reinterpret_cast<float*>(weights + steps_.size() * kPanel * 64);
+        uint8_t *buffer = room, *weights = buffer + group_step_ * kRows * blocks_ + 64;
+        auto* sums = reinterpret_cast<float*>(weights + at_once() * kPanel * 64);
         float* room_for_residual = sums + sums_bytes() / sizeof(float);
         const int rows = std::min(rows_, out_.height - top), lanes = rows * out_.width * out_.images;
         for (int group = 0; group < kRows * blocks_; ++group) pack(frame, top, rows, group, buffer + group * group_step_);
@@ -99,10 +100,10 @@ class MatrixSum final : public Step {
         t.kind = !levels_ ? MatrixTile::floats : in_.low < 0 ? MatrixTile::signed_levels : MatrixTile::unsigned_levels;
         t.weights = weights, t.input = buffer, t.group_step = group_step_, t.part_step = part_step_;
         t.steps = steps_.data(), t.tiles = tiles_.data(), t.step_count = int(steps_.size()), t.tile_count = (lanes + 15) / 16, t.sums = sums, t.sum_step = sum_step();
-        t.at_once = std::max(1, kStepsAtOnce / op_.area()) * op_.area();
+        t.at_once = at_once();
         const size_t panel_bytes = steps_.size() * kPanel * kRows * unit_ / 8;
         for (int panel = first; panel < last; ++panel) {
-            kernels_.weights(&kept_[panel * panel_bytes], &negative_[panel * panel_bytes], t.step_count * kPanel, levels_, weights);
+            t.kept = &kept_[panel * panel_bytes], t.negative = &negative_[panel * panel_bytes];
             kernels_.multiply(t);
             for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c)
                 emit(frame, c, top * out_.width * out_.images, lanes, sums + c % kPanel * t.sum_step, room_for_residual);
