@@ -488,6 +488,9 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
         (5, 4, (4, 4), 3, 1, 1, 0.0),
         (6, 6, (16, 16), 5, 3, 2, 0.5),
         (512, 5, (4, 4), 3, 1, 1, 0.05),
+        (63, 33, (9, 33), 3, 1, 1, 1.0),
+        (200, 65, (16, 16), 3, 2, 1, 0.5),
+        (512, 40, (4, 4), 3, 1, 1, 0.5),
     ]
     for channels, outputs, size, kernel, stride, padding, density in cases:
         program = Program([Value(False, channels, *size, most=float(most))])
@@ -508,6 +511,39 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
             truth = program.truth(images)
             for batch in (1, 3, 40):
                 same(network.run(images[:batch]), truth[:batch], True, instruction_set, program, batch)
+
+
+@pytest.mark.skipif("amx" not in SETS, reason="a processor without products of matrices")
+@pytest.mark.parametrize("channels", [(1, 40), (3, 64), (63, 65), (64, 33), (65, 200), (200, 31)])
+def test_products(channels: tuple[int, int]) -> None:
+    """Densities at which products of matrices pay: strides, paddings, maps where 16 lanes span rows, and all batches."""
+    rng = np.random.default_rng(13)
+    kernels: set[str] = set()
+    for size, kernel, stride, padding, flavor in (
+        ((9, 33), (3, 3), 1, 1, "floats and floats to floats"),
+        ((5, 7), (3, 3), 2, 1, "floats to floats"),
+        ((16, 16), (3, 3), 2, 0, "floats to bits"),
+        ((7, 16), (5, 5), 3, 2, "floats to floats"),
+        ((4, 4), (4, 4), 1, 0, "floats to floats"),
+        ((32, 32), (1, 1), 2, 0, "floats and bits to floats"),
+    ):
+        kernels |= check(conv_program(rng, flavor, channels, size, kernel, stride, padding, 1.0, ""), rng, SETS)
+    if channels[0] >= 63:
+        assert any("product of floats" in kernel for kernel in kernels), kernels
+
+
+@pytest.mark.skipif("amx" not in SETS, reason="a processor without products of matrices")
+def test_products_of_many_taps_and_of_any_floats() -> None:
+    """4608 taps; and pixels that need all of a float's digits, which three numbers of eight hold."""
+    rng = np.random.default_rng(14)
+    program = conv_program(rng, "floats to floats", (512, 40), (4, 4), (3, 3), 1, 1, 0.5, "")
+    assert any("product of floats" in kernel for kernel in check(program, rng, SETS))
+    images = (rng.standard_normal((17, 512, 4, 4)) * 10.0 ** rng.integers(-3, 4, (17, 512, 4, 4))).astype(np.float32)
+    truth = program.truth(images)
+    with loaded(program, instruction_set="amx") as one, loaded(program, 2, instruction_set="amx") as two:
+        found = one.run(images)
+        assert np.array_equal(found, two.run(images))
+        assert np.abs(found - truth.reshape(found.shape)).max() < 3e-6 * np.abs(truth).max()
 
 
 def test_a_network_on_levels_is_near_the_one_on_floats() -> None:

@@ -385,8 +385,44 @@ BIPROP_INLINE int16_t level_of(float y, float per_step, float low, float high) {
     return int16_t(int((x + 12582912.0f) - 12582912.0f));
 }
 
-void to_levels(const float* y, int n, float per_step, float low, float high, int16_t* levels) {
-    for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], per_step, low, high);
+BIPROP_INLINE void levels_of(const float* y, int n, const biprop::LevelFinish& f, int16_t* levels) {
+    for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], f.per_step, f.low, f.high);
+}
+
+// Whole vectors; the last 16 bits of a sum with the magic number are the level.
+template <Act A>
+BIPROP_INLINE void to_levels_as(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
+    typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
+    typedef int16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
+    const Floats zero = {}, one = zero + 1.0f, low = zero + f.low, high = zero + f.high;
+    for (int i = 0; i < n; i += kFloats) {
+        Floats y = load_floats(x + i) * f.finish.scale + f.finish.shift;
+        if (residual) y += load_floats(residual + i) * f.finish.residual_scale;
+        if (A == Act::relu) y = y > 0 ? y : zero;
+        if (A == Act::sign) y = y >= 0 ? one : -one;
+        if (A == Act::sign0) y = (y > 0 ? one : zero) - (y < 0 ? one : zero);
+        y *= f.per_step;
+        y = y < low ? low : y;
+        y = (y > high ? high : y) + 12582912.0f;
+        Ints bits;
+        std::memcpy(&bits, &y, sizeof bits);
+        const Shorts whole = __builtin_convertvector(bits, Shorts);
+        std::memcpy(levels + i, &whole, sizeof whole);
+    }
+}
+
+void to_levels(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
+    const int whole = n / kFloats * kFloats;
+    switch (f.finish.act) {
+        case Act::relu: residual ? to_levels_as<Act::relu>(x, whole, f, residual, levels) : to_levels_as<Act::relu>(x, whole, f, nullptr, levels); break;
+        case Act::sign: to_levels_as<Act::sign>(x, whole, f, residual, levels); break;
+        case Act::sign0: to_levels_as<Act::sign0>(x, whole, f, residual, levels); break;
+        default: residual ? to_levels_as<Act::none>(x, whole, f, residual, levels) : to_levels_as<Act::none>(x, whole, f, nullptr, levels);
+    }
+    if (whole == n) return;
+    float y[kFloats];
+    finish_any(n - whole, f.finish, residual ? residual + whole : nullptr, y, [&](int i) { return x[whole + i]; });
+    levels_of(y, n - whole, f, levels + whole);
 }
 
 template <class Value>
@@ -403,7 +439,7 @@ BIPROP_INLINE void finish_levels(const LevelTile& t, uint32_t c, const Value& va
             rest = residual;
         }
         finish_any(n, f.finish, rest, t.levels ? y : shifted(t.floats, c * t.out_step) + from, [&](int i) { return value(from + i); });
-        if (t.levels) to_levels(y, n, f.per_step, f.low, f.high, shifted(t.levels, c * t.out_step) + from);
+        if (t.levels) levels_of(y, n, f, shifted(t.levels, c * t.out_step) + from);
     }
 }
 

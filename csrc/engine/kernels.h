@@ -117,6 +117,28 @@ struct LevelTile {
     size_t out_step, residual_step;
 };
 
+// 32 output channels of a convolution as a product of matrices, for tiles of 16 lanes. A step is one tap of 16 groups of input
+// channels: of four channels as 8-bit levels, or of two as floats, each in three bfloat16 numbers whose sum it is.
+struct MatrixTile {
+    enum { floats, signed_levels, unsigned_levels } kind;
+    const uint8_t *kept, *negative;  // bits of the weights, [step][32 output channels][16 groups of input channels]
+    uint8_t* weights;  // room for the numbers that they become, 2 KB a step, `at_once` steps
+    const uint8_t* input;  // [group][part of a float][lane][4 bytes]
+    size_t group_step, part_step;  // in bytes
+    const int32_t *steps, *tiles;  // where each begins, in bytes from `input`
+    int step_count, tile_count;
+    int at_once;  // steps, for all tiles, before the next ones, so that their weights stay in the fastest cache
+    float* sums;  // [32][16 * tile_count] at distance sum_step
+    size_t sum_step;
+};
+
+struct MatrixKernels {
+    void (*multiply)(const MatrixTile&);
+    // Lanes of `channels` planes at distance `plane` in bytes, every `stride`th, side by side; what a group lacks is 0.
+    void (*pack_levels)(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to);
+    void (*pack_floats)(const float* from, size_t plane, int channels, int lanes, int stride, size_t part_step, uint8_t* to);
+};
+
 struct Kernels {
     const char* name;
     int widths[kMostWidths];  // of tiles of bits, in bytes, falling; 0 for none
@@ -130,7 +152,7 @@ struct Kernels {
     float cycles_per_gather;  // one tap of them
     void (*sum)(const SumTile&);
     void (*sum_levels)(const LevelTile&);
-    void (*to_levels)(const float* y, int n, float per_step, float low, float high, int16_t* levels);
+    void (*to_levels)(const float* x, int n, const LevelFinish&, const float* residual, int16_t* levels);
     // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap]) & mask[tap]
     void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width,
                       uint8_t* out);
@@ -161,6 +183,7 @@ struct Kernels {
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
     // A plane of bit rows as four, at distance `sub`: even and odd rows, and of each the even and the odd columns, half as wide, at least 8 bits.
     void (*split)(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to);
+    const MatrixKernels* matrices = nullptr;  // where the processor multiplies them
 };
 
 extern const Kernels kScalar;
@@ -169,6 +192,10 @@ extern const Kernels kAvx2;
 #endif
 #ifdef BIPROP_AVX512
 extern const Kernels kAvx512;
+#endif
+#ifdef BIPROP_AMX
+extern const MatrixKernels kAmx;
+bool have_amx();  // asks the processor, and the system for its use
 #endif
 #ifdef BIPROP_NEON
 extern const Kernels kNeon;

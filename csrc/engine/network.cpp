@@ -28,6 +28,13 @@ std::vector<const Kernels*> available_kernels() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq"))
         found.push_back(&kAvx512);
+#ifdef BIPROP_AMX
+    if (!found.empty() && have_amx()) {
+        static Kernels amx = kAvx512;
+        amx.name = "amx", amx.matrices = &kAmx;
+        found.insert(found.begin(), &amx);
+    }
+#endif
 #endif
 #ifdef BIPROP_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
@@ -171,7 +178,7 @@ class Network {
         const auto fits = [&](const Op& op) {
             return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
         };
-        if (many_ == 16 && std::all_of(program_.ops.begin(), program_.ops.end(), fits)) many_ = 32;  // as many levels fill a vector
+        if (many_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits)) many_ = 32;  // as many levels fill a vector
         one_.reset(), group_.reset();
         idle_one_.clear(), idle_group_.clear();
     }

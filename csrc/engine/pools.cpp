@@ -105,14 +105,33 @@ class PoolStep final : public Step {
         return room;
     }
 
+    // 2x2 maxima of levels.
+    void levels(const Frame& frame, int c, float* y) const {
+        const int16_t* from = in_.level(frame.values[op_.in], c);
+        const int g = in_.images, row = in_.width * g;
+        for (int p = 0; p < out_.height; ++p, from += 2 * row, y += out_.width * g)
+            if (g == 1)
+                for (int i = 0; i < out_.width; ++i)
+                    y[i] = in_.step * float(std::max(std::max(from[2 * i], from[2 * i + 1]), std::max(from[row + 2 * i], from[row + 2 * i + 1])));
+            else
+                for (int x = 0; x < out_.width; ++x) {
+                    const int16_t *a = from + 2 * x * g, *b = a + row;
+                    for (int i = 0; i < g; ++i) y[x * g + i] = in_.step * float(std::max(std::max(a[i], a[i + g]), std::max(b[i], b[i + g])));
+                }
+    }
+
     void floats(const Frame& frame, int c, float* room) const {
         if (in_.bits && op_.kind == Kind::mean_pool && out_.positions() == 1 && !op_.padding && op_.area() == in_.positions() &&
             in_.positions() < 32768) {
             count(frame, c, room);
             return emit(frame, c, 0, out_.lanes(), room, nullptr);
         }
-        const float* x = input(frame, c, room);
         float* y = room + round_up(in_.lanes(), 16);
+        if (halves_ && in_.levels()) {
+            levels(frame, c, y);
+            return emit(frame, c, 0, out_.lanes(), y, nullptr);
+        }
+        const float* x = input(frame, c, room);
         const int g = in_.images;
         const bool max = op_.kind == Kind::max_pool;
         if (halves_ && g == 1) {

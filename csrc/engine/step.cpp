@@ -68,12 +68,8 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
     if (out_.bits) return emit_signs(frame, c, lane, n, x, finishes_[c], residual);
     uint8_t* base = frame.values[op_.out];
     if (!out_.levels()) return frame.kernels->finish_floats(x, n, finishes_[c], residual, out_.floats(base, c) + lane);
-    for (int i = 0; i < n; i += 64) {
-        float y[64];
-        const int count = std::min(64, n - i);
-        frame.kernels->finish_floats(x + i, count, finishes_[c], residual ? residual + i : nullptr, y);
-        frame.kernels->to_levels(y, count, 1 / out_.step, float(out_.low), float(out_.high), out_.level(base, c) + lane + i);
-    }
+    const LevelFinish finish{finishes_[c], 1 / out_.step, float(out_.low), float(out_.high)};
+    frame.kernels->to_levels(x, n, finish, residual, out_.level(base, c) + lane);
 }
 
 void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {

@@ -167,6 +167,8 @@ struct TapLists {
 std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
                                     std::shared_ptr<const TapLists>& lists);
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
+// The same by products of matrices; null where these are not for it.
+std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
 // Whether a convolution can read `in` if it is levels.

@@ -13,7 +13,7 @@ namespace biprop {
 
 namespace {
 
-constexpr int kBlockBytes = 28 << 10;
+constexpr int kBlockBytes = 40 << 10;
 constexpr int kGroup = 64;  // output channels that one thread takes: within them, those with as many taps follow each other
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
@@ -29,7 +29,7 @@ bool covers(const Op& op, const Sides& in) {
     return op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
 }
 
-struct Copy {  // of `count` runs of `run` floats
+struct Copy {  // of `count` runs of `run` numbers; with run 0, `count` zeros at distance from_step
     int to, from, count, run, from_step;
 };
 
@@ -217,6 +217,8 @@ class TiledSum : public Step {
         for (const Copy& c : copies) {
             if (c.run > 1) {
                 for (int i = 0; i < c.count; ++i) std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
+            } else if (!c.run) {
+                for (int i = 0; i < c.count; ++i) to[c.to + i * c.from_step] = 0;
             } else {
                 for (int i = 0; i < c.count; ++i) to[c.to + i] = from[c.from + i * c.from_step];
             }
@@ -242,7 +244,16 @@ class TiledSum : public Step {
         const int g = out_.images, width = out_.width;
         if (layout_ == Layout::rows) {
             const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1, top = tile.lane / width - op_.padding;
-            for (int k = 0; k < op_.kernel_width; ++k)
+            const int above = std::min(rows, std::max(0, -top)), below = std::clamp(in_.height - top, above, rows);
+            has_padding = above > 0 || below < rows || below == above;
+            for (int k = 0; k < op_.kernel_width && below > above && width == in_.width; ++k) {
+                // Rows follow each other here and there: one copy, and zeros where it wraps around.
+                const int to = k * lists.column + above * width, left = k - op_.padding;
+                copies.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0});
+                for (int x = 0; x < width; ++x)
+                    if (x + left < 0 || x + left >= width) copies.push_back({to + x, 0, below - above, 0, width});
+            }
+            for (int k = 0; k < op_.kernel_width && width != in_.width; ++k)
                 for (int y = 0; y < rows; ++y) row(k * lists.column + y * lists.row, top + y, 0, width, k);
         } else if (layout_ == Layout::columns) {
             const int first = tile.lane / g, count = tile.lanes() / g + op_.kernel_width - 1;
@@ -339,7 +350,7 @@ class LevelSum final : public TiledSum<int16_t> {
     static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2; }
 
     std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
-    double cycles() const override { return TiledSum::cycles() * 0.6; }
+    double cycles() const override { return TiledSum::cycles() * 1.5; }
     size_t scratch() const override { return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t)); }
 
   protected:
@@ -430,8 +441,10 @@ bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
 std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
-    if (in.levels()) return std::make_unique<LevelSum>(op, shapes, kernels);
-    return std::make_unique<Sum>(op, shapes, kernels);
+    std::unique_ptr<Step> sum, product = make_matrix_step(op, shapes, kernels);
+    if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
+    else sum = std::make_unique<Sum>(op, shapes, kernels);
+    return product && product->cycles() < sum->cycles() ? std::move(product) : std::move(sum);
 }
 
 }  // namespace biprop

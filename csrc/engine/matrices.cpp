@@ -1,0 +1,173 @@
+// Convolutions as products of matrices, where the processor multiplies such: every weight takes part, but so many at once that it
+// pays against sums of the kept ones. Levels are 8-bit numbers and their sums whole; a float is exactly a sum of three bfloat16 numbers,
+// and as the weights are 1, 0 and -1, nothing is rounded but the sums.
+//
+// A strip of output rows takes the input that it sees into a buffer, once for all output channels:
+//
+//   [group of channels][part of a float][copy][row][column][image][channel of the group]
+//
+// so that 16 lanes are 64 bytes, and a tap is an offset. With a stride there is a copy for each remainder of rows and of columns by it.
+// Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row follows row.
+#include <algorithm>
+
+#include "step.h"
+
+namespace biprop {
+
+namespace {
+
+constexpr int kRows = 16, kPanel = 2 * kRows;  // output channels
+constexpr size_t kStripBytes = 768 << 10;  // of the second cache
+constexpr int kStripLanes = 2048;
+constexpr int kStepsAtOnce = 10;  // of 2 KB of weights
+
+class MatrixSum final : public Step {
+  public:
+    MatrixSum(const Op& op, const std::vector<Shape>& shapes, const MatrixKernels& kernels)
+        : Step(op, shapes), kernels_(kernels), levels_(in_.levels()), unit_(levels_ ? 4 : 2), parts_(levels_ ? 1 : 3) {
+        const int images = out_.images, stride = op.stride;
+        const bool one_row = images % 16 == 0;  // 16 lanes never span two
+        blocks_ = (in_.channels + kRows * unit_ - 1) / (kRows * unit_);
+        row_copies_ = std::min(op.kernel_height, stride);
+        column_copies_ = one_row ? std::min(op.kernel_width, stride) : op.kernel_width;
+        more_rows_ = (op.kernel_height - 1) / stride;
+        width_ = out_.width + (one_row ? (op.kernel_width - 1) / stride : 0);
+        const size_t row_bytes = size_t(width_) * images * 4 * parts_ * row_copies_ * column_copies_ * kRows * blocks_;
+        rows_ = std::clamp(std::min(int(kStripBytes / row_bytes) - more_rows_, kStripLanes / (out_.width * images)), 1, out_.height);
+        strips_ = (out_.height + rows_ - 1) / rows_;
+        rows_ = (out_.height + strips_ - 1) / strips_;
+        strips_ = (out_.height + rows_ - 1) / rows_;
+        copy_step_ = size_t(rows_ + more_rows_) * width_ * images * 4;
+        part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
+        group_step_ = part_step_ * parts_;
+        if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
+        for (int block = 0; block < blocks_; ++block)
+            for (int ky = 0; ky < op.kernel_height; ++ky)
+                for (int kx = 0; kx < op.kernel_width; ++kx) {
+                    const int column = one_row ? kx % stride : kx;
+                    const size_t copy = (ky % stride) * column_copies_ + column;
+                    const size_t lane = (size_t(ky / stride) * width_ + (one_row ? kx / stride : 0)) * images;
+                    steps_.push_back(int32_t(block * kRows * group_step_ + copy * copy_step_ + lane * 4));
+                }
+        for (int lane = 0, in_row = out_.width * images; lane < rows_ * in_row; lane += 16)
+            tiles_.push_back(4 * (one_row ? lane / in_row * width_ * images + lane % in_row : lane));
+        pack_weights();
+        for (Finish& finish : finishes_) finish.scale *= levels_ ? in_.step : 1;
+    }
+
+    void run(const Frame& frame) const override {
+        const int parts = std::min(panels(), this->parts(frame, strips_));
+        frame.each(strips_ * parts, [&](int item, int thread) {
+            const int part = item % parts;
+            compute(frame, item / parts * rows_, panels() * part / parts, panels() * (part + 1) / parts, (*frame.scratch)[thread].data());
+        });
+    }
+    std::string name() const override { return std::string(levels_ ? "product of levels, " : "product of floats, ") + std::to_string(rows_ * out_.width * out_.images) + " lanes"; }
+    double cycles() const override {
+        const double tiles = double(strips_) * double(tiles_.size()) * panels() * double(steps_.size());
+        return tiles * parts_ * 30 + double(strips_) * panels() * double(steps_.size()) * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
+               0.2 * out_.channels * out_.lanes();
+    }
+    size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2; }
+    size_t memory() const override { return kept_.size() + negative_.size(); }
+
+  private:
+    int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
+    int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
+    size_t sum_step() const { return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16; }  // see group_step_
+    size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
+
+    void pack_weights() {
+        const int per_row = kRows * unit_;  // input channels
+        const size_t row_bytes = per_row / 8;
+        kept_.resize(panels() * steps_.size() * kPanel * row_bytes), negative_.resize(kept_.size());
+        for (int c = 0; c < out_.channels; ++c)
+            for (int k = 0; k < op_.area() * blocks_; ++k)
+                for (int i = 0; i < std::min(per_row, in_.channels - k / op_.area() * per_row); ++i) {
+                    const size_t from = (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
+                    const size_t to = ((c / kPanel * steps_.size() + k) * kPanel + c % kPanel) * row_bytes + i / 8;
+                    if (op_.kept(from)) (kept_[to] |= uint8_t(1 << i % 8)), negative_[to] |= uint8_t(!op_.positive(from) << i % 8);
+                }
+    }
+
+    void compute(const Frame& frame, int top, int first, int last, uint8_t* room) const {
+        uint8_t *buffer = room, *weights = buffer + group_step_ * kRows * blocks_ + 64;
+        auto* sums = reinterpret_cast<float*>(weights + at_once() * kPanel * 64);
+        float* room_for_residual = sums + sums_bytes() / sizeof(float);
+        const int rows = std::min(rows_, out_.height - top), lanes = rows * out_.width * out_.images;
+        for (int group = 0; group < kRows * blocks_; ++group) pack(frame, top, rows, group, buffer + group * group_step_);
+        MatrixTile t{};
+        t.kind = !levels_ ? MatrixTile::floats : in_.low < 0 ? MatrixTile::signed_levels : MatrixTile::unsigned_levels;
+        t.weights = weights, t.input = buffer, t.group_step = group_step_, t.part_step = part_step_;
+        t.steps = steps_.data(), t.tiles = tiles_.data(), t.step_count = int(steps_.size()), t.tile_count = (lanes + 15) / 16, t.sums = sums, t.sum_step = sum_step();
+        t.at_once = at_once();
+        const size_t panel_bytes = steps_.size() * kPanel * kRows * unit_ / 8;
+        for (int panel = first; panel < last; ++panel) {
+            t.kept = &kept_[panel * panel_bytes], t.negative = &negative_[panel * panel_bytes];
+            kernels_.multiply(t);
+            for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c)
+                emit(frame, c, top * out_.width * out_.images, lanes, sums + c % kPanel * t.sum_step, room_for_residual);
+        }
+    }
+
+    // The rows of a strip of one group of channels, in all copies.
+    void pack(const Frame& frame, int top, int rows, int group, uint8_t* to) const {
+        const int channels = std::min(unit_, in_.channels - group * unit_);
+        if (channels <= 0) return void(std::memset(to, 0, group_step_));
+        const uint8_t* plane = frame.values[op_.in] + size_t(group) * unit_ * in_.plane;
+        const int stride = op_.stride, images = in_.images, cell = images * 4;
+        const auto zero = [&](uint8_t* at, int columns) {
+            for (int part = 0; part < parts_ && columns > 0; ++part) std::memset(at + part * part_step_, 0, size_t(columns) * cell);
+        };
+        const auto lanes = [&](uint8_t* at, int position, int count, int step) {
+            if (levels_) kernels_.pack_levels(reinterpret_cast<const int16_t*>(plane) + position * images, in_.plane, channels, count, step, at);
+            else kernels_.pack_floats(reinterpret_cast<const float*>(plane) + position * images, in_.plane, channels, count, step, part_step_, at);
+        };
+        for (int copy = 0; copy < row_copies_ * column_copies_; ++copy, to += copy_step_) {
+            const int left = copy % column_copies_ - op_.padding;  // the input's column at the first of the copy
+            const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
+            const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
+            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width) {  // rows follow each other here and there
+                const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
+                const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
+                zero(to, above * width_);
+                lanes(to + above * width_ * cell, (top + above - op_.padding) * in_.width + left, (below - above) * width_ * images, 1);
+                zero(to + below * width_ * cell, (rows + more_rows_ - below) * width_);
+                for (int row = above; row < below && (first || end < width_); ++row)
+                    zero(to + row * width_ * cell, first), zero(to + (row * width_ + end) * cell, width_ - end);
+                continue;
+            }
+            for (int row = 0; row < rows + more_rows_; ++row) {
+                uint8_t* at = to + size_t(row) * width_ * cell;
+                const int y = (top + row) * stride + copy / column_copies_ - op_.padding;
+                if (y < 0 || y >= in_.height) {
+                    zero(at, width_);
+                    continue;
+                }
+                const int position = y * in_.width + left + first * stride;
+                zero(at, first);
+                if (stride == 1) lanes(at + first * cell, position, (end - first) * images, 1);
+                else if (images == 1) lanes(at + first * cell, position, end - first, stride);
+                else for (int x = first; x < end; ++x) lanes(at + x * cell, position + (x - first) * stride, images, 1);
+                zero(at + end * cell, width_ - end);
+            }
+        }
+    }
+
+    const MatrixKernels& kernels_;
+    const bool levels_;
+    const int unit_, parts_;  // channels of a group; numbers of a value
+    int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
+    size_t copy_step_, part_step_, group_step_;
+    std::vector<int32_t> steps_, tiles_;
+    std::vector<uint8_t> kept_, negative_;  // [panel][step][output channel][input channel] bits
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
+    if (!kernels.matrices || op.dense) return nullptr;
+    return std::make_unique<MatrixSum>(op, shapes, *kernels.matrices);
+}
+
+}  // namespace biprop
