@@ -52,9 +52,9 @@ def fitted() -> Gate:
 @pytest.mark.parametrize("by", ["batch", "image"])
 def test_the_card_that_knows_the_images_answers(by: Literal["batch", "image"]) -> None:
     gate = fitted()
-    assert np.allclose(gate.worth, [[1, 0], [0, 1]], atol=1e-3)
-    assert (gate.weights(smooth(20), by)[:, 0] > 0.99).all()
-    assert (gate.weights(smooth(20, noise=20), by)[:, 1] > 0.99).all()
+    assert (gate.worth[[0, 1], [0, 1]] > 0.9).all()
+    assert np.allclose(gate.weights(smooth(20), by), gate.worth[0], atol=0.01)
+    assert np.allclose(gate.weights(smooth(20, noise=20), by), gate.worth[1], atol=0.01)
 
 
 def test_a_batch_shares_its_weights_and_images_have_their_own() -> None:
@@ -81,8 +81,10 @@ def test_weights_are_shares(kinds: int, cards: int, count: int) -> None:
 def test_the_mixture_has_the_largest_likelihood() -> None:
     right = RANDOM.uniform(0.05, 1, (2, 500))
     (worth,) = Gate.fit(["one"], [smooth(2)], [right]).worth.astype(float)
-    likelihoods = [np.log(w * right[0] + (1 - w) * right[1]).sum() for w in np.linspace(0, 1, 1001)]
-    assert abs(worth[0] - np.argmax(likelihoods) / 1000) < 2e-3
+    prior = 0.1 * 500 / 2  # a tenth more images, on which both are equally good
+    places = np.arange(1, 1000) / 1000
+    likelihoods = [np.log(w * right[0] + (1 - w) * right[1]).sum() + prior * np.log(w * (1 - w)) for w in places]
+    assert abs(worth[0] - places[np.argmax(likelihoods)]) < 2e-3
 
 
 def test_cards_that_are_never_right_do_no_harm() -> None:

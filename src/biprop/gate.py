@@ -22,6 +22,8 @@ RINGS = 12
 """Of equal width in spatial frequency, from the mean to the corner of the spectrum."""
 _FLOOR = 1e-5
 """Added to the power: a quarter of a grey level's in one frequency, so that black areas do not count."""
+_ALIKE = 0.1
+"""Images on which all cards are equally good, for each image that is seen: what is learned from few must not silence a card."""
 _ROUNDS = 300
 """Of expectation and maximisation: far more than two or six cards need."""
 
@@ -123,11 +125,12 @@ class Gate:
 
 
 def _mixture(right: NDArray[Any]) -> NDArray[np.float64]:
-    """The weights [cards] under which the mean of the cards' answers gives the right classes the largest likelihood: expectation
-    and maximisation (Dempster, Laird and Rubin, 1977). The likelihood is concave: there is no other maximum."""
+    """The weights [cards] under which the mean of the cards' answers gives the right classes the largest likelihood, less a
+    penalty for leaving cards out (`_ALIKE`): expectation and maximisation (Dempster, Laird and Rubin, 1977). What is maximised
+    is concave: there is no other maximum."""
     given = np.maximum(right.astype(np.float64), 1e-12)
     weights = np.full(len(given), 1 / len(given))
     for _ in range(_ROUNDS):
         shares = weights[:, None] * given
-        weights = (shares / shares.sum(0)).mean(1)
+        weights = ((shares / shares.sum(0)).mean(1) + _ALIKE / len(given)) / (1 + _ALIKE)
     return weights
