@@ -315,13 +315,19 @@ def both_terminated(folder: Path) -> Outcome:
 
 def not_a_number(folder: Path) -> Outcome:
     """The scores grow beyond all numbers"""
-    return end_of(start(folder, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays")
+    return diverged(folder)
 
 
 def two_not_a_number(folder: Path) -> Outcome:
     """The weights of a dense network in two processes grow beyond all numbers"""
-    flags = (*TWO, "--conv-type", "DenseConv", "--lr", "1e38")
-    return end_of(start(folder, *flags), time.monotonic(), "the checkpoint before it stays")
+    return diverged(folder, *TWO, "--conv-type", "DenseConv", "--no-freeze-weights")
+
+
+def diverged(folder: Path, *flags: str) -> Outcome:
+    """A search that takes far too long steps."""
+    outcome = end_of(start(folder, *flags, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays")
+    assert list(folder.rglob("initial.state"))
+    return outcome
 
 
 def clock_set_back(folder: Path) -> Outcome:
