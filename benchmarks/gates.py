@@ -88,10 +88,10 @@ def main() -> None:
     rows: dict[str, list[tuple[float, float]]] = {}
     for path in arguments.decks:
         deck = Deck.load(path)
-        scores: dict[str, list[float]] = {}
+        weighings, scores = ways(deck), dict[str, list[float]]()
         for cell in [None, *((name, severity) for name in NAMES for severity in SEVERITIES)]:
             seen = clean if cell is None else corrupt(clean, *cell, numbers=numbers.tolist())
-            right = count(deck, seen.numpy(), labels.numpy())
+            right = count(deck, weighings, seen.numpy(), labels.numpy())
             for way, share in right.items():
                 scores.setdefault(way, []).append(share)
         for way, (first, *others) in scores.items():
@@ -101,13 +101,13 @@ def main() -> None:
         print(f"{way:50} {'  '.join(f'{statistics.mean(column):.2f}' for column in zip(*values, strict=True))}")
 
 
-def count(deck: Deck, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, float]:
+def count(deck: Deck, weighings: dict[str, Weights], pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, float]:
     """Accuracy in percent of every way, and of each card, on images of one kind."""
     right: dict[str, int] = {}
     for at in slices(np.arange(len(labels)), BATCH):
         answers = np.stack([softmax(engine.run(pixels[at], "NCHW")) for engine in deck.engines(cores())])
         found = {f"card {number}": one for number, one in enumerate(answers)}
-        found |= {name: together(answers, weigh(pixels[at], answers)) for name, weigh in ways(deck).items()}
+        found |= {name: together(answers, weigh(pixels[at], answers)) for name, weigh in weighings.items()}
         for name, one in found.items():
             right[name] = right.get(name, 0) + int((one.argmax(1) == labels[at]).sum())
     return {name: 100 * one / len(labels) for name, one in right.items()}

@@ -77,7 +77,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "native": set(),
     "coding": {"native"},
-    "container": set(),
+    "container": {"files"},
     "ticket": {
         "coding",
         "container",

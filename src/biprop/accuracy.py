@@ -26,7 +26,6 @@ from .subnetwork import LayerReport
 from .ticket import Ticket, TicketError
 from .train import choose_device, evaluation_batch
 
-_PLACES = ("set", "data", "image_size", "stream", "workers")
 _TOLD = ("set", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type", "prune_rate")
 """Options that are taken from what a ticket tells of its search. Where data are is not: a file does not choose what is read."""
 
@@ -104,7 +103,7 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
 
 
 def _places(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: flags[name] for name in _PLACES if name in flags}
+    return {name: flags[name] for name in options.DATA_PLACES if name in flags}
 
 
 def _here(config: Config, places: Mapping[str, Any]) -> Config:

@@ -19,7 +19,7 @@ from . import __version__, cli_engine, cli_robustness
 from . import config as options
 from .cli_engine import warn as _warn
 from .errors import UserError, did_you_mean
-from .flags import DEBUG, DECK_ENDING, TICKET_ENDING, Help, Parser, add_options, coerced, overrides
+from .flags import DEBUG, DECK_ENDING, OF_A_FILE, TICKET_ENDING, Help, Parser, add_options, check_folder, coerced, overrides
 
 if TYPE_CHECKING:
     from .config import Config
@@ -92,7 +92,6 @@ def _parser() -> Parser:
     machine.add_argument("--debug", **DEBUG)
     find.set_defaults(run=_find)
 
-    places = ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS)
     evaluate = commands.add_parser(
         "evaluate",
         help="accuracy of a ticket or a checkpoint",
@@ -118,7 +117,7 @@ def _parser() -> Parser:
     evaluate.add_argument(
         "--activations", choices=("float", "u8"), default="float", help="with --engine; " + cli_engine.ACTIVATIONS_HELP
     )
-    add_options(evaluate, places)
+    add_options(evaluate, OF_A_FILE)
     evaluate.add_argument("--debug", **DEBUG)
     evaluate.set_defaults(run=_evaluate)
 
@@ -137,7 +136,7 @@ def _parser() -> Parser:
         "--compact", action="store_true",
         help="batch norm and dense layers in 16 bits a number instead of 32; measures what that changes on the test set",
     )  # fmt: skip
-    add_options(pack, places)
+    add_options(pack, OF_A_FILE)
     pack.add_argument("--debug", **DEBUG)
     pack.set_defaults(run=_pack)
 
@@ -413,8 +412,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
     if not arguments.output.endswith(TICKET_ENDING):
         raise UserError(f"--output {arguments.output}: the name of a ticket ends with {TICKET_ENDING}")
-    if not Path(arguments.output).absolute().parent.is_dir():
-        raise UserError(f"--output {arguments.output}: cannot be written: no such folder")
+    check_folder(arguments.output)
     console = log.Console()
     ticket = export.pack(arguments.source, flags, arguments.compact)
     if arguments.compact:
@@ -445,12 +443,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from .deck import Deck
     from .ticket import Ticket
 
-    size = Path(arguments.file).stat().st_size if Path(arguments.file).is_file() else 0
-    if arguments.file.endswith(DECK_ENDING):
-        content = inspection.deck_report(Deck.load(arguments.file), size)
-    else:
-        ticket = Ticket.load(arguments.file)
-        content = inspection.report(ticket, size or len(ticket.to_bytes()))
+    found = Deck.load(arguments.file) if arguments.file.endswith(DECK_ENDING) else Ticket.load(arguments.file)
+    size = Path(arguments.file).stat().st_size or len(found.to_bytes())
+    content = inspection.deck_report(found, size) if isinstance(found, Deck) else inspection.report(found, size)
     console = log.Console()
     console.columns(arguments.file, content.heads, content.layers)
     console.table("the file", content.totals)

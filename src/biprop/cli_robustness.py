@@ -14,7 +14,7 @@ from . import config as options
 from .cli_engine import engine_of, warn
 from .errors import UserError
 from .files import replace_text
-from .flags import DEBUG, DECK_ENDING, TICKET_ENDING, Help, add_options, coerced, overrides
+from .flags import DEBUG, DECK_ENDING, OF_A_FILE, TICKET_ENDING, Help, add_options, check_folder, coerced, overrides
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .deck import Deck
     from .log import Console
     from .robustness import Classifier, Network, Scores
-
-_PLACES = ("set", "data", "image_size", "stream", "workers", "device", *options.CHECKPOINT_FACTS)
 
 
 def add_commands(commands: Any) -> None:
@@ -60,7 +58,7 @@ def add_commands(commands: Any) -> None:
     robustness.add_argument("--seed", dest="corruption_seed", type=int, default=0, metavar="N", help="of the corruptions [0]")
     robustness.add_argument("--engine", action="store_true", help="compute tickets with the engine, on the CPU")
     robustness.add_argument("-o", "--output", metavar="NAME", help="where results go [FILE.robustness]")
-    add_options(robustness, _PLACES)
+    add_options(robustness, OF_A_FILE)
     robustness.add_argument("--debug", **DEBUG)
     robustness.set_defaults(run=_robustness)
 
@@ -75,7 +73,7 @@ def add_commands(commands: Any) -> None:
     build.add_argument("tickets", nargs="+", metavar="NAME.mpt")
     build.add_argument("-o", "--output", required=True, metavar="NAME.deck", help="the deck")
     build.add_argument("--no-gate", action="store_true", help="the mean of the tickets' answers, always; needs no data")
-    add_options(build, ("set", "data", "image_size", "stream", "workers"))
+    add_options(build, options.DATA_PLACES)
     build.add_argument("--debug", **DEBUG)
     build.set_defaults(run=_build)
 
@@ -84,7 +82,7 @@ def _build(arguments: argparse.Namespace) -> int:
     flags = coerced(overrides(arguments))
     if not arguments.output.endswith(DECK_ENDING):
         raise UserError(f"--output {arguments.output}: the name of a deck ends with {DECK_ENDING}")
-    _check_folder(arguments.output)
+    check_folder(arguments.output)
     from . import inspection, log
     from .deck import Deck
     from .engine import cores
@@ -111,11 +109,6 @@ def _names(paths: Sequence[str]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else list(paths)
 
 
-def _check_folder(output: str | Path) -> None:
-    if not Path(output).absolute().parent.is_dir():
-        raise UserError(f"--output {output}: cannot be written: no such folder")
-
-
 def _robustness(arguments: argparse.Namespace) -> int:
     flags = coerced(overrides(arguments))
     if arguments.images is not None and arguments.images < 1:
@@ -123,7 +116,7 @@ def _robustness(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.corruption_seed < 2**64:
         raise UserError(f"--seed {arguments.corruption_seed}: must be in 0 .. 2**64 - 1")
     path, output = Path(arguments.file), _output(arguments)
-    _check_folder(output)
+    check_folder(output)
     from . import accuracy, log, robustness
     from .data import spread
     from .train import choose_device, evaluation_batch

@@ -20,6 +20,8 @@ from typing import Any
 from .errors import UserError, did_you_mean, one_line
 
 DEFAULT_CONFIG = "digits"
+DATA_PLACES = ("set", "data", "image_size", "stream", "workers")
+"""Options that say which data, and where they are."""
 CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", "num_classes")
 """Options that a checkpoint answers: a flag that says otherwise is a mistake."""
 

@@ -10,14 +10,18 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
+from .files import replacing
 
+T = TypeVar("T")
 MOST_HEADER = 1 << 24
 _NO_SUM = "0" * 64
 _KINDS = {"F32": 4, "BF16": 2, "U8": 1}
@@ -25,6 +29,47 @@ _KINDS = {"F32": 4, "BF16": 2, "U8": 1}
 
 class TicketError(UserError):
     """The file is no ticket or deck that this program can read: damaged, truncated, hostile, or of a newer version."""
+
+
+def load(path: str | Path, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a file's content.
+
+    Raises:
+        TicketError: the file cannot be read, or what `parse` raises, with the file's name.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as e:
+        raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
+    try:
+        return parse(content)
+    except TicketError as e:
+        raise TicketError(f"{path}: {e}") from None
+
+
+def save(path: str | Path, content: bytes) -> int:
+    """Write a file, replacing it in one step; returns its bytes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with replacing(Path(path)) as file:
+            file.write(content)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror}") from None
+    return len(content)
+
+
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Whatever a file's content makes fail in the block is a TicketError."""
+    try:
+        yield
+    except TicketError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
+        raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
 
 
 def pack(what: str, version: int, description: Any, tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> bytes:

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from . import container
 from .container import TicketError, check
 from .engine import Engine, Layout
-from .errors import UserError
-from .files import replacing
 from .gate import RINGS, Floats, Gate, Gating, features_of
 from .ticket import DEFAULT_MOST_WEIGHTS, Ticket
 
@@ -77,14 +75,7 @@ class Deck:
         Raises:
             TicketError: no such file, damaged, hostile or of a newer version.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as e:
-            raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
-        try:
-            return Deck.from_bytes(content, most_weights)
-        except TicketError as e:
-            raise TicketError(f"{path}: {e}") from None
+        return container.load(path, lambda content: Deck.from_bytes(content, most_weights))
 
     def save(self, path: str | Path) -> int:
         """Write the deck, replacing the file in one step; returns its bytes.
@@ -92,13 +83,7 @@ class Deck:
         Raises:
             UserError: it cannot be written.
         """
-        content = self.to_bytes()
-        try:
-            with replacing(Path(path)) as file:
-                file.write(content)
-        except OSError as e:
-            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-        return len(content)
+        return container.save(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The file's content: the tickets' files one after the other, and the gate's numbers."""
@@ -122,12 +107,8 @@ class Deck:
         Raises:
             TicketError: it is not one that this version reads.
         """
-        try:
+        with container.damage_told():
             return _read(*container.unpack("deck", VERSION, content), most_weights)
-        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
-            if isinstance(e, TicketError):
-                raise
-            raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
 
     def predict(
         self, images: NDArray[Any], gating: Gating = "batch", layout: Layout | None = None, threads: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import config as options
@@ -13,6 +14,8 @@ TICKET_ENDING, DECK_ENDING, PROGRAM_ENDING = ".mpt", ".deck", ".bprog"
 """Of the names of files: they tell what a command is given."""
 DEBUG: dict[str, Any] = {"action": "store_true", "help": "show where in the program a mistake was noticed"}
 """Of the flag --debug."""
+OF_A_FILE = (*options.DATA_PLACES, "device", *options.CHECKPOINT_FACTS)
+"""Options of commands that measure what is in a file: where its data are, and what old files do not say."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,6 +82,16 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             pairs[pattern] = rate
         given["layer_prune_rates"] = pairs
     return given
+
+
+def check_folder(output: str | Path) -> None:
+    """Noticed before the work, not after it.
+
+    Raises:
+        UserError: the folder of --output does not exist.
+    """
+    if not Path(output).absolute().parent.is_dir():
+        raise UserError(f"--output {output}: cannot be written: no such folder")
 
 
 def coerced(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from . import coding, container, rng
 from .container import TicketError as TicketError
 from .container import check, whole_numbers
-from .errors import UserError
-from .files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,13 +140,7 @@ class Ticket:
         Raises:
             UserError: it cannot be written.
         """
-        content, path = self.to_bytes(), Path(path)
-        try:
-            with replacing(path) as file:
-                file.write(content)
-        except OSError as e:
-            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-        return len(content)
+        return container.save(path, self.to_bytes())
 
     @staticmethod
     def load(path: str | Path, most_weights: int = DEFAULT_MOST_WEIGHTS) -> Ticket:
@@ -161,14 +153,7 @@ class Ticket:
         Raises:
             TicketError: no such file, or not a ticket that this version reads; the message says why.
         """
-        try:
-            content = Path(path).read_bytes()
-        except OSError as e:
-            raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
-        try:
-            return Ticket.from_bytes(content, most_weights)
-        except TicketError as e:
-            raise TicketError(f"{path}: {e}") from None
+        return container.load(path, lambda content: Ticket.from_bytes(content, most_weights))
 
     def to_bytes(self) -> bytes:
         """The file's content. A ticket that was read gives the same bytes again."""
@@ -206,12 +191,8 @@ class Ticket:
         Raises:
             TicketError: it is not one that this version reads.
         """
-        try:
+        with container.damage_told():
             return _read(*container.unpack("ticket", VERSION, content), most_weights)
-        except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
-            if isinstance(e, TicketError):
-                raise
-            raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
 
     def to_model(self, model: nn.Module | None = None, on_pixels: bool = False) -> nn.Module:
         """The network in PyTorch, in evaluation mode: an ordinary module, whose masked layers have the weights -gain, 0, +gain.

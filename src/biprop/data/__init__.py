@@ -153,14 +153,9 @@ class DataSet:
             yield self.normalise(images) if normalised else images, labels
 
     def normalise(self, images: Tensor) -> Tensor:
-        """See `normalise` below, with the mean and standard deviation of this data set."""
-        return normalise(images, self.mean, self.std)
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
-    means, stds = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
-    return (images * (1 / (255 * stds))).sub_(means / stds)
+        """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
+        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (images * (1 / (255 * std))).sub_(mean / std)
 
 
 def spread(count: int, wanted: int) -> NDArray[np.int64]:
