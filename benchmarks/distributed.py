@@ -5,7 +5,8 @@
     python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
 
 The comparison is fair where batch norm takes its statistics over the whole batch (--sync-batchnorm); without that each process
-normalises by its own share, which is another computation, not another rounding.
+normalises by its own share, which is another computation, not another rounding. How far roundings alone lead is shown by a third
+search: one process with two threads, which sums in another order.
 
 The model (docs/scaling.md): N processes with a share of S images each take T + E a step, where T = S / images per second is the
 time of one process alone. R(b) = 2 (N - 1) / N * b / bandwidth + 2 (N - 1) * latency is a ring all-reduce of b bytes; half of T,
@@ -43,10 +44,12 @@ SEARCHES = {
 COMMON = ["--set", "CIFAR10", "--low-data", "0.05", "--epochs", "3", "--batch-size", "128", "--lr", "0.1", "--device", "cpu"]
 
 
-def find(folder: Path, processes: int, flags: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]], float]:
-    """A search: last state, metrics by epoch, test accuracy."""
+def find(
+    folder: Path, processes: int, flags: list[str], threads: int = 1
+) -> tuple[dict[str, Tensor], list[dict[str, float]], float]:
+    """A search: last state, metrics by epoch, test accuracy (%)."""
     command = [sys.executable, "-m", "biprop", "find", *flags, "--log-dir", str(folder), "--print-freq", "1000"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     if code := distributed.launch(command, processes, environment):
         raise SystemExit(code)
     (result,) = folder.glob("**/result.json")
@@ -66,18 +69,27 @@ def kept(state: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     return masks
 
 
-def compare(folder: Path, name: str, flags: list[str]) -> None:
-    found = {n: find(folder / f"{n}", n, [*flags, "--sync-batchnorm"]) for n in (1, 2)}
-    (a, one, top_a), (b, two, top_b) = found[1], found[2]
-    losses = ", ".join(f"{x['train/loss']:.5f} / {y['train/loss']:.5f}" for x, y in zip(one, two, strict=True))
-    apart = max(float((a[k] - b[k]).abs().max() / a[k].abs().max()) for k in a if k.endswith("scores"))
-    masks = [(len(x), len(np.setdiff1d(x, y))) for x, y in zip(kept(a, 0.5).values(), kept(b, 0.5).values(), strict=True)]
-    total, differ = (sum(column) for column in zip(*masks, strict=True))
-    print(f"{name}: losses of one / two processes by epoch: {losses}")
-    print(
-        f"  scores: at most {apart:.1e} of the largest apart; {differ:,} of {total:,} kept weights are others (layerwise masks)"
-    )
-    print(f"  test accuracy: {top_a:.2f} / {top_b:.2f} %", flush=True)
+WAYS = {"one process": (1, 1), "one process, two threads": (1, 2), "two processes": (2, 1)}
+"""Processes, and threads of each."""
+
+
+def compare(folder: Path, name: str, flags: list[str], seeds: int) -> None:
+    """Accuracies and losses of the same searches done in three ways, and how far the second and third end from the first."""
+    tops: dict[str, list[float]] = {way: [] for way in WAYS}
+    print(f"{name}: losses by epoch; kept weights that are others than with one process (layerwise masks); test accuracy")
+    for seed in range(seeds):
+        first: dict[str, Tensor] = {}
+        for way, (processes, threads) in WAYS.items():
+            where = folder / f"{seed}-{processes}-{threads}"
+            state, lines, top = find(where, processes, [*flags, "--sync-batchnorm", "--seed", str(seed)], threads)
+            first = first or state
+            pairs = list(zip(kept(first, 0.5).values(), kept(state, 0.5).values(), strict=True))
+            differ, total = sum(len(np.setdiff1d(x, y)) for x, y in pairs), sum(len(x) for x, _ in pairs)
+            losses = " ".join(f"{line['train/loss']:.5f}" for line in lines)
+            print(f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {top:.2f} %", flush=True)
+            tops[way].append(top)
+    for way, found in tops.items():
+        print(f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n = {seeds})", flush=True)
 
 
 QUICK = {
@@ -190,6 +202,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="only speed, on the digits: one and two processes take turns this often")
     parser.add_argument("--digits", action="store_true", help="compare on the embedded digits: quick, and needs no --data")
+    parser.add_argument("--seeds", type=int, default=3, help="searches of each kind to compare (default 3)")
     parser.add_argument("--only", help="of the searches to compare, only those with this in their names")
     parser.add_argument("--share", type=int, default=128, help="images a GPU and step (default 128)")
     parser.add_argument("--microseconds", type=float, default=5, help="latency of a message (default 5)")
@@ -214,7 +227,7 @@ def main() -> None:
             for number, (name, flags) in enumerate(SEARCHES.items()):
                 if (arguments.only or "") not in name:
                     continue
-                compare(Path(folder) / str(number), name, [*flags, *images])
+                compare(Path(folder) / str(number), name, [*flags, *images], arguments.seeds)
 
 
 if __name__ == "__main__":

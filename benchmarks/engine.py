@@ -118,18 +118,20 @@ def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -
 
 
 def show_size(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
-    """Seconds to open, and memory beside the packed weights (a bit for the mask, a bit for the sign) once it has run."""
+    """Seconds to open; and once it has run, memory beside the packed weights (a bit for the mask, a bit for the sign)."""
     content = ticket.to_bytes()
     start = time.perf_counter()
     engine = Engine(Ticket.from_bytes(content), args.threads, args.instruction_set)
     opened = time.perf_counter() - start
+    packed = ticket.weights / 4e6
+    print(f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB")
     for batch in args.batches:
         engine.run(np.zeros((batch, *ticket_shape(ticket)), np.float32))
-    packed, memory = ticket.weights / 4e6, engine.memory / 1e6
-    print(
-        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB,"
-        f" in memory after batches {args.batches} {memory:.1f} MB"
-    )
+        memory, activations = (number / 1e6 for number in engine.memory)
+        print(
+            f"{name:14} after a batch of {batch}: {memory:.1f} MB, of those activations {activations:.1f};"
+            f" the others are {(memory - activations) / packed:.1f} times the packed weights"
+        )
 
 
 def main() -> None:

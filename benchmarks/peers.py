@@ -2,14 +2,21 @@
 
     pip install onnxruntime onnx onnxscript openvino nncf
 
-deepsparse needs Python 3.11 and numpy 1.26: an environment of its own. All run the dense float32 network that `Ticket.to_model`
-gives, with its zeros; OpenVINO also runs it in 8 bits (nncf, calibrated on random images). DeepSparse reads the zeros.
+deepsparse, which is no longer kept up, needs Python 3.11 and an environment of its own, where the others do not run:
+
+    pip install "numpy<2" "onnx<1.15" "protobuf<4" deepsparse
+
+All run the dense float32 network that `Ticket.to_model` gives, with its zeros; OpenVINO also runs it in 8 bits (nncf, calibrated
+on random images). DeepSparse reads the zeros.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,5 +84,9 @@ def _openvino_int8(model: torch.nn.Module, images: torch.Tensor, threads: int) -
 def _deepsparse(model: torch.nn.Module, images: torch.Tensor, threads: int) -> Callable[[], object]:
     import deepsparse  # type: ignore[import-not-found]
 
-    engine = deepsparse.compile_model(_onnx(model, images), batch_size=len(images), num_cores=threads)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs a newer onnx than deepsparse can read
+        path = str(Path(folder) / "network.onnx")
+        torch.onnx.export(model, (images,), path, dynamo=False, opset_version=13)
+        engine = deepsparse.compile_model(path, batch_size=len(images), num_cores=threads)
     return lambda: engine.run([images.numpy()])

@@ -57,6 +57,10 @@ class BitStep : public Step {
         }
         bits_ = std::max(1, bit_length(uint32_t(most) + 1));  // a threshold may be one more than any count
     }
+    void count(Held& held) const override {
+        held[this] = (thresholds_.size() + thresholds_plus_.size()) * 2 + corrections_.size() * 4 + flips_.size();
+        if (lists_) held[lists_.get()] = lists_->bytes();
+    }
 
   protected:
     int position_class(int position) const {
@@ -74,7 +78,7 @@ class BitStep : public Step {
     }
 
     const int taps_;
-    const std::shared_ptr<const TapLists> lists_;
+    std::shared_ptr<const TapLists> lists_;
     const Classes rows_, columns_;
     const bool by_threshold_;  // else by floats
     int bits_ = 0;
@@ -194,6 +198,7 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0;
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
+        if (grouped_ && (by_threshold_ || direct_)) lists_.reset();  // their own are all that it needs
     }
 
     // Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
@@ -239,8 +244,9 @@ class Sliced final : public BitStep {
         const size_t tiles = pool_ ? 2 : 1;
         return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), 4 * sub_plane_ + 64);
     }
-    size_t memory() const override {
-        return (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size() + thresholds_.size() + 2 * corrections_.size()) * 2;
+    void count(Held& held) const override {
+        BitStep::count(held);
+        held[this] += (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size()) * 2;
     }
 
   private:
@@ -553,6 +559,7 @@ class Popcount final : public BitStep {
             return all;
         };
         by_position_ = spread(thresholds_), by_position_plus_ = spread(thresholds_plus_);
+        lists_.reset();  // the planes are all that it needs
     }
 
     void run(const Frame& frame) const override {
@@ -582,7 +589,10 @@ class Popcount final : public BitStep {
     size_t scratch() const override {
         return (size_t(padded_) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
     }
-    size_t memory() const override { return (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size() + 2 * corrections_.size()) * 2; }
+    void count(Held& held) const override {
+        BitStep::count(held);
+        held[this] += (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size()) * 2;
+    }
 
   private:
     static int padded(const Shape& out) { return out.positions() == 1 ? 1 : int(round_up(out.positions(), 8)); }
@@ -644,14 +654,17 @@ class Popcount final : public BitStep {
 
 }  // namespace
 
-std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
-                                    std::shared_ptr<const TapLists>& lists) {
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+    std::shared_ptr<const TapLists>& lists = packed.lists;
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     const int width = Sliced::best_width(op, in, out, kernels);
     if (!lists || lists->width != width) lists = std::make_shared<TapLists>(op, in.channels * op.area(), width);
     auto sliced = std::make_unique<Sliced>(op, pool, shapes, kernels, lists);
-    if (out.images > 1 || sliced->cycles() <= Popcount::cost(op, in, out, kernels.cycles_per_popcount)) return sliced;
-    return std::make_unique<Popcount>(op, shapes, kernels, lists);
+    std::unique_ptr<Step> step;
+    if (out.images > 1 || sliced->cycles() <= Popcount::cost(op, in, out, kernels.cycles_per_popcount)) step = std::move(sliced);
+    else sliced.reset(), step = std::make_unique<Popcount>(op, shapes, kernels, lists);
+    if (lists.use_count() == 1) lists.reset();
+    return step;
 }
 
 }  // namespace biprop

@@ -23,7 +23,7 @@ constexpr int kStepsAtOnce = 10;  // of 2 KB of weights
 
 class MatrixSum final : public Step {
   public:
-    MatrixSum(const Op& op, const std::vector<Shape>& shapes, const MatrixKernels& kernels)
+    MatrixSum(const Op& op, const std::vector<Shape>& shapes, const MatrixKernels& kernels, std::shared_ptr<const MatrixWeights>& weights)
         : Step(op, shapes), kernels_(kernels), levels_(in_.levels()), unit_(levels_ ? 4 : 2), parts_(levels_ ? 1 : 3) {
         const int images = out_.images, stride = op.stride;
         const bool one_row = images % 16 == 0;  // 16 lanes never span two
@@ -51,7 +51,8 @@ class MatrixSum final : public Step {
                 }
         for (int lane = 0, in_row = out_.width * images; lane < rows_ * in_row; lane += 16)
             tiles_.push_back(4 * (one_row ? lane / in_row * width_ * images + lane % in_row : lane));
-        pack_weights();
+        if (!weights || weights->levels != levels_) weights = std::make_shared<MatrixWeights>(pack_weights());
+        weights_ = weights;
         for (Finish& finish : finishes_) finish.scale *= levels_ ? in_.step : 1;
     }
 
@@ -69,7 +70,7 @@ class MatrixSum final : public Step {
                0.2 * out_.channels * out_.lanes();
     }
     size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2; }
-    size_t memory() const override { return kept_.size() + negative_.size(); }
+    void count(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
 
   private:
     int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
@@ -77,17 +78,20 @@ class MatrixSum final : public Step {
     size_t sum_step() const { return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16; }  // see group_step_
     size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
 
-    void pack_weights() {
+    MatrixWeights pack_weights() const {
         const int per_row = kRows * unit_;  // input channels
         const size_t row_bytes = per_row / 8;
-        kept_.resize(panels() * steps_.size() * kPanel * row_bytes), negative_.resize(kept_.size());
+        MatrixWeights packed;
+        packed.levels = levels_;
+        packed.kept.resize(panels() * steps_.size() * kPanel * row_bytes), packed.negative.resize(packed.kept.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int k = 0; k < op_.area() * blocks_; ++k)
                 for (int i = 0; i < std::min(per_row, in_.channels - k / op_.area() * per_row); ++i) {
                     const size_t from = (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
                     const size_t to = ((c / kPanel * steps_.size() + k) * kPanel + c % kPanel) * row_bytes + i / 8;
-                    if (op_.kept(from)) (kept_[to] |= uint8_t(1 << i % 8)), negative_[to] |= uint8_t(!op_.positive(from) << i % 8);
+                    if (op_.kept(from)) (packed.kept[to] |= uint8_t(1 << i % 8)), packed.negative[to] |= uint8_t(!op_.positive(from) << i % 8);
                 }
+        return packed;
     }
 
     void compute(const Frame& frame, int top, int first, int last, uint8_t* room) const {
@@ -103,7 +107,7 @@ class MatrixSum final : public Step {
         t.at_once = at_once();
         const size_t panel_bytes = steps_.size() * kPanel * kRows * unit_ / 8;
         for (int panel = first; panel < last; ++panel) {
-            t.kept = &kept_[panel * panel_bytes], t.negative = &negative_[panel * panel_bytes];
+            t.kept = &weights_->kept[panel * panel_bytes], t.negative = &weights_->negative[panel * panel_bytes];
             kernels_.multiply(t);
             for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c)
                 emit(frame, c, top * out_.width * out_.images, lanes, sums + c % kPanel * t.sum_step, room_for_residual);
@@ -160,14 +164,14 @@ class MatrixSum final : public Step {
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
     size_t copy_step_, part_step_, group_step_;
     std::vector<int32_t> steps_, tiles_;
-    std::vector<uint8_t> kept_, negative_;  // [panel][step][output channel][input channel] bits
+    std::shared_ptr<const MatrixWeights> weights_;
 };
 
 }  // namespace
 
-std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
+std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
     if (!kernels.matrices || op.dense) return nullptr;
-    return std::make_unique<MatrixSum>(op, shapes, *kernels.matrices);
+    return std::make_unique<MatrixSum>(op, shapes, *kernels.matrices, packed.matrix);
 }
 
 }  // namespace biprop

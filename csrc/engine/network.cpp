@@ -87,7 +87,7 @@ class Network {
   public:
     Network(Program program, int threads)
         : program_(std::move(program)), kernels_(chosen_kernels ? chosen_kernels.load() : all_kernels().front()), pool_(threads),
-          lists_(program_.ops.size()) {
+          packed_(program_.ops.size()) {
         bool bits = false;
         rows_ = true;
         for (const Value& value : program_.values)
@@ -183,20 +183,22 @@ class Network {
         idle_one_.clear(), idle_group_.clear();
     }
 
-    size_t memory() const {
+    // Of the weights, and of runs.
+    std::pair<size_t, size_t> memory() const {
         std::lock_guard<std::mutex> lock(mutex_);
-        size_t bytes = 0;
+        size_t bytes = 0, working = 0;
         for (const Op& op : program_.ops) bytes += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
-        for (const auto& lists : lists_) bytes += lists ? lists->bytes() : 0;
+        Held held;
         for (const auto* plan : {one_.get(), group_.get()})
             if (plan)
-                for (const auto& step : plan->steps) bytes += step->memory();
+                for (const auto& step : plan->steps) step->count(held);
+        for (const auto& [_, own] : held) bytes += own;
         for (const auto* idle : {&idle_one_, &idle_group_})
             for (const auto& space : *idle) {
-                for (const auto& buffer : space->values) bytes += buffer.bytes();
-                for (const auto& buffer : space->scratch) bytes += buffer.bytes();
+                for (const auto& buffer : space->values) working += buffer.bytes();
+                for (const auto& buffer : space->scratch) working += buffer.bytes();
             }
-        return bytes;
+        return {bytes, working};
     }
 
   private:
@@ -224,8 +226,8 @@ class Network {
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
             if (op.kind != Kind::conv) plan->steps.push_back(make_pool_step(op, plan->shapes));
-            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, join ? only_pool(*plan, i) : nullptr, plan->shapes, *kernels_, lists_[i]));
-            else plan->steps.push_back(make_sum_step(op, plan->shapes, *kernels_));
+            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, join ? only_pool(*plan, i) : nullptr, plan->shapes, *kernels_, packed_[i]));
+            else plan->steps.push_back(make_sum_step(op, plan->shapes, *kernels_, packed_[i]));
             plan->scratch = std::max(plan->scratch, plan->steps.back()->scratch());
             plan->steps.back()->worth_threads = plan->steps.back()->cycles() > kWorthThreads;
             if (&plan->steps.back()->last() != &op) ++i;
@@ -398,7 +400,7 @@ class Network {
     bool rows_ = true, groups_ = true;  // whether one image, or a group, can run
     mutable std::mutex mutex_;  // of what follows
     std::vector<std::pair<float, float>> ranges_;  // of the values, where they are levels; else empty
-    std::vector<std::shared_ptr<const TapLists>> lists_;
+    std::vector<Packed> packed_;  // by operation
     std::unique_ptr<Plan> one_, group_;
     std::vector<std::unique_ptr<Workspace>> idle_one_, idle_group_;
 };
@@ -495,7 +497,11 @@ size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t
     return whole.size();
 }
 
-size_t biprop_memory(const biprop_network* network) { return network ? network->network.memory() : 0; }
+size_t biprop_memory(const biprop_network* network, size_t* working) {
+    const auto [weights, runs] = network ? network->network.memory() : std::pair<size_t, size_t>();
+    if (working) *working = runs;
+    return weights + runs;
+}
 
 const char* biprop_instruction_sets(void) {
     static const std::string names = [] {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -113,6 +114,8 @@ struct Frame {
     }
 };
 
+using Held = std::map<const void*, size_t>;  // bytes, by who holds them: steps of two modes may hold the same
+
 class Step {
   public:
     Step(const Op& op, const std::vector<Shape>& shapes)
@@ -124,7 +127,7 @@ class Step {
     virtual std::string name() const = 0;
     virtual double cycles() const = 0;  // an estimate, for a group
     virtual size_t scratch() const { return 0; }  // bytes a thread needs
-    virtual size_t memory() const { return 0; }  // bytes held
+    virtual void count(Held&) const {}  // memory of weights
 
     const Op& op() const { return op_; }
     virtual const Op& last() const { return op_; }  // another where the step does two operations
@@ -163,12 +166,23 @@ struct TapLists {
     size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 
-// `lists` is filled by the first step that needs it. The step also does `pool`, if there is one and that pays.
-std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
-                                    std::shared_ptr<const TapLists>& lists);
-std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
+// Weights of a layer as products of matrices take them: [panel][step][output channel][input channel] bits.
+struct MatrixWeights {
+    std::vector<uint8_t> kept, negative;
+    bool levels;
+};
+
+// Weights of a layer as the steps of both modes take them; the first that needs them makes them.
+struct Packed {
+    std::shared_ptr<const TapLists> lists;
+    std::shared_ptr<const MatrixWeights> matrix;
+};
+
+// The step also does `pool`, if there is one and that pays.
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
 // The same by products of matrices; null where these are not for it.
-std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels);
+std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
 // Whether a convolution can read `in` if it is levels.

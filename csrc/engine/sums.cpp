@@ -95,11 +95,9 @@ class TiledSum : public Step {
             total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
         return total;
     }
-    size_t memory() const override {
-        size_t bytes = 0;
+    void count(Held& held) const override {
         for (const auto& [vectors, lists] : lists_)
-            bytes += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
-        return bytes;
+            held[this] += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
     }
 
   protected:
@@ -416,7 +414,7 @@ class Dot final : public Step {
     std::string name() const override { return "sparse dot"; }
     double cycles() const override { return double(lists_.taps.size()) + 10.0 * out_.channels; }
     size_t scratch() const override { return (size_t(taps_) + 16) * sizeof(float); }
-    size_t memory() const override { return lists_.bytes(); }
+    void count(Held& held) const override { held[this] = lists_.bytes(); }
 
   private:
     const int taps_;
@@ -438,13 +436,16 @@ bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
     return is_dot(op, in, out) || LevelSum::fits(op, in);
 }
 
-std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
+std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
-    std::unique_ptr<Step> sum, product = make_matrix_step(op, shapes, kernels);
+    std::unique_ptr<Step> sum, product = make_matrix_step(op, shapes, kernels, packed);
     if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
     else sum = std::make_unique<Sum>(op, shapes, kernels);
-    return product && product->cycles() < sum->cycles() ? std::move(product) : std::move(sum);
+    if (product && product->cycles() < sum->cycles()) return product;
+    product.reset();
+    if (packed.matrix.use_count() == 1) packed.matrix.reset();
+    return sum;
 }
 
 }  // namespace biprop

@@ -59,8 +59,8 @@ BIPROP_API int biprop_calibrate(biprop_network *network, const float *images, in
 /* Which kernel each layer uses for a batch, and its estimated cost, as text: up to size - 1 bytes; returns the bytes it needs. */
 BIPROP_API size_t biprop_explain(biprop_network *network, int64_t batch, char *text, size_t size);
 
-/* Bytes that the network holds, working memory included once it has run. */
-BIPROP_API size_t biprop_memory(const biprop_network *network);
+/* Bytes that the network holds. Of those, `working` (or null) are for activations: none before it has run. */
+BIPROP_API size_t biprop_memory(const biprop_network *network, size_t *working);
 
 /* The instruction sets of this machine that were compiled in, best first, separated by spaces; and the one in use by networks
  * loaded from now on ("" is the best again). For tests and comparisons. */

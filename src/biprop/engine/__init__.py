@@ -172,9 +172,12 @@ class Engine:
         return name, int(group), [Step(a, b, c, d, float(e), float(f)) for a, b, c, d, e, f in rows]
 
     @property
-    def memory(self) -> int:
-        """Bytes that the compiled network holds; working memory counts once it has run."""
-        return int(self._core.biprop_memory(self._network)) if self._core and not self._reference else 0
+    def memory(self) -> tuple[int, int]:
+        """Bytes that the compiled network holds: in all, and of those the ones for activations (none before it has run)."""
+        if not self._core or self._reference:
+            return 0, 0
+        working = ctypes.c_size_t()
+        return int(self._core.biprop_memory(self._network, ctypes.byref(working))), working.value
 
     def save_program(self, path: str | Path) -> int:
         """Write what the C interface (include/biprop.h) loads; returns its size in bytes.
@@ -279,7 +282,7 @@ def _core() -> ctypes.CDLL | None:
     core.biprop_shape.argtypes = (pointer, *[ctypes.POINTER(number)] * 4)
     core.biprop_shape.restype = None
     core.biprop_explain.argtypes, core.biprop_explain.restype = (pointer, ctypes.c_int64, ctypes.c_char_p, size), size
-    core.biprop_memory.argtypes, core.biprop_memory.restype = (pointer,), size
+    core.biprop_memory.argtypes, core.biprop_memory.restype = (pointer, ctypes.POINTER(size)), size
     core.biprop_instruction_sets.restype = core.biprop_message.restype = ctypes.c_char_p
     core.biprop_use_instruction_set.argtypes = (ctypes.c_char_p,)
     core.biprop_calibrate.argtypes = (pointer, pointer, ctypes.c_int64, number)
