@@ -196,7 +196,7 @@ class Sliced final : public BitStep {
         by_rows_ ? prepare_rows() : prepare_cells();
         const bool whole = by_rows_ ? row_ == out_.width && out_.lanes() % 64 == 0 && out_.height % tile_ == 0 : true;
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
-        const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0;
+        const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         if (grouped_ && (by_threshold_ || direct_)) lists_.reset();  // their own are all that it needs
     }

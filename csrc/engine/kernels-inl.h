@@ -264,6 +264,29 @@ void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks,
         V::store(out, V::both(V::load(plane + offset[k]), V::load(masks + size_t(k) * V::width)));
 }
 
+BIPROP_INLINE Floats act_of(Floats y, Act act) {
+    const Floats zero = {}, one = zero + 1.0f;
+    if (act == Act::relu) return y > 0 ? y : zero;
+    if (act == Act::sign) return y >= 0 ? one : -one;
+    if (act == Act::sign0) return (y > 0 ? one : zero) - (y < 0 ? one : zero);
+    return y;
+}
+
+// The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode; its last 16 bits
+// are the level.
+BIPROP_INLINE void store_levels(int16_t* to, Floats y, const biprop::LevelFinish& f) {
+    typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
+    typedef int16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
+    const Floats zero = {}, low = zero + f.low, high = zero + f.high;
+    y *= f.per_step;
+    y = y < low ? low : y;
+    y = (y > high ? high : y) + 12582912.0f;
+    Ints bits;
+    std::memcpy(&bits, &y, sizeof bits);
+    const Shorts whole = __builtin_convertvector(bits, Shorts);
+    std::memcpy(to, &whole, sizeof whole);
+}
+
 // ---- 1/32: sparse sums of tiles that stay in the fastest cache ----
 
 // Weights +1 and -1 as a stream: the taps of a range take theirs from kSigns + kMostSigns - positive. A multiplication with them is
@@ -323,12 +346,12 @@ void sum_of(const SumTile& t) {
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r)
             for (int k = 1; k < chains; ++k) sum[0][r] += sum[k][r];
-        if (!t.out && !t.signs) {
+        if (!t.out && !t.signs && !t.levels) {
 #pragma GCC unroll 32
             for (int r = 0; r < regs; ++r) store_floats(part + r * kFloats, sum[0][r]);
             continue;
         }
-        const Finish& f = t.finishes[c];
+        const Finish& f = t.finishes[c].finish;
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r) sum[0][r] = sum[0][r] * f.scale + f.shift;
         if (t.residual) {
@@ -347,16 +370,17 @@ void sum_of(const SumTile& t) {
             }
             continue;
         }
-        float* out = shifted(t.out, c * t.out_step);
-        const Floats zero = {}, one = zero + 1.0f;
 #pragma GCC unroll 32
-        for (int r = 0; r < regs; ++r) {
-            Floats y = sum[0][r];
-            if (f.act == Act::relu) y = y > 0 ? y : zero;
-            if (f.act == Act::sign) y = y >= 0 ? one : -one;
-            if (f.act == Act::sign0) y = (y > 0 ? one : zero) - (y < 0 ? one : zero);
-            store_floats(out + r * kFloats, y);
+        for (int r = 0; r < regs; ++r) sum[0][r] = act_of(sum[0][r], f.act);
+        if (t.levels) {
+            int16_t* levels = shifted(t.levels, c * t.out_step);
+#pragma GCC unroll 32
+            for (int r = 0; r < regs; ++r) store_levels(levels + r * kFloats, sum[0][r], t.finishes[c]);
+            continue;
         }
+        float* out = shifted(t.out, c * t.out_step);
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) store_floats(out + r * kFloats, sum[0][r]);
     }
 }
 
@@ -378,7 +402,6 @@ BIPROP_INLINE Levels load_levels(const int16_t* p) {
     return v;
 }
 
-// The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode.
 BIPROP_INLINE int16_t level_of(float y, float per_step, float low, float high) {
     float x = y * per_step;
     x = x < low ? low : x > high ? high : x;
@@ -389,25 +412,13 @@ BIPROP_INLINE void levels_of(const float* y, int n, const biprop::LevelFinish& f
     for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], f.per_step, f.low, f.high);
 }
 
-// Whole vectors; the last 16 bits of a sum with the magic number are the level.
+// Whole vectors.
 template <Act A>
 BIPROP_INLINE void to_levels_as(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
-    typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
-    typedef int16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
-    const Floats zero = {}, one = zero + 1.0f, low = zero + f.low, high = zero + f.high;
     for (int i = 0; i < n; i += kFloats) {
         Floats y = load_floats(x + i) * f.finish.scale + f.finish.shift;
         if (residual) y += load_floats(residual + i) * f.finish.residual_scale;
-        if (A == Act::relu) y = y > 0 ? y : zero;
-        if (A == Act::sign) y = y >= 0 ? one : -one;
-        if (A == Act::sign0) y = (y > 0 ? one : zero) - (y < 0 ? one : zero);
-        y *= f.per_step;
-        y = y < low ? low : y;
-        y = (y > high ? high : y) + 12582912.0f;
-        Ints bits;
-        std::memcpy(&bits, &y, sizeof bits);
-        const Shorts whole = __builtin_convertvector(bits, Shorts);
-        std::memcpy(levels + i, &whole, sizeof whole);
+        store_levels(levels + i, act_of(y, A), f);
     }
 }
 
@@ -528,24 +539,39 @@ void signs(const float* x, int n, const Finish& f, const float* residual, uint8_
 
 BIPROP_INLINE float larger(float a, float b) { return a > b ? a : b; }
 
-// Widths that the compiler knows become vectors and shuffles.
-template <int Width>
-void pool_floats_of(const float* x, int width, int out_height, int out_width, float* out) {
+template <class Number>
+BIPROP_INLINE Number larger_of(Number a, Number b) {
+    return a > b ? a : b;
+}
+
+// Sizes that the compiler knows become vectors and shuffles.
+template <int Width, int Images, class Number>
+void pool_of(const Number* x, int width, int images, int out_height, int out_width, Number* out) {
     if (Width) width = Width, out_width = Width / 2;
-    for (int y = 0; y < out_height; ++y, x += 2 * width, out += out_width)
-        for (int i = 0; i < out_width; ++i)
-            out[i] = larger(larger(x[2 * i], x[width + 2 * i]), larger(x[2 * i + 1], x[width + 2 * i + 1]));
+    if (Images) images = Images;
+    for (int y = 0; y < out_height; ++y, x += 2 * width * images)
+        for (int i = 0; i < out_width; ++i, out += images) {
+            const Number *a = x + 2 * i * images, *b = a + width * images;
+            for (int k = 0; k < images; ++k) out[k] = larger_of(larger_of(a[k], b[k]), larger_of(a[k + images], b[k + images]));
+        }
 }
 
-void pool_floats(const float* x, int width, int out_height, int out_width, float* out) {
-    if (width == 8) return pool_floats_of<8>(x, width, out_height, out_width, out);
-    if (width == 16) return pool_floats_of<16>(x, width, out_height, out_width, out);
-    if (width == 32) return pool_floats_of<32>(x, width, out_height, out_width, out);
-    return pool_floats_of<0>(x, width, out_height, out_width, out);
+template <class Number>
+BIPROP_INLINE void pool_any(const Number* x, int width, int images, int out_height, int out_width, Number* out) {
+    if (images == 16) return pool_of<0, 16>(x, width, images, out_height, out_width, out);
+    if (images == 32) return pool_of<0, 32>(x, width, images, out_height, out_width, out);
+    if (images > 1) return pool_of<0, 0>(x, width, images, out_height, out_width, out);
+    if (width == 8) return pool_of<8, 1>(x, width, images, out_height, out_width, out);
+    if (width == 16) return pool_of<16, 1>(x, width, images, out_height, out_width, out);
+    if (width == 32) return pool_of<32, 1>(x, width, images, out_height, out_width, out);
+    return pool_of<0, 1>(x, width, images, out_height, out_width, out);
 }
 
-void pool_lanes(const float* a, const float* b, int n, float* out) {
-    for (int i = 0; i < n; ++i) out[i] = larger(larger(a[i], a[i + n]), larger(b[i], b[i + n]));
+void pool_floats(const float* x, int width, int images, int out_height, int out_width, float* out) {
+    pool_any(x, width, images, out_height, out_width, out);
+}
+void pool_levels(const int16_t* x, int width, int images, int out_height, int out_width, int16_t* out) {
+    pool_any(x, width, images, out_height, out_width, out);
 }
 
 void pool_cells(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out) {

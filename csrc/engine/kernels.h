@@ -25,6 +25,12 @@ struct Finish {
     Act act;
 };
 
+// Finished values as levels: y / step, rounded to nearest even, within low .. high.
+struct LevelFinish {
+    Finish finish;
+    float per_step, low, high;
+};
+
 // One tile of a bit-sliced convolution: count, for each output channel and lane, the kept taps that agree with their weight.
 //
 // Where a plane has 64 positions only, a group of eight or four channels is computed at once (`gathered` below). Their taps alternate,
@@ -83,18 +89,13 @@ struct SumTile {
     size_t part_step;
     bool begin;  // there are none yet
 
-    // The last sums: finished lanes of channel c go to out + c * out_step, or their signs to signs + c * out_step; both null: to `part`.
+    // The last sums: finished lanes of channel c go to out + c * out_step, or as signs or levels there; all null: to `part`.
     float* out;
     uint8_t* signs;
+    int16_t* levels;
     const float* residual;  // like `out`; or null
     size_t out_step, residual_step;  // in bytes
-    const Finish* finishes;
-};
-
-// Finished values as levels: y / step, rounded to nearest even, within low .. high.
-struct LevelFinish {
-    Finish finish;
-    float per_step, low, high;
+    const LevelFinish* finishes;
 };
 
 // A tile of sums of 8-bit levels in 16 bits, 32 lanes a vector; otherwise like SumTile.
@@ -175,9 +176,9 @@ struct Kernels {
     void (*signs)(const float* x, int n, const Finish&, const float* residual, uint8_t* bits);
     // bits: counts[i] >= thresholds[i], n <= 64
     uint64_t (*compare)(const int16_t* counts, const uint16_t* thresholds, int n);
-    // 2x2 maxima at stride 2 of a plane of floats, and of lanes: out[i] = max(a[i], a[i + n], b[i], b[i + n]).
-    void (*pool_floats)(const float* x, int width, int out_height, int out_width, float* out);
-    void (*pool_lanes)(const float* a, const float* b, int n, float* out);
+    // 2x2 maxima at stride 2 of a plane [height][width][images], of floats and of levels.
+    void (*pool_floats)(const float* x, int width, int images, int out_height, int out_width, float* out);
+    void (*pool_levels)(const int16_t* x, int width, int images, int out_height, int out_width, int16_t* out);
     // The same of bits: any or all of four. Of cells, n outputs of a row; of rows of `row` bits, to rows of half of that, at least 8.
     void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);

@@ -121,15 +121,18 @@ void multiply(const MatrixTile& t) {
 template <int Channels, bool Next>
 void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, uint8_t* to) {
     const auto at = [&](int c) { return reinterpret_cast<const int16_t*>(reinterpret_cast<const uint8_t*>(from) + c * plane); };
-    const int16_t *a = at(0), *b = at(Channels > 1), *c = at(Channels > 2 ? 2 : 0), *d = at(Channels > 3 ? 3 : 0);
-    auto* out = reinterpret_cast<uint32_t*>(to);
-    if (Next) stride = 1;
-    for (int i = 0; i < lanes; ++i) {
-        uint32_t word = uint8_t(a[i * stride]);
-        if (Channels > 1) word |= uint32_t(uint8_t(b[i * stride])) << 8;
-        if (Channels > 2) word |= uint32_t(uint8_t(c[i * stride])) << 16;
-        if (Channels > 3) word |= uint32_t(uint8_t(d[i * stride])) << 24;
-        out[i] = word;
+    for (int i = 0; i < lanes; i += 16) {
+        const __mmask16 there = lanes - i >= 16 ? 0xffff : __mmask16((1u << (lanes - i)) - 1);
+        const auto read = [&](int c) {
+            if (c >= Channels) return _mm256_setzero_si256();
+            if (Next) return _mm256_maskz_loadu_epi16(there, at(c) + i);
+            int16_t some[16] = {};
+            for (int k = 0; k < 16 && i + k < lanes; ++k) some[k] = at(c)[(i + k) * stride];
+            return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(some));
+        };
+        // Lower bytes of 16 bits: of two channels side by side, then of four.
+        const auto pair = [&](int c) { return _mm512_cvtepu16_epi32(_mm256_mask_blend_epi8(0xaaaaaaaa, read(c), _mm256_slli_epi16(read(c + 1), 8))); };
+        _mm512_mask_storeu_epi32(to + i * 4, there, _mm512_or_si512(pair(0), _mm512_slli_epi32(pair(2), 16)));
     }
 }
 

@@ -166,5 +166,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx512 = {
     "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_lanes, pool_cells, pool_rows, split,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
 };

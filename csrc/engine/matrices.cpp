@@ -23,7 +23,7 @@ constexpr int kStepsAtOnce = 10;  // of 2 KB of weights
 
 class MatrixSum final : public Step {
   public:
-    MatrixSum(const Op& op, const std::vector<Shape>& shapes, const MatrixKernels& kernels, std::shared_ptr<const MatrixWeights>& weights)
+    MatrixSum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const MatrixKernels& kernels, std::shared_ptr<const MatrixWeights>& weights)
         : Step(op, shapes), kernels_(kernels), levels_(in_.levels()), unit_(levels_ ? 4 : 2), parts_(levels_ ? 1 : 3) {
         const int images = out_.images, stride = op.stride;
         const bool one_row = images % 16 == 0;  // 16 lanes never span two
@@ -36,6 +36,12 @@ class MatrixSum final : public Step {
         rows_ = std::clamp(std::min(int(kStripBytes / row_bytes) - more_rows_, kStripLanes / (out_.width * images)), 1, out_.height);
         strips_ = (out_.height + rows_ - 1) / rows_;
         rows_ = (out_.height + strips_ - 1) / strips_;
+        // A maximum that keeps the order comes before scale and rounding, and the strips have whole pairs of rows.
+        const bool rising = std::all_of(op.scale.begin(), op.scale.end(), [](double scale) { return scale > 0; });
+        if (pool && pool->selects() && rising && out_.height % 2 == 0 && out_.width % 2 == 0) {
+            pool_ = pool, pooled_ = shapes[pool->out];
+            rows_ += rows_ % 2;
+        }
         strips_ = (out_.height + rows_ - 1) / rows_;
         copy_step_ = size_t(rows_ + more_rows_) * width_ * images * 4;
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
@@ -63,7 +69,10 @@ class MatrixSum final : public Step {
             compute(frame, item / parts * rows_, panels() * part / parts, panels() * (part + 1) / parts, (*frame.scratch)[thread].data());
         });
     }
-    std::string name() const override { return std::string(levels_ ? "product of levels, " : "product of floats, ") + std::to_string(rows_ * out_.width * out_.images) + " lanes"; }
+    std::string name() const override {
+        return std::string(levels_ ? "product of levels, " : "product of floats, ") + std::to_string(rows_ * out_.width * out_.images) + " lanes" + (pool_ ? ", max pool" : "");
+    }
+    const Op& last() const override { return pool_ ? *pool_ : op_; }
     double cycles() const override {
         const double tiles = double(strips_) * double(tiles_.size()) * panels() * double(steps_.size());
         return tiles * parts_ * 30 + double(strips_) * panels() * double(steps_.size()) * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
@@ -109,9 +118,21 @@ class MatrixSum final : public Step {
         for (int panel = first; panel < last; ++panel) {
             t.kept = &weights_->kept[panel * panel_bytes], t.negative = &weights_->negative[panel * panel_bytes];
             kernels_.multiply(t);
-            for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c)
-                emit(frame, c, top * out_.width * out_.images, lanes, sums + c % kPanel * t.sum_step, room_for_residual);
+            for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c) {
+                const float* x = sums + c % kPanel * t.sum_step;
+                if (!pool_) emit(frame, c, top * out_.width * out_.images, lanes, x, room_for_residual);
+                else emit_pooled(frame, c, top / 2, rows / 2, x, room_for_residual);
+            }
         }
+    }
+
+    void emit_pooled(const Frame& frame, int c, int top, int rows, const float* x, float* room) const {
+        frame.kernels->pool_floats(x, out_.width, out_.images, rows, pooled_.width, room);
+        const int row = pooled_.width * pooled_.images;
+        uint8_t* base = frame.values[pool_->out];
+        if (!pooled_.levels()) return frame.kernels->finish_floats(room, rows * row, finishes_[c], nullptr, pooled_.floats(base, c) + top * row);
+        const LevelFinish finish{finishes_[c], 1 / pooled_.step, float(pooled_.low), float(pooled_.high)};
+        frame.kernels->to_levels(room, rows * row, finish, nullptr, pooled_.level(base, c) + top * row);
     }
 
     // The rows of a strip of one group of channels, in all copies.
@@ -159,6 +180,8 @@ class MatrixSum final : public Step {
     }
 
     const MatrixKernels& kernels_;
+    const Op* pool_ = nullptr;  // done by this step, too
+    Shape pooled_;
     const bool levels_;
     const int unit_, parts_;  // channels of a group; numbers of a value
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
@@ -169,9 +192,9 @@ class MatrixSum final : public Step {
 
 }  // namespace
 
-std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
     if (!kernels.matrices || op.dense) return nullptr;
-    return std::make_unique<MatrixSum>(op, shapes, *kernels.matrices, packed.matrix);
+    return std::make_unique<MatrixSum>(op, pool, shapes, *kernels.matrices, packed.matrix);
 }
 
 }  // namespace biprop

@@ -225,9 +225,10 @@ class Network {
         if (!ranges_.empty()) use_levels(*plan);
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
+            const Op* pool = join && op.kind == Kind::conv ? only_pool(*plan, i) : nullptr;
             if (op.kind != Kind::conv) plan->steps.push_back(make_pool_step(op, plan->shapes));
-            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, join ? only_pool(*plan, i) : nullptr, plan->shapes, *kernels_, packed_[i]));
-            else plan->steps.push_back(make_sum_step(op, plan->shapes, *kernels_, packed_[i]));
+            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, pool, plan->shapes, *kernels_, packed_[i]));
+            else plan->steps.push_back(make_sum_step(op, pool, plan->shapes, *kernels_, packed_[i]));
             plan->scratch = std::max(plan->scratch, plan->steps.back()->scratch());
             plan->steps.back()->worth_threads = plan->steps.back()->cycles() > kWorthThreads;
             if (&plan->steps.back()->last() != &op) ++i;
@@ -236,15 +237,13 @@ class Network {
         return plan;
     }
 
-    // The next operation, if it is a 2x2 maximum of the floats that operation i puts out, and nobody else reads those.
+    // The next operation, if it is a 2x2 maximum of the numbers that operation i puts out, and nobody else reads those.
     const Op* only_pool(const Plan& plan, size_t i) const {
         const Op& op = program_.ops[i];
-        if (i + 1 == program_.ops.size() || op.residual != kNone || !plan.shapes[op.out].plain()) return nullptr;
+        if (i + 1 == program_.ops.size() || op.residual != kNone || plan.shapes[op.out].bits) return nullptr;
         const Op& pool = program_.ops[i + 1];
-        if (pool.in != op.out || !pool.halves() || !plan.shapes[pool.out].plain()) return nullptr;
-        for (size_t k = i + 2; k < program_.ops.size(); ++k)
-            if (program_.ops[k].in == op.out || program_.ops[k].residual == op.out) return nullptr;
-        return &pool;
+        if (pool.in != op.out || !pool.halves() || plan.shapes[pool.out].bits) return nullptr;
+        return readers(op.out) == 1 ? &pool : nullptr;
     }
 
     // Floats that only convolutions, pools and residual sums of convolutions read become levels; input and output stay floats.
@@ -270,6 +269,17 @@ class Network {
             if (op.kind == Kind::conv && !reads_levels(op, shape(op.in), plan.shapes[op.out])) levels[op.in] = false;
         for (size_t v = 0; v < count; ++v)
             if (levels[v]) plan.shapes[v] = shape(int(v));
+        // What a pool selects from has the levels of what it puts out, if nobody else reads it: then it is a maximum of whole numbers.
+        for (size_t i = program_.ops.size(); i-- > 0;) {
+            const Op& op = program_.ops[i];
+            if (op.selects() && levels[op.in] && levels[op.out] && readers(op.in) == 1) plan.shapes[op.in] = plan.shapes[op.in].with_levels_of(plan.shapes[op.out]);
+        }
+    }
+
+    int readers(int value) const {
+        int count = 0;
+        for (const Op& op : program_.ops) count += (op.in == value) + (op.residual == value);
+        return count;
     }
 
     // A value lives from the operation that makes it to the last that reads it. Bit rows count on zeros around them, so they share

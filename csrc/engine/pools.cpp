@@ -17,7 +17,9 @@ int ones(uint64_t x) {
 
 class PoolStep final : public Step {
   public:
-    PoolStep(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), halves_(op.halves()) {}
+    PoolStep(const Op& op, const std::vector<Shape>& shapes)
+        : Step(op, shapes), halves_(op.halves()),
+          selects_(halves_ && op.selects() && in_.levels() && out_.step == in_.step && out_.low == in_.low && out_.high == in_.high) {}
 
     void run(const Frame& frame) const override {
         constexpr int chunk = 16;
@@ -105,6 +107,11 @@ class PoolStep final : public Step {
         return room;
     }
 
+    void select(const Frame& frame, int c) const {
+        frame.kernels->pool_levels(in_.level(frame.values[op_.in], c), in_.width, in_.images, out_.height, out_.width,
+                                   out_.level(frame.values[op_.out], c));
+    }
+
     // 2x2 maxima of levels.
     void levels(const Frame& frame, int c, float* y) const {
         const int16_t* from = in_.level(frame.values[op_.in], c);
@@ -126,6 +133,7 @@ class PoolStep final : public Step {
             count(frame, c, room);
             return emit(frame, c, 0, out_.lanes(), room, nullptr);
         }
+        if (selects_) return select(frame, c);
         float* y = room + round_up(in_.lanes(), 16);
         if (halves_ && in_.levels()) {
             levels(frame, c, y);
@@ -134,13 +142,8 @@ class PoolStep final : public Step {
         const float* x = input(frame, c, room);
         const int g = in_.images;
         const bool max = op_.kind == Kind::max_pool;
-        if (halves_ && g == 1) {
-            frame.kernels->pool_floats(x, in_.width, out_.height, out_.width, y);
-        } else if (halves_) {
-            for (int p = 0; p < out_.positions(); ++p) {
-                const float* a = x + (size_t(p / out_.width * 2) * in_.width + p % out_.width * 2) * g;
-                frame.kernels->pool_lanes(a, a + size_t(in_.width) * g, g, y + p * g);
-            }
+        if (halves_) {
+            frame.kernels->pool_floats(x, in_.width, g, out_.height, out_.width, y);
         } else {
             for (int p = 0; p < out_.positions(); ++p) {
                 float* to = y + p * g;
@@ -159,7 +162,7 @@ class PoolStep final : public Step {
         emit(frame, c, 0, out_.lanes(), y, nullptr);
     }
 
-    const bool halves_;
+    const bool halves_, selects_;  // selects_: whole numbers of a step, of the same step
 };
 
 }  // namespace

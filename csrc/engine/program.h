@@ -1,6 +1,7 @@
 // A network as a list of operations, as engine/lower.py writes it; docs/engine.md has the format.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -40,6 +41,11 @@ struct Op {
 
     int area() const { return kernel_height * kernel_width; }
     bool halves() const { return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding; }
+    // Whether a pool puts out some of the values that it reads, as they are.
+    bool selects() const {
+        const auto all = [](const std::vector<double>& numbers, double one) { return std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == one; }); };
+        return kind == Kind::max_pool && act == Act::none && residual == kNone && all(scale, 1) && all(shift, 0);
+    }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
 };

@@ -37,6 +37,12 @@ Shape Shape::with_levels(float least, float most, int limit) const {
     return shape;
 }
 
+Shape Shape::with_levels_of(const Shape& other) const {
+    Shape shape = *this;
+    shape.step = other.step, shape.low = other.low, shape.high = other.high;
+    return shape;
+}
+
 void Shape::read(uint8_t* base, int c, int lane, int n, float* to) const {
     if (plain()) {
         std::memcpy(to, floats(base, c) + lane, sizeof(float) * n);

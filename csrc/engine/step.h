@@ -51,6 +51,7 @@ struct Shape {
     Shape() = default;
     // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too few.
     Shape with_levels(float least, float most, int limit) const;
+    Shape with_levels_of(const Shape& other) const;
     bool levels() const { return step > 0; }
     bool plain() const { return !bits && !levels(); }
     int most_level() const { return high > -low ? high : -low; }
@@ -180,9 +181,9 @@ struct Packed {
 
 // The step also does `pool`, if there is one and that pays.
 std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
-std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
 // The same by products of matrices; null where these are not for it.
-std::unique_ptr<Step> make_matrix_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
 // Whether a convolution can read `in` if it is levels.

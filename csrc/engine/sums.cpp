@@ -286,8 +286,9 @@ class TiledSum : public Step {
 
 class Sum final : public TiledSum<float> {
   public:
-    Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : TiledSum(op, shapes, kernels, 1 << 30) {}
+    Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) : TiledSum(op, shapes, kernels, 1 << 30) {
+        for (const Finish& finish : finishes_) tile_finishes_.push_back({finish, 1 / out_.step, float(out_.low), float(out_.high)});
+    }
     std::string name() const override {
         return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes";
     }
@@ -306,7 +307,7 @@ class Sum final : public TiledSum<float> {
         t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
         // The kernel finishes lanes itself where they lie as the output does.
         const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
-        const bool direct = (op_.residual == kNone || residual_.plain()) && (out_.bits ? bits_fit : out_.plain());
+        const bool direct = (op_.residual == kNone || residual_.plain()) && (!out_.bits || bits_fit);
         for (int b = 0; b < lists.blocks; ++b) {
             t.input = input(frame, tile, lists, copies, b, buffer);
             t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
@@ -315,8 +316,9 @@ class Sum final : public TiledSum<float> {
             if (direct && b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
                 if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
+                else if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
                 else t.out = out_.floats(out, 0) + tile.lane;
-                t.out_step = out_.plane, t.finishes = finishes_.data();
+                t.out_step = out_.plane, t.finishes = tile_finishes_.data();
                 if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
                 t.residual_step = residual_.plane;
             }
@@ -324,6 +326,9 @@ class Sum final : public TiledSum<float> {
         }
         for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
     }
+
+  private:
+    std::vector<LevelFinish> tile_finishes_;
 };
 
 // Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum of theirs
@@ -436,10 +441,10 @@ bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
     return is_dot(op, in, out) || LevelSum::fits(op, in);
 }
 
-std::unique_ptr<Step> make_sum_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
-    std::unique_ptr<Step> sum, product = make_matrix_step(op, shapes, kernels, packed);
+    std::unique_ptr<Step> sum, product = make_matrix_step(op, pool, shapes, kernels, packed);
     if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
     else sum = std::make_unique<Sum>(op, shapes, kernels);
     if (product && product->cycles() < sum->cycles()) return product;

@@ -174,6 +174,10 @@ class _Lowering:
                 pending = self.plain(Node("max_pool", (), pending.node.shape), self.write(pending, ""))
             return self.write(pending, act)
         inner = replace(pending, pool=None)
+        if act in ("", "relu") and (pending.pool_scale > 0).all():
+            # What keeps order goes before the pool, which then selects: values with the levels that the next layer reads.
+            value, like = self.write(inner.then(pending.pool_scale, pending.pool_shift), act), np.zeros(pending.node.shape[0])
+            return self.write(_Pending(pending.pool, value, 1 + like, like), "")
         if act != "sign":
             value, like = self.write(inner, ""), np.zeros(pending.node.shape[0])
             return self.write(_Pending(pending.pool, value, pending.pool_scale + like, pending.pool_shift + like), act)
