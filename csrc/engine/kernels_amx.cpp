@@ -118,14 +118,19 @@ void multiply(const MatrixTile& t) {
                                           : multiply_of<MatrixTile::unsigned_levels>(t);
 }
 
-template <int Channels, bool Next>
+// Stride 0: any.
+template <int Channels, int Stride>
 void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, uint8_t* to) {
     const auto at = [&](int c) { return reinterpret_cast<const int16_t*>(reinterpret_cast<const uint8_t*>(from) + c * plane); };
     for (int i = 0; i < lanes; i += 16) {
         const __mmask16 there = lanes - i >= 16 ? 0xffff : __mmask16((1u << (lanes - i)) - 1);
         const auto read = [&](int c) {
             if (c >= Channels) return _mm256_setzero_si256();
-            if (Next) return _mm256_maskz_loadu_epi16(there, at(c) + i);
+            if (Stride == 1) return _mm256_maskz_loadu_epi16(there, at(c) + i);
+            if (Stride == 2) {  // every second is the lower half of 32 bits
+                const int count = lanes - i < 16 ? 2 * (lanes - i) - 1 : 31;
+                return _mm512_cvtepi32_epi16(_mm512_maskz_loadu_epi16(__mmask32((1u << count) - 1), at(c) + i * 2));
+            }
             int16_t some[16] = {};
             for (int k = 0; k < 16 && i + k < lanes; ++k) some[k] = at(c)[(i + k) * stride];
             return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(some));
@@ -137,10 +142,12 @@ void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, ui
 }
 
 void pack_levels(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to) {
-    if (channels == 4) return stride == 1 ? pack_levels_of<4, true>(from, plane, lanes, 1, to) : pack_levels_of<4, false>(from, plane, lanes, stride, to);
-    if (channels == 3) return pack_levels_of<3, false>(from, plane, lanes, stride, to);
-    if (channels == 2) return pack_levels_of<2, false>(from, plane, lanes, stride, to);
-    return pack_levels_of<1, false>(from, plane, lanes, stride, to);
+    if (channels == 4 && stride == 1) return pack_levels_of<4, 1>(from, plane, lanes, stride, to);
+    if (channels == 4 && stride == 2) return pack_levels_of<4, 2>(from, plane, lanes, stride, to);
+    if (channels == 4) return pack_levels_of<4, 0>(from, plane, lanes, stride, to);
+    if (channels == 3) return pack_levels_of<3, 0>(from, plane, lanes, stride, to);
+    if (channels == 2) return pack_levels_of<2, 0>(from, plane, lanes, stride, to);
+    return pack_levels_of<1, 0>(from, plane, lanes, stride, to);
 }
 
 // The upper half of a float's bits is a number of eight digits, and what is left of it twice is exactly another two of them.

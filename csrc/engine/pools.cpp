@@ -19,7 +19,7 @@ class PoolStep final : public Step {
   public:
     PoolStep(const Op& op, const std::vector<Shape>& shapes)
         : Step(op, shapes), halves_(op.halves()),
-          selects_(halves_ && op.selects() && in_.levels() && out_.step == in_.step && out_.low == in_.low && out_.high == in_.high) {}
+          selects_(halves_ && op.selects() && !in_.bits && !out_.bits && out_.step == in_.step && out_.low == in_.low && out_.high == in_.high) {}
 
     void run(const Frame& frame) const override {
         constexpr int chunk = 16;
@@ -108,8 +108,9 @@ class PoolStep final : public Step {
     }
 
     void select(const Frame& frame, int c) const {
-        frame.kernels->pool_levels(in_.level(frame.values[op_.in], c), in_.width, in_.images, out_.height, out_.width,
-                                   out_.level(frame.values[op_.out], c));
+        uint8_t *from = frame.values[op_.in], *to = frame.values[op_.out];
+        if (in_.levels()) frame.kernels->pool_levels(in_.level(from, c), in_.width, in_.images, out_.height, out_.width, out_.level(to, c));
+        else frame.kernels->pool_floats(in_.floats(from, c), in_.width, in_.images, out_.height, out_.width, out_.floats(to, c));
     }
 
     // 2x2 maxima of levels.
@@ -142,7 +143,12 @@ class PoolStep final : public Step {
         const float* x = input(frame, c, room);
         const int g = in_.images;
         const bool max = op_.kind == Kind::max_pool;
-        if (halves_) {
+        if (!max && !op_.padding && op_.area() == in_.positions()) {
+            std::copy(x, x + g, y);
+            for (int p = 1; p < in_.positions(); ++p)
+                for (int i = 0; i < g; ++i) y[i] += x[p * g + i];
+            for (int i = 0; i < g; ++i) y[i] /= float(op_.area());
+        } else if (halves_) {
             frame.kernels->pool_floats(x, in_.width, g, out_.height, out_.width, y);
         } else {
             for (int p = 0; p < out_.positions(); ++p) {
@@ -162,7 +168,7 @@ class PoolStep final : public Step {
         emit(frame, c, 0, out_.lanes(), y, nullptr);
     }
 
-    const bool halves_, selects_;  // selects_: whole numbers of a step, of the same step
+    const bool halves_, selects_;  // selects_: floats, or whole numbers of the same step
 };
 
 }  // namespace
