@@ -1,6 +1,7 @@
 """Two processes beside one: is what they find the same, how many signs flip, how much faster are they; and a model for more.
 
     python benchmarks/distributed.py --data DIR                  # two processes on this machine's CPU, CIFAR-10
+    python benchmarks/distributed.py --digits --double            # the same searches in double precision: roundings stay small
     python benchmarks/distributed.py --rounds 5                   # speed only: one and two processes on the digits, taking turns
     python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
 
@@ -21,6 +22,8 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -28,10 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from biprop import config, data, distributed, sync_batchnorm
+from biprop import cli, config, data, distributed, sync_batchnorm, train
 from biprop.layers import BinaryActivation
 from biprop.models import build
-from biprop.network import Task, build_network
+from biprop.network import Network, Task, build_network
 from biprop.plans import NETWORKS
 
 SEARCHES = {
@@ -45,10 +48,11 @@ COMMON = ["--set", "CIFAR10", "--low-data", "0.05", "--epochs", "3", "--batch-si
 
 
 def find(
-    folder: Path, processes: int, flags: list[str], threads: int = 1
+    folder: Path, processes: int, flags: list[str], threads: int = 1, double: bool = False
 ) -> tuple[dict[str, Tensor], list[dict[str, float]], float]:
     """A search: last state, metrics by epoch, test accuracy (%)."""
-    command = [sys.executable, "-m", "biprop", "find", *flags, "--log-dir", str(folder), "--print-freq", "1000"]
+    program = [__file__, "--in-double"] if double else ["-m", "biprop", "find"]
+    command = [sys.executable, *program, *flags, "--log-dir", str(folder), "--print-freq", "1000"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     if code := distributed.launch(command, processes, environment):
         raise SystemExit(code)
@@ -73,20 +77,38 @@ WAYS = {"one process": (1, 1), "one process, two threads": (1, 2), "two processe
 """Processes, and threads of each."""
 
 
-def compare(folder: Path, name: str, flags: list[str], seeds: int) -> None:
+def find_in_double(flags: list[str]) -> int:
+    """`biprop find` with a network in double precision: what one of the processes does."""
+
+    def build_double(*arguments: Any, **options: Any) -> Network:
+        network = build_network(*arguments, **options)
+        network.model.double()
+        network.model.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
+        return network
+
+    with patch.object(train, "build_network", build_double):
+        return cli.main(["find", *flags])
+
+
+def compare(folder: Path, name: str, flags: list[str], seeds: int, double: bool) -> None:
     """Accuracies and losses of the same searches done in three ways, and how far the second and third end from the first."""
     tops: dict[str, list[float]] = {way: [] for way in WAYS}
-    print(f"{name}: losses by epoch; kept weights that are others than with one process (layerwise masks); test accuracy")
+    print(
+        f"{name}: losses by epoch; kept weights that are others than with one process (layerwise masks); how far scores are"
+        " apart, of the layer's largest; test accuracy"
+    )
     for seed in range(seeds):
         first: dict[str, Tensor] = {}
         for way, (processes, threads) in WAYS.items():
             where = folder / f"{seed}-{processes}-{threads}"
-            state, lines, top = find(where, processes, [*flags, "--sync-batchnorm", "--seed", str(seed)], threads)
+            state, lines, top = find(where, processes, [*flags, "--sync-batchnorm", "--seed", str(seed)], threads, double)
             first = first or state
+            scores = [(first[key], state[key]) for key in state if key.endswith("scores")]
+            apart = max(float((one - own).abs().max() / one.abs().max()) for one, own in scores)
             pairs = list(zip(kept(first, 0.5).values(), kept(state, 0.5).values(), strict=True))
             differ, total = sum(len(np.setdiff1d(x, y)) for x, y in pairs), sum(len(x) for x, _ in pairs)
-            losses = " ".join(f"{line['train/loss']:.5f}" for line in lines)
-            print(f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {top:.2f} %", flush=True)
+            losses = " ".join(f"{line['train/loss']:.7f}" for line in lines)
+            print(f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {apart:.1e}; {top:.2f} %", flush=True)
             tops[way].append(top)
     for way, found in tops.items():
         print(f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n = {seeds})", flush=True)
@@ -203,11 +225,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="only speed, on the digits: one and two processes take turns this often")
     parser.add_argument("--digits", action="store_true", help="compare on the embedded digits: quick, and needs no --data")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each kind to compare (default 3)")
+    parser.add_argument("--double", action="store_true", help="compare searches in double precision")
     parser.add_argument("--only", help="of the searches to compare, only those with this in their names")
     parser.add_argument("--share", type=int, default=128, help="images a GPU and step (default 128)")
     parser.add_argument("--microseconds", type=float, default=5, help="latency of a message (default 5)")
     parser.add_argument("--first-step", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--synchronised", action="store_true", help=argparse.SUPPRESS)
+    if sys.argv[1:2] == ["--in-double"]:
+        raise SystemExit(find_in_double(sys.argv[2:]))
     arguments = parser.parse_args()
     if arguments.first_step:
         first_step(arguments.first_step, arguments.synchronised)
@@ -227,7 +252,7 @@ def main() -> None:
             for number, (name, flags) in enumerate(SEARCHES.items()):
                 if (arguments.only or "") not in name:
                     continue
-                compare(Path(folder) / str(number), name, [*flags, *images], arguments.seeds)
+                compare(Path(folder) / str(number), name, [*flags, *images], arguments.seeds, arguments.double)
 
 
 if __name__ == "__main__":

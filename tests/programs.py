@@ -24,6 +24,10 @@ EXACT = 1 << 24
 """Whole numbers up to this are float32."""
 
 
+class InexactError(ValueError):
+    """An operation whose result depends on the order of sums."""
+
+
 @dataclass(frozen=True)
 class Value:
     """What an operation puts out. Its numbers are at most `most`, and multiples of `unit`; a unit of 0: not exact."""
@@ -192,7 +196,8 @@ class Program:
             unit, most = min(unit, 0.25 * other.unit), most + float(np.abs(op.residual_scale).max()) * other.most
         if sums * source.most + most > EXACT * unit:
             unit = 0.0
-        assert unit or "sign" not in op.act, "a sign of what is not exact"
+        if not unit and "sign" in op.act:
+            raise InexactError("a sign of what is not exact: nobody knows the answer")
         if "sign" in op.act:
             unit, most = 1.0, 1.0
         self.values.append(Value(bits, channels, *sides, most, unit))

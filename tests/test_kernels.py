@@ -17,7 +17,20 @@ import pytest
 from conftest import network_of, random_ticket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import EXACT, Program, Value, check, dense_weights, factors, kept_weights, loaded, random_pixels, same, shifts
+from programs import (
+    EXACT,
+    InexactError,
+    Program,
+    Value,
+    check,
+    dense_weights,
+    factors,
+    kept_weights,
+    loaded,
+    random_pixels,
+    same,
+    shifts,
+)
 
 from biprop import engine
 from biprop.engine import Engine
@@ -319,48 +332,55 @@ def test_pixels() -> None:
                         same(network.run(pixels[:count].transpose(0, 2, 3, 1), layout=1), truth, True, name)
 
 
+def append_any(program: Program, rng: np.random.Generator) -> None:
+    """Append a pool or a convolution; some take an earlier value of the same shape along."""
+    at, source = program.last, len(program.values) - 1
+    bits = bool(rng.integers(2))
+    if rng.random() < 0.3:
+        kernel = [(k, k) for k in (1, 2) if k <= min(at.height, at.width)][-1]
+        kind = "max_pool" if (at.bits and bits) or rng.random() < 0.6 else "avg_pool"
+        if kind == "avg_pool" and at.unit < 2**-6:
+            kind = "max_pool"
+        scale = factors(rng, at.channels)
+        if at.bits and bits:
+            program.pool(kind, True, kernel=kernel, stride=kernel[0], scale=np.sign(scale - 0.1))
+        else:
+            program.pool(kind, bits, kernel=kernel, stride=kernel[0], scale=scale, shift=shifts(rng, scale, at.most))
+        return
+    sides = (at.height, at.width)
+    kernels = [
+        k
+        for k in ((1, 1), (3, 3), sides)
+        if all(s + 2 * (k[0] // 2 if k[0] == k[1] else 0) >= n for s, n in zip(sides, k, strict=True))
+    ]
+    kernel = kernels[rng.integers(len(kernels))]
+    if at.channels * kernel[0] * kernel[1] > 4096:
+        kernel = (1, 1)
+    padding = int(rng.integers(0, min(kernel))) if 1 < kernel[0] * kernel[1] < 500 else 0  # sums on floats take no more
+    if any(s + 2 * padding < n for s, n in zip(sides, kernel, strict=True)):
+        padding = kernel[0] // 2
+    stride, channels = int(rng.choice([1, 1, 2])), int(rng.choice([1, 3, 17, 65]))
+    out = tuple((s + 2 * padding - n) // stride + 1 for s, n in zip(sides, kernel, strict=True))
+    same_shape = [i for i, v in enumerate(program.values) if v.shape == (channels, *out) and i != source]
+    residual = int(rng.choice(same_shape)) if same_shape and rng.random() < 0.7 else None
+    weights = kept_weights(rng, (channels, at.channels, *kernel), float(rng.choice(DENSITIES)))
+    if at.most > at.unit * EXACT / 2**6 / max(1, np.abs(weights).sum(axis=(1, 2, 3)).max()):
+        weights[:, 1:] = 0  # so that sums stay exact
+        weights[:, :, 1:] = 0
+    scale, act = factors(rng, channels), str(rng.choice(["", "relu", "sign", "sign0"]))
+    spread = max(1.0, 0.7 * float(np.abs(weights).sum(axis=(1, 2, 3)).max()) ** 0.5 * at.most)
+    residual_scale = None if residual is None else factors(rng, channels)
+    program.conv(bits, weights, scale, shifts(rng, scale, spread), source, stride, padding, act, residual, residual_scale)
+
+
 def random_chain(rng: np.random.Generator, length: int) -> Program:
-    """Operations after one another; some take an earlier value of the same shape along."""
-    size = SIZES[rng.integers(len(SIZES))]
-    program = Program.of(int(rng.choice([1, 3, 5, 64])), *size)
+    """Operations after one another, as long as it is known what comes of them."""
+    program = Program.of(int(rng.choice([1, 3, 5, 64])), *SIZES[rng.integers(len(SIZES))])
     for _ in range(length):
-        at, source = program.last, len(program.values) - 1
-        bits = bool(rng.integers(2))
-        if rng.random() < 0.3:
-            kernel = [(k, k) for k in (1, 2) if k <= min(at.height, at.width)][-1]
-            kind = "max_pool" if (at.bits and bits) or rng.random() < 0.6 else "avg_pool"
-            if kind == "avg_pool" and at.unit < 2**-6:
-                kind = "max_pool"
-            scale = factors(rng, at.channels)
-            if at.bits and bits:
-                program.pool(kind, True, kernel=kernel, stride=kernel[0], scale=np.sign(scale - 0.1))
-            else:
-                program.pool(kind, bits, kernel=kernel, stride=kernel[0], scale=scale, shift=shifts(rng, scale, at.most))
-            continue
-        sides = (at.height, at.width)
-        kernels = [
-            k
-            for k in ((1, 1), (3, 3), sides)
-            if all(s + 2 * (k[0] // 2 if k[0] == k[1] else 0) >= n for s, n in zip(sides, k, strict=True))
-        ]
-        kernel = kernels[rng.integers(len(kernels))]
-        if at.channels * kernel[0] * kernel[1] > 4096:
-            kernel = (1, 1)
-        padding = int(rng.integers(0, min(kernel))) if 1 < kernel[0] * kernel[1] < 500 else 0  # sums on floats take no more
-        if any(s + 2 * padding < n for s, n in zip(sides, kernel, strict=True)):
-            padding = kernel[0] // 2
-        stride, channels = int(rng.choice([1, 1, 2])), int(rng.choice([1, 3, 17, 65]))
-        out = tuple((s + 2 * padding - n) // stride + 1 for s, n in zip(sides, kernel, strict=True))
-        same_shape = [i for i, v in enumerate(program.values) if v.shape == (channels, *out) and i != source]
-        residual = int(rng.choice(same_shape)) if same_shape and rng.random() < 0.7 else None
-        weights = kept_weights(rng, (channels, at.channels, *kernel), float(rng.choice(DENSITIES)))
-        if at.most > at.unit * EXACT / 2**6 / max(1, np.abs(weights).sum(axis=(1, 2, 3)).max()):
-            weights[:, 1:] = 0  # so that sums stay exact
-            weights[:, :, 1:] = 0
-        scale, act = factors(rng, channels), str(rng.choice(["", "relu", "sign", "sign0"]))
-        spread = max(1.0, 0.7 * float(np.abs(weights).sum(axis=(1, 2, 3)).max()) ** 0.5 * at.most)
-        residual_scale = None if residual is None else factors(rng, channels)
-        program.conv(bits, weights, scale, shifts(rng, scale, spread), source, stride, padding, act, residual, residual_scale)
+        try:
+            append_any(program, rng)
+        except InexactError:
+            break
     if program.last.bits:
         program.to_floats()
     return program
@@ -511,6 +531,33 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
             truth = program.truth(images)
             for batch in (1, 3, 40):
                 same(network.run(images[:batch]), truth[:batch], True, instruction_set, program, batch)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (6, 10), (7, 9), (12, 64)])
+@pytest.mark.parametrize("rising", [True, False])
+def test_pools_of_levels(size: tuple[int, int], rising: bool) -> None:
+    """What a pool selects from has the levels of its result; alone or inside a convolution, it finds the same."""
+    rng = np.random.default_rng(15)
+    channels = 64
+    program = Program([Value(False, channels, *size, most=255.0)])
+    program.to_floats()
+    scale = 2.0 ** rng.integers(-3, 2, 40) * (1 if rising else rng.choice([-1.0, 1.0], 40))
+    weights = kept_weights(rng, (40, channels, 3, 3), 1.0)
+    program.conv(False, weights, scale, rng.integers(-99, 99, 40).astype(float), None, 1, 1, "relu")
+    program.pool("max_pool", kernel=(2, 2), stride=2)
+    program.conv(False, np.eye(40, dtype=np.int8)[..., None, None], np.ones(40), np.zeros(40))
+    images = rng.integers(0, 256, (35, channels, *size)).astype(np.float32)
+    images[0, 0, 0, 0] = 255
+    truth = program.truth(images)
+    found = []
+    for name in SETS:
+        with loaded(program, instruction_set=name) as network:
+            network.calibrate(images)
+            inside = any("max pool" in kernel and "product" in kernel for kernel in network.kernels(1))
+            assert inside == (name == "amx" and rising and not any(side % 2 for side in size))
+            found += [network.run(images), np.concatenate([network.run(images[i : i + 1]) for i in range(len(images))])]
+    assert all(np.array_equal(one, found[0]) for one in found), "by instruction sets, and by one image or many"
+    assert np.abs(found[0].reshape(truth.shape) - truth).max() <= 0.5001 * truth.max() / 255
 
 
 @pytest.mark.skipif("amx" not in SETS, reason="a processor without products of matrices")

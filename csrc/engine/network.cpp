@@ -95,7 +95,11 @@ class Network {
         many_ = bits ? 64 : 16;
         for (const Op& op : program_.ops) {
             const Value& in = program_.values[op.in];
-            if (op.kind != Kind::conv || in.bits) continue;
+            if (op.kind != Kind::conv) continue;
+            if (in.bits) {
+                rows_ = rows_ && Shape::fits_rows(program_.values[op.out]);  // of floats too: tiles are rows of bits until they are counted
+                continue;
+            }
             rows_ = rows_ && can_sum(op, in, 1);
             groups_ = groups_ && can_sum(op, in, many_);
         }

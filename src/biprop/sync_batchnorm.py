@@ -33,7 +33,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(x)
-        kind, x = x.dtype, x.float()  # under --amp bf16: sums, and the count above all, need more than bfloat16's 8 bits
+        # Under --amp bf16: sums, and the count above all, need more than bfloat16's 8 bits.
+        kind, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         # The mean first and squares around it afterwards: squares alone, less the mean's, lose what matters to rounding.
         sums = _Sum.apply(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
         count = sums[-1].detach()
