@@ -198,6 +198,11 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
+        // One image: the pool keeps the order, so that it comes before scale and shift.
+        const bool rising = std::all_of(op.scale.begin(), op.scale.end(), [](double scale) { return scale > 0; });
+        if (pool && grouped_ && direct_ && rising && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && out_.plain() &&
+            shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX)
+            pool_ = pool, pooled_ = shapes[pool->out];
         if (grouped_ && (by_threshold_ || direct_)) lists_.reset();  // their own are all that it needs
     }
 
@@ -212,14 +217,15 @@ class Sliced final : public BitStep {
     }
 
     void run(const Frame& frame) const override {
-        const int items = pool_ ? pooled_.height * tiles_a_row() : tiles_;
+        const bool in_pairs = pool_ && !by_rows_;
+        const int items = in_pairs ? pooled_.height * tiles_a_row() : tiles_;
         const int parts = this->parts(frame, items), grain = grouped_ ? grouped_->group : 1;
         frame.each(items * parts, [&](int at, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
             const int item = at / parts, part = at % parts;
             const auto border = [&](int p) { return out_.channels * p / parts / grain * grain; };
             const int first = border(part), last = part + 1 == parts ? out_.channels : border(part + 1);
-            if (!pool_) {
+            if (!in_pairs) {
                 pack(frame, item, planes);
                 return compute(frame, item, planes, first, last);
             }
@@ -231,7 +237,7 @@ class Sliced final : public BitStep {
     const Op& last() const override { return pool_ ? *pool_ : op_; }
 
     std::string name() const override {
-        if (grouped_) return "bit-sliced, 64 positions of " + std::to_string(grouped_->group) + " channels";
+        if (grouped_) return "bit-sliced, 64 positions of " + std::to_string(grouped_->group) + " channels" + (pool_ ? ", max pool" : "");
         return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") + (pool_ ? ", max pool" : "");
     }
     double cycles() const override {
@@ -241,7 +247,7 @@ class Sliced final : public BitStep {
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
     size_t scratch() const override {
-        const size_t tiles = pool_ ? 2 : 1;
+        const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
         return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), 4 * sub_plane_ + 64);
     }
     void count(Held& held) const override {
@@ -324,7 +330,8 @@ class Sliced final : public BitStep {
         if (direct_) {
             t.finishes = finishes_.data(), t.shift = by_rows_ ? 0 : 6, t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
             t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = out_.positions();
-            if (!out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
+            if (pool_) t.pooled = true, t.floats = pooled_.floats(frame.values[pool_->out], 0), t.floats_step = pooled_.plane;
+            else if (!out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
             if (op_.residual != kNone) {
                 t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
                 t.residual_floats_step = residual_.plane;

@@ -65,6 +65,7 @@ struct BitTile {
     float* floats;
     const float* residual_floats;  // or null
     size_t floats_step, residual_floats_step;  // in bytes
+    bool pooled;  // of an 8x8 map in one word, the largest of each 2x2; no x leaves 16 bits, no scale is negative
 
     int16_t* counts;  // the counts themselves instead: [place - first][8 * width]; null for the above
 };
