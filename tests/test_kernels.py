@@ -272,6 +272,23 @@ def test_a_convolution_and_the_pool_behind_it(size: tuple[int, int], channels: i
         assert any(name.endswith("lanes (64 images), max pool") for name in names)
 
 
+@pytest.mark.parametrize("channels", [1, 65, 200])
+@pytest.mark.parametrize("act", ["", "relu"])
+def test_a_pool_that_selects(channels: int, act: str) -> None:
+    """Of one image's 8x8 map, it is done on counts where no scale is negative."""
+    rng = np.random.default_rng(16)
+    for least, density in ((0.25, 0.05), (0.25, 0.5), (-2.0, 0.3)):
+        program = Program.of(channels, 8, 8)
+        scale = np.maximum(least, 2.0 ** rng.integers(-2, 2, 24) * rng.choice([1, np.sign(least)], 24))
+        weights = kept_weights(rng, (24, channels, 3, 3), density)
+        program.conv(False, weights, scale, rng.integers(-9, 9, 24).astype(float), program.to_bits(), 1, 1, act)
+        program.pool("max_pool", kernel=(2, 2), stride=2)
+        names = check(program, rng, SETS)
+        if {"avx512", "avx2"} & {*SETS} and channels > 1:
+            inside = any("64 positions" in name and "max pool" in name for name in names)
+            assert inside == (least > 0), names
+
+
 def test_the_pool_of_a_value_that_others_read_too() -> None:
     rng = np.random.default_rng(14)
     program = Program.of(8, 8, 8)
