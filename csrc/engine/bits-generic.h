@@ -69,6 +69,17 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
     }
 }
 
+// Of an 8x8 map, 2 count - correction, which does not leave 16 bits: the largest of each 2x2.
+inline void generic_largest_of_word(const int16_t* counts, const int32_t* corrections, float* largest) {
+    int16_t x[64];
+    for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[i]);
+    const auto larger = [](int16_t a, int16_t b) { return a > b ? a : b; };
+    for (int i = 0; i < 16; ++i) {
+        const int16_t* own = x + i / 4 * 16 + i % 4 * 2;
+        largest[i] = larger(larger(own[0], own[1]), larger(own[8], own[9]));
+    }
+}
+
 // One word of bits: counts[i] >= thresholds[i].
 inline uint64_t generic_compare(const int16_t* counts, const uint16_t* thresholds, int n) {
     uint64_t bits = 0;

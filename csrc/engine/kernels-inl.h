@@ -6,6 +6,7 @@
 //   popcount(s)     see kernels.h
 //   signs_of        one bit a lane of Floats: x >= 0
 //   widen, compare  see kernels.h
+//   largest_of_word see bits-generic.h
 //
 // Everything is in an unnamed namespace: code for one instruction set must never be the copy that the linker keeps for another.
 #include "kernels.h"
@@ -185,33 +186,15 @@ BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* correctio
     }
 }
 
-template <class Number>
-BIPROP_INLINE Number larger_of(Number a, Number b) {
-    return a > b ? a : b;
-}
-
-// Sizes that the compiler knows become vectors and shuffles.
-template <int Width, int Images, class Number>
-void pool_of(const Number* x, int width, int images, int out_height, int out_width, Number* out) {
-    if (Width) width = Width, out_width = Width / 2;
-    if (Images) images = Images;
-    for (int y = 0; y < out_height; ++y, x += 2 * width * images)
-        for (int i = 0; i < out_width; ++i, out += images) {
-            const Number *a = x + 2 * i * images, *b = a + width * images;
-            for (int k = 0; k < images; ++k) out[k] = larger_of(larger_of(a[k], b[k]), larger_of(a[k + images], b[k + images]));
-        }
-}
-
 // Counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
     const int32_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
     if (t.pooled) {
-        int16_t x[64], most[16];
-        for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[i]);
-        pool_of<8, 1>(x, 8, 1, 4, 4, most);
-        return finish_any(16, t.finishes[c], nullptr, shifted(t.floats, c * t.floats_step), [&](int i) { return float(most[i]); });
+        alignas(64) float largest[16];
+        largest_of_word(counts, corrections, largest);
+        return finish_any(16, t.finishes[c], nullptr, shifted(t.floats, c * t.floats_step), [&](int i) { return largest[i]; });
     }
     const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
     alignas(64) float room[64];
@@ -558,6 +541,23 @@ void signs(const float* x, int n, const Finish& f, const float* residual, uint8_
         bits[i / 8] = uint8_t(piece);
         if (n - i > 8) bits[i / 8 + 1] = uint8_t(piece >> 8);
     }
+}
+
+template <class Number>
+BIPROP_INLINE Number larger_of(Number a, Number b) {
+    return a > b ? a : b;
+}
+
+// Sizes that the compiler knows become vectors and shuffles.
+template <int Width, int Images, class Number>
+void pool_of(const Number* x, int width, int images, int out_height, int out_width, Number* out) {
+    if (Width) width = Width, out_width = Width / 2;
+    if (Images) images = Images;
+    for (int y = 0; y < out_height; ++y, x += 2 * width * images)
+        for (int i = 0; i < out_width; ++i, out += images) {
+            const Number *a = x + 2 * i * images, *b = a + width * images;
+            for (int k = 0; k < images; ++k) out[k] = larger_of(larger_of(a[k], b[k]), larger_of(a[k + images], b[k + images]));
+        }
 }
 
 template <class Number>

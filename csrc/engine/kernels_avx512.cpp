@@ -2,6 +2,7 @@
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 finds its own header's undefined vectors
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Warray-bounds"  // it takes `widen` to read more planes than the counter that it inlines it for has
 #endif
 #include <immintrin.h>
 
@@ -133,14 +134,28 @@ uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
 }
 
 void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
-    __m512i low = _mm512_setzero_si512(), high = low;
-    for (int i = 0; i < bits; ++i) {
+    __m512i bytes = _mm512_setzero_si512();  // of the lowest eight planes
+    for (int i = 0; i < bits && i < 8; ++i) bytes = _mm512_mask_add_epi8(bytes, __mmask64(sliced[i * step]), bytes, _mm512_set1_epi8(char(1 << i)));
+    __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes)), high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(bytes, 1));
+    for (int i = 8; i < bits; ++i) {
         const __m512i value = _mm512_set1_epi16(int16_t(1 << i));
         low = _mm512_mask_add_epi16(low, __mmask32(sliced[i * step]), low, value);
         high = _mm512_mask_add_epi16(high, __mmask32(sliced[i * step] >> 32), high, value);
     }
     _mm512_storeu_si512(lanes, low);
     _mm512_storeu_si512(lanes + 32, high);
+}
+
+void largest_of_word(const int16_t* counts, const int32_t* corrections, float* largest) {
+    const auto rows = [&](int from) {  // four
+        const auto correction = [&](int i) { return _mm512_cvtepi32_epi16(_mm512_loadu_si512(corrections + from + i)); };
+        const __m512i count = _mm512_loadu_si512(counts + from);
+        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_inserti64x4(_mm512_castsi256_si512(correction(0)), correction(16), 1));
+    };
+    const __m512i upper = rows(0), lower = rows(32);
+    const __m512i pairs = _mm512_max_epi16(_mm512_shuffle_i64x2(upper, lower, 0x88), _mm512_shuffle_i64x2(upper, lower, 0xdd));
+    const __m512i most = _mm512_max_epi16(pairs, _mm512_srli_epi32(pairs, 16));  // in the lower half of 32 bits
+    _mm512_storeu_ps(largest, _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(most, 16), 16)));
 }
 
 }  // namespace
