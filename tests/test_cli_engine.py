@@ -136,6 +136,8 @@ def test_bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     found = json.loads(capsys.readouterr().out)
     assert found["ticket_bytes"] == Path("a.mpt").stat().st_size
     assert found["float32_bytes"] > found["ticket_bytes"]
+    if instruction_sets():
+        assert 0 < found["activations_bytes"] < found["memory_bytes"]
     assert [(row["batch"], row["threads"]) for row in found["rows"]] == [(1, 1), (3, 1)]
     for row in found["rows"]:
         assert row["same"] == row["batch"]

@@ -298,7 +298,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     facts = {
         "instruction_set": last.explain()[0] if last.compiled else None,
         "ticket_bytes": Path(arguments.file).stat().st_size,
-        "memory_bytes": last.memory if last.compiled else None,
+        "memory_bytes": last.memory[0] if last.compiled else None,
+        "activations_bytes": last.memory[1] if last.compiled else None,
         "float32_bytes": speed.float32_bytes(ticket),
     }
     steps = [(batch, *last.explain(batch)) for batch in batches] if arguments.explain and last.compiled else []
@@ -335,14 +336,14 @@ def _show_bench(console: Console, name: str, rows: Sequence[Row], facts: dict[st
     if rows[0].torch:
         same, images = sum(row.same or 0 for row in rows), sum(row.batch for row in rows)
         console.line(f"  both give the same class to {same:,} of {images:,} images of random pixels")
-    weights, memory = facts["float32_bytes"], facts["memory_bytes"]
-    last = [("in memory", f"{memory:,} bytes, working memory of {_threads(threads)} included")] if memory else []
+    weights, memory, activations = (facts[name] for name in ("float32_bytes", "memory_bytes", "activations_bytes"))
+    held = f"{memory:,} bytes, of those {activations:,} for activations, with {_threads(threads)}" if memory else ""
     console.table(
         "bytes",
         [
             ("ticket", f"{facts['ticket_bytes']:,} bytes"),
             ("weights in float32", f"{weights:,} bytes, {weights / facts['ticket_bytes']:.1f} times as much"),
-            *last,
+            *([("in memory", held)] if held else []),
         ],
     )
 
