@@ -78,7 +78,6 @@ void tiles_of(const MatrixTile& t, int tile, int first, int last) {
         asm volatile("" ::: "memory");  // GCC does not know that tiles are read from memory
         const uint8_t* from = input + t.steps[k];
         for (int part = 0; part < (Kind == MatrixTile::floats ? 3 : 1); ++part, from += t.part_step) {
-            // Products and loads take turns: all loads first takes 1.2 times as long.
             if (part == 0) _tile_loadd(4, weights, 64);
             _tile_loadd(6, from, t.group_step);
             BIPROP_PRODUCT(0, 4, 6);
