@@ -183,6 +183,12 @@ def test_padding_beside_rows_of_a_whole_word(stride: int) -> None:
         check(conv_program(rng, "bits to bits", (3, 5), (3, width), (7, 7), stride, 3), rng, SETS)
 
 
+def test_results_wider_than_a_word_of_bits_that_fit_one() -> None:
+    rng = np.random.default_rng(17)
+    for channels in (1, 65):
+        check(conv_program(rng, "bits to floats", (channels, 5), (3, 64), (3, 3), 1, 2), rng, SETS)
+
+
 def test_kernels_wider_than_a_word() -> None:
     """The padding is behind the 64th bit, and before the first."""
     rng = np.random.default_rng(4)
