@@ -26,6 +26,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads of PyTorch that have
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from biprop import Engine, Ticket, convert
 from biprop.models import build
@@ -79,7 +80,7 @@ def contestants(ticket: Ticket, levels: bool, batch: int, args: argparse.Namespa
         with torch.inference_mode():
             model(tensor)
 
-    known = np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32) if levels else None
+    known = calibration(ticket, levels)
     engine = Engine(ticket, args.threads, args.instruction_set, known)
     runs: dict[str, Callable[[], object]] = {"PyTorch": eager, "biprop": lambda: engine.run(images)}
     if args.threads > 1:
@@ -90,6 +91,10 @@ def contestants(ticket: Ticket, levels: bool, batch: int, args: argparse.Namespa
 
         runs |= peers.contestants(model, tensor, args.threads)
     return runs
+
+
+def calibration(ticket: Ticket, levels: bool) -> NDArray[np.float32] | None:
+    return np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32) if levels else None
 
 
 def ticket_shape(ticket: Ticket) -> tuple[int, int, int]:
@@ -117,12 +122,14 @@ def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -
             )
 
 
-def show_size(name: str, ticket: Ticket, args: argparse.Namespace) -> None:
+def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -> None:
     """Seconds to open; and once it has run, memory beside the packed weights (a bit for the mask, a bit for the sign)."""
     content = ticket.to_bytes()
     start = time.perf_counter()
     engine = Engine(Ticket.from_bytes(content), args.threads, args.instruction_set)
     opened = time.perf_counter() - start
+    if levels:
+        engine = Engine(ticket, args.threads, args.instruction_set, calibration(ticket, levels))
     packed = ticket.weights / 4e6
     print(f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB")
     for batch in args.batches:
@@ -160,7 +167,7 @@ def main() -> None:
         name, density, levels = CASES[case]
         ticket = make_ticket(name, density)
         if not args.quiet:
-            show_size(case, ticket, args)
+            show_size(case, ticket, levels, args)
         compare(case, ticket, levels, args)
 
 

@@ -57,7 +57,7 @@ class BitStep : public Step {
         }
         bits_ = std::max(1, bit_length(uint32_t(most) + 1));  // a threshold may be one more than any count
     }
-    void count(Held& held) const override {
+    void memory(Held& held) const override {
         held[this] = (thresholds_.size() + thresholds_plus_.size()) * 2 + corrections_.size() * 4 + flips_.size();
         if (lists_) held[lists_.get()] = lists_->bytes();
     }
@@ -199,8 +199,7 @@ class Sliced final : public BitStep {
         const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         // One image: the pool keeps the order, so that it comes before scale and shift.
-        const bool rising = std::all_of(op.scale.begin(), op.scale.end(), [](double scale) { return scale > 0; });
-        if (pool && grouped_ && direct_ && rising && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && out_.plain() &&
+        if (pool && grouped_ && direct_ && op.rising() && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && out_.plain() &&
             shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX)
             pool_ = pool, pooled_ = shapes[pool->out];
         if (grouped_ && (by_threshold_ || direct_)) lists_.reset();  // their own are all that it needs
@@ -250,8 +249,8 @@ class Sliced final : public BitStep {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
         return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), 4 * sub_plane_ + 64);
     }
-    void count(Held& held) const override {
-        BitStep::count(held);
+    void memory(Held& held) const override {
+        BitStep::memory(held);
         held[this] += (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + (lanes_.size() + lanes_plus_.size()) * 2;
     }
 
@@ -596,8 +595,8 @@ class Popcount final : public BitStep {
     size_t scratch() const override {
         return (size_t(padded_) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
     }
-    void count(Held& held) const override {
-        BitStep::count(held);
+    void memory(Held& held) const override {
+        BitStep::memory(held);
         held[this] += (mask_.size() + sign_.size()) * 8 + (by_position_.size() + by_position_plus_.size()) * 2;
     }
 

@@ -37,8 +37,7 @@ class MatrixSum final : public Step {
         strips_ = (out_.height + rows_ - 1) / rows_;
         rows_ = (out_.height + strips_ - 1) / strips_;
         // A maximum that keeps the order comes before scale and rounding, and the strips have whole pairs of rows.
-        const bool rising = std::all_of(op.scale.begin(), op.scale.end(), [](double scale) { return scale > 0; });
-        if (pool && pool->selects() && rising && out_.height % 2 == 0 && out_.width % 2 == 0) {
+        if (pool && pool->selects() && op.rising() && out_.height % 2 == 0 && out_.width % 2 == 0) {
             pool_ = pool, pooled_ = shapes[pool->out];
             rows_ += rows_ % 2;
         }
@@ -79,7 +78,7 @@ class MatrixSum final : public Step {
                0.2 * out_.channels * out_.lanes();
     }
     size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2; }
-    void count(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
+    void memory(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
 
   private:
     int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
@@ -129,10 +128,7 @@ class MatrixSum final : public Step {
     void emit_pooled(const Frame& frame, int c, int top, int rows, const float* x, float* room) const {
         frame.kernels->pool_floats(x, out_.width, out_.images, rows, pooled_.width, room);
         const int row = pooled_.width * pooled_.images;
-        uint8_t* base = frame.values[pool_->out];
-        if (!pooled_.levels()) return frame.kernels->finish_floats(room, rows * row, finishes_[c], nullptr, pooled_.floats(base, c) + top * row);
-        const LevelFinish finish{finishes_[c], 1 / pooled_.step, float(pooled_.low), float(pooled_.high)};
-        frame.kernels->to_levels(room, rows * row, finish, nullptr, pooled_.level(base, c) + top * row);
+        store(frame, pooled_, frame.values[pool_->out], c, top * row, rows * row, room, finishes_[c], nullptr);
     }
 
     // The rows of a strip of one group of channels, in all copies.

@@ -195,7 +195,7 @@ class Network {
         Held held;
         for (const auto* plan : {one_.get(), group_.get()})
             if (plan)
-                for (const auto& step : plan->steps) step->count(held);
+                for (const auto& step : plan->steps) step->memory(held);
         for (const auto& [_, own] : held) bytes += own;
         for (const auto* idle : {&idle_one_, &idle_group_})
             for (const auto& space : *idle) {

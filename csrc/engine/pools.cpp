@@ -113,19 +113,10 @@ class PoolStep final : public Step {
         else frame.kernels->pool_floats(in_.floats(from, c), in_.width, in_.images, out_.height, out_.width, out_.floats(to, c));
     }
 
-    // 2x2 maxima of levels.
-    void levels(const Frame& frame, int c, float* y) const {
-        const int16_t* from = in_.level(frame.values[op_.in], c);
-        const int g = in_.images, row = in_.width * g;
-        for (int p = 0; p < out_.height; ++p, from += 2 * row, y += out_.width * g)
-            if (g == 1)
-                for (int i = 0; i < out_.width; ++i)
-                    y[i] = in_.step * float(std::max(std::max(from[2 * i], from[2 * i + 1]), std::max(from[row + 2 * i], from[row + 2 * i + 1])));
-            else
-                for (int x = 0; x < out_.width; ++x) {
-                    const int16_t *a = from + 2 * x * g, *b = a + row;
-                    for (int i = 0; i < g; ++i) y[x * g + i] = in_.step * float(std::max(std::max(a[i], a[i + g]), std::max(b[i], b[i + g])));
-                }
+    // 2x2 maxima of levels, as floats.
+    void levels(const Frame& frame, int c, int16_t* room, float* y) const {
+        frame.kernels->pool_levels(in_.level(frame.values[op_.in], c), in_.width, in_.images, out_.height, out_.width, room);
+        for (int i = 0; i < out_.lanes(); ++i) y[i] = in_.step * float(room[i]);
     }
 
     void floats(const Frame& frame, int c, float* room) const {
@@ -137,7 +128,7 @@ class PoolStep final : public Step {
         if (selects_) return select(frame, c);
         float* y = room + round_up(in_.lanes(), 16);
         if (halves_ && in_.levels()) {
-            levels(frame, c, y);
+            levels(frame, c, reinterpret_cast<int16_t*>(room), y);
             return emit(frame, c, 0, out_.lanes(), y, nullptr);
         }
         const float* x = input(frame, c, room);

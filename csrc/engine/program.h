@@ -46,6 +46,8 @@ struct Op {
         const auto all = [](const std::vector<double>& numbers, double one) { return std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == one; }); };
         return kind == Kind::max_pool && act == Act::none && residual == kNone && all(scale, 1) && all(shift, 0);
     }
+    // Whether larger sums give results that are no smaller.
+    bool rising() const { return std::all_of(scale.begin(), scale.end(), [](double x) { return x > 0; }); }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
 };

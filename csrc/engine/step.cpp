@@ -72,10 +72,13 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
     n = std::min(n, out_.lanes() - lane);
     const float* residual = this->residual(frame, c, lane, n, room);
     if (out_.bits) return emit_signs(frame, c, lane, n, x, finishes_[c], residual);
-    uint8_t* base = frame.values[op_.out];
-    if (!out_.levels()) return frame.kernels->finish_floats(x, n, finishes_[c], residual, out_.floats(base, c) + lane);
-    const LevelFinish finish{finishes_[c], 1 / out_.step, float(out_.low), float(out_.high)};
-    frame.kernels->to_levels(x, n, finish, residual, out_.level(base, c) + lane);
+    store(frame, out_, frame.values[op_.out], c, lane, n, x, finishes_[c], residual);
+}
+
+void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x, const Finish& finish,
+                 const float* residual) {
+    if (shape.levels()) frame.kernels->to_levels(x, n, shape.to_levels(finish), residual, shape.level(base, c) + lane);
+    else frame.kernels->finish_floats(x, n, finish, residual, shape.floats(base, c) + lane);
 }
 
 void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {

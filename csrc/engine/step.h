@@ -52,6 +52,7 @@ struct Shape {
     // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too few.
     Shape with_levels(float least, float most, int limit) const;
     Shape with_levels_of(const Shape& other) const;
+    LevelFinish to_levels(const Finish& finish) const { return {finish, 1 / step, float(low), float(high)}; }
     bool levels() const { return step > 0; }
     bool plain() const { return !bits && !levels(); }
     int most_level() const { return high > -low ? high : -low; }
@@ -128,7 +129,7 @@ class Step {
     virtual std::string name() const = 0;
     virtual double cycles() const = 0;  // an estimate, for a group
     virtual size_t scratch() const { return 0; }  // bytes a thread needs
-    virtual void count(Held&) const {}  // memory of weights
+    virtual void memory(Held&) const {}  // of weights
 
     const Op& op() const { return op_; }
     virtual const Op& last() const { return op_; }  // another where the step does two operations
@@ -143,6 +144,9 @@ class Step {
     }
     // The residual's lanes as floats, in place or in `room`; null without a residual.
     const float* residual(const Frame& frame, int c, int lane, int n, float* room) const;
+    // Finishes lanes of channel c of a value that is not bits.
+    static void store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x, const Finish& finish,
+                      const float* residual);
     // Finishes lanes of channel c and stores them: x holds sums, to which the operation's scale and shift apply.
     void emit(const Frame& frame, int c, int lane, int n, const float* x, float* room) const;
     // The same with a finish of its own, for bits only.

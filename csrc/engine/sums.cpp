@@ -95,7 +95,7 @@ class TiledSum : public Step {
             total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
         return total;
     }
-    void count(Held& held) const override {
+    void memory(Held& held) const override {
         for (const auto& [vectors, lists] : lists_)
             held[this] += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
     }
@@ -287,7 +287,7 @@ class TiledSum : public Step {
 class Sum final : public TiledSum<float> {
   public:
     Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) : TiledSum(op, shapes, kernels, 1 << 30) {
-        for (const Finish& finish : finishes_) tile_finishes_.push_back({finish, 1 / out_.step, float(out_.low), float(out_.high)});
+        for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.to_levels(finish));
     }
     std::string name() const override {
         return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes";
@@ -344,7 +344,7 @@ class LevelSum final : public TiledSum<int16_t> {
             most = std::max(most, kept[lists.ranges[i].channel] += lists.ranges[i].positive + lists.ranges[i].negative);
         wide_ = most * in_.most_level() > 32767;
         for (int c = 0; c < out_.channels; ++c) {
-            LevelFinish f{finishes_[c], 1 / out_.step, float(out_.low), float(out_.high)};
+            LevelFinish f = out_.to_levels(finishes_[c]);
             f.finish.scale *= in_.step;
             if (residual_.levels()) f.finish.residual_scale *= residual_.step;
             level_finishes_.push_back(f);
@@ -419,7 +419,7 @@ class Dot final : public Step {
     std::string name() const override { return "sparse dot"; }
     double cycles() const override { return double(lists_.taps.size()) + 10.0 * out_.channels; }
     size_t scratch() const override { return (size_t(taps_) + 16) * sizeof(float); }
-    void count(Held& held) const override { held[this] = lists_.bytes(); }
+    void memory(Held& held) const override { held[this] = lists_.bytes(); }
 
   private:
     const int taps_;
