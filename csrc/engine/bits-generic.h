@@ -18,7 +18,11 @@ struct GenericBits {
         return v;
     }
     static void store(void* p, T v) { std::memcpy(p, &v, sizeof v); }
-    static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * 8); }
+    // Plane i of eight taps, whose list takes `per_eight` numbers.
+    static constexpr int per_eight = 8;
+    static auto reader(const uint8_t* planes, const uint16_t* tap) {
+        return [=](int i) { return load(planes + size_t(tap[i]) * 8); };
+    }
     static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }
     static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }
     static T load_flips(const uint8_t* flips, int c, const uint32_t*) { return same(flips[c] ? ~uint64_t(0) : 0); }
@@ -29,7 +33,9 @@ struct GenericBits {
     static T both(T a, T b) { return a & b; }
     static T differ(T a, T b) { return a ^ b; }
     static T choose(T where, T a, T b) { return b ^ (where & (a ^ b)); }
-    static T shift(T x, int n) { return n < 0 ? x << uint64_t(-n) : x >> uint64_t(n); }
+    // To the right, to the left where n < 0; what comes in at the other end is not looked at.
+    static T shift_or_turn(T x, int64_t n) { return n < 0 ? x << uint64_t(-n) : x >> uint64_t(n); }
+    static T turn(T x, T n) { return (x >> n) | (x << ((64 - n) & 63)); }
     // Full adder: sum + a + b = sum + 2 carry; with Not, of the complements of a and b.
     template <bool Not>
     static void add(T& sum, T a, T b, T& carry) {
@@ -45,6 +51,16 @@ struct GenericBits {
     }
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };
+
+// A plane of 4x4 positions: rows of eight bits, of which four are used, to rows of four bits, and back.
+inline uint16_t quarter_of_rows(uint32_t rows) {
+    rows &= 0x0f0f0f0f, rows = (rows | rows >> 4) & 0x00ff00ff;
+    return uint16_t(rows | rows >> 8);
+}
+inline uint32_t rows_of_quarter(uint32_t quarter) {
+    quarter = (quarter | quarter << 8) & 0x00ff00ff;
+    return (quarter | quarter << 4) & 0x0f0f0f0f;
+}
 
 // From the highest plane down: double, and add what the next one has. A vector of `Bytes` at a time.
 template <int Bytes>

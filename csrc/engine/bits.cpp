@@ -91,7 +91,7 @@ class BitStep : public Step {
         std::vector<int32_t> by_class(classes);
         std::vector<int> kept(op_.area()), negative(op_.area());
         const TapRange range = lists_->ranges[c];
-        const uint16_t* tap = lists_->taps.data() + range.start;
+        const uint16_t* tap = lists_->taps.data() + 8 * range.start;
         for (int i = 0; i < 8 * (range.positive + range.negative); ++i) {
             const int t = tap[i] / (lists_->width / 8);
             if (t >= taps_) continue;  // padding of the list
@@ -146,38 +146,109 @@ class BitStep : public Step {
 
 uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// Tap lists of a group of channels at a time, as `gathered` takes them. Channels with lists of like length go together.
+// Tap lists of a group of channels at a time. Channels with lists of like length go together.
 struct GroupedTaps {
     std::vector<uint16_t> taps;
     std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
-    const int group;
+    std::vector<int> idle;  // by output channel: taps of a plane of zeros, as negative ones
+    const int group, lane;  // channels at once; bytes of the plane of one
 
-    GroupedTaps(const TapLists& lists, int channels, int group) : group(group) {
-        order = lists.order;
+    GroupedTaps(const TapLists& lists, int group, int lane) : order(lists.order), idle(order.size()), group(group), lane(lane) {
         const auto& of = lists.ranges;
-        for (int from = 0; from < channels; from += 64)
-            std::stable_sort(order.begin() + from, order.begin() + std::min(channels, from + 64),
+        for (size_t from = 0; from < order.size(); from += 64)
+            std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
                              [&](int a, int b) { return of[a].negative < of[b].negative; });
-        for (int g = 0; g < channels; g += group) {
-            TapRange range{uint32_t(taps.size() / group), 0, 0};
-            for (int i = g; i < g + group; ++i) {
-                range.positive = std::max(range.positive, of[order[i]].positive);
-                range.negative = std::max(range.negative, of[order[i]].negative);
-            }
-            for (int negative = 0; negative < 2; ++negative)
-                for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
-                    for (int i = g; i < g + group; ++i) {
-                        const TapRange& own = of[order[i]];
-                        const int count = 8 * (negative ? own.negative : own.positive), first = own.start + (negative ? 8 * own.positive : 0);
-                        taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
-                    }
-            ranges.push_back(range);
-        }
-        taps.shrink_to_fit();
     }
-    size_t bytes() const { return taps.size() * 2 + order.size() * 4 + ranges.size() * sizeof(TapRange); }
+    int groups() const { return int(order.size()) / group; }
+    double eights() const {
+        double sum = 0;
+        for (const TapRange& range : ranges) sum += range.positive + range.negative;
+        return sum;
+    }
+    size_t bytes() const { return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange); }
 };
+
+// As `gathered` takes them: in turns, in lists as long as the longest.
+GroupedTaps gathered_taps(const TapLists& lists, int group) {
+    GroupedTaps all(lists, group, 8);
+    for (int g = 0; g < all.groups(); ++g) {
+        const uint32_t* channels = all.order.data() + g * group;
+        TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
+        for (int i = 0; i < group; ++i) {
+            const TapRange& own = lists.ranges[channels[i]];
+            range.positive = std::max(range.positive, own.positive), range.negative = std::max(range.negative, own.negative);
+        }
+        for (int negative = 0; negative < 2; ++negative)
+            for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
+                for (int i = 0; i < group; ++i) {
+                    const TapRange& own = lists.ranges[channels[i]];
+                    const int count = 8 * (negative ? own.negative : own.positive), first = 8 * (own.start + (negative ? own.positive : 0));
+                    all.taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
+                }
+        all.ranges.push_back(range);
+    }
+    all.taps.shrink_to_fit();
+    return all;
+}
+
+// As ShuffleKernels take them. A round's window begins where the channel that is furthest behind has its next tap; the channels
+// without a tap in it take the zero.
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane) {
+    const int group = 64 / lane, slots = lane == 8 ? 8 : 16, planes = slots - 1;  // of a block
+    GroupedTaps all(lists, group, lane);
+    std::vector<std::vector<int>> left(group);  // taps, the next one last
+    const auto rounds = [&](bool negative, int g) {
+        size_t most = 0;
+        for (int i = 0; i < group; ++i) {
+            const TapRange& own = lists.ranges[all.order[g * group + i]];
+            const uint16_t* from = lists.taps.data() + 8 * (own.start + (negative ? own.positive : 0));
+            left[i].clear();
+            for (const uint16_t* tap = from + 8 * (negative ? own.negative : own.positive); tap-- > from;)
+                if (*tap < taps) left[i].push_back(*tap);
+            most += left[i].size();
+        }
+        int eights = 0;
+        for (; most; ++eights) {
+            uint16_t blocks[8] = {}, index[8][32];
+            for (int round = 0; round < 8; ++round) {
+                int block = most ? taps / planes : 0;
+                for (const auto& own : left)
+                    if (!own.empty()) block = std::min(block, own.back() / planes);
+                blocks[round] = uint16_t(block);
+                for (int i = 0; i < group; ++i) {
+                    auto& own = left[i];
+                    const bool takes = !own.empty() && own.back() / planes <= block + 1;
+                    const int tap = takes ? own.back() : 0;
+                    index[round][i] = uint16_t(takes ? (tap / planes - block) * slots + tap % planes : planes);
+                    if (takes) own.pop_back(), --most;
+                    else all.idle[all.order[g * group + i]] += negative;
+                }
+            }
+            all.taps.insert(all.taps.end(), blocks, blocks + 8);
+            if (lane == 8) {
+                for (int i = 0; i < group; ++i)
+                    for (int half = 0; half < 2; ++half) {
+                        const uint16_t* const own[4] = {index[4 * half], index[4 * half + 1], index[4 * half + 2], index[4 * half + 3]};
+                        all.taps.push_back(uint16_t(own[0][i] | own[1][i] << 4 | own[2][i] << 8 | own[3][i] << 12));
+                    }
+            } else {
+                for (int first = 0; first < 8; first += 3)
+                    for (int i = 0; i < group; ++i)
+                        all.taps.push_back(uint16_t(index[first][i] | index[first + 1][i] << 5 | (first < 6 ? index[first + 2][i] << 10 : 0)));
+            }
+        }
+        return uint16_t(eights);
+    };
+    size_t start = 0;
+    for (int g = 0; g < all.groups(); ++g) {
+        const uint16_t positive = rounds(false, g), negative = rounds(true, g);
+        all.ranges.push_back({uint32_t(start), positive, negative});
+        start += positive + negative;
+    }
+    all.taps.shrink_to_fit();
+    return all;
+}
 
 class Sliced final : public BitStep {
   public:
@@ -189,20 +260,17 @@ class Sliced final : public BitStep {
         tile_ = by_rows_ ? width_ * 8 / row_ : width_ / 8;
         tiles_ = int(by_rows_ ? round_up(out_.height, tile_) : round_up(out_.positions(), tile_)) / tile_;
         same_ = op.stride == 1 && out_.width == in_.width && out_.height == in_.height;
-        if (by_rows_ && width_ == 8 && tiles_ == 1 && kernels.gathered && out_.channels % kernels.group == 0) {
-            grouped_ = std::make_unique<GroupedTaps>(*lists_, out_.channels, kernels.group);
-            cycles_per_gather_ = kernels.cycles_per_gather;
-        }
-        by_rows_ ? prepare_rows() : prepare_cells();
         const bool whole = by_rows_ ? row_ == out_.width && out_.lanes() % 64 == 0 && out_.height % tile_ == 0 : true;
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
+        if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
+        by_rows_ ? prepare_rows() : prepare_cells();
         const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         // One image: the pool keeps the order, so that it comes before scale and shift.
         if (pool && grouped_ && direct_ && op.rising() && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && out_.plain() &&
             shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX)
             pool_ = pool, pooled_ = shapes[pool->out];
-        if (grouped_ && (by_threshold_ || direct_)) lists_.reset();  // their own are all that it needs
+        if (grouped_) lists_.reset();  // its own are all that it needs
     }
 
     // Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
@@ -236,18 +304,21 @@ class Sliced final : public BitStep {
     const Op& last() const override { return pool_ ? *pool_ : op_; }
 
     std::string name() const override {
-        if (grouped_) return "bit-sliced, 64 positions of " + std::to_string(grouped_->group) + " channels" + (pool_ ? ", max pool" : "");
+        if (grouped_)
+            return "bit-sliced, " + std::to_string(8 * grouped_->lane) + " positions of " + std::to_string(grouped_->group) + " channels" +
+                   (shuffles_ ? ", shuffled" : "") + (pool_ ? ", max pool" : "");
         return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") + (pool_ ? ", max pool" : "");
     }
     double cycles() const override {
         if (grouped_)
-            return double(grouped_->taps.size() / grouped_->group) * cycles_per_gather_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
+            return grouped_->eights() * cycles_per_eight_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
         const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
     size_t scratch() const override {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
-        return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), 4 * sub_plane_ + 64);
+        return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
+               (shuffles_ ? counts_at() * 8 / 7 + 128 : 0);
     }
     void memory(Held& held) const override {
         BitStep::memory(held);
@@ -255,14 +326,18 @@ class Sliced final : public BitStep {
     }
 
   private:
-    size_t counts_at() const { return round_up(size_t(taps_ + 2) * width_, 64); }
+    size_t counts_at() const { return round_up(size_t(taps_ + 8) * width_, 64); }  // two planes, and what `pack_words` writes
     size_t lanes() const { return size_t(width_) * 8; }
 
     void pack(const Frame& frame, int tile, uint8_t* planes) const {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
         std::memset(planes + size_t(taps_) * width_, 0, width_);
         std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
+        if (shuffles_) shuffles_->to_blocks(planes, taps_, grouped_->lane, blocks(planes));
     }
+    size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
+    // The planes of a group's kernel.
+    uint8_t* blocks(uint8_t* planes) const { return planes + counts_at() + split_bytes(); }
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
         const auto use = [&](const auto& lists) { t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data(); };
@@ -270,7 +345,11 @@ class Sliced final : public BitStep {
         t.planes = planes, t.bits = bits_, t.flips = flips_.data();
         return t;
     }
-    void run_kernel(const Frame& frame, const BitTile& t) const { grouped_ ? frame.kernels->gathered(t) : frame.kernels->bits(t, width_); }
+    void run_kernel(const Frame& frame, const BitTile& t) const {
+        if (shuffles_) shuffles_->bits(t, grouped_->lane);
+        else if (grouped_) frame.kernels->gathered(t);
+        else frame.kernels->bits(t, width_);
+    }
 
     // ---- many images and a 2x2 maximum behind it: two tiles, one above the other ----
 
@@ -302,8 +381,8 @@ class Sliced final : public BitStep {
         }
     }
 
-    void compute(const Frame& frame, int tile, const uint8_t* planes, int first, int last) const {
-        BitTile t = bit_tile(planes);
+    void compute(const Frame& frame, int tile, uint8_t* planes, int first, int last) const {
+        BitTile t = bit_tile(shuffles_ ? blocks(planes) : planes);
         t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
         const auto run = [&] { run_kernel(frame, t); };
         uint8_t* out = frame.values[op_.out];
@@ -311,9 +390,9 @@ class Sliced final : public BitStep {
         if (by_threshold_) {
             if (by_rows_) {
                 t.sliced = sliced_.data() + size_t(tile) * bits_ * width_;
-                t.sliced_step = size_t(tiles_) * bits_ * width_ * (grouped_ ? grouped_->group : 1);
+                t.sliced_step = size_t(tiles_) * bits_ * (grouped_ ? grouped_->group * grouped_->lane : width_);
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + size_t(tile) * bits_ * width_;
-                t.valid = valid_.data() + size_t(tile) * width_;
+                if (!grouped_ || grouped_->lane == 8) t.valid = valid_.data() + size_t(tile) * width_;
             } else {
                 t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
                 t.lanes_step = lanes_.size() / out_.channels;
@@ -337,8 +416,7 @@ class Sliced final : public BitStep {
             }
             return run();
         }
-        t.taps = lists_->taps.data(), t.ranges = lists_->ranges.data(), t.order = lists_->order.data();
-        t.counts = reinterpret_cast<int16_t*>(const_cast<uint8_t*>(planes) + counts_at());
+        t.counts = reinterpret_cast<int16_t*>(planes + counts_at());
         auto* room = reinterpret_cast<float*>(t.counts + size_t(kChunk) * width_ * 8);
         for (t.first = first; t.first < last; t.first = t.last) {
             t.last = std::min(last, t.first + kChunk);
@@ -362,6 +440,31 @@ class Sliced final : public BitStep {
 
     // ---- one image: tiles of whole rows ----
 
+    // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further step.
+    void group_channels(const Kernels& kernels) {
+        const bool quarters = out_.width == 4 && out_.height == 4;
+        if (!by_threshold_ && !direct_ && (!quarters || residual_.bits)) return;
+        const auto use = [&](GroupedTaps taps, double cycles_per_eight) {
+            const double cycles = taps.eights() * cycles_per_eight, before = grouped_ ? grouped_->eights() * cycles_per_eight_ : cycles + 1;
+            if (cycles >= before) return false;
+            grouped_ = std::make_unique<GroupedTaps>(std::move(taps)), cycles_per_eight_ = cycles_per_eight;
+            return true;
+        };
+        if (kernels.gathered && (by_threshold_ || direct_) && out_.channels % kernels.group == 0) use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
+        const int lane = quarters ? 2 : 8;
+        if (!kernels.shuffles || out_.channels % (64 / lane)) return;
+        if (!use(shuffled_taps(*lists_, taps_, lane), 8 * kernels.shuffles->cycles_per_round)) return;
+        shuffles_ = kernels.shuffles, direct_ = !by_threshold_;
+        // A zero that is taken as a negative tap counts as one that agrees.
+        for (int c = 0; c < out_.channels; ++c) {
+            const int idle = grouped_->idle[c];
+            bits_ = std::max(bits_, bit_length(uint32_t(lists_->kept[c] + 1 + idle)));
+            for (auto* thresholds : {&thresholds_, &thresholds_plus_})
+                for (int k = 0; k < classes() && !thresholds->empty(); ++k) (*thresholds)[size_t(c) * classes() + k] += uint16_t(idle);
+            for (int p = 0; p < out_.positions() && !corrections_.empty(); ++p) corrections_[size_t(c) * out_.positions() + p] += 2 * idle;
+        }
+    }
+
     void prepare_rows() {
         const int rows = tiles_ * tile_;
         valid_.assign(size_t(tiles_) * width_, 0);
@@ -380,6 +483,7 @@ class Sliced final : public BitStep {
             sub_front_ = round_up(2 * row_ / 8, 8);
             sub_plane_ = round_up(sub_front_ + size_t(in_.height / 2 + kRing) * row_ / 8, 8) + 64;
         }
+        const bool words = same_ && row_ == 8 && out_.height <= 8;
         for (int y = 0; y < op_.kernel_height; ++y)
             for (int x = 0; x < op_.kernel_width; ++x) {
                 const int by = x - op_.padding, down = y - op_.padding, stride = op_.stride;
@@ -388,17 +492,25 @@ class Sliced final : public BitStep {
                     if (o * stride + by >= 0 && o * stride + by < in_.width) columns |= uint64_t(1) << o;
                 for (int bits = row_; bits < 64; bits *= 2) columns |= columns << bits;
                 masks_.push_back(columns);
+                if (words) {
+                    uint64_t rows = 0;
+                    for (int o = 0; o < out_.height; ++o)
+                        if (o + down >= 0 && o + down < in_.height) rows |= uint64_t(255) << 8 * o;
+                    turns_.push_back(uint64_t(8 * down + by) & 63), word_masks_.push_back(columns & rows);
+                }
                 // With stride 2: of every second row, and of those every second column, as if the stride were 1.
                 const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
                 offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
-                shifts_.push_back(int8_t(halves ? by >> 1 : by));
+                shifts_.push_back(halves ? by >> 1 : by);
             }
+        turns_.resize(round_up(turns_.size(), 8)), word_masks_.resize(turns_.size());
     }
 
     // [channel][tile][bits][width]
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
-        const int row_bytes = row_ / 8;
-        std::vector<uint8_t> sliced(size_t(out_.channels) * tiles_ * bits_ * width_);
+        const int row_bytes = row_ / 8, group = grouped_ ? grouped_->group : 1, lane = grouped_ ? grouped_->lane : width_;
+        const size_t step = size_t(group) * lane;
+        std::vector<uint8_t> sliced(size_t(out_.channels) * tiles_ * bits_ * lane);
         std::vector<int> place(out_.channels);
         for (size_t i = 0; grouped_ && i < place.size(); ++i) place[grouped_->order[i]] = int(i);
         for (int c = 0; c < out_.channels; ++c)
@@ -408,12 +520,12 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][bits][channels of the group][width].
-                const int group = grouped_ ? grouped_->group : 1;
-                const size_t step = group * size_t(width_);
-                uint8_t* to = sliced.data() + size_t(y % tile_) * row_bytes;
-                to += grouped_ ? place[c] / group * bits_ * step + place[c] % group * size_t(width_) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
-                for (int b = 0; b < bits_; ++b) std::memcpy(to + b * step, &planes[b], row_bytes);
+                // Of grouped channels: [group][bits][channels of the group][lane]; in a lane of two bytes rows have four bits.
+                uint8_t* to = sliced.data();
+                to += grouped_ ? place[c] / group * bits_ * step + place[c] % group * size_t(lane) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
+                for (int b = 0; b < bits_; ++b)
+                    if (lane == 2) to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
+                    else std::memcpy(to + b * step + size_t(y % tile_) * row_bytes, &planes[b], row_bytes);
             }
         return sliced;
     }
@@ -422,6 +534,8 @@ class Sliced final : public BitStep {
         uint8_t* base = frame.values[op_.in];
         const int area = op_.area(), first = tile * tile_;
         if (fast_) {
+            if (!turns_.empty())
+                return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(), word_masks_.data(), area, planes);
             uint8_t* room = planes + counts_at();
             if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
             for (int c = 0; c < in_.channels; ++c) {
@@ -522,12 +636,13 @@ class Sliced final : public BitStep {
     Shape pooled_;
     std::vector<Finish> pool_finishes_;
     std::unique_ptr<GroupedTaps> grouped_;
-    float cycles_per_gather_ = 0;
+    const ShuffleKernels* shuffles_ = nullptr;  // who computes the groups; null: gathers
+    double cycles_per_eight_ = 0;  // of taps of a group
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
     std::vector<uint8_t> sliced_, sliced_plus_, valid_;
     std::vector<int32_t> offsets_;
-    std::vector<int8_t> shifts_;
-    std::vector<uint64_t> masks_;
+    std::vector<int64_t> shifts_;
+    std::vector<uint64_t> masks_, turns_, word_masks_;  // the last two where a plane is one word
     std::vector<int> patterns_;
     std::vector<uint16_t> lanes_, lanes_plus_;
 };

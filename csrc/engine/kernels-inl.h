@@ -12,6 +12,7 @@
 #include "kernels.h"
 
 #include <cstring>
+#include <type_traits>
 
 #define BIPROP_INLINE inline __attribute__((always_inline))
 
@@ -38,6 +39,14 @@ T* shifted(T* p, size_t bytes) {
 }
 
 constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
+
+// x >= 0 of 64 numbers, none of them -0; a file may have its own.
+template <class Vector>
+BIPROP_INLINE uint64_t signs_of_word(const Vector* x) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64 / kFloats; ++i) bits |= uint64_t(signs_of(x[i])) << (i * kFloats);
+    return bits;
+}
 
 // ---- scale, shift, activation: plain loops, which compilers turn into vectors ----
 
@@ -76,7 +85,7 @@ template <class V, bool Not>
 BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
                                   const uint16_t* tap) {
     using T = typename V::T;
-    const auto plane = [&](int i) { return V::plane(planes, tap + i * V::channels); };
+    const auto plane = V::reader(planes, tap);
     T a, b, c, d, e;
     if constexpr (V::in_chains) {
         V::template add<Not>(one, plane(0), plane(1), a);
@@ -97,6 +106,9 @@ BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typena
     V::template add<false>(four, c, d, e);
     return e;
 }
+
+// Lists of a large network come from the third cache, a page of 4 KB at a time; the processor does not look ahead further than its end.
+constexpr int kAhead = 2048;  // taps
 
 template <class V, int High>
 struct Counter {
@@ -130,15 +142,16 @@ struct Counter {
     }
     template <bool Not>
     BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
-        for (; groups >= 4; groups -= 4, tap += 32 * V::channels) {
-            T a = eight<V, Not>(one, two, four, planes, tap), b = eight<V, Not>(one, two, four, planes, tap + 8 * V::channels), c, d, e;
+        for (; groups >= 4; groups -= 4, tap += 4 * V::per_eight) {
+            for (int line = 0; line < 4 * V::per_eight; line += 32) __builtin_prefetch(tap + kAhead + line, 0, 2);
+            T a = eight<V, Not>(one, two, four, planes, tap), b = eight<V, Not>(one, two, four, planes, tap + V::per_eight), c, d, e;
             V::template add<false>(eights, a, b, c);
-            a = eight<V, Not>(one, two, four, planes, tap + 16 * V::channels), b = eight<V, Not>(one, two, four, planes, tap + 24 * V::channels);
+            a = eight<V, Not>(one, two, four, planes, tap + 2 * V::per_eight), b = eight<V, Not>(one, two, four, planes, tap + 3 * V::per_eight);
             V::template add<false>(eights, a, b, d);
             V::template add<false>(sixteens, c, d, e);
             carry<0>(e);
         }
-        for (; groups; --groups, tap += 8 * V::channels) {
+        for (; groups; --groups, tap += V::per_eight) {
             const T a = eight<V, Not>(one, two, four, planes, tap);
             if (waits) sixteen(waiting, a);
             waiting = a;
@@ -206,6 +219,24 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
     std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
 }
 
+// The same of four channels with 4x4 positions.
+void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
+    int16_t counts[64];
+    widen(sliced, step, t.bits, counts);
+    for (int i = 0; i < 4; ++i) {
+        const size_t c = channels[i];
+        const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) : nullptr;
+        alignas(64) float room[16];
+        float* y = t.floats ? shifted(t.floats, c * t.floats_step) : room;
+        finish_counts(counts + 16 * i, t.corrections + c * t.corrections_step, 0, 16, t.finishes[c], residual, y);
+        if (t.floats) continue;
+        unsigned bits = 0;
+        for (int k = 0; k < 16; k += kFloats) bits |= signs_of(load_floats(room + k)) << k;
+        const uint32_t rows = rows_of_quarter(uint16_t(bits));
+        std::memcpy(t.out + c * t.out_step, &rows, 4);
+    }
+}
+
 template <class V, int High>
 void bits_of(const BitTile& t) {
     using T = typename V::T;
@@ -214,7 +245,7 @@ void bits_of(const BitTile& t) {
         const int c = V::channels > 1 ? at : int(t.order[at]);  // a channel, or a group of them
         Counter<V, High> count;
         const TapRange range = t.ranges[c];
-        const uint16_t* tap = t.taps + size_t(range.start) * V::channels;
+        const uint16_t* tap = t.taps + size_t(range.start) * V::per_eight;
         tap = count.template add<false>(t.planes, tap, range.positive);
         count.template add<true>(t.planes, tap, range.negative);
         count.finish();
@@ -223,7 +254,8 @@ void bits_of(const BitTile& t) {
             count.each(t.bits, [&](T plane, int i) { V::store(reinterpret_cast<uint8_t*>(sliced + i * words), plane); });
             for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
             for (int w = 0; w < words && t.finishes; ++w) {
-                if (V::channels > 1) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
+                if (V::channels == 32) finish_quarters(t, sliced + w, words, t.order + c * V::channels + 4 * w);
+                else if (V::channels > 1) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
                 else if (w < t.words) finish_word(t, sliced + w, words, c, w);
             }
             continue;
@@ -257,10 +289,20 @@ void bits_in(const BitTile& t) {
 }
 
 template <class V>
-void rows_in(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, uint8_t* out) {
+void words_in(const uint8_t* rows, size_t plane, int channels, const uint64_t* turns, const uint64_t* masks, int taps, uint8_t* out) {
+    const auto at = [](const uint64_t* words, int k) { return V::load(reinterpret_cast<const uint8_t*>(words + k)); };
+    for (int c = 0; c < channels; ++c, rows += plane, out += size_t(taps) * 8) {
+        uint64_t word;
+        std::memcpy(&word, rows, 8);
+        for (int k = 0; k < taps; k += V::width / 8) V::store(out + k * 8, V::both(V::turn(V::same(word), at(turns, k)), at(masks, k)));
+    }
+}
+
+template <class V>
+void rows_in(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, uint8_t* out) {
     for (int k = 0; k < taps; ++k, out += V::width) {
         const typename V::T x = V::load(plane + offset[k]);
-        V::store(out, V::both(V::shift(x, shift[k]), V::same(mask[k])));
+        V::store(out, V::both(V::shift_or_turn(x, shift[k]), V::same(mask[k])));
     }
 }
 
@@ -367,12 +409,19 @@ void sum_of(const SumTile& t) {
         }
         if (t.signs) {
             uint8_t* out = t.signs + c * t.out_step;
+            if constexpr (Vectors % 4 == 0) {
 #pragma GCC unroll 32
-            for (int v = 0; v < Vectors; ++v) {
-                unsigned bits = 0;
-                for (int k = 0; k < kParts; ++k) bits |= signs_of(sum[0][v * kParts + k]) << (k * kFloats);
-                const auto piece = uint16_t(bits);
-                std::memcpy(out + 2 * v, &piece, 2);
+                for (int v = 0; v < Vectors; v += 4) {
+                    const uint64_t bits = signs_of_word(sum[0] + v * kParts);
+                    std::memcpy(out + 2 * v, &bits, 8);
+                }
+            } else {
+                for (int v = 0; v < Vectors; ++v) {
+                    unsigned bits = 0;
+                    for (int k = 0; k < kParts; ++k) bits |= signs_of(sum[0][v * kParts + k]) << (k * kFloats);
+                    const auto piece = uint16_t(bits);
+                    std::memcpy(out + 2 * v, &piece, 2);
+                }
             }
             continue;
         }
@@ -597,52 +646,68 @@ BIPROP_INLINE uint64_t even_columns(uint64_t x) {
     return x;
 }
 
-template <int Row, class Out>
+// Rows of half as many bits, but at least 8: of the even rows of a word the even columns, side by side.
+template <int Row>
+struct Halved {
+    static constexpr int rows = Row == 64 ? 1 : 32 / Row, bits = Row == 8 ? 8 : Row / 2;
+    using Word = typename std::conditional<rows * bits == 32, uint32_t, uint16_t>::type;
+    static BIPROP_INLINE Word of(uint64_t x) {
+#ifdef __BMI2__
+        constexpr uint64_t even = Row == 64 ? ~uint64_t(0) : Row == 32 ? 0xffffffffu : Row == 16 ? 0x0000ffff0000ffffu : 0x00ff00ff00ff00ffu;
+        const uint64_t packed = _pext_u64(x, even & 0x5555555555555555u);
+        return Word(Row == 8 ? _pdep_u64(packed, 0x0f0f0f0fu) : packed);
+#else
+        const uint64_t columns = even_columns<Row>(x);
+        uint64_t word = 0;
+        for (int k = 0; k < rows; ++k) word |= ((columns >> (2 * k * Row % 64)) & ((uint64_t(1) << bits) - 1)) << (k * bits);
+        return Word(word);
+#endif
+    }
+    // The first `count` rows.
+    static BIPROP_INLINE void store(uint8_t* to, Word word, int count) {
+        if (count >= rows) std::memcpy(to, &word, sizeof word);
+        else std::memcpy(to, &word, size_t(count) * bits / 8);
+    }
+};
+
+template <int Row>
 void split_of(const uint8_t* rows, int height, size_t sub, uint8_t* to) {
-    constexpr int per_word = 64 / Row;
-    for (int y = 0; y < height; y += per_word, rows += 8) {
-        uint64_t word, columns[2];
+    using Half = Halved<Row>;
+    for (int y = 0; y < height; y += 64 / Row, rows += 8) {
+        uint64_t word;
         std::memcpy(&word, rows, 8);
-        columns[0] = even_columns<Row>(word), columns[1] = even_columns<Row>(word >> 1);
-        for (int k = 0; k < per_word && y + k < height; ++k)
-            for (int odd = 0; odd < 2; ++odd) {
-                const auto half = Out(columns[odd] >> (k * Row % 64));
-                std::memcpy(to + ((y + k) % 2 * 2 + odd) * sub + size_t(y + k) / 2 * sizeof half, &half, sizeof half);
-            }
+        for (int odd = 0; odd < 2; ++odd)  // columns
+            for (int below = 0; below < (Row == 64 ? 1 : 2); ++below)
+                Half::store(to + ((y + below) % 2 * 2 + odd) * sub + size_t(y / 2) * (Half::bits / 8), Half::of(word >> (below * Row % 64 + odd)),
+                            (height - y - below + 1) / 2);
     }
 }
 
 void split(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to) {
-    if (row == 8) return split_of<8, uint8_t>(rows, height, sub, to);
-    if (row == 16) return split_of<16, uint8_t>(rows, height, sub, to);
-    if (row == 32) return split_of<32, uint16_t>(rows, height, sub, to);
-    return split_of<64, uint32_t>(rows, height, sub, to);
+    if (row == 8) return split_of<8>(rows, height, sub, to);
+    if (row == 16) return split_of<16>(rows, height, sub, to);
+    if (row == 32) return split_of<32>(rows, height, sub, to);
+    return split_of<64>(rows, height, sub, to);
 }
 
 // Rows of 8 to 64 bits, several a word: first the rows in pairs, then the columns, then the even columns side by side.
-template <int Row, class Out>
+template <int Row>
 void pool_rows_of(const uint64_t* words, int out_height, uint64_t columns, bool all, uint8_t* out) {
-    constexpr int per_word = Row == 64 ? 1 : 32 / Row;
-    const auto pooled = [&](int i) {
-        const uint64_t a = words[Row == 64 ? 2 * i : i], b = Row == 64 ? words[2 * i + 1] : a >> (Row % 64);
-        uint64_t x = all ? a & b : a | b;
-        x = even_columns<Row>(all ? x & (x >> 1) : x | (x >> 1));
-        return x;
-    };
-    auto* to = reinterpret_cast<Out*>(out);
-    for (int i = 0; i < out_height / per_word; ++i) {
-        const uint64_t x = pooled(i);
-        for (int k = 0; k < per_word; ++k) to[i * per_word + k] = Out((x >> (2 * k * Row % 64)) & columns);
+    using Half = Halved<Row>;
+    uint64_t keep = 0;
+    for (int k = 0; k < Half::rows; ++k) keep |= columns << (k * Half::bits);
+    for (int y = 0; y < out_height; y += Half::rows, out += sizeof(typename Half::Word)) {
+        const uint64_t a = *words++, b = Row == 64 ? *words++ : a >> (Row % 64);
+        const uint64_t x = all ? a & b : a | b;
+        Half::store(out, typename Half::Word(Half::of(all ? x & (x >> 1) : x | (x >> 1)) & keep), out_height - y);
     }
-    const int done = out_height / per_word * per_word;
-    for (int k = 0; done + k < out_height; ++k) to[done + k] = Out((pooled(done / per_word) >> (2 * k * Row % 64)) & columns);
 }
 
 void pool_rows(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out) {
-    if (row == 8) return pool_rows_of<8, uint8_t>(words, out_height, columns, all, out);
-    if (row == 16) return pool_rows_of<16, uint8_t>(words, out_height, columns, all, out);
-    if (row == 32) return pool_rows_of<32, uint16_t>(words, out_height, columns, all, out);
-    return pool_rows_of<64, uint32_t>(words, out_height, columns, all, out);
+    if (row == 8) return pool_rows_of<8>(words, out_height, columns, all, out);
+    if (row == 16) return pool_rows_of<16>(words, out_height, columns, all, out);
+    if (row == 32) return pool_rows_of<32>(words, out_height, columns, all, out);
+    return pool_rows_of<64>(words, out_height, columns, all, out);
 }
 
 }  // namespace

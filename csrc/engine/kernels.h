@@ -13,7 +13,7 @@ constexpr int kMostWidths = 3;
 
 // The kept weights of one output channel, in groups of eight taps: first the positive ones, then the negative ones.
 struct TapRange {
-    uint32_t start;  // in `taps`
+    uint32_t start;  // in `taps`, in groups
     uint16_t positive, negative;  // groups
 };
 
@@ -141,6 +141,17 @@ struct MatrixKernels {
     void (*pack_floats)(const float* from, size_t plane, int channels, int lanes, int stride, size_t part_step, uint8_t* to);
 };
 
+// Planes of one word by permutations instead of gathers, where a processor finds any of sixteen words, or of 32 words of 16 bits, in a cycle.
+//
+// The planes of all taps lie in blocks with a zero behind each, of 7 planes of 64 bits or of 15 of 4x4. In a round, every lane (an output
+// channel) takes one plane of a window of two blocks, or the zero. Lists in `taps`, for eight rounds: the first block of each; then the
+// indices, of a channel 32 bits for all rounds, or three numbers of 16 bits for three rounds each.
+struct ShuffleKernels {
+    void (*bits)(const BitTile&, int lane);  // lane: bytes of a plane, 8 or 2; planes: the blocks
+    void (*to_blocks)(const uint8_t* planes, int taps, int lane, uint8_t* blocks);  // from planes of 8 bytes
+    float cycles_per_round;
+};
+
 struct Kernels {
     const char* name;
     int widths[kMostWidths];  // of tiles of bits, in bytes, falling; 0 for none
@@ -156,8 +167,11 @@ struct Kernels {
     void (*sum_levels)(const LevelTile&);
     void (*to_levels)(const float* x, int n, const LevelFinish&, const float* residual, int16_t* levels);
     // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap]) & mask[tap]
-    void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width,
+    void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width,
                       uint8_t* out);
+    // The same where a plane is one word, for many planes: out[plane][tap] = (word, turned right by turns[tap]) & masks[tap]; turns and
+    // masks go on with zeros to a multiple of 8, and so much may be written after the last tap.
+    void (*pack_words)(const uint8_t* rows, size_t plane, int channels, const uint64_t* turns, const uint64_t* masks, int taps, uint8_t* out);
     // The same where a 64-bit cell is 64 images: out[tap] = (plane + offset[tap]) & masks[tap][width]
     void (*pack_cells)(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out);
     // counts[p] = sum over words of popcount(mask & ~(x ^ sign)), with x[word][position], positions a multiple of 8; or, for the
@@ -185,6 +199,7 @@ struct Kernels {
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
     // A plane of bit rows as four, at distance `sub`: even and odd rows, and of each the even and the odd columns, half as wide, at least 8 bits.
     void (*split)(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to);
+    const ShuffleKernels* shuffles = nullptr;  // where they pay
     const MatrixKernels* matrices = nullptr;  // where the processor multiplies them
 };
 

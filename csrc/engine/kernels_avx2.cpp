@@ -22,8 +22,9 @@ struct Gathered : Bits32 {
     }
     template <class Word>
     static T of_four(const Word& word) { return T{word(0), word(1), word(2), word(3)}; }
-    static T plane(const uint8_t* planes, const uint16_t* tap) {
-        return of_four([&](int i) { return word(planes + size_t(tap[i]) * 8); });
+    static constexpr int per_eight = 32;
+    static auto reader(const uint8_t* planes, const uint16_t* tap) {
+        return [=](int i) { return of_four([&](int k) { return word(planes + size_t(tap[4 * i + k]) * 8); }); };
     }
     static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
         return of_four([&](int i) { return word(p + order[4 * group + i] * step); });
@@ -86,9 +87,10 @@ namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void bits(const BitTile& t, int width) { width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out) : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
+constexpr auto pack_words = words_in<Bits32>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
     width == 32 ? cells_in<Bits32>(plane, offset, masks, taps, out) : cells_in<Bits8>(plane, offset, masks, taps, out);
 }
@@ -96,6 +98,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx2 = {
-    "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
     widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
 };

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bits-generic.h"
+
 namespace {
 
 typedef float Floats __attribute__((vector_size(64)));
@@ -20,7 +22,10 @@ constexpr int kFloats = 16, kVectors = 8;
         using T = TYPE;                                                                                              \
         static constexpr int width = WIDTH, channels = 1;                                                            \
         static constexpr bool in_chains = false;                                                                     \
-        static T plane(const uint8_t* planes, const uint16_t* tap) { return load(planes + size_t(*tap) * 8); }         \
+        static constexpr int per_eight = 8;                                                                          \
+        static auto reader(const uint8_t* planes, const uint16_t* tap) {                                             \
+            return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                         \
+        }                                                                                                            \
         static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }        \
         static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }        \
         static T load_flips(const uint8_t* flips, int c, const uint32_t*) { return same(flips[c] ? ~uint64_t(0) : 0); } \
@@ -33,9 +38,8 @@ constexpr int kFloats = 16, kVectors = 8;
         static T both(T a, T b) { return a & b; }                                                                    \
         static T differ(T a, T b) { return a ^ b; }                                                                  \
         static T choose(T where, T a, T b) { return PREFIX##_ternarylogic_epi64(where, a, b, 0xca); }                \
-        static T shift(T x, int n) {                                                                                 \
-            return n < 0 ? PREFIX##_sll_epi64(x, _mm_cvtsi32_si128(-n)) : PREFIX##_srl_epi64(x, _mm_cvtsi32_si128(n)); \
-        }                                                                                                            \
+        static T shift_or_turn(T x, int64_t n) { return turn(x, same(uint64_t(n))); }                                  \
+        static T turn(T x, T n) { return PREFIX##_rorv_epi64(x, n); }                                                \
         template <bool Not>                                                                                          \
         static void add(T& sum, T a, T b, T& carry) {                                                                \
             sum = PREFIX##_ternarylogic_epi64(sum, a, b, 0x96);                                                      \
@@ -66,7 +70,10 @@ struct Gathered : Bits64 {
     static T gather(const uint8_t* p, const uint16_t* index) {
         return _mm512_i32gather_epi64(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), p, 8);
     }
-    static T plane(const uint8_t* planes, const uint16_t* tap) { return gather(planes, tap); }
+    static constexpr int per_eight = 64;
+    static auto reader(const uint8_t* planes, const uint16_t* tap) {
+        return [=](int i) { return gather(planes, tap + 8 * i); };
+    }
     static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
         return _mm512_i32gather_epi64(_mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), p, 8);
     }
@@ -87,6 +94,73 @@ struct Gathered : Bits64 {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(order + 8 * group));
     }
 };
+
+// The same by permutations: see ShuffleKernels. A window is two blocks of seven planes and a zero; an index has four bits.
+struct Shuffled : Gathered {
+    static constexpr int per_eight = 8 + 16;
+    static auto reader(const uint8_t* blocks, const uint16_t* tap) {
+        const __m512i index = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tap + 8)));
+        return [=](int i) {
+            const uint8_t* window = blocks + size_t(tap[i]) * 64;
+            return _mm512_permutex2var_epi64(load(window), _mm512_srli_epi64(index, unsigned(4 * i)), load(window + 64));
+        };
+    }
+};
+
+// Planes of 4x4 positions, of 32 channels at once. A window is two blocks of 15 planes and a zero; an index has five bits.
+struct ShuffledQuarters : Bits64 {
+    static constexpr int width = 8, channels = 32, per_eight = 8 + 3 * 32;
+    static auto reader(const uint8_t* blocks, const uint16_t* tap) {
+        const __m512i index[3] = {load(tap + 8), load(tap + 40), load(tap + 72)};
+        return [=](int i) {
+            const __m512i own = _mm512_srli_epi16(i < 3 ? index[0] : i < 6 ? index[1] : index[2], unsigned(i % 3 * 5));
+            return _mm512_permutexvar_epi16(own, load(blocks + size_t(tap[i]) * 32));
+        };
+    }
+    template <class Word>
+    static T of_channels(int group, const uint32_t* order, const Word& word) {
+        alignas(64) uint16_t words[32];
+        for (int i = 0; i < 32; ++i) words[i] = word(order[32 * group + i]);
+        return load(words);
+    }
+    static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
+        return of_channels(group, order, [&](uint32_t c) {
+            uint32_t rows;
+            __builtin_memcpy(&rows, p + c * step, 4);
+            return quarter_of_rows(rows);
+        });
+    }
+    static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
+        alignas(64) uint16_t words[32];
+        store(words, v);
+        for (int i = 0; i < 32; ++i) {
+            const uint32_t rows = rows_of_quarter(words[i]);
+            __builtin_memcpy(p + order[32 * group + i] * step, &rows, 4);
+        }
+    }
+    static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
+        return of_channels(group, order, [&](uint32_t c) { return uint16_t(flips[c] * 257); });
+    }
+    static T load_valid(const uint8_t*) { return ones(); }
+};
+
+// Planes of 8 bytes, in blocks with a zero behind; after them a block of zeros.
+void to_blocks(const uint8_t* planes, int taps, int lane, uint8_t* blocks) {
+    if (lane == 8) {
+        for (; taps > 0; taps -= 7, planes += 7 * 8, blocks += 64)
+            _mm512_storeu_si512(blocks, _mm512_maskz_loadu_epi64(taps >= 7 ? 0x7f : (1u << taps) - 1, planes));
+        return _mm512_storeu_si512(blocks, _mm512_setzero_si512());
+    }
+    const __m512i halves = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    for (; taps > 0; taps -= 15, planes += 15 * 8, blocks += 32) {
+        const unsigned there = taps >= 15 ? 0x7fff : (1u << taps) - 1;
+        const __m512i low = _mm512_maskz_loadu_epi64(__mmask8(there), planes), high = _mm512_maskz_loadu_epi64(__mmask8(there >> 8), planes + 64);
+        __m512i x = _mm512_and_si512(_mm512_permutex2var_epi32(low, halves, high), _mm512_set1_epi32(0x0f0f0f0f));
+        x = _mm512_or_si512(x, _mm512_srli_epi32(x, 4));  // rows of four bits
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(blocks), _mm512_cvtepi16_epi8(x));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(blocks), _mm256_setzero_si256());
+}
 
 __m512i agree(__m512i mask, __m512i sign, __m512i x) { return _mm512_ternarylogic_epi64(mask, sign, x, 0x90); }  // mask & ~(x ^ sign)
 
@@ -122,6 +196,14 @@ void popcount(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int
 Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
+
+// 64 signs by way of bytes: four instructions that only one unit can do, instead of two for each vector.
+inline uint64_t signs_of_word(const Floats* x) {
+    const auto pair = [&](int i) { return _mm512_packs_epi32(_mm512_castps_si512(x[i]), _mm512_castps_si512(x[i + 1])); };
+    const __m512i bytes = _mm512_packs_epi16(pair(0), pair(2));  // each quarter has four numbers of each vector
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return ~uint64_t(_mm512_movepi8_mask(_mm512_permutexvar_epi32(order, bytes)));
+}
 
 uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
     uint64_t bits = 0;
@@ -165,12 +247,15 @@ void largest_of_word(const int16_t* counts, const int32_t* corrections, float* l
 namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
+void shuffled(const BitTile& t, int lane) { lane == 8 ? bits_in<Shuffled>(t) : bits_in<ShuffledQuarters>(t); }
+constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_blocks, 2.2f};
 void bits(const BitTile& t, int width) { width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 64   ? rows_in<Bits64>(plane, offset, shift, mask, taps, out)
     : width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out)
                   : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
+constexpr auto pack_words = words_in<Bits64>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
     width == 64   ? cells_in<Bits64>(plane, offset, masks, taps, out)
     : width == 32 ? cells_in<Bits32>(plane, offset, masks, taps, out)
@@ -180,6 +265,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx512 = {
-    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
+    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, &kShuffles,
 };

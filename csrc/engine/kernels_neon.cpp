@@ -49,9 +49,10 @@ constexpr auto largest_of_word = generic_largest_of_word;
 namespace {
 
 void bits(const BitTile& t, int width) { width == 16 ? bits_in<Bits16>(t) : bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 16 ? rows_in<Bits16>(plane, offset, shift, mask, taps, out) : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
+constexpr auto pack_words = words_in<Bits16>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
     width == 16 ? cells_in<Bits16>(plane, offset, masks, taps, out) : cells_in<Bits8>(plane, offset, masks, taps, out);
 }
@@ -59,6 +60,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kNeon = {
-    "neon", {16, 8, 0}, {1.2f, 1.2f, 0}, 8.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    "neon", {16, 8, 0}, {1.2f, 1.2f, 0}, 8.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
     widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
 };

@@ -47,9 +47,10 @@ constexpr auto largest_of_word = generic_largest_of_word;
 namespace {
 
 void bits(const BitTile& t, int) { bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int8_t* shift, const uint64_t* mask, int taps, int, uint8_t* out) {
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int, uint8_t* out) {
     rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
+constexpr auto pack_words = words_in<Bits8>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int, uint8_t* out) {
     cells_in<Bits8>(plane, offset, masks, taps, out);
 }
@@ -57,6 +58,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kScalar = {
-    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_cells, popcounts, popcount,
+    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
     widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
 };

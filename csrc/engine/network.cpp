@@ -26,7 +26,8 @@ std::vector<const Kernels*> available_kernels() {
     __builtin_cpu_init();
 #ifdef BIPROP_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq"))
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq") &&
+        __builtin_cpu_supports("bmi2"))
         found.push_back(&kAvx512);
 #ifdef BIPROP_AMX
     if (!found.empty() && have_amx()) {
@@ -385,17 +386,22 @@ class Network {
             for (int i = 0; i < count; ++i) {
                 const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel + size_t(first) * per_pixel;
                 float* row = in.images == 1 ? to : rows + i * block;
-                bool all_finite = true;
-                for (int p = 0; p < n; ++p) {
-                    const Pixel value = from[size_t(p) * per_pixel];
-                    if constexpr (sizeof(Pixel) == 1) {
-                        row[p] = table[value];
-                    } else {
-                        all_finite &= std::fabs(value) <= std::numeric_limits<float>::max();
-                        row[p] = (value - mean) / std;
+                uint32_t not_finite = 0;
+                const auto convert = [&](int step) {
+                    for (int p = 0; p < n; ++p) {
+                        const Pixel value = from[size_t(p) * step];
+                        if constexpr (sizeof(Pixel) == 1) {
+                            row[p] = table[value];
+                        } else {
+                            uint32_t exponent;  // as a number: compilers make a vector of this
+                            std::memcpy(&exponent, &value, sizeof exponent);
+                            not_finite |= (exponent & 0x7f800000u) == 0x7f800000u;
+                            row[p] = (value - mean) / std;
+                        }
                     }
-                }
-                if (!all_finite) finite.store(false, std::memory_order_relaxed);
+                };
+                per_pixel == 1 ? convert(1) : convert(per_pixel);
+                if (not_finite) finite.store(false, std::memory_order_relaxed);
             }
             if (in.images > 1)
                 for (int p = 0; p < n; ++p)

@@ -117,7 +117,7 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
         kept.push_back(int(signed_taps[0].size() + signed_taps[1].size()));
         for (int s = 0; s < 2; ++s)
             while (signed_taps[s].size() % 8) signed_taps[s].push_back(s ? ones : zeros);
-        ranges.push_back({uint32_t(taps.size()), uint16_t(signed_taps[0].size() / 8), uint16_t(signed_taps[1].size() / 8)});
+        ranges.push_back({uint32_t(taps.size() / 8), uint16_t(signed_taps[0].size() / 8), uint16_t(signed_taps[1].size() / 8)});
         for (const auto& list : signed_taps) taps.insert(taps.end(), list.begin(), list.end());
     }
     taps.shrink_to_fit();

@@ -139,7 +139,8 @@ class Step {
     static std::vector<Finish> finishes_of(const Op& op) {
         std::vector<Finish> finishes;
         for (size_t c = 0; c < op.scale.size(); ++c)
-            finishes.push_back({float(op.scale[c]), float(op.shift[c]), op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
+            finishes.push_back({float(op.scale[c]), float(op.shift[c]) + 0.0f,  // no -0: a sum with it could be -0
+                                 op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
         return finishes;
     }
     // The residual's lanes as floats, in place or in `room`; null without a residual.

@@ -406,11 +406,12 @@ class Dot final : public Step {
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const TapRange range = lists_.ranges[c];
-                const uint16_t* tap = lists_.taps.data() + range.start;
+                const uint16_t* tap = lists_.taps.data() + 8 * range.start;
                 float sum[8] = {}, room, total;
-                for (int i = 0; i < 8 * range.positive; ++i) sum[i % 8] += x[tap[i]];
-                tap += 8 * range.positive;
-                for (int i = 0; i < 8 * range.negative; ++i) sum[i % 8] -= x[tap[i]];
+                for (int i = 0; i < range.positive; ++i, tap += 8)
+                    for (int k = 0; k < 8; ++k) sum[k] += x[tap[k]];
+                for (int i = 0; i < range.negative; ++i, tap += 8)
+                    for (int k = 0; k < 8; ++k) sum[k] -= x[tap[k]];
                 total = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
                 emit(frame, c, 0, 1, &total, &room);
             }

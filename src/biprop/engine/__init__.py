@@ -23,6 +23,8 @@ from .reference import Reference
 Layout = Literal["NCHW", "NHWC"]
 _TOO_LARGE, _NOT_FINITE = 6, 4  # of include/biprop.h
 _MOST_THREADS = 1024
+_FLOAT32 = np.dtype(np.float32)
+_SMALL = 1 << 16  # bytes of images
 _LOADING = threading.Lock()  # the choice of an instruction set is the whole library's
 
 
@@ -116,6 +118,7 @@ class Engine:
         self.shape: tuple[int, int, int] = (channels, height, width)
         self._shapes: dict[tuple[int, ...], Layout] = {(height, width, channels): "NHWC", (channels, height, width): "NCHW"}
         self.outputs = self._reference.outputs if self._reference else self._outputs()
+        self._row = ctypes.c_float * self.outputs
         if calibration is not None and self._core and not self._reference:
             pixels, layout = self._pixels(np.asarray(calibration), None)
             if not len(pixels):
@@ -145,10 +148,13 @@ class Engine:
         if self._reference:
             return self._reference.run(normalised(pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels, self.ticket))
         assert self._core
-        logits = np.empty((len(pixels), self.outputs), dtype=np.float32)
-        function = self._core.biprop_run_u8 if pixels.dtype == np.uint8 else self._core.biprop_run_f32
-        self._check(function(self._network, pixels.ctypes.data, len(pixels), int(layout == "NHWC"), logits.ctypes.data))
-        return logits
+        count = len(pixels)
+        logits = (self._row * count)()
+        function = self._core.biprop_run_u8 if pixels.itemsize == 1 else self._core.biprop_run_f32
+        # Beside a network of 0.1 ms, asking numpy for an address takes longer than a copy of an image (6 microseconds instead of 2).
+        source = pixels.tobytes() if pixels.nbytes < _SMALL else pixels.ctypes.data
+        self._check(function(self._network, source, count, layout == "NHWC", logits))
+        return np.ndarray((count, self.outputs), _FLOAT32, logits)
 
     def as_bytes(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.uint8]:
         """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded. Raises as `run` does."""
@@ -219,11 +225,13 @@ class Engine:
         found = self._shapes.get(images.shape[1:]) if images.ndim == 4 else None
         if found is None or (layout is not None and layout != found):
             images, found = self._with_layout(images, layout)
-        if images.dtype == np.uint8:
-            return np.ascontiguousarray(images), found
-        if images.dtype.kind != "f":
-            raise UserError(f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)")
-        pixels = np.ascontiguousarray(images, dtype=np.float32)
+        if images.dtype is not _FLOAT32 or not images.flags.c_contiguous:
+            if images.dtype == np.uint8:
+                return np.ascontiguousarray(images), found
+            if images.dtype.kind != "f":
+                raise UserError(f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)")
+            images = np.ascontiguousarray(images, dtype=_FLOAT32)
+        pixels = images
         if pixels.size and self.ticket.mean:
             low, high = float(pixels.min()), float(pixels.max())
             if low < -1e-3 or high > 1 + 1e-3:
