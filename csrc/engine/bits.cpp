@@ -48,7 +48,7 @@ class BitStep : public Step {
           by_threshold_(out_.bits && (op.residual == kNone || residual_.bits)), flips_(out_.channels) {
         const int classes = int(rows_.inside.size() * columns_.inside.size());
         if (by_threshold_) thresholds_.resize(size_t(out_.channels) * classes);
-        else corrections_.resize(size_t(out_.channels) * out_.positions());
+        else corrections_.resize(size_t(out_.channels) * corrections_step());
         if (by_threshold_ && op.residual != kNone) thresholds_plus_.resize(thresholds_.size());
         int most = 0;
         for (int c = 0; c < out_.channels; ++c) {
@@ -69,20 +69,24 @@ class BitStep : public Step {
     int classes() const { return int(rows_.inside.size() * columns_.inside.size()); }
     // Counts to what the operation puts out, for n lanes from `lane`. `room` takes 2 n floats.
     void emit_counts(const Frame& frame, int c, int lane, int n, const int16_t* counts, float* room) const {
-        const int shift = out_.images > 1 ? 6 : 0;
-        const int32_t* corrections = corrections_.data() + size_t(c) * out_.positions() + (lane >> shift);
+        const int shift = correction_shift();
+        const int32_t* corrections = corrections_.data() + size_t(c) * corrections_step() + (lane >> shift);
         const float* residual = this->residual(frame, c, lane, n, room + n);
         float* to = out_.bits ? room : out_.floats(frame.values[op_.out], c) + lane;
         frame.kernels->finish_counts(counts, corrections, shift, n, finishes_[c], residual, to);
         if (out_.bits) emit_signs(frame, c, lane, n, room, {1, 0, 0, Act::none}, nullptr);
     }
 
+    // Of a channel: one where all positions are of one class, else one a position.
+    size_t corrections_step() const { return classes() == 1 ? 1 : out_.positions(); }
+    int correction_shift() const { return classes() == 1 ? 30 : out_.images > 1 ? 6 : 0; }  // from a lane to its correction
+
     const int taps_;
     std::shared_ptr<const TapLists> lists_;
     const Classes rows_, columns_;
     const bool by_threshold_;  // else by floats
     int bits_ = 0;
-    std::vector<int32_t> corrections_;  // [channel][position]; empty where thresholds do
+    std::vector<int32_t> corrections_;  // [channel][position], or of a channel; empty where thresholds do
     std::vector<uint16_t> thresholds_, thresholds_plus_;  // [channel][class]; the second where the residual is +1
     std::vector<uint8_t> flips_;
 
@@ -120,8 +124,7 @@ class BitStep : public Step {
             }
         }
         flips_[c] = op_.scale[c] < 0 ? 255 : 0;
-        for (int p = 0; !by_threshold_ && p < out_.positions(); ++p)
-            corrections_[size_t(c) * out_.positions() + p] = by_class[position_class(p)];
+        for (size_t p = 0; !by_threshold_ && p < corrections_step(); ++p) corrections_[c * corrections_step() + p] = by_class[position_class(int(p))];
     }
 
     // scale * accumulation + shift >= 0 is: count >= threshold (scale > 0), not count >= threshold (scale < 0), or does not depend
@@ -264,10 +267,10 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
         by_rows_ ? prepare_rows() : prepare_cells();
-        const bool pairs = !by_rows_ && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
+        const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         // One image: the pool keeps the order, so that it comes before scale and shift.
-        if (pool && grouped_ && direct_ && op.rising() && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && out_.plain() &&
+        if (pool && grouped_ && direct_ && op.rising() && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && corrections_step() > 1 && out_.plain() &&
             shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX)
             pool_ = pool, pooled_ = shapes[pool->out];
         if (grouped_) lists_.reset();  // its own are all that it needs
@@ -406,8 +409,8 @@ class Sliced final : public BitStep {
         }
         const int lane = tile * width_ * 8;
         if (direct_) {
-            t.finishes = finishes_.data(), t.shift = by_rows_ ? 0 : 6, t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
-            t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = out_.positions();
+            t.finishes = finishes_.data(), t.shift = correction_shift(), t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
+            t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = corrections_step();
             if (pool_) t.pooled = true, t.floats = pooled_.floats(frame.values[pool_->out], 0), t.floats_step = pooled_.plane;
             else if (!out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
             if (op_.residual != kNone) {
@@ -461,7 +464,7 @@ class Sliced final : public BitStep {
             bits_ = std::max(bits_, bit_length(uint32_t(lists_->kept[c] + 1 + idle)));
             for (auto* thresholds : {&thresholds_, &thresholds_plus_})
                 for (int k = 0; k < classes() && !thresholds->empty(); ++k) (*thresholds)[size_t(c) * classes() + k] += uint16_t(idle);
-            for (int p = 0; p < out_.positions() && !corrections_.empty(); ++p) corrections_[size_t(c) * out_.positions() + p] += 2 * idle;
+            for (size_t p = 0; p < corrections_step() && !corrections_.empty(); ++p) corrections_[c * corrections_step() + p] += 2 * idle;
         }
     }
 

@@ -42,10 +42,10 @@ constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
 
 // x >= 0 of 64 numbers, none of them -0; a file may have its own.
 template <class Vector>
-BIPROP_INLINE uint64_t signs_of_word(const Vector* x) {
+BIPROP_INLINE void store_signs(const Vector* x, uint8_t* to) {
     uint64_t bits = 0;
     for (int i = 0; i < 64 / kFloats; ++i) bits |= uint64_t(signs_of(x[i])) << (i * kFloats);
-    return bits;
+    std::memcpy(to, &bits, 8);
 }
 
 // ---- scale, shift, activation: plain loops, which compilers turn into vectors ----
@@ -228,7 +228,7 @@ void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, cons
         const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) : nullptr;
         alignas(64) float room[16];
         float* y = t.floats ? shifted(t.floats, c * t.floats_step) : room;
-        finish_counts(counts + 16 * i, t.corrections + c * t.corrections_step, 0, 16, t.finishes[c], residual, y);
+        finish_counts(counts + 16 * i, t.corrections + c * t.corrections_step, t.shift ? 6 : 0, 16, t.finishes[c], residual, y);
         if (t.floats) continue;
         unsigned bits = 0;
         for (int k = 0; k < 16; k += kFloats) bits |= signs_of(load_floats(room + k)) << k;
@@ -411,10 +411,7 @@ void sum_of(const SumTile& t) {
             uint8_t* out = t.signs + c * t.out_step;
             if constexpr (Vectors % 4 == 0) {
 #pragma GCC unroll 32
-                for (int v = 0; v < Vectors; v += 4) {
-                    const uint64_t bits = signs_of_word(sum[0] + v * kParts);
-                    std::memcpy(out + 2 * v, &bits, 8);
-                }
+                for (int v = 0; v < Vectors; v += 4) store_signs(sum[0] + v * kParts, out + 2 * v);
             } else {
                 for (int v = 0; v < Vectors; ++v) {
                     unsigned bits = 0;
@@ -652,20 +649,18 @@ struct Halved {
     static constexpr int rows = Row == 64 ? 1 : 32 / Row, bits = Row == 8 ? 8 : Row / 2;
     using Word = typename std::conditional<rows * bits == 32, uint32_t, uint16_t>::type;
     static BIPROP_INLINE Word of(uint64_t x) {
-#ifdef __BMI2__
-        constexpr uint64_t even = Row == 64 ? ~uint64_t(0) : Row == 32 ? 0xffffffffu : Row == 16 ? 0x0000ffff0000ffffu : 0x00ff00ff00ff00ffu;
-        const uint64_t packed = _pext_u64(x, even & 0x5555555555555555u);
-        return Word(Row == 8 ? _pdep_u64(packed, 0x0f0f0f0fu) : packed);
-#else
+#ifdef __BMI2__  // where rows of a word must come together; compilers make vectors of whole words
+        if (Row == 16) return Word(_pext_u64(x, 0x0000555500005555u));
+        if (Row == 8) return Word(_pdep_u64(_pext_u64(x, 0x0055005500550055u), 0x0f0f0f0fu));
+#endif
         const uint64_t columns = even_columns<Row>(x);
         uint64_t word = 0;
         for (int k = 0; k < rows; ++k) word |= ((columns >> (2 * k * Row % 64)) & ((uint64_t(1) << bits) - 1)) << (k * bits);
         return Word(word);
-#endif
     }
     // The first `count` rows.
     static BIPROP_INLINE void store(uint8_t* to, Word word, int count) {
-        if (count >= rows) std::memcpy(to, &word, sizeof word);
+        if (rows == 1 || count >= rows) std::memcpy(to, &word, sizeof word);
         else std::memcpy(to, &word, size_t(count) * bits / 8);
     }
 };

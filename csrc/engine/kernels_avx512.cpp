@@ -198,11 +198,12 @@ Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b,
 unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
 
 // 64 signs by way of bytes: four instructions that only one unit can do, instead of two for each vector.
-inline uint64_t signs_of_word(const Floats* x) {
+inline void store_signs(const Floats* x, uint8_t* to) {
     const auto pair = [&](int i) { return _mm512_packs_epi32(_mm512_castps_si512(x[i]), _mm512_castps_si512(x[i + 1])); };
     const __m512i bytes = _mm512_packs_epi16(pair(0), pair(2));  // each quarter has four numbers of each vector
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return ~uint64_t(_mm512_movepi8_mask(_mm512_permutexvar_epi32(order, bytes)));
+    // As a mask: GCC would collect two words in a vector.
+    _store_mask64(reinterpret_cast<__mmask64*>(to), _knot_mask64(_mm512_movepi8_mask(_mm512_permutexvar_epi32(order, bytes))));
 }
 
 uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
@@ -217,7 +218,13 @@ uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
 
 void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     __m512i bytes = _mm512_setzero_si512();  // of the lowest eight planes
-    for (int i = 0; i < bits && i < 8; ++i) bytes = _mm512_mask_add_epi8(bytes, __mmask64(sliced[i * step]), bytes, _mm512_set1_epi8(char(1 << i)));
+    const auto add = [&](int i) { bytes = _mm512_mask_add_epi8(bytes, __mmask64(sliced[i * step]), bytes, _mm512_set1_epi8(char(1 << i))); };
+    if (bits >= 8) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) add(i);  // with constants
+    } else {
+        for (int i = 0; i < bits; ++i) add(i);
+    }
     __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes)), high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(bytes, 1));
     for (int i = 8; i < bits; ++i) {
         const __m512i value = _mm512_set1_epi16(int16_t(1 << i));
@@ -230,9 +237,9 @@ void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
 
 void largest_of_word(const int16_t* counts, const int32_t* corrections, float* largest) {
     const auto rows = [&](int from) {  // four
-        const auto correction = [&](int i) { return _mm512_cvtepi32_epi16(_mm512_loadu_si512(corrections + from + i)); };
-        const __m512i count = _mm512_loadu_si512(counts + from);
-        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_inserti64x4(_mm512_castsi256_si512(correction(0)), correction(16), 1));
+        const __m512i count = _mm512_loadu_si512(counts + from), order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        const __m512i correction = _mm512_packs_epi32(_mm512_loadu_si512(corrections + from), _mm512_loadu_si512(corrections + from + 16));
+        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_permutexvar_epi64(order, correction));
     };
     const __m512i upper = rows(0), lower = rows(32);
     const __m512i pairs = _mm512_max_epi16(_mm512_shuffle_i64x2(upper, lower, 0x88), _mm512_shuffle_i64x2(upper, lower, 0xdd));
