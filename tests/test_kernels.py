@@ -437,6 +437,22 @@ def test_every_kernel_is_among_the_tests() -> None:
         assert any(part in name for name in ran), (part, ran)
 
 
+@pytest.mark.parametrize("density", [0.15, 0.25, 0.9, 1.0])
+@pytest.mark.parametrize("flavor", [flavor for flavor in FLAVORS if flavor.startswith("bits")])
+def test_planes_of_one_word(flavor: str, density: float) -> None:
+    """8x8 and 4x4 positions of many channels: by gathers, by permutations; blocks of 7 and 15 planes that are full or not."""
+    rng = np.random.default_rng(18)
+    ran: set[str] = set()
+    for size, kernel, stride, channels in (
+        ((8, 8), (3, 3), 1, (14, 16)), ((7, 6), (3, 3), 1, (15, 8)), ((16, 16), (3, 3), 2, (16, 8)), ((8, 8), (1, 1), 1, (64, 16)),
+        ((4, 4), (3, 3), 1, (20, 64)), ((4, 4), (3, 3), 1, (5, 32)), ((8, 8), (3, 3), 2, (33, 32)), ((8, 8), (1, 1), 2, (64, 96)),
+    ):  # fmt: skip
+        ran |= check(conv_program(rng, flavor, channels, size, kernel, stride, kernel[0] // 2, density), rng, SETS, many=1)
+    if "avx512" in SETS:
+        for part in ("64 positions of 8 channels, shuffled", "16 positions of 32 channels, shuffled"):
+            assert any(part in name for name in ran), (part, ran)
+
+
 def test_a_channel_that_keeps_nothing_is_its_shift() -> None:
     rng = np.random.default_rng(11)
     for from_bits in (False, True):

@@ -49,6 +49,13 @@ struct GenericBits {
         for (int i = 0; i < Width / 8; ++i) words[i] = lanes[i];
         return load(words);
     }
+    // Bytes of a table of 16.
+    static T look_up(const uint8_t* table, T places) {
+        uint8_t bytes[Width];
+        store(bytes, places);
+        for (uint8_t& byte : bytes) byte = table[byte & 15];
+        return load(bytes);
+    }
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };
 

@@ -263,6 +263,10 @@ void bits_of(const BitTile& t) {
         const auto compare = [&](const uint8_t* sliced, const uint16_t* lanes) {
             if (sliced) {
                 const uint8_t* own = sliced + c * t.sliced_step;
+                if (t.places) {
+                    const T places = V::load(t.places);
+                    return at_least<V, High>(count, t.bits, [&](int i) { return V::look_up(own + 16 * i, places); });
+                }
                 return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * sizeof(uint64_t) * words); });
             }
             const T own = V::widen(lanes + c * t.lanes_step);
