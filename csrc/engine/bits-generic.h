@@ -49,13 +49,6 @@ struct GenericBits {
         for (int i = 0; i < Width / 8; ++i) words[i] = lanes[i];
         return load(words);
     }
-    // Bytes of a table of 16.
-    static T look_up(const uint8_t* table, T places) {
-        uint8_t bytes[Width];
-        store(bytes, places);
-        for (uint8_t& byte : bytes) byte = table[byte & 15];
-        return load(bytes);
-    }
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };
 
@@ -93,9 +86,9 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
 }
 
 // Of an 8x8 map, 2 count - correction, which does not leave 16 bits: the largest of each 2x2.
-inline void generic_largest_of_word(const int16_t* counts, const int32_t* corrections, float* largest) {
+inline void generic_largest_of_word(const int16_t* counts, const int16_t* corrections, const uint16_t* classes, float* largest) {
     int16_t x[64];
-    for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[i]);
+    for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[classes[i]]);
     const auto larger = [](int16_t a, int16_t b) { return a > b ? a : b; };
     for (int i = 0; i < 16; ++i) {
         const int16_t* own = x + i / 4 * 16 + i % 4 * 2;

@@ -203,12 +203,12 @@ BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* correctio
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
-    const int32_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
-    if (t.pooled) {
+    if (t.classes) {
         alignas(64) float largest[16];
-        largest_of_word(counts, corrections, largest);
+        largest_of_word(counts, t.class_corrections + 16 * c, t.classes, largest);
         return finish_any(16, t.finishes[c], nullptr, shifted(t.floats, c * t.floats_step), [&](int i) { return largest[i]; });
     }
+    const int32_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
     const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
     alignas(64) float room[64];
     float* y = t.floats ? shifted(t.floats, c * t.floats_step) + word * 64 : room;
@@ -263,10 +263,6 @@ void bits_of(const BitTile& t) {
         const auto compare = [&](const uint8_t* sliced, const uint16_t* lanes) {
             if (sliced) {
                 const uint8_t* own = sliced + c * t.sliced_step;
-                if (t.places) {
-                    const T places = V::load(t.places);
-                    return at_least<V, High>(count, t.bits, [&](int i) { return V::look_up(own + 16 * i, places); });
-                }
                 return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * sizeof(uint64_t) * words); });
             }
             const T own = V::widen(lanes + c * t.lanes_step);

@@ -44,8 +44,7 @@ struct BitTile {
     int bits;  // that a count can have
 
     // Bits out: count >= threshold, then flipped where `flips` says so.
-    const uint8_t* sliced;  // thresholds, bit-sliced: [channel][bits][width] at distance sliced_step; or null: see `lanes`
-    const uint8_t* places;  // where not null, `sliced` has [channel][bits] tables of 16 bytes, and these are the places in them: [width]
+    const uint8_t* sliced;  // thresholds, bit-sliced: [channel][bits][width] at distance sliced_step; or null:
     const uint16_t* lanes;  // thresholds, one per 64-bit lane: [channel][width / 8] at distance lanes_step
     const uint8_t* sliced_plus;  // the same where the residual bit is 1; null without a residual
     const uint16_t* lanes_plus;
@@ -66,7 +65,9 @@ struct BitTile {
     float* floats;
     const float* residual_floats;  // or null
     size_t floats_step, residual_floats_step;  // in bytes
-    bool pooled;  // of an 8x8 map in one word, the largest of each 2x2; no x leaves 16 bits, no scale is negative
+    // Where not null, of an 8x8 map in one word the largest of each 2x2; no x leaves 16 bits, no scale is negative. Corrections by class.
+    const int16_t* class_corrections;  // [channel][16]
+    const uint16_t* classes;  // of the 64 positions
 
     int16_t* counts;  // the counts themselves instead: [place - first][8 * width]; null for the above
 };
@@ -145,8 +146,9 @@ struct MatrixKernels {
 // Planes of one word by permutations instead of gathers, where a processor finds any of sixteen words, or of 32 words of 16 bits, in a cycle.
 //
 // The planes of all taps lie in blocks with a zero behind each, of 7 planes of 64 bits or of 15 of 4x4. In a round, every lane (an output
-// channel) takes one plane of a window of two blocks, or the zero. Lists in `taps`, for eight rounds: the first block of each; then the
-// indices, of a channel 32 bits for all rounds, or three numbers of 16 bits for three rounds each.
+// channel) takes one plane of a window of two blocks, or the zero. Lists in `taps`, for eight rounds: the first block of the first window;
+// how many blocks further each begins, in bytes; and the indices, of a channel 32 bits for all rounds, or three numbers of 16 bits for
+// three rounds each.
 struct ShuffleKernels {
     void (*bits)(const BitTile&, int lane);  // lane: bytes of a plane, 8 or 2; planes: the blocks
     void (*to_blocks)(const uint8_t* planes, int taps, int lane, uint8_t* blocks);  // from planes of 8 bytes
@@ -200,7 +202,6 @@ struct Kernels {
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
     // A plane of bit rows as four, at distance `sub`: even and odd rows, and of each the even and the odd columns, half as wide, at least 8 bits.
     void (*split)(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to);
-    bool looks_up;  // bytes in a table of 16, by one instruction
     const ShuffleKernels* shuffles = nullptr;  // where they pay
     const MatrixKernels* matrices = nullptr;  // where the processor multiplies them
 };

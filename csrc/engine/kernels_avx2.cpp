@@ -9,12 +9,7 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(32)));
 constexpr int kFloats = 8, kVectors = 4;
-struct Bits32 : GenericBits<32> {
-    static T look_up(const uint8_t* table, T places) {
-        const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
-        return T(_mm256_shuffle_epi8(bytes, __m256i(places)));
-    }
-};
+using Bits32 = GenericBits<32>;
 using Bits8 = GenericBits<8>;
 
 // Planes of 64 positions, of four channels at once.
@@ -107,5 +102,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx2 = {
     "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
 };

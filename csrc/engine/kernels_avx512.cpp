@@ -52,7 +52,6 @@ constexpr int kFloats = 16, kVectors = 8;
             return PREFIX##_maskz_set1_epi64(PREFIX##_test_epi64_mask(lanes, same(uint64_t(1) << i)), -1);           \
         }                                                                                                            \
         static T widen(const uint16_t* lanes);                                                                       \
-        static T look_up(const uint8_t* table, T places);                                                            \
     };
 
 BIPROP_TERNARY_BITS(Bits64, 64, __m512i, _mm512, , _mm512_loadu_si512(p), _mm512_storeu_si512(p, v))
@@ -64,11 +63,6 @@ BIPROP_TERNARY_BITS(Bits8, 8, __m128i, _mm, x, _mm_loadl_epi64(static_cast<const
 Bits64::T Bits64::widen(const uint16_t* lanes) { return _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes))); }
 Bits32::T Bits32::widen(const uint16_t* lanes) { return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes))); }
 Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]); }
-
-__m128i table_of(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-Bits64::T Bits64::look_up(const uint8_t* table, T places) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table_of(table)), places); }
-Bits32::T Bits32::look_up(const uint8_t* table, T places) { return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of(table)), places); }
-Bits8::T Bits8::look_up(const uint8_t* table, T places) { return _mm_shuffle_epi8(table_of(table), places); }
 
 // Planes of 64 positions, of eight channels at once. (A gather takes 1.6 times less than eight loads into eight registers would.)
 struct Gathered : Bits64 {
@@ -103,11 +97,12 @@ struct Gathered : Bits64 {
 
 // The same by permutations: see ShuffleKernels. A window is two blocks of seven planes and a zero; an index has four bits.
 struct Shuffled : Gathered {
-    static constexpr int per_eight = 8 + 16;
+    static constexpr int per_eight = 5 + 16;
     static auto reader(const uint8_t* blocks, const uint16_t* tap) {
-        const __m512i index = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tap + 8)));
+        const uint8_t *first = blocks + size_t(*tap) * 64, *further = reinterpret_cast<const uint8_t*>(tap + 1);
+        const __m512i index = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tap + 5)));
         return [=](int i) {
-            const uint8_t* window = blocks + size_t(tap[i]) * 64;
+            const uint8_t* window = first + size_t(further[i]) * 64;
             return _mm512_permutex2var_epi64(load(window), _mm512_srli_epi64(index, unsigned(4 * i)), load(window + 64));
         };
     }
@@ -115,12 +110,13 @@ struct Shuffled : Gathered {
 
 // Planes of 4x4 positions, of 32 channels at once. A window is two blocks of 15 planes and a zero; an index has five bits.
 struct ShuffledQuarters : Bits64 {
-    static constexpr int width = 8, channels = 32, per_eight = 8 + 3 * 32;
+    static constexpr int width = 8, channels = 32, per_eight = 5 + 3 * 32;
     static auto reader(const uint8_t* blocks, const uint16_t* tap) {
-        const __m512i index[3] = {load(tap + 8), load(tap + 40), load(tap + 72)};
+        const uint8_t *first = blocks + size_t(*tap) * 32, *further = reinterpret_cast<const uint8_t*>(tap + 1);
+        const __m512i index[3] = {load(tap + 5), load(tap + 37), load(tap + 69)};
         return [=](int i) {
             const __m512i own = _mm512_srli_epi16(i < 3 ? index[0] : i < 6 ? index[1] : index[2], unsigned(i % 3 * 5));
-            return _mm512_permutexvar_epi16(own, load(blocks + size_t(tap[i]) * 32));
+            return _mm512_permutexvar_epi16(own, load(first + size_t(further[i]) * 32));
         };
     }
     template <class Word>
@@ -241,11 +237,11 @@ void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     _mm512_storeu_si512(lanes + 32, high);
 }
 
-void largest_of_word(const int16_t* counts, const int32_t* corrections, float* largest) {
+void largest_of_word(const int16_t* counts, const int16_t* corrections, const uint16_t* classes, float* largest) {
+    const __m512i table = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(corrections)));
     const auto rows = [&](int from) {  // four
-        const __m512i count = _mm512_loadu_si512(counts + from), order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-        const __m512i correction = _mm512_packs_epi32(_mm512_loadu_si512(corrections + from), _mm512_loadu_si512(corrections + from + 16));
-        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_permutexvar_epi64(order, correction));
+        const __m512i count = _mm512_loadu_si512(counts + from);
+        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_permutexvar_epi16(_mm512_loadu_si512(classes + from), table));
     };
     const __m512i upper = rows(0), lower = rows(32);
     const __m512i pairs = _mm512_max_epi16(_mm512_shuffle_i64x2(upper, lower, 0x88), _mm512_shuffle_i64x2(upper, lower, 0xdd));
@@ -279,5 +275,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx512 = {
     "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true, &kShuffles,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, &kShuffles,
 };
