@@ -10,7 +10,7 @@ namespace {
 template <int Width>
 struct GenericBits {
     static constexpr int width = Width, channels = 1;
-    static constexpr bool in_chains = true;
+    static constexpr bool in_chains = true, tabled = false;
     typedef uint64_t T __attribute__((vector_size(Width)));
     static T load(const void* p) {
         T v;
@@ -48,6 +48,13 @@ struct GenericBits {
         uint64_t words[Width / 8];
         for (int i = 0; i < Width / 8; ++i) words[i] = lanes[i];
         return load(words);
+    }
+    // Bytes of a table of 16.
+    static T look_up(const uint8_t* table, T places) {
+        uint8_t bytes[Width];
+        store(bytes, places);
+        for (uint8_t& byte : bytes) byte = table[byte & 15];
+        return load(bytes);
     }
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };

@@ -272,7 +272,7 @@ class Sliced final : public BitStep {
         const bool whole = by_rows_ ? row_ == out_.width && out_.lanes() % 64 == 0 && out_.height % tile_ == 0 : true;
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
-        by_rows_ ? prepare_rows() : prepare_cells();
+        by_rows_ ? prepare_rows(kernels) : prepare_cells();
         const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
         if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         // One image: the pool keeps the order, so that it comes before scale and shift.
@@ -338,7 +338,7 @@ class Sliced final : public BitStep {
     }
     void memory(Held& held) const override {
         BitStep::memory(held);
-        held[this] += (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + class_corrections_.size() * 2 + (lanes_.size() + lanes_plus_.size()) * 2;
+        held[this] += (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + places_.size() + class_corrections_.size() * 2 + (lanes_.size() + lanes_plus_.size()) * 2;
     }
 
   private:
@@ -405,9 +405,10 @@ class Sliced final : public BitStep {
         t.out = out + out_.front + size_t(tile) * width_, t.out_step = out_.plane;
         if (by_threshold_) {
             if (by_rows_) {
-                t.sliced = sliced_.data() + size_t(tile) * bits_ * width_;
-                t.sliced_step = size_t(tiles_) * bits_ * (grouped_ ? grouped_->group * grouped_->lane : width_);
-                if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + size_t(tile) * bits_ * width_;
+                const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ : 0;
+                t.sliced = sliced_.data() + from, t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
+                if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
+                if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
                 if (!grouped_ || grouped_->lane == 8) t.valid = valid_.data() + size_t(tile) * width_;
             } else {
                 t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
@@ -482,7 +483,7 @@ class Sliced final : public BitStep {
             for (size_t p = 0; p < corrections_step() && !corrections_.empty(); ++p) corrections_[c * corrections_step() + p] += 2 * idle;
         }
     }
-    void prepare_rows() {
+    void prepare_rows(const Kernels& kernels) {
         const int rows = tiles_ * tile_;
         valid_.assign(size_t(tiles_) * width_, 0);
         for (int y = 0; y < out_.height; ++y) {
@@ -490,8 +491,10 @@ class Sliced final : public BitStep {
             std::memcpy(valid_.data() + size_t(y) * row_ / 8, &columns, row_ / 8);
         }
         if (by_threshold_) {
-            sliced_ = slice(thresholds_, rows);
-            if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_, rows);
+            const std::vector<int> kinds = kernels.looks_up && !grouped_ ? find_places() : std::vector<int>();
+            const auto slice = [&](const std::vector<uint16_t>& all) { return places_.empty() ? this->slice(all, rows) : tables(all, kinds); };
+            sliced_ = slice(thresholds_);
+            if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
         }
         const bool halves = op_.stride == 2 && row_ == std::max(8, in_.row / 2);
         fast_ = op_.padding <= kRing && ((same_ && in_.row == row_) || halves);
@@ -521,6 +524,35 @@ class Sliced final : public BitStep {
                 shifts_.push_back(halves ? by >> 1 : by);
             }
         turns_.resize(round_up(turns_.size(), 8)), word_masks_.resize(turns_.size());
+    }
+
+    // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills `places_` with the
+    // kind of each byte, and gives a position where each begins.
+    std::vector<int> find_places() {
+        std::map<std::vector<int>, int> known;
+        std::vector<int> kinds;
+        std::vector<uint8_t> places(size_t(tiles_) * width_);
+        for (int y = 0; y < out_.height; ++y)
+            for (int x = 0; x < out_.width; x += 8) {
+                std::vector<int> kind;
+                for (int p = y * out_.width + x, end = p + std::min(8, out_.width - x); p < end; ++p) kind.push_back(position_class(p));
+                const auto [entry, is_new] = known.emplace(kind, int(kinds.size()));
+                if (is_new) kinds.push_back(y * out_.width + x);
+                places[size_t(y) * row_ / 8 + x / 8] = uint8_t(entry->second);
+            }
+        if (kinds.size() <= 16) places_ = std::move(places);
+        return kinds;
+    }
+    // [channel][bits][16]
+    std::vector<uint8_t> tables(const std::vector<uint16_t>& thresholds, const std::vector<int>& kinds) const {
+        std::vector<uint8_t> bytes(size_t(out_.channels) * bits_ * 16);
+        for (int c = 0; c < out_.channels; ++c)
+            for (size_t k = 0; k < kinds.size(); ++k)
+                for (int x = 0; x < std::min(8, out_.width - kinds[k] % out_.width); ++x) {
+                    const uint32_t t = thresholds[size_t(c) * classes() + position_class(kinds[k] + x)];
+                    for (int b = 0; b < bits_; ++b) bytes[(size_t(c) * bits_ + b) * 16 + k] |= uint8_t((t >> b & 1) << x);
+                }
+        return bytes;
     }
 
     // [channel][tile][bits][width]
@@ -659,7 +691,7 @@ class Sliced final : public BitStep {
     const ShuffleKernels* shuffles_ = nullptr;  // who computes the groups; null: gathers
     double cycles_per_eight_ = 0;  // of taps of a group
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
-    std::vector<uint8_t> sliced_, sliced_plus_, valid_;
+    std::vector<uint8_t> sliced_, sliced_plus_, places_, valid_;
     std::vector<int32_t> offsets_;
     std::vector<int64_t> shifts_;
     std::vector<uint64_t> masks_, turns_, word_masks_;  // the last two where a plane is one word

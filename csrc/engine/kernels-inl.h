@@ -263,6 +263,10 @@ void bits_of(const BitTile& t) {
         const auto compare = [&](const uint8_t* sliced, const uint16_t* lanes) {
             if (sliced) {
                 const uint8_t* own = sliced + c * t.sliced_step;
+                if constexpr (V::tabled) {
+                    const T places = V::load(t.places);
+                    return at_least<V, High>(count, t.bits, [&](int i) { return V::look_up(own + 16 * i, places); });
+                }
                 return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * sizeof(uint64_t) * words); });
             }
             const T own = V::widen(lanes + c * t.lanes_step);
@@ -275,6 +279,12 @@ void bits_of(const BitTile& t) {
         V::store_out(t.out, t.out_step, c, t.order, result);
     }
 }
+
+// Thresholds as tables of bytes: a type of its own, as one more branch makes compilers do the sums worse.
+template <class V>
+struct Tabled : V {
+    static constexpr bool tabled = true;
+};
 
 // As few high planes as the counts need: each costs two instructions for every 32 taps.
 template <class V>

@@ -44,7 +44,8 @@ struct BitTile {
     int bits;  // that a count can have
 
     // Bits out: count >= threshold, then flipped where `flips` says so.
-    const uint8_t* sliced;  // thresholds, bit-sliced: [channel][bits][width] at distance sliced_step; or null:
+    const uint8_t* sliced;  // thresholds, bit-sliced: [channel][bits][width] at distance sliced_step; or null: see `lanes`
+    const uint8_t* places;  // where not null, `sliced` has [channel][bits] tables of 16 bytes, and these are the places in them: [width]
     const uint16_t* lanes;  // thresholds, one per 64-bit lane: [channel][width / 8] at distance lanes_step
     const uint8_t* sliced_plus;  // the same where the residual bit is 1; null without a residual
     const uint16_t* lanes_plus;
@@ -202,6 +203,7 @@ struct Kernels {
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
     // A plane of bit rows as four, at distance `sub`: even and odd rows, and of each the even and the odd columns, half as wide, at least 8 bits.
     void (*split)(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to);
+    bool looks_up;  // bytes in a table of 16, by one instruction
     const ShuffleKernels* shuffles = nullptr;  // where they pay
     const MatrixKernels* matrices = nullptr;  // where the processor multiplies them
 };

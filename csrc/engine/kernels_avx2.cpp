@@ -9,7 +9,12 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(32)));
 constexpr int kFloats = 8, kVectors = 4;
-using Bits32 = GenericBits<32>;
+struct Bits32 : GenericBits<32> {
+    static T look_up(const uint8_t* table, T places) {
+        const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+        return T(_mm256_shuffle_epi8(bytes, __m256i(places)));
+    }
+};
 using Bits8 = GenericBits<8>;
 
 // Planes of 64 positions, of four channels at once.
@@ -89,7 +94,10 @@ constexpr auto largest_of_word = generic_largest_of_word;
 namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
-void bits(const BitTile& t, int width) { width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
+void bits(const BitTile& t, int width) {
+    if (t.places) return width == 32 ? bits_in<Tabled<Bits32>>(t) : bits_in<Tabled<Bits8>>(t);
+    width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
+}
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out) : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
@@ -102,5 +110,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx2 = {
     "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true,
 };

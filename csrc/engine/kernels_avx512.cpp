@@ -21,7 +21,7 @@ constexpr int kFloats = 16, kVectors = 8;
     struct NAME {                                                                                                    \
         using T = TYPE;                                                                                              \
         static constexpr int width = WIDTH, channels = 1;                                                            \
-        static constexpr bool in_chains = false;                                                                     \
+        static constexpr bool in_chains = false, tabled = false;                                                     \
         static constexpr int per_eight = 8;                                                                          \
         static auto reader(const uint8_t* planes, const uint16_t* tap) {                                             \
             return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                         \
@@ -52,6 +52,7 @@ constexpr int kFloats = 16, kVectors = 8;
             return PREFIX##_maskz_set1_epi64(PREFIX##_test_epi64_mask(lanes, same(uint64_t(1) << i)), -1);           \
         }                                                                                                            \
         static T widen(const uint16_t* lanes);                                                                       \
+        static T look_up(const uint8_t* table, T places);                                                            \
     };
 
 BIPROP_TERNARY_BITS(Bits64, 64, __m512i, _mm512, , _mm512_loadu_si512(p), _mm512_storeu_si512(p, v))
@@ -63,6 +64,11 @@ BIPROP_TERNARY_BITS(Bits8, 8, __m128i, _mm, x, _mm_loadl_epi64(static_cast<const
 Bits64::T Bits64::widen(const uint16_t* lanes) { return _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes))); }
 Bits32::T Bits32::widen(const uint16_t* lanes) { return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes))); }
 Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]); }
+
+__m128i table_of(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+Bits64::T Bits64::look_up(const uint8_t* table, T places) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table_of(table)), places); }
+Bits32::T Bits32::look_up(const uint8_t* table, T places) { return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of(table)), places); }
+Bits8::T Bits8::look_up(const uint8_t* table, T places) { return _mm_shuffle_epi8(table_of(table), places); }
 
 // Planes of 64 positions, of eight channels at once. (A gather takes 1.6 times less than eight loads into eight registers would.)
 struct Gathered : Bits64 {
@@ -258,7 +264,10 @@ namespace {
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int lane) { lane == 8 ? bits_in<Shuffled>(t) : bits_in<ShuffledQuarters>(t); }
 constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_blocks, 2.2f};
-void bits(const BitTile& t, int width) { width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t); }
+void bits(const BitTile& t, int width) {
+    if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : width == 32 ? bits_in<Tabled<Bits32>>(t) : bits_in<Tabled<Bits8>>(t);
+    width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
+}
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
     width == 64   ? rows_in<Bits64>(plane, offset, shift, mask, taps, out)
     : width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out)
@@ -275,5 +284,5 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 
 const biprop::Kernels biprop::kAvx512 = {
     "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, &kShuffles,
+    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true, &kShuffles,
 };
