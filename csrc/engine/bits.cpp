@@ -149,116 +149,6 @@ class BitStep : public Step {
 
 uint64_t low_bits(int n) { return n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// Tap lists of a group of channels at a time. Channels with lists of like length go together.
-struct GroupedTaps {
-    std::vector<uint16_t> taps;
-    std::vector<uint32_t> order;
-    std::vector<TapRange> ranges;
-    std::vector<int> idle;  // by output channel: taps of a plane of zeros, as negative ones
-    const int group, lane;  // channels at once; bytes of the plane of one
-
-    GroupedTaps(const TapLists& lists, int group, int lane) : order(lists.order), idle(order.size()), group(group), lane(lane) {
-        const auto& of = lists.ranges;
-        for (size_t from = 0; from < order.size(); from += 64)
-            std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
-                             [&](int a, int b) { return of[a].negative < of[b].negative; });
-    }
-    int groups() const { return int(order.size()) / group; }
-    double eights() const {
-        double sum = 0;
-        for (const TapRange& range : ranges) sum += range.positive + range.negative;
-        return sum;
-    }
-    size_t bytes() const { return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange); }
-};
-
-// As `gathered` takes them: in turns, in lists as long as the longest.
-GroupedTaps gathered_taps(const TapLists& lists, int group) {
-    GroupedTaps all(lists, group, 8);
-    for (int g = 0; g < all.groups(); ++g) {
-        const uint32_t* channels = all.order.data() + g * group;
-        TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
-        for (int i = 0; i < group; ++i) {
-            const TapRange& own = lists.ranges[channels[i]];
-            range.positive = std::max(range.positive, own.positive), range.negative = std::max(range.negative, own.negative);
-        }
-        for (int negative = 0; negative < 2; ++negative)
-            for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
-                for (int i = 0; i < group; ++i) {
-                    const TapRange& own = lists.ranges[channels[i]];
-                    const int count = 8 * (negative ? own.negative : own.positive), first = 8 * (own.start + (negative ? own.positive : 0));
-                    all.taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
-                }
-        all.ranges.push_back(range);
-    }
-    all.taps.shrink_to_fit();
-    return all;
-}
-
-// As ShuffleKernels take them. A round's window begins where the channel that is furthest behind has its next tap; the channels
-// without a tap in it take the zero.
-GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane) {
-    const int group = 64 / lane, slots = lane == 8 ? 8 : 16, planes = slots - 1;  // of a block
-    GroupedTaps all(lists, group, lane);
-    std::vector<std::vector<int>> left(group);  // taps, the next one last
-    const auto rounds = [&](bool negative, int g) {
-        size_t most = 0;
-        for (int i = 0; i < group; ++i) {
-            const TapRange& own = lists.ranges[all.order[g * group + i]];
-            const uint16_t* from = lists.taps.data() + 8 * (own.start + (negative ? own.positive : 0));
-            left[i].clear();
-            for (const uint16_t* tap = from + 8 * (negative ? own.negative : own.positive); tap-- > from;)
-                if (*tap < taps) left[i].push_back(*tap);
-            most += left[i].size();
-        }
-        int eights = 0;
-        for (; most; ++eights) {
-            uint16_t index[8][32];
-            uint8_t further[8] = {};
-            int first = 0;
-            for (int round = 0; round < 8; ++round) {
-                int block = most ? taps / planes : first;
-                for (const auto& own : left)
-                    if (!own.empty()) block = std::min(block, own.back() / planes);
-                if (!round) first = block;
-                if (block - first > 255) block = first;  // nobody takes anything
-                further[round] = uint8_t(block - first);
-                for (int i = 0; i < group; ++i) {
-                    auto& own = left[i];
-                    const bool takes = !own.empty() && own.back() / planes <= block + 1;
-                    const int tap = takes ? own.back() : 0;
-                    index[round][i] = uint16_t(takes ? (tap / planes - block) * slots + tap % planes : planes);
-                    if (takes) own.pop_back(), --most;
-                    else all.idle[all.order[g * group + i]] += negative;
-                }
-            }
-            all.taps.push_back(uint16_t(first));
-            all.taps.resize(all.taps.size() + 4);
-            std::memcpy(all.taps.data() + all.taps.size() - 4, further, 8);
-            if (lane == 8) {
-                for (int i = 0; i < group; ++i)
-                    for (int half = 0; half < 2; ++half) {
-                        const uint16_t* const own[4] = {index[4 * half], index[4 * half + 1], index[4 * half + 2], index[4 * half + 3]};
-                        all.taps.push_back(uint16_t(own[0][i] | own[1][i] << 4 | own[2][i] << 8 | own[3][i] << 12));
-                    }
-            } else {
-                for (int first = 0; first < 8; first += 3)
-                    for (int i = 0; i < group; ++i)
-                        all.taps.push_back(uint16_t(index[first][i] | index[first + 1][i] << 5 | (first < 6 ? index[first + 2][i] << 10 : 0)));
-            }
-        }
-        return uint16_t(eights);
-    };
-    size_t start = 0;
-    for (int g = 0; g < all.groups(); ++g) {
-        const uint16_t positive = rounds(false, g), negative = rounds(true, g);
-        all.ranges.push_back({uint32_t(start), positive, negative});
-        start += positive + negative;
-    }
-    all.taps.shrink_to_fit();
-    return all;
-}
-
 class Sliced final : public BitStep {
   public:
     Sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
@@ -273,19 +163,9 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
         by_rows_ ? prepare_rows(kernels) : prepare_cells();
-        const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain() && (!pool || shapes[pool->out].plain());
-        if (pool && pairs && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
-        // One image: the pool keeps the order, so that it comes before scale and shift.
-        if (pool && grouped_ && direct_ && op.rising() && pool->selects() && op.residual == kNone && out_.width == 8 && out_.height == 8 && classes() <= 16 && out_.plain() &&
-            shapes[pool->out].plain() && 2 * (taps_ + idle_) <= INT16_MAX) {
-            pool_ = pool, pooled_ = shapes[pool->out];
-            for (int p = 0; p < 64; ++p) classes_of_.push_back(uint16_t(position_class(p)));
-            class_corrections_.resize(size_t(out_.channels) * 16);
-            for (int c = 0; c < out_.channels; ++c)
-                for (int p = 0; p < 64; ++p)
-                    class_corrections_[16 * c + classes_of_[p]] = int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
-            corrections_ = {};
-        }
+        const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
+        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
+        if (pool && grouped_ && direct_) pool_word(op, pool, shapes[pool->out]);
         if (grouped_) lists_.reset();  // its own are all that it needs
     }
 
@@ -456,6 +336,19 @@ class Sliced final : public BitStep {
     }
 
     // ---- one image: tiles of whole rows ----
+
+    // A 2x2 maximum of an 8x8 map: where it keeps the order, it comes before scale and shift.
+    void pool_word(const Op& op, const Op* pool, const Shape& pooled) {
+        if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 || classes() > 16) return;
+        if (!out_.plain() || !pooled.plain() || 2 * (taps_ + idle_) > INT16_MAX) return;
+        pool_ = pool, pooled_ = pooled;
+        for (int p = 0; p < 64; ++p) classes_of_.push_back(uint16_t(position_class(p)));
+        class_corrections_.resize(size_t(out_.channels) * 16);
+        for (int c = 0; c < out_.channels; ++c)
+            for (int p = 0; p < 64; ++p)
+                class_corrections_[16 * c + classes_of_[p]] = int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
+        corrections_ = {};
+    }
 
     // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further step.
     void group_channels(const Kernels& kernels) {

@@ -153,7 +153,7 @@ struct MatrixKernels {
 struct ShuffleKernels {
     void (*bits)(const BitTile&, int lane);  // lane: bytes of a plane, 8 or 2; planes: the blocks
     void (*to_blocks)(const uint8_t* planes, int taps, int lane, uint8_t* blocks);  // from planes of 8 bytes
-    float cycles_per_round;
+    float cycles_per_round;  // a little less than measured: lists are shorter than for gathers
 };
 
 struct Kernels {

@@ -263,7 +263,7 @@ namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int lane) { lane == 8 ? bits_in<Shuffled>(t) : bits_in<ShuffledQuarters>(t); }
-constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_blocks, 2.2f};
+constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_blocks, 2.7f};
 void bits(const BitTile& t, int width) {
     if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : width == 32 ? bits_in<Tabled<Bits32>>(t) : bits_in<Tabled<Bits8>>(t);
     width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);

@@ -103,28 +103,4 @@ int Step::parts(const Frame& frame, int items) const {
     return std::clamp((frame.threads() + items - 1) / items, 1, std::max(1, out_.channels / 8));
 }
 
-TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width) {
-    const int unit = width / 8;
-    const int channels = int(op.scale.size());
-    zeros = uint16_t(taps_per_channel * unit), ones = uint16_t((taps_per_channel + 1) * unit);
-    std::vector<uint16_t> signed_taps[2];
-    for (int c = 0; c < channels; ++c) {
-        for (auto& list : signed_taps) list.clear();
-        for (int t = 0; t < taps_per_channel; ++t) {
-            const size_t i = size_t(c) * taps_per_channel + t;
-            if (op.kept(i)) signed_taps[op.positive(i) ? 0 : 1].push_back(uint16_t(t * unit));
-        }
-        kept.push_back(int(signed_taps[0].size() + signed_taps[1].size()));
-        for (int s = 0; s < 2; ++s)
-            while (signed_taps[s].size() % 8) signed_taps[s].push_back(s ? ones : zeros);
-        ranges.push_back({uint32_t(taps.size() / 8), uint16_t(signed_taps[0].size() / 8), uint16_t(signed_taps[1].size() / 8)});
-        for (const auto& list : signed_taps) taps.insert(taps.end(), list.begin(), list.end());
-    }
-    taps.shrink_to_fit();
-    for (int c = 0; c < channels; ++c) order.push_back(uint32_t(c));
-    std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-        return std::make_pair(ranges[a].positive, ranges[a].negative) < std::make_pair(ranges[b].positive, ranges[b].negative);
-    });
-}
-
 }  // namespace biprop

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "lists.h"
 #include "pool.h"
 #include "program.h"
 
@@ -158,18 +159,6 @@ class Step {
     const Op& op_;
     const Shape in_, out_, residual_;
     std::vector<Finish> finishes_;  // per output channel
-};
-
-// The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such tiles.
-struct TapLists {
-    std::vector<uint16_t> taps;
-    std::vector<TapRange> ranges;
-    std::vector<uint32_t> order;  // of output channels, by the length of their lists
-    std::vector<int> kept;  // per output channel
-    uint16_t zeros, ones;  // the planes that fill the groups
-    int width;
-    TapLists(const Op& op, int taps_per_channel, int width);
-    size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 
 // Weights of a layer as products of matrices take them: [panel][step][output channel][input channel] bits.

@@ -1,0 +1,48 @@
+// The kept taps of a layer as the kernels on bits take them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "program.h"
+
+namespace biprop {
+
+// The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such tiles.
+struct TapLists {
+    std::vector<uint16_t> taps;
+    std::vector<TapRange> ranges;
+    std::vector<uint32_t> order;  // of output channels, by the length of their lists
+    std::vector<int> kept;  // per output channel
+    uint16_t zeros, ones;  // the planes that fill the groups
+    int width;
+    TapLists(const Op& op, int taps_per_channel, int width);
+    size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
+};
+
+// Tap lists of a group of channels at a time. Channels with lists of like length go together.
+struct GroupedTaps {
+    std::vector<uint16_t> taps;
+    std::vector<uint32_t> order;
+    std::vector<TapRange> ranges;
+    std::vector<int> idle;  // by output channel: taps of a plane of zeros, as negative ones
+    const int group, lane;  // channels at once; bytes of the plane of one
+
+    GroupedTaps(const TapLists& lists, int group, int lane);
+    int groups() const { return int(order.size()) / group; }
+    double eights() const {
+        double sum = 0;
+        for (const TapRange& range : ranges) sum += range.positive + range.negative;
+        return sum;
+    }
+    size_t bytes() const { return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange); }
+};
+
+// As `gathered` takes them: in turns, in lists as long as the longest.
+GroupedTaps gathered_taps(const TapLists& lists, int group);
+// As ShuffleKernels take them; `taps` of a channel, kept or not, and bytes of a lane.
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane);
+
+}  // namespace biprop
