@@ -384,7 +384,7 @@ class Sliced final : public BitStep {
             std::memcpy(valid_.data() + size_t(y) * row_ / 8, &columns, row_ / 8);
         }
         if (by_threshold_) {
-            const std::vector<int> kinds = kernels.looks_up && !grouped_ ? find_places() : std::vector<int>();
+            const std::vector<int> kinds = kernels.looks_up && width_ > 8 ? find_places() : std::vector<int>();
             const auto slice = [&](const std::vector<uint16_t>& all) { return places_.empty() ? this->slice(all, rows) : tables(all, kinds); };
             sliced_ = slice(thresholds_);
             if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);

@@ -203,7 +203,7 @@ struct Kernels {
     void (*pool_rows)(const uint64_t* words, int row, int out_height, uint64_t columns, bool all, uint8_t* out);
     // A plane of bit rows as four, at distance `sub`: even and odd rows, and of each the even and the odd columns, half as wide, at least 8 bits.
     void (*split)(const uint8_t* rows, int row, int height, size_t sub, uint8_t* to);
-    bool looks_up;  // bytes in a table of 16, by one instruction
+    bool looks_up;  // bytes in a table of 16, by one instruction, for tiles of more than 8 bytes
     const ShuffleKernels* shuffles = nullptr;  // where they pay
     const MatrixKernels* matrices = nullptr;  // where the processor multiplies them
 };

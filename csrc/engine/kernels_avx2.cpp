@@ -95,7 +95,7 @@ namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void bits(const BitTile& t, int width) {
-    if (t.places) return width == 32 ? bits_in<Tabled<Bits32>>(t) : bits_in<Tabled<Bits8>>(t);
+    if (t.places) return bits_in<Tabled<Bits32>>(t);
     width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
 }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {

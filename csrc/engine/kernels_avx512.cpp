@@ -68,7 +68,6 @@ Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]
 __m128i table_of(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 Bits64::T Bits64::look_up(const uint8_t* table, T places) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table_of(table)), places); }
 Bits32::T Bits32::look_up(const uint8_t* table, T places) { return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of(table)), places); }
-Bits8::T Bits8::look_up(const uint8_t* table, T places) { return _mm_shuffle_epi8(table_of(table), places); }
 
 // Planes of 64 positions, of eight channels at once. (A gather takes 1.6 times less than eight loads into eight registers would.)
 struct Gathered : Bits64 {
@@ -265,7 +264,7 @@ void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int lane) { lane == 8 ? bits_in<Shuffled>(t) : bits_in<ShuffledQuarters>(t); }
 constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_blocks, 2.7f};
 void bits(const BitTile& t, int width) {
-    if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : width == 32 ? bits_in<Tabled<Bits32>>(t) : bits_in<Tabled<Bits8>>(t);
+    if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : bits_in<Tabled<Bits32>>(t);
     width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
 }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
