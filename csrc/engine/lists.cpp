@@ -71,8 +71,8 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane) {
             const TapRange& own = lists.ranges[all.order[g * group + i]];
             const uint16_t* from = lists.taps.data() + 8 * (own.start + (negative ? own.positive : 0));
             left[i].clear();
-            for (const uint16_t* tap = from + 8 * (negative ? own.negative : own.positive); tap-- > from;)
-                if (*tap < taps) left[i].push_back(*tap);
+            for (int k = 8 * (negative ? own.negative : own.positive); k-- > 0;)
+                if (from[k] < taps) left[i].push_back(from[k]);
             most += left[i].size();
         }
         int eights = 0;
