@@ -163,6 +163,7 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
         by_rows_ ? prepare_rows(kernels) : prepare_cells();
+        // A pool of counts reads a correction at each position.
         const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
         if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         if (pool && grouped_ && direct_) pool_word(op, pool, shapes[pool->out]);
@@ -218,7 +219,8 @@ class Sliced final : public BitStep {
     }
     void memory(Held& held) const override {
         BitStep::memory(held);
-        held[this] += (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + places_.size() + class_corrections_.size() * 2 + (lanes_.size() + lanes_plus_.size()) * 2;
+        held[this] += (grouped_ ? grouped_->bytes() : 0) + sliced_.size() + sliced_plus_.size() + places_.size() +
+                      (class_corrections_.size() + lanes_.size() + lanes_plus_.size()) * 2;
     }
 
   private:
@@ -340,7 +342,7 @@ class Sliced final : public BitStep {
     // A 2x2 maximum of an 8x8 map: where it keeps the order, it comes before scale and shift.
     void pool_word(const Op& op, const Op* pool, const Shape& pooled) {
         if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 || classes() > 16) return;
-        if (!out_.plain() || !pooled.plain() || 2 * (taps_ + idle_) > INT16_MAX) return;
+        if (!out_.plain() || !pooled.plain() || 2 * (taps_ + grouped_->most_idle()) > INT16_MAX) return;
         pool_ = pool, pooled_ = pooled;
         for (int p = 0; p < 64; ++p) classes_of_.push_back(uint16_t(position_class(p)));
         class_corrections_.resize(size_t(out_.channels) * 16);
@@ -364,8 +366,7 @@ class Sliced final : public BitStep {
         const int lane = quarters ? 2 : 8;
         if (!kernels.shuffles || out_.channels % (64 / lane)) return;
         GroupedTaps taps = shuffled_taps(*lists_, taps_, lane);
-        idle_ = *std::max_element(taps.idle.begin(), taps.idle.end());
-        if (taps_ + idle_ >= 65535 || !use(std::move(taps), 8 * kernels.shuffles->cycles_per_round)) return void(idle_ = 0);
+        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), 8 * kernels.shuffles->cycles_per_round)) return;
         shuffles_ = kernels.shuffles, direct_ = !by_threshold_;
         // A zero that is taken as a negative tap counts as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
@@ -580,7 +581,6 @@ class Sliced final : public BitStep {
     std::vector<int16_t> class_corrections_;  // of a pool in a word
     std::vector<uint16_t> classes_of_;
     std::unique_ptr<GroupedTaps> grouped_;
-    int idle_ = 0;  // most of a channel, see GroupedTaps
     const ShuffleKernels* shuffles_ = nullptr;  // who computes the groups; null: gathers
     double cycles_per_eight_ = 0;  // of taps of a group
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2

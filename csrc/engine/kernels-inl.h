@@ -199,6 +199,18 @@ BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* correctio
     }
 }
 
+// Counts of N lanes from `lane` to floats of the tile; or, where it has none, returns their signs.
+template <int N>
+BIPROP_INLINE uint64_t finish_lanes(const BitTile& t, const int16_t* counts, const int32_t* corrections, size_t c, int lane) {
+    const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + lane : nullptr;
+    alignas(64) float room[N];
+    float* y = t.floats ? shifted(t.floats, c * t.floats_step) + lane : room;
+    finish_counts(counts, corrections, t.shift ? 6 : 0, N, t.finishes[c], residual, y);
+    uint64_t bits = 0;
+    for (int i = 0; i < N && !t.floats; i += kFloats) bits |= uint64_t(signs_of(load_floats(room + i))) << i;
+    return bits;
+}
+
 // Counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
@@ -209,14 +221,8 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
         return finish_any(16, t.finishes[c], nullptr, shifted(t.floats, c * t.floats_step), [&](int i) { return largest[i]; });
     }
     const int32_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
-    const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + word * 64 : nullptr;
-    alignas(64) float room[64];
-    float* y = t.floats ? shifted(t.floats, c * t.floats_step) + word * 64 : room;
-    finish_counts(counts, corrections, t.shift ? 6 : 0, 64, t.finishes[c], residual, y);
-    if (t.floats) return;
-    uint64_t bits = 0;
-    for (int i = 0; i < 64; i += kFloats) bits |= uint64_t(signs_of(load_floats(room + i))) << i;
-    std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
+    const uint64_t bits = finish_lanes<64>(t, counts, corrections, c, word * 64);
+    if (!t.floats) std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
 }
 
 // The same of four channels with 4x4 positions.
@@ -224,16 +230,9 @@ void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, cons
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
     for (int i = 0; i < 4; ++i) {
-        const size_t c = channels[i];
-        const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) : nullptr;
-        alignas(64) float room[16];
-        float* y = t.floats ? shifted(t.floats, c * t.floats_step) : room;
-        finish_counts(counts + 16 * i, t.corrections + c * t.corrections_step, t.shift ? 6 : 0, 16, t.finishes[c], residual, y);
-        if (t.floats) continue;
-        unsigned bits = 0;
-        for (int k = 0; k < 16; k += kFloats) bits |= signs_of(load_floats(room + k)) << k;
-        const uint32_t rows = rows_of_quarter(uint16_t(bits));
-        std::memcpy(t.out + c * t.out_step, &rows, 4);
+        const uint32_t c = channels[i];
+        const uint32_t rows = rows_of_quarter(uint32_t(finish_lanes<16>(t, counts + 16 * i, t.corrections + c * t.corrections_step, c, 0)));
+        if (!t.floats) std::memcpy(t.out + c * t.out_step, &rows, 4);
     }
 }
 

@@ -37,6 +37,8 @@ GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
                          [&](int a, int b) { return of[a].negative < of[b].negative; });
 }
 
+int GroupedTaps::most_idle() const { return *std::max_element(idle.begin(), idle.end()); }
+
 GroupedTaps gathered_taps(const TapLists& lists, int group) {
     GroupedTaps all(lists, group, 8);
     for (int g = 0; g < all.groups(); ++g) {

@@ -31,6 +31,7 @@ struct GroupedTaps {
     const int group, lane;  // channels at once; bytes of the plane of one
 
     GroupedTaps(const TapLists& lists, int group, int lane);
+    int most_idle() const;
     int groups() const { return int(order.size()) / group; }
     double eights() const {
         double sum = 0;

@@ -2,9 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
-#include <limits>
 #include <mutex>
 #include <new>
 
