@@ -97,8 +97,8 @@ class Group:
         finally:
             if backend == "gloo":  # its threads must not outlive it; NCCL could wait here for those that have died
                 dist.destroy_process_group()
-                # They may still have to free the tensors of the last operation, and wait for the interpreter to do it. If that ends
-                # meanwhile, they abort the process (seen where all raise a mistake that one has just told the others).
+                # They may still have to free the tensors of the last operation, and wait for the interpreter to do it. If that
+                # ends meanwhile, they abort the process (seen where all raise a mistake that one has just told the others).
                 time.sleep(0.05)
 
     def is_broken_by(self, error: BaseException) -> bool:
