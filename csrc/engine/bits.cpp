@@ -14,6 +14,7 @@ namespace biprop {
 namespace {
 
 constexpr int kChunk = 8;  // channels whose counts are held at a time
+constexpr size_t kFastest = 40 << 10;  // bytes of the fastest cache that planes may take
 
 // Output positions along one side that have the same taps in the padding.
 struct Classes {
@@ -215,7 +216,7 @@ class Sliced final : public BitStep {
     size_t scratch() const override {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
         return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
-               (shuffles_ ? counts_at() * 8 / 7 + 128 : 0);
+               (shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0);
     }
     void memory(Held& held) const override {
         BitStep::memory(held);
@@ -231,11 +232,11 @@ class Sliced final : public BitStep {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
         std::memset(planes + size_t(taps_) * width_, 0, width_);
         std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
-        if (shuffles_) shuffles_->to_blocks(planes, taps_, grouped_->lane, blocks(planes));
+        if (shuffles_) shuffles_->to_slots(planes, taps_, grouped_->grain, slots(planes));
     }
     size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
     // The planes of a group's kernel.
-    uint8_t* blocks(uint8_t* planes) const { return planes + counts_at() + split_bytes(); }
+    uint8_t* slots(uint8_t* planes) const { return planes + counts_at() + split_bytes(); }
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
         const auto use = [&](const auto& lists) { t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data(); };
@@ -244,7 +245,7 @@ class Sliced final : public BitStep {
         return t;
     }
     void run_kernel(const Frame& frame, const BitTile& t) const {
-        if (shuffles_) shuffles_->bits(t, grouped_->lane);
+        if (shuffles_) shuffles_->bits(t, grouped_->grain);
         else if (grouped_) frame.kernels->gathered(t);
         else frame.kernels->bits(t, width_);
     }
@@ -280,7 +281,7 @@ class Sliced final : public BitStep {
     }
 
     void compute(const Frame& frame, int tile, uint8_t* planes, int first, int last) const {
-        BitTile t = bit_tile(shuffles_ ? blocks(planes) : planes);
+        BitTile t = bit_tile(shuffles_ ? slots(planes) : planes);
         t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
         const auto run = [&] { run_kernel(frame, t); };
         uint8_t* out = frame.values[op_.out];
@@ -363,9 +364,9 @@ class Sliced final : public BitStep {
         };
         if (kernels.gathered && (by_threshold_ || direct_) && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
-        const int lane = quarters ? 2 : 8;
-        if (!kernels.shuffles || out_.channels % (64 / lane)) return;
-        GroupedTaps taps = shuffled_taps(*lists_, taps_, lane);
+        if (!kernels.shuffles || out_.channels % (quarters ? 32 : 8) || taps_ > 60000) return;  // 16 bits name a slot
+        const int grain = quarters ? 1 : ShuffleKernels::bytes(taps_, 4) <= kFastest ? 4 : 8;
+        GroupedTaps taps = shuffled_taps(*lists_, taps_, grain);
         if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), 8 * kernels.shuffles->cycles_per_round)) return;
         shuffles_ = kernels.shuffles, direct_ = !by_threshold_;
         // A zero that is taken as a negative tap counts as one that agrees.

@@ -245,6 +245,10 @@ void bits_of(const BitTile& t) {
         Counter<V, High> count;
         const TapRange range = t.ranges[c];
         const uint16_t* tap = t.taps + size_t(range.start) * V::per_eight;
+        if (t.sliced && at + 1 < t.last) {
+            const uint8_t* next = t.sliced + (V::channels > 1 ? size_t(at + 1) : size_t(t.order[at + 1])) * t.sliced_step;
+            for (size_t line = 0; line < t.sliced_step; line += 64) __builtin_prefetch(next + line, 0, 3);
+        }
         tap = count.template add<false>(t.planes, tap, range.positive);
         count.template add<true>(t.planes, tap, range.negative);
         count.finish();
@@ -446,6 +450,8 @@ void sum_of(const SumTile& t) {
 }
 
 void sum(const SumTile& t) {
+    if constexpr (kVectors >= 16)
+        if (t.vectors == 16) return sum_of<16>(t);
     if constexpr (kVectors >= 8)
         if (t.vectors == 8) return sum_of<8>(t);
     if (t.vectors == 4) return sum_of<4>(t);

@@ -14,7 +14,7 @@
 namespace {
 
 typedef float Floats __attribute__((vector_size(64)));
-constexpr int kFloats = 16, kVectors = 8;
+constexpr int kFloats = 16, kVectors = 16;
 
 // The tables of ternary logic are the columns of results for a = 11110000, b = 11001100, c = 10101010.
 #define BIPROP_TERNARY_BITS(NAME, WIDTH, TYPE, PREFIX, SUFFIX, LOAD, STORE)                                          \
@@ -100,28 +100,29 @@ struct Gathered : Bits64 {
     }
 };
 
-// The same by permutations: see ShuffleKernels. A window is two blocks of seven planes and a zero; an index has four bits.
+// The same by permutations: see ShuffleKernels. A window is 16 slots, two lines of 64 bytes; an index has four bits.
+template <int Grain>
 struct Shuffled : Gathered {
     static constexpr int per_eight = 5 + 16;
-    static auto reader(const uint8_t* blocks, const uint16_t* tap) {
-        const uint8_t *first = blocks + size_t(*tap) * 64, *further = reinterpret_cast<const uint8_t*>(tap + 1);
+    static auto reader(const uint8_t* slots, const uint16_t* tap) {
+        const uint8_t *first = slots + size_t(*tap) * 64, *further = reinterpret_cast<const uint8_t*>(tap + 1);
         const __m512i index = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tap + 5)));
         return [=](int i) {
-            const uint8_t* window = first + size_t(further[i]) * 64;
-            return _mm512_permutex2var_epi64(load(window), _mm512_srli_epi64(index, unsigned(4 * i)), load(window + 64));
+            const uint8_t* window = first + size_t(further[i]) * 8;
+            return _mm512_permutex2var_epi64(load(window), _mm512_srli_epi64(index, unsigned(4 * i)), load(window + 8 / Grain * 64));
         };
     }
 };
 
-// Planes of 4x4 positions, of 32 channels at once. A window is two blocks of 15 planes and a zero; an index has five bits.
+// Planes of 4x4 positions, of 32 channels at once. A window is 32 slots; an index has five bits.
 struct ShuffledQuarters : Bits64 {
     static constexpr int width = 8, channels = 32, per_eight = 5 + 3 * 32;
-    static auto reader(const uint8_t* blocks, const uint16_t* tap) {
-        const uint8_t *first = blocks + size_t(*tap) * 32, *further = reinterpret_cast<const uint8_t*>(tap + 1);
+    static auto reader(const uint8_t* slots, const uint16_t* tap) {
+        const uint8_t *first = slots + size_t(*tap) * 2, *further = reinterpret_cast<const uint8_t*>(tap + 1);
         const __m512i index[3] = {load(tap + 5), load(tap + 37), load(tap + 69)};
         return [=](int i) {
             const __m512i own = _mm512_srli_epi16(i < 3 ? index[0] : i < 6 ? index[1] : index[2], unsigned(i % 3 * 5));
-            return _mm512_permutexvar_epi16(own, load(first + size_t(further[i]) * 32));
+            return _mm512_permutexvar_epi16(own, load(first + size_t(further[i]) * 2));
         };
     }
     template <class Word>
@@ -151,22 +152,28 @@ struct ShuffledQuarters : Bits64 {
     static T load_valid(const uint8_t*) { return ones(); }
 };
 
-// Planes of 8 bytes, in blocks with a zero behind; after them a block of zeros.
-void to_blocks(const uint8_t* planes, int taps, int lane, uint8_t* blocks) {
-    if (lane == 8) {
-        for (; taps > 0; taps -= 7, planes += 7 * 8, blocks += 64)
-            _mm512_storeu_si512(blocks, _mm512_maskz_loadu_epi64(taps >= 7 ? 0x7f : (1u << taps) - 1, planes));
-        return _mm512_storeu_si512(blocks, _mm512_setzero_si512());
+// What lies behind the last plane is never taken.
+void to_slots(const uint8_t* planes, int taps, int grain, uint8_t* slots) {
+    for (; grain == 8 && taps > 0; taps -= 15, planes += 15 * 8, slots += 2 * 64) {
+        _mm512_storeu_si512(slots, _mm512_loadu_si512(planes));
+        _mm512_storeu_si512(slots + 64, _mm512_maskz_loadu_epi64(0x7f, planes + 8 * 8));
+    }
+    for (; grain == 4 && taps > 0; taps -= 15, planes += 15 * 8, slots += 4 * 64) {
+        _mm512_storeu_si512(slots, _mm512_loadu_si512(planes));
+        _mm512_storeu_si512(slots + 64, _mm512_loadu_si512(planes + 4 * 8));
+        _mm512_storeu_si512(slots + 128, _mm512_maskz_loadu_epi64(0x7f, planes + 8 * 8));
+        _mm512_storeu_si512(slots + 192, _mm512_maskz_expandloadu_epi64(0xf7, planes + 12 * 8));
     }
     const __m512i halves = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    for (; taps > 0; taps -= 15, planes += 15 * 8, blocks += 32) {
-        const unsigned there = taps >= 15 ? 0x7fff : (1u << taps) - 1;
-        const __m512i low = _mm512_maskz_loadu_epi64(__mmask8(there), planes), high = _mm512_maskz_loadu_epi64(__mmask8(there >> 8), planes + 64);
-        __m512i x = _mm512_and_si512(_mm512_permutex2var_epi32(low, halves, high), _mm512_set1_epi32(0x0f0f0f0f));
-        x = _mm512_or_si512(x, _mm512_srli_epi32(x, 4));  // rows of four bits
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(blocks), _mm512_cvtepi16_epi8(x));
+    const auto sixteen = [&](const uint8_t* from, __mmask8 high) {
+        const __m512i x = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), halves, _mm512_maskz_loadu_epi64(high, from + 64));
+        const __m512i rows = _mm512_and_si512(x, _mm512_set1_epi32(0x0f0f0f0f));  // of four bits
+        return _mm512_cvtepi16_epi8(_mm512_or_si512(rows, _mm512_srli_epi32(rows, 4)));
+    };
+    for (; taps > 0; taps -= 31, planes += 31 * 8, slots += 64) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(slots), sixteen(planes, 0xff));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(slots + 32), sixteen(planes + 16 * 8, 0x7f));
     }
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(blocks), _mm256_setzero_si256());
 }
 
 __m512i agree(__m512i mask, __m512i sign, __m512i x) { return _mm512_ternarylogic_epi64(mask, sign, x, 0x90); }  // mask & ~(x ^ sign)
@@ -261,8 +268,10 @@ void largest_of_word(const int16_t* counts, const int16_t* corrections, const ui
 namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
-void shuffled(const BitTile& t, int lane) { lane == 8 ? bits_in<Shuffled>(t) : bits_in<ShuffledQuarters>(t); }
-constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_blocks, 2.7f};
+void shuffled(const BitTile& t, int grain) {
+    grain == 1 ? bits_in<ShuffledQuarters>(t) : grain == 4 ? bits_in<Shuffled<4>>(t) : bits_in<Shuffled<8>>(t);
+}
+constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, 2.7f};
 void bits(const BitTile& t, int width) {
     if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : bits_in<Tabled<Bits32>>(t);
     width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);

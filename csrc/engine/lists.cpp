@@ -9,28 +9,37 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
     const int unit = width / 8;
     const int channels = int(op.scale.size());
     zeros = uint16_t(taps_per_channel * unit), ones = uint16_t((taps_per_channel + 1) * unit);
-    std::vector<uint16_t> signed_taps[2];
-    for (int c = 0; c < channels; ++c) {
-        for (auto& list : signed_taps) list.clear();
+    const auto each_kept = [&](int c, const auto& use) {  // use(tap, negative)
         for (int t = 0; t < taps_per_channel; ++t) {
             const size_t i = size_t(c) * taps_per_channel + t;
-            if (op.kept(i)) signed_taps[op.positive(i) ? 0 : 1].push_back(uint16_t(t * unit));
+            if (op.kept(i)) use(t, !op.positive(i));
         }
-        kept.push_back(int(signed_taps[0].size() + signed_taps[1].size()));
-        for (int s = 0; s < 2; ++s)
-            while (signed_taps[s].size() % 8) signed_taps[s].push_back(s ? ones : zeros);
-        ranges.push_back({uint32_t(taps.size() / 8), uint16_t(signed_taps[0].size() / 8), uint16_t(signed_taps[1].size() / 8)});
-        for (const auto& list : signed_taps) taps.insert(taps.end(), list.begin(), list.end());
+    };
+    for (int c = 0; c < channels; ++c) {
+        int counts[2] = {};
+        each_kept(c, [&](int, bool negative) { ++counts[negative]; });
+        kept.push_back(counts[0] + counts[1]);
+        ranges.push_back({0, uint16_t((counts[0] + 7) / 8), uint16_t((counts[1] + 7) / 8)});
+        order.push_back(uint32_t(c));
     }
-    taps.shrink_to_fit();
-    for (int c = 0; c < channels; ++c) order.push_back(uint32_t(c));
     std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
         return std::make_pair(ranges[a].positive, ranges[a].negative) < std::make_pair(ranges[b].positive, ranges[b].negative);
     });
+    size_t groups = 0;
+    for (const uint32_t c : order) ranges[c].start = uint32_t(groups), groups += ranges[c].positive + ranges[c].negative;
+    taps.resize(8 * groups);
+    for (int c = 0; c < channels; ++c) {
+        const TapRange& range = ranges[c];
+        uint16_t* const from = taps.data() + 8 * size_t(range.start);
+        uint16_t* to[2] = {from, from + 8 * range.positive};
+        each_kept(c, [&](int t, bool negative) { *to[negative]++ = uint16_t(t * unit); });
+        std::fill(to[0], from + 8 * range.positive, zeros);
+        std::fill(to[1], from + 8 * (range.positive + range.negative), ones);
+    }
 }
 
-GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
-    : order(lists.order), idle(lists.order.size()), group(group), lane(lane) {
+GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
+    : order(lists.order), idle(lists.order.size()), group(group), lane(grain == 1 ? 2 : 8), grain(grain) {
     const auto& of = lists.ranges;
     for (size_t from = 0; from < order.size(); from += 64)
         std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
@@ -40,7 +49,7 @@ GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
 int GroupedTaps::most_idle() const { return *std::max_element(idle.begin(), idle.end()); }
 
 GroupedTaps gathered_taps(const TapLists& lists, int group) {
-    GroupedTaps all(lists, group, 8);
+    GroupedTaps all(lists, group, 0);
     for (int g = 0; g < all.groups(); ++g) {
         const uint32_t* channels = all.order.data() + g * group;
         TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
@@ -63,9 +72,10 @@ GroupedTaps gathered_taps(const TapLists& lists, int group) {
 
 // A round's window begins where the channel that is furthest behind has its next tap; the channels
 // without a tap in it take the zero.
-GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane) {
-    const int group = 64 / lane, slots = lane == 8 ? 8 : 16, planes = slots - 1;  // of a block
-    GroupedTaps all(lists, group, lane);
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
+    const int group = grain == 1 ? 32 : 8, window = grain == 1 ? 32 : 16, unit = grain == 1 ? 1 : 8;
+    const auto slot = [&](int tap) { return tap / (window - 1) * window + tap % (window - 1); };
+    GroupedTaps all(lists, group, grain);
     std::vector<std::vector<int>> left(group);  // taps, the next one last
     const auto rounds = [&](bool negative, int g) {
         size_t most = 0;
@@ -83,17 +93,17 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane) {
             uint8_t further[8] = {};
             int first = 0;
             for (int round = 0; round < 8; ++round) {
-                int block = most ? taps / planes : first;
+                int start = most ? slot(taps) : first * grain;
                 for (const auto& own : left)
-                    if (!own.empty()) block = std::min(block, own.back() / planes);
-                if (!round) first = block;
-                if (block - first > 255) block = first;  // nobody takes anything
-                further[round] = uint8_t(block - first);
+                    if (!own.empty()) start = std::min(start, slot(own.back()));
+                if (!round) first = start / grain;
+                if ((start / grain - first) * unit > 255) start = first * grain;  // nobody takes anything
+                further[round] = uint8_t((start / grain - first) * unit);
+                start -= start % grain;
                 for (int i = 0; i < group; ++i) {
                     auto& own = left[i];
-                    const bool takes = !own.empty() && own.back() / planes <= block + 1;
-                    const int tap = takes ? own.back() : 0;
-                    index[round][i] = uint16_t(takes ? (tap / planes - block) * slots + tap % planes : planes);
+                    const bool takes = !own.empty() && slot(own.back()) < start + window;
+                    index[round][i] = uint16_t(takes ? slot(own.back()) - start : window - 1 - start % window);
                     if (takes) own.pop_back(), --most;
                     else all.idle[all.order[g * group + i]] += negative;
                 }
@@ -101,7 +111,7 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane) {
             all.taps.push_back(uint16_t(first));
             all.taps.resize(all.taps.size() + 4);
             std::memcpy(all.taps.data() + all.taps.size() - 4, further, 8);
-            if (lane == 8) {
+            if (grain > 1) {
                 for (int i = 0; i < group; ++i)
                     for (int half = 0; half < 2; ++half) {
                         const uint16_t* const own[4] = {index[4 * half], index[4 * half + 1], index[4 * half + 2], index[4 * half + 3]};

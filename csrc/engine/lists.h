@@ -12,9 +12,9 @@ namespace biprop {
 
 // The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such tiles.
 struct TapLists {
-    std::vector<uint16_t> taps;
-    std::vector<TapRange> ranges;
+    std::vector<uint16_t> taps;  // in this order, as the kernels run through them:
     std::vector<uint32_t> order;  // of output channels, by the length of their lists
+    std::vector<TapRange> ranges;  // by output channel
     std::vector<int> kept;  // per output channel
     uint16_t zeros, ones;  // the planes that fill the groups
     int width;
@@ -29,8 +29,9 @@ struct GroupedTaps {
     std::vector<TapRange> ranges;
     std::vector<int> idle;  // by output channel: taps of a plane of zeros, as negative ones
     const int group, lane;  // channels at once; bytes of the plane of one
+    const int grain;  // of ShuffleKernels; 0 for gathers
 
-    GroupedTaps(const TapLists& lists, int group, int lane);
+    GroupedTaps(const TapLists& lists, int group, int grain);
     int most_idle() const;
     int groups() const { return int(order.size()) / group; }
     double eights() const {
@@ -43,7 +44,7 @@ struct GroupedTaps {
 
 // As `gathered` takes them: in turns, in lists as long as the longest.
 GroupedTaps gathered_taps(const TapLists& lists, int group);
-// As ShuffleKernels take them; `taps` of a channel, kept or not, and bytes of a lane.
-GroupedTaps shuffled_taps(const TapLists& lists, int taps, int lane);
+// As ShuffleKernels take them; `taps` of a channel, kept or not.
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain);
 
 }  // namespace biprop

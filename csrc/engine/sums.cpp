@@ -114,9 +114,11 @@ class TiledSum : public Step {
     };
 
     // So many that 16 bits can name every lane of every tap of a channel.
-    static int most_vectors(const Op& op, const Kernels& kernels) {
+    // More than 8 only where all input channels stay in the fastest cache.
+    int most_vectors(const Op& op, const Kernels& kernels) const {
         int vectors = kernels.vectors;
-        while (vectors > 1 && op.area() * vectors * kLanes > 65535) vectors /= 2;
+        const auto bytes = [&] { return size_t(in_.channels) * op.area() * vectors * kLanes * sizeof(Number); };
+        while (vectors > 1 && (op.area() * vectors * kLanes > 65535 || (vectors > 8 && (bytes() > kBlockBytes || sizeof(Number) < 4)))) vectors /= 2;
         return vectors;
     }
 
