@@ -92,10 +92,12 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
     }
 }
 
-// Of an 8x8 map, 2 count - correction, which does not leave 16 bits: the largest of each 2x2.
-inline void generic_largest_of_word(const int16_t* counts, const int16_t* corrections, const uint16_t* classes, float* largest) {
+// Of two halves of 8x8 maps, 2 count - correction, which does not leave 16 bits: the largest of each 2x2. A half has its corrections by
+// class, and the classes of its 32 positions.
+inline void generic_largest_of_halves(const int16_t* counts, const int16_t* const corrections[2], const uint16_t* const classes[2],
+                                      float* largest) {
     int16_t x[64];
-    for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[classes[i]]);
+    for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[i / 32][classes[i / 32][i % 32]]);
     const auto larger = [](int16_t a, int16_t b) { return a > b ? a : b; };
     for (int i = 0; i < 16; ++i) {
         const int16_t* own = x + i / 4 * 16 + i % 4 * 2;

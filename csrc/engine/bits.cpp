@@ -192,7 +192,8 @@ class Sliced final : public BitStep {
             const int first = border(part), last = part + 1 == parts ? out_.channels : border(part + 1);
             if (!in_pairs) {
                 pack(frame, item, planes);
-                return compute(frame, item, planes, first, last);
+                for (int half = 0; half < halves(); ++half) compute(frame, item, half, planes, first, last);
+                return;
             }
             pack(frame, upper_tile(item), planes);
             pack(frame, upper_tile(item) + tiles_a_row(), planes + counts_at());
@@ -216,7 +217,7 @@ class Sliced final : public BitStep {
     size_t scratch() const override {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
         return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
-               (shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0);
+               halves() * slots_bytes();
     }
     void memory(Held& held) const override {
         BitStep::memory(held);
@@ -232,11 +233,12 @@ class Sliced final : public BitStep {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
         std::memset(planes + size_t(taps_) * width_, 0, width_);
         std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
-        if (shuffles_) shuffles_->to_slots(planes, taps_, grouped_->grain, slots(planes));
+        for (int half = 0; shuffles_ && half < halves(); ++half) shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
     }
     size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
-    // The planes of a group's kernel.
-    uint8_t* slots(uint8_t* planes) const { return planes + counts_at() + split_bytes(); }
+    int halves() const { return grouped_ && grouped_->lane == 4 ? 2 : 1; }  // of a plane, one after the other
+    size_t slots_bytes() const { return shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0; }
+    uint8_t* slots(uint8_t* planes, int half) const { return planes + counts_at() + split_bytes() + half * slots_bytes(); }
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
         const auto use = [&](const auto& lists) { t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data(); };
@@ -280,19 +282,19 @@ class Sliced final : public BitStep {
         }
     }
 
-    void compute(const Frame& frame, int tile, uint8_t* planes, int first, int last) const {
-        BitTile t = bit_tile(shuffles_ ? slots(planes) : planes);
+    void compute(const Frame& frame, int tile, int half, uint8_t* planes, int first, int last) const {
+        BitTile t = bit_tile(shuffles_ ? slots(planes, half) : planes);
         t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
         const auto run = [&] { run_kernel(frame, t); };
         uint8_t* out = frame.values[op_.out];
-        t.out = out + out_.front + size_t(tile) * width_, t.out_step = out_.plane;
+        t.out = out + out_.front + size_t(tile) * width_ + 4 * half, t.out_step = out_.plane;
         if (by_threshold_) {
             if (by_rows_) {
-                const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ : 0;
+                const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
                 t.sliced = sliced_.data() + from, t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
                 if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
-                if (!grouped_ || grouped_->lane == 8) t.valid = valid_.data() + size_t(tile) * width_;
+                if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
             } else {
                 t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
                 t.lanes_step = lanes_.size() / out_.channels;
@@ -304,12 +306,15 @@ class Sliced final : public BitStep {
             }
             return run();
         }
-        const int lane = tile * width_ * 8;
+        const int lane = tile * width_ * 8 + 32 * half;
         if (direct_) {
             t.finishes = finishes_.data(), t.shift = correction_shift(), t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
             t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = corrections_step();
-            if (pool_) t.class_corrections = class_corrections_.data(), t.classes = classes_of_.data(), t.floats = pooled_.floats(frame.values[pool_->out], 0), t.floats_step = pooled_.plane;
-            else if (!out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
+            if (pool_) {
+                t.class_corrections = class_corrections_.data(), t.classes = classes_of_.data() + 32 * half;
+                t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half, t.floats_step = pooled_.plane;
+            }
+            if (!pool_ && !out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
             if (op_.residual != kNone) {
                 t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
                 t.residual_floats_step = residual_.plane;
@@ -364,10 +369,9 @@ class Sliced final : public BitStep {
         };
         if (kernels.gathered && (by_threshold_ || direct_) && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
-        if (!kernels.shuffles || out_.channels % (quarters ? 32 : 8) || taps_ > 60000) return;  // 16 bits name a slot
-        const int grain = quarters ? 1 : ShuffleKernels::bytes(taps_, 4) <= kFastest ? 4 : 8;
-        GroupedTaps taps = shuffled_taps(*lists_, taps_, grain);
-        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), 8 * kernels.shuffles->cycles_per_round)) return;
+        if (!kernels.shuffles || out_.channels % (quarters ? 32 : 16) || taps_ > 60000) return;  // 16 bits name a slot
+        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters ? 1 : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16);
+        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), (quarters ? 8 : 16) * kernels.shuffles->cycles_per_round)) return;
         shuffles_ = kernels.shuffles, direct_ = !by_threshold_;
         // A zero that is taken as a negative tap counts as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
@@ -453,8 +457,9 @@ class Sliced final : public BitStep {
     // [channel][tile][bits][width]
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
         const int row_bytes = row_ / 8, group = grouped_ ? grouped_->group : 1, lane = grouped_ ? grouped_->lane : width_;
+        const int tiles = tiles_ * halves(), tile = tile_ / halves();
         const size_t step = size_t(group) * lane;
-        std::vector<uint8_t> sliced(size_t(out_.channels) * tiles_ * bits_ * lane);
+        std::vector<uint8_t> sliced(size_t(out_.channels) * tiles * bits_ * lane);
         std::vector<int> place(out_.channels);
         for (size_t i = 0; grouped_ && i < place.size(); ++i) place[grouped_->order[i]] = int(i);
         for (int c = 0; c < out_.channels; ++c)
@@ -464,12 +469,12 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][bits][channels of the group][lane]; in a lane of two bytes rows have four bits.
+                // Of grouped channels: [group][half][bits][channels of the group][lane]; in a lane of two bytes rows have four bits.
                 uint8_t* to = sliced.data();
-                to += grouped_ ? place[c] / group * bits_ * step + place[c] % group * size_t(lane) : (size_t(c) * tiles_ + y / tile_) * bits_ * step;
+                to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step + place[c] % group * size_t(lane);
                 for (int b = 0; b < bits_; ++b)
                     if (lane == 2) to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
-                    else std::memcpy(to + b * step + size_t(y % tile_) * row_bytes, &planes[b], row_bytes);
+                    else std::memcpy(to + b * step + size_t(y % tile) * row_bytes, &planes[b], row_bytes);
             }
         return sliced;
     }

@@ -6,7 +6,7 @@
 //   popcount(s)     see kernels.h
 //   signs_of        one bit a lane of Floats: x >= 0
 //   widen, compare  see kernels.h
-//   largest_of_word see bits-generic.h
+//   largest_of_halves see bits-generic.h
 //
 // Everything is in an unnamed namespace: code for one instruction set must never be the copy that the linker keeps for another.
 #include "kernels.h"
@@ -57,6 +57,14 @@ BIPROP_INLINE float act_of(float y, Act act) {
         case Act::sign0: return y > 0 ? 1.0f : y < 0 ? -1.0f : 0.0f;
         default: return y;
     }
+}
+
+BIPROP_INLINE Floats act_of(Floats y, Act act) {
+    const Floats zero = {}, one = zero + 1.0f;
+    if (act == Act::relu) return y > 0 ? y : zero;
+    if (act == Act::sign) return y >= 0 ? one : -one;
+    if (act == Act::sign0) return (y > 0 ? one : zero) - (y < 0 ? one : zero);
+    return y;
 }
 
 template <Act A, class Value>
@@ -211,18 +219,48 @@ BIPROP_INLINE uint64_t finish_lanes(const BitTile& t, const int16_t* counts, con
     return bits;
 }
 
+// A loop would become single numbers.
+BIPROP_INLINE void finish_sixteen(const float* x, const Finish& f, float* out) {
+    for (int i = 0; i < 16; i += kFloats) store_floats(out + i, act_of(load_floats(x + i) * f.scale + f.shift, f.act));
+}
+
 // Counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
     if (t.classes) {
         alignas(64) float largest[16];
-        largest_of_word(counts, t.class_corrections + 16 * c, t.classes, largest);
-        return finish_any(16, t.finishes[c], nullptr, shifted(t.floats, c * t.floats_step), [&](int i) { return largest[i]; });
+        const int16_t* const corrections[2] = {t.class_corrections + 16 * c, t.class_corrections + 16 * c};
+        const uint16_t* const classes[2] = {t.classes, t.classes + 32};
+        largest_of_halves(counts, corrections, classes, largest);
+        return finish_sixteen(largest, t.finishes[c], shifted(t.floats, c * t.floats_step));
     }
     const int32_t* corrections = t.corrections + c * t.corrections_step + (word * 64 >> t.shift);
     const uint64_t bits = finish_lanes<64>(t, counts, corrections, c, word * 64);
     if (!t.floats) std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
+}
+
+// The same of two channels, of each half a plane of 8x8 positions.
+void finish_halves(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
+    int16_t counts[64];
+    widen(sliced, step, t.bits, counts);
+    alignas(64) float largest[16];
+    if (t.classes) {
+        const int16_t* const corrections[2] = {t.class_corrections + 16 * channels[0], t.class_corrections + 16 * channels[1]};
+        const uint16_t* const classes[2] = {t.classes, t.classes};
+        largest_of_halves(counts, corrections, classes, largest);
+    }
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t c = channels[i];
+        if (t.classes) {
+            alignas(64) float y[16];  // a whole vector
+            finish_sixteen(largest, t.finishes[c], y);
+            std::memcpy(shifted(t.floats, c * t.floats_step), y + 8 * i, 8 * sizeof(float));
+            continue;
+        }
+        const auto rows = uint32_t(finish_lanes<32>(t, counts + 32 * i, t.corrections + c * t.corrections_step, c, 0));
+        if (!t.floats) std::memcpy(t.out + c * t.out_step, &rows, 4);
+    }
 }
 
 // The same of four channels with 4x4 positions.
@@ -247,7 +285,8 @@ void bits_of(const BitTile& t) {
         const uint16_t* tap = t.taps + size_t(range.start) * V::per_eight;
         if (t.sliced && at + 1 < t.last) {
             const uint8_t* next = t.sliced + (V::channels > 1 ? size_t(at + 1) : size_t(t.order[at + 1])) * t.sliced_step;
-            for (size_t line = 0; line < t.sliced_step; line += 64) __builtin_prefetch(next + line, 0, 3);
+            const int bytes = t.bits * (V::tabled ? 16 : 8 * words);
+            for (int line = 0; line < bytes; line += 64) __builtin_prefetch(next + line, 0, 3);
         }
         tap = count.template add<false>(t.planes, tap, range.positive);
         count.template add<true>(t.planes, tap, range.negative);
@@ -258,6 +297,7 @@ void bits_of(const BitTile& t) {
             for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
             for (int w = 0; w < words && t.finishes; ++w) {
                 if (V::channels == 32) finish_quarters(t, sliced + w, words, t.order + c * V::channels + 4 * w);
+                else if (V::channels == 16) finish_halves(t, sliced + w, words, t.order + c * V::channels + 2 * w);
                 else if (V::channels > 1) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
                 else if (w < t.words) finish_word(t, sliced + w, words, c, w);
             }
@@ -323,14 +363,6 @@ template <class V>
 void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, uint8_t* out) {
     for (int k = 0; k < taps; ++k, out += V::width)
         V::store(out, V::both(V::load(plane + offset[k]), V::load(masks + size_t(k) * V::width)));
-}
-
-BIPROP_INLINE Floats act_of(Floats y, Act act) {
-    const Floats zero = {}, one = zero + 1.0f;
-    if (act == Act::relu) return y > 0 ? y : zero;
-    if (act == Act::sign) return y >= 0 ? one : -one;
-    if (act == Act::sign0) return (y > 0 ? one : zero) - (y < 0 ? one : zero);
-    return y;
 }
 
 // The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode; its last 16 bits

@@ -146,17 +146,17 @@ struct MatrixKernels {
 
 // Planes of one word by permutations instead of gathers, where a processor finds any of sixteen words, or of 32 words of 16 bits, in a cycle.
 //
-// The planes of all taps lie in slots, of 8 bytes or, of 4x4, of two; every 16th (32nd) slot is a zero. In a round, every lane (an output
-// channel) takes one plane of a window of 16 (32) slots, or its zero. Windows begin at multiples of `grain` slots: of 4x4 planes at any
-// (1); else, as no load should cross a cache line, at every eighth (8), or at every fourth (4) of slots that lie twice, in lines of eight,
-// each four slots after the one before. Lists in `taps`, for eight rounds: line (slot) of the first window; how many lines, times eight,
-// or slots further each begins, in bytes; and the indices, of a channel 32 bits for all rounds, or three numbers of 16 bits for three
-// rounds each.
+// The planes of all taps lie in slots: halves of 8x8 planes, four bytes, or whole planes of 4x4, two bytes. Every 32nd slot is a zero. In a
+// round, every lane (an output channel) takes one plane of a window of 32 slots, or its zero. Windows begin at multiples of `grain` slots:
+// of 4x4 planes at any (1); of halves, as no load should cross a cache line, at every 16th, or at every eighth of slots that lie twice, in
+// lines of 16, each eight slots after the one before. Lists in `taps`, for eight rounds: line (slot) of the first window; how many lines,
+// times eight, or slots further each begins, in bytes; and the indices, 5 bits each: of quarters, of a channel three numbers of 16 bits
+// for three rounds; of halves 32 bits for six rounds and the lower two of the last one, and 8 bits for the seventh and the rest.
 struct ShuffleKernels {
     void (*bits)(const BitTile&, int grain);  // planes: the slots
-    // From planes of 8 bytes; reads up to 32 more than there are, writes 1024 / grain bytes for each 15, or 64 for each 31.
-    void (*to_slots)(const uint8_t* planes, int taps, int grain, uint8_t* slots);
-    static size_t bytes(int taps, int grain) { return size_t(taps / (grain > 1 ? 15 : 31) + 1) * (grain > 1 ? 1024 / grain : 64) + 128; }
+    // From planes of 8 bytes; reads up to 40 more than there are.
+    void (*to_slots)(const uint8_t* planes, int taps, int grain, int half, uint8_t* slots);
+    static size_t bytes(int taps, int grain) { return size_t(taps / 31 + 1) * (grain > 1 ? 2048 / grain : 64) + 192; }  // and what is loaded
     float cycles_per_round;  // a little less than measured: lists are shorter than for gathers
 };
 

@@ -85,7 +85,7 @@ Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b,
 unsigned signs_of(Floats x) { return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ))); }
 constexpr auto widen = generic_widen<32>;
 constexpr auto compare = generic_compare;
-constexpr auto largest_of_word = generic_largest_of_word;
+constexpr auto largest_of_halves = generic_largest_of_halves;
 
 }  // namespace
 

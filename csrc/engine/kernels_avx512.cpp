@@ -100,17 +100,45 @@ struct Gathered : Bits64 {
     }
 };
 
-// The same by permutations: see ShuffleKernels. A window is 16 slots, two lines of 64 bytes; an index has four bits.
+// The same in a register: GCC would load it once more for every shift, across the border of a cache line.
+__m512i held(__m512i x) {
+#if defined(__GNUC__)
+    __asm__("" : "+v"(x));
+#endif
+    return x;
+}
+
+// Halves of such planes, of sixteen channels at once, by permutations: see ShuffleKernels. A window is 32 slots, two lines of 64 bytes.
 template <int Grain>
-struct Shuffled : Gathered {
-    static constexpr int per_eight = 5 + 16;
+struct ShuffledHalves : Bits64 {
+    static constexpr int width = 8, channels = 16, per_eight = 5 + 32 + 8;
     static auto reader(const uint8_t* slots, const uint16_t* tap) {
         const uint8_t *first = slots + size_t(*tap) * 64, *further = reinterpret_cast<const uint8_t*>(tap + 1);
-        const __m512i index = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tap + 5)));
+        const __m512i six = held(load(tap + 5)), rest = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap + 37)));
         return [=](int i) {
+            const __m512i index = i < 6 ? _mm512_srli_epi32(six, unsigned(5 * i)) : i == 6 ? rest : _mm512_shldi_epi32(_mm512_srli_epi32(rest, 5), six, 2);
             const uint8_t* window = first + size_t(further[i]) * 8;
-            return _mm512_permutex2var_epi64(load(window), _mm512_srli_epi64(index, unsigned(4 * i)), load(window + 8 / Grain * 64));
+            return _mm512_permutex2var_epi32(load(window), index, load(window + 16 / Grain * 64));
         };
+    }
+    static __m512i places(size_t step, int group, const uint32_t* order) {
+        return _mm512_mullo_epi32(load(order + 16 * group), _mm512_set1_epi32(int(step / 4)));
+    }
+    static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
+        return _mm512_i32gather_epi32(places(step, group, order), p, 4);
+    }
+    static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
+        _mm512_i32scatter_epi32(p, places(step, group, order), v, 4);
+    }
+    static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
+        uint32_t words[16];
+        for (int i = 0; i < 16; ++i) words[i] = flips[order[16 * group + i]] ? ~0u : 0;
+        return load(words);
+    }
+    static T load_valid(const uint8_t* p) {
+        int word;
+        __builtin_memcpy(&word, p, 4);
+        return _mm512_set1_epi32(word);
     }
 };
 
@@ -119,7 +147,7 @@ struct ShuffledQuarters : Bits64 {
     static constexpr int width = 8, channels = 32, per_eight = 5 + 3 * 32;
     static auto reader(const uint8_t* slots, const uint16_t* tap) {
         const uint8_t *first = slots + size_t(*tap) * 2, *further = reinterpret_cast<const uint8_t*>(tap + 1);
-        const __m512i index[3] = {load(tap + 5), load(tap + 37), load(tap + 69)};
+        const __m512i index[3] = {held(load(tap + 5)), held(load(tap + 37)), held(load(tap + 69))};
         return [=](int i) {
             const __m512i own = _mm512_srli_epi16(i < 3 ? index[0] : i < 6 ? index[1] : index[2], unsigned(i % 3 * 5));
             return _mm512_permutexvar_epi16(own, load(first + size_t(further[i]) * 2));
@@ -153,20 +181,21 @@ struct ShuffledQuarters : Bits64 {
 };
 
 // What lies behind the last plane is never taken.
-void to_slots(const uint8_t* planes, int taps, int grain, uint8_t* slots) {
-    for (; grain == 8 && taps > 0; taps -= 15, planes += 15 * 8, slots += 2 * 64) {
-        _mm512_storeu_si512(slots, _mm512_loadu_si512(planes));
-        _mm512_storeu_si512(slots + 64, _mm512_maskz_loadu_epi64(0x7f, planes + 8 * 8));
+void to_slots(const uint8_t* planes, int taps, int grain, int half, uint8_t* slots) {
+    const __m512i lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i halves = _mm512_add_epi32(lower, _mm512_set1_epi32(half));
+    const auto line = [&](int first, int ninth, __mmask16 there) {  // planes
+        return _mm512_maskz_permutex2var_epi32(there, _mm512_loadu_si512(planes + first * 8), halves, _mm512_loadu_si512(planes + ninth * 8));
+    };
+    for (; grain > 1 && taps > 0; taps -= 31, planes += 31 * 8, slots += 32 / grain * 64) {
+        _mm512_storeu_si512(slots, line(0, 8, 0xffff));
+        _mm512_storeu_si512(slots + 16 / grain * 64, line(16, 24, 0x7fff));
+        if (grain == 16) continue;
+        _mm512_storeu_si512(slots + 64, line(8, 16, 0xffff));
+        _mm512_storeu_si512(slots + 192, line(24, 31, 0xff7f));
     }
-    for (; grain == 4 && taps > 0; taps -= 15, planes += 15 * 8, slots += 4 * 64) {
-        _mm512_storeu_si512(slots, _mm512_loadu_si512(planes));
-        _mm512_storeu_si512(slots + 64, _mm512_loadu_si512(planes + 4 * 8));
-        _mm512_storeu_si512(slots + 128, _mm512_maskz_loadu_epi64(0x7f, planes + 8 * 8));
-        _mm512_storeu_si512(slots + 192, _mm512_maskz_expandloadu_epi64(0xf7, planes + 12 * 8));
-    }
-    const __m512i halves = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const auto sixteen = [&](const uint8_t* from, __mmask8 high) {
-        const __m512i x = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), halves, _mm512_maskz_loadu_epi64(high, from + 64));
+        const __m512i x = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), lower, _mm512_maskz_loadu_epi64(high, from + 64));
         const __m512i rows = _mm512_and_si512(x, _mm512_set1_epi32(0x0f0f0f0f));  // of four bits
         return _mm512_cvtepi16_epi8(_mm512_or_si512(rows, _mm512_srli_epi32(rows, 4)));
     };
@@ -249,13 +278,13 @@ void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     _mm512_storeu_si512(lanes + 32, high);
 }
 
-void largest_of_word(const int16_t* counts, const int16_t* corrections, const uint16_t* classes, float* largest) {
-    const __m512i table = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(corrections)));
-    const auto rows = [&](int from) {  // four
-        const __m512i count = _mm512_loadu_si512(counts + from);
-        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_permutexvar_epi16(_mm512_loadu_si512(classes + from), table));
+void largest_of_halves(const int16_t* counts, const int16_t* const corrections[2], const uint16_t* const classes[2], float* largest) {
+    const auto rows = [&](int half) {
+        const __m512i count = _mm512_loadu_si512(counts + 32 * half), own = _mm512_loadu_si512(classes[half]);
+        const __m512i table = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(corrections[half])));
+        return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_permutexvar_epi16(own, table));
     };
-    const __m512i upper = rows(0), lower = rows(32);
+    const __m512i upper = rows(0), lower = rows(1);
     const __m512i pairs = _mm512_max_epi16(_mm512_shuffle_i64x2(upper, lower, 0x88), _mm512_shuffle_i64x2(upper, lower, 0xdd));
     const __m512i most = _mm512_max_epi16(pairs, _mm512_srli_epi32(pairs, 16));  // in the lower half of 32 bits
     _mm512_storeu_ps(largest, _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(most, 16), 16)));
@@ -269,7 +298,7 @@ namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int grain) {
-    grain == 1 ? bits_in<ShuffledQuarters>(t) : grain == 4 ? bits_in<Shuffled<4>>(t) : bits_in<Shuffled<8>>(t);
+    grain == 1 ? bits_in<ShuffledQuarters>(t) : grain == 8 ? bits_in<ShuffledHalves<8>>(t) : bits_in<ShuffledHalves<16>>(t);
 }
 constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, 2.7f};
 void bits(const BitTile& t, int width) {

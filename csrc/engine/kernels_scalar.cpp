@@ -38,7 +38,7 @@ unsigned signs_of(Floats x) {
 }
 constexpr auto widen = generic_widen<16>;
 constexpr auto compare = generic_compare;
-constexpr auto largest_of_word = generic_largest_of_word;
+constexpr auto largest_of_halves = generic_largest_of_halves;
 
 }  // namespace
 

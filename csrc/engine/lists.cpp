@@ -39,7 +39,7 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
 }
 
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
-    : order(lists.order), idle(lists.order.size()), group(group), lane(grain == 1 ? 2 : 8), grain(grain) {
+    : order(lists.order), idle(lists.order.size()), group(group), lane(grain > 1 ? 4 : grain ? 2 : 8), grain(grain) {
     const auto& of = lists.ranges;
     for (size_t from = 0; from < order.size(); from += 64)
         std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
@@ -73,7 +73,8 @@ GroupedTaps gathered_taps(const TapLists& lists, int group) {
 // A round's window begins where the channel that is furthest behind has its next tap; the channels
 // without a tap in it take the zero.
 GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
-    const int group = grain == 1 ? 32 : 8, window = grain == 1 ? 32 : 16, unit = grain == 1 ? 1 : 8;
+    constexpr int window = 32;
+    const int group = grain == 1 ? 32 : 16, unit = grain == 1 ? 1 : 8;
     const auto slot = [&](int tap) { return tap / (window - 1) * window + tap % (window - 1); };
     GroupedTaps all(lists, group, grain);
     std::vector<std::vector<int>> left(group);  // taps, the next one last
@@ -112,11 +113,16 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
             all.taps.resize(all.taps.size() + 4);
             std::memcpy(all.taps.data() + all.taps.size() - 4, further, 8);
             if (grain > 1) {
-                for (int i = 0; i < group; ++i)
-                    for (int half = 0; half < 2; ++half) {
-                        const uint16_t* const own[4] = {index[4 * half], index[4 * half + 1], index[4 * half + 2], index[4 * half + 3]};
-                        all.taps.push_back(uint16_t(own[0][i] | own[1][i] << 4 | own[2][i] << 8 | own[3][i] << 12));
-                    }
+                uint32_t six[16];
+                uint8_t rest[16];
+                for (int i = 0; i < group; ++i) {
+                    six[i] = uint32_t(index[7][i]) << 30;
+                    for (int round = 0; round < 6; ++round) six[i] |= uint32_t(index[round][i]) << 5 * round;
+                    rest[i] = uint8_t(index[6][i] | index[7][i] >> 2 << 5);
+                }
+                all.taps.resize(all.taps.size() + 40);
+                std::memcpy(all.taps.data() + all.taps.size() - 40, six, sizeof six);
+                std::memcpy(all.taps.data() + all.taps.size() - 8, rest, sizeof rest);
             } else {
                 for (int first = 0; first < 8; first += 3)
                     for (int i = 0; i < group; ++i)

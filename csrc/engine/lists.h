@@ -28,7 +28,7 @@ struct GroupedTaps {
     std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
     std::vector<int> idle;  // by output channel: taps of a plane of zeros, as negative ones
-    const int group, lane;  // channels at once; bytes of the plane of one
+    const int group, lane;  // channels at once; bytes of the plane, or of the half of a plane, of one
     const int grain;  // of ShuffleKernels; 0 for gathers
 
     GroupedTaps(const TapLists& lists, int group, int grain);
