@@ -491,6 +491,16 @@ void sum(const SumTile& t) {
     return sum_of<1>(t);
 }
 
+// One output position of one image; a file may have its own.
+[[maybe_unused]] float generic_dot(const float* x, const uint16_t* tap, int positive, int negative) {
+    float sum[8] = {};
+    for (int i = 0; i < positive; ++i, tap += 8)
+        for (int k = 0; k < 8; ++k) sum[k] += x[tap[k]];
+    for (int i = 0; i < negative; ++i, tap += 8)
+        for (int k = 0; k < 8; ++k) sum[k] -= x[tap[k]];
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 // ---- 1/32 on 8-bit levels ----
 
 typedef int16_t Levels __attribute__((vector_size(kFloats * 4)));

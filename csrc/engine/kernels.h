@@ -173,6 +173,8 @@ struct Kernels {
     float cycles_per_gather;  // one tap of them
     void (*sum)(const SumTile&);
     void (*sum_levels)(const LevelTile&);
+    // Of single numbers: the sum of the taps in the first groups of eight less that of the others. Taps are places in x.
+    float (*dot)(const float* x, const uint16_t* taps, int positive, int negative);
     void (*to_levels)(const float* x, int n, const LevelFinish&, const float* residual, int16_t* levels);
     // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap]) & mask[tap]
     void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width,

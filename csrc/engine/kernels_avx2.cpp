@@ -109,6 +109,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx2 = {
-    "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
+    "avx2", {32, 8, 0}, {1.7f, 1.4f, 0}, 6.0f, kVectors, bits, gathered, 4, 3.3f, sum, sum_levels, generic_dot, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
     widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true,
 };

@@ -296,6 +296,22 @@ void largest_of_halves(const int16_t* counts, const int16_t* const corrections[2
 
 namespace {
 
+float dot(const float* x, const uint16_t* tap, int positive, int negative) {
+    const auto sum = [&](int groups) {
+        __m512 all = _mm512_setzero_ps();
+        for (; groups > 1; groups -= 2, tap += 16) {
+            const __m256i own = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tap));
+            all = _mm512_add_ps(all, _mm512_i32gather_ps(_mm512_cvtepu16_epi32(own), x, 4));
+        }
+        if (!groups) return all;
+        const __m256i own = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap)));
+        tap += 8;
+        return _mm512_add_ps(all, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xff, _mm512_cvtepu16_epi32(own), x, 4));
+    };
+    const __m512 plus = sum(positive), minus = sum(negative);
+    return _mm512_reduce_add_ps(_mm512_sub_ps(plus, minus));
+}
+
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int grain) {
     grain == 1 ? bits_in<ShuffledQuarters>(t) : grain == 8 ? bits_in<ShuffledHalves<8>>(t) : bits_in<ShuffledHalves<16>>(t);
@@ -320,6 +336,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kAvx512 = {
-    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
+    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, dot, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
     widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true, &kShuffles,
 };

@@ -60,6 +60,6 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kNeon = {
-    "neon", {16, 8, 0}, {1.2f, 1.2f, 0}, 8.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
+    "neon", {16, 8, 0}, {1.2f, 1.2f, 0}, 8.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, generic_dot, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
     widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, false,
 };

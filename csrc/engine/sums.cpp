@@ -401,20 +401,16 @@ class Dot final : public Step {
 
     void run(const Frame& frame) const override {
         auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
-        for (int c = 0; c < in_.channels; ++c)
-            in_.read(frame.values[op_.in], c, 0, op_.area(), x + size_t(c) * op_.area());
+        const bool together = in_.plain() && in_.plane == sizeof(float) * op_.area();
+        for (int c = 0, some = together ? in_.channels : 1; c < in_.channels; c += some)
+            in_.read(frame.values[op_.in], c, 0, some * op_.area(), x + size_t(c) * op_.area());
         x[taps_] = x[taps_ + 1] = 0;  // what the lists are padded with
         constexpr int chunk = 32;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const TapRange range = lists_.ranges[c];
-                const uint16_t* tap = lists_.taps.data() + 8 * range.start;
-                float sum[8] = {}, room, total;
-                for (int i = 0; i < range.positive; ++i, tap += 8)
-                    for (int k = 0; k < 8; ++k) sum[k] += x[tap[k]];
-                for (int i = 0; i < range.negative; ++i, tap += 8)
-                    for (int k = 0; k < 8; ++k) sum[k] -= x[tap[k]];
-                total = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+                const float total = frame.kernels->dot(x, lists_.taps.data() + 8 * range.start, range.positive, range.negative);
+                float room;
                 emit(frame, c, 0, 1, &total, &room);
             }
         });
