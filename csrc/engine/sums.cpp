@@ -79,12 +79,11 @@ class TiledSum : public Step {
                     compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup), (*frame.scratch)[thread].data());
             });
         }
-        const int parts = std::min(groups, this->parts(frame, int(tiles_.size())));
-        frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
+        const int parts = std::min(groups, this->parts(frame, items()));
+        frame.each(items() * parts, [&](int item, int thread) {
             const int part = item % parts;
-            compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
-                    std::min(out_.channels, groups * (part + 1) / parts * kGroup),
-                    (*frame.scratch)[thread].data());
+            compute_item(frame, item / parts, groups * part / parts * kGroup, std::min(out_.channels, groups * (part + 1) / parts * kGroup),
+                         (*frame.scratch)[thread].data());
         });
     }
 
@@ -134,6 +133,11 @@ class TiledSum : public Step {
         return most;
     }
 
+    // What one thread computes at a time: a tile.
+    virtual int items() const { return int(tiles_.size()); }
+    virtual void compute_item(const Frame& frame, int item, int first, int last, uint8_t* room) const {
+        compute(frame, tiles_[item], first, last, room);
+    }
     virtual void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const = 0;
 
     size_t buffer_bytes() const {
@@ -288,16 +292,37 @@ class TiledSum : public Step {
 
 class Sum final : public TiledSum<float> {
   public:
-    Sum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) : TiledSum(op, shapes, kernels, 1 << 30) {
+    Sum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels) : TiledSum(op, shapes, kernels, 1 << 30) {
         for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.to_levels(finish));
+        if (pool && pool->selects() && is_direct() && out_.plain() && shapes[pool->out].plain()) try_pool(pool, shapes[pool->out]);
     }
     std::string name() const override {
-        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes";
+        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes" +
+               (pool_ ? ", max pool" : "");
     }
-    size_t scratch() const override { return buffer_bytes() + (size_t(out_.channels) + 1) * most_ * kLanes * sizeof(float); }
+    const Op& last() const override { return pool_ ? *pool_ : op_; }
+    size_t scratch() const override { return buffer_bytes() + part_floats() * sizeof(float) * (pool_ ? 1 + stacked_ : 1); }
 
   protected:
+    int items() const override { return int(tiles_.size()) / stacked_; }
+    void compute_item(const Frame& frame, int item, int first, int last, uint8_t* room) const override {
+        if (!pool_) return compute(frame, tiles_[item], first, last, room);
+        const Tile& upper = tiles_[item / tiles_a_row_ * stacked_ * tiles_a_row_ + item % tiles_a_row_];
+        const int position = upper.lane / out_.images, rows = stacked_ > 1 ? 2 : upper.lanes() / out_.width, columns = upper.lanes() * stacked_ / out_.images / rows;
+        float* finished = reinterpret_cast<float*>(room + buffer_bytes()) + part_floats();  // [channel][rows of tiles]
+        for (int k = 0; k < stacked_; ++k) compute(frame, (&upper)[k * tiles_a_row_], first, last, room, finished + k * upper.lanes());
+        const size_t to = (position / out_.width / 2 * pooled_.width + position % out_.width / 2) * size_t(out_.images);
+        for (int c = first; c < last; ++c)
+            frame.kernels->pool_floats(finished + size_t(c) * stacked_ * upper.lanes(), columns, out_.images, rows / 2, columns / 2,
+                                       pooled_.floats(frame.values[pool_->out], c) + to);
+    }
     void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
+        compute(frame, tile, first, last, room, nullptr);
+    }
+
+  private:
+    // `finished`: where the tile's lanes go for a pool, instead of to the output.
+    void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room, float* finished) const {
         const Lists& lists = lists_.at(tile.vectors);
         auto *buffer = reinterpret_cast<float*>(room), *part = reinterpret_cast<float*>(room + buffer_bytes());
         float* room_for_residual = part + size_t(out_.channels) * most_ * kLanes;
@@ -307,9 +332,7 @@ class Sum final : public TiledSum<float> {
         if (has_padding) std::memset(buffer, 0, buffer_bytes());
         SumTile t{};
         t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
-        // The kernel finishes lanes itself where they lie as the output does.
-        const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
-        const bool direct = (op_.residual == kNone || residual_.plain()) && (!out_.bits || bits_fit);
+        const bool direct = is_direct();
         for (int b = 0; b < lists.blocks; ++b) {
             t.input = input(frame, tile, lists, copies, b, buffer);
             t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
@@ -317,10 +340,11 @@ class Sum final : public TiledSum<float> {
             t.begin = b == 0;
             if (direct && b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
-                if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
+                if (finished) t.out = finished;
+                else if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
                 else if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
                 else t.out = out_.floats(out, 0) + tile.lane;
-                t.out_step = out_.plane, t.finishes = tile_finishes_.data();
+                t.out_step = finished ? size_t(stacked_) * lanes * sizeof(float) : out_.plane, t.finishes = tile_finishes_.data();
                 if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
                 t.residual_step = residual_.plane;
             }
@@ -329,8 +353,29 @@ class Sum final : public TiledSum<float> {
         for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
     }
 
-  private:
+    // Whether the kernel finishes lanes itself, as they lie like the output.
+    bool is_direct() const {
+        const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
+        return (op_.residual == kNone || residual_.plain()) && (!out_.bits || bits_fit);
+    }
+    // Sums of a tile, before they are finished, and one more channel for a residual.
+    size_t part_floats() const { return (size_t(out_.channels) + 1) * most_ * kLanes; }
+
+    // A 2x2 maximum is taken of whole pairs of rows, or of two tiles one above the other, before they leave the caches.
+    void try_pool(const Op* pool, const Shape& pooled) {
+        const int lanes = tiles_.front().lanes(), positions = lanes / out_.images;
+        for (const Tile& tile : tiles_)
+            if (tile.vectors != tiles_.front().vectors) return;
+        if (out_.height % 2 || out_.width % 2 || lanes % out_.images || out_.lanes() % lanes) return;
+        if (positions % (2 * out_.width) && (positions % 2 || out_.width % positions)) return;
+        if (positions % (2 * out_.width)) stacked_ = 2, tiles_a_row_ = out_.width / positions;
+        pool_ = pool, pooled_ = pooled;
+    }
+
     std::vector<LevelFinish> tile_finishes_;
+    const Op* pool_ = nullptr;  // done by this step, too
+    Shape pooled_;
+    int stacked_ = 1, tiles_a_row_ = 1;  // tiles that the pool takes at a time, one above the other
 };
 
 // Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum of theirs
@@ -445,7 +490,7 @@ std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vec
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
     std::unique_ptr<Step> sum, product = make_matrix_step(op, pool, shapes, kernels, packed);
     if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
-    else sum = std::make_unique<Sum>(op, shapes, kernels);
+    else sum = std::make_unique<Sum>(op, pool, shapes, kernels);
     if (product && product->cycles() < sum->cycles()) return product;
     product.reset();
     if (packed.matrix.use_count() == 1) packed.matrix.reset();
