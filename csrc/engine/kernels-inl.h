@@ -396,7 +396,9 @@ constexpr SignTable kSigns;
 // With few vectors several taps at once, because an addition waits for the one before it.
 template <int Vectors>
 void sum_of(const SumTile& t) {
-    constexpr int regs = Vectors * kParts, chains = regs >= 8 ? 1 : regs >= 4 ? 2 : 4;
+    constexpr int regs = Vectors * kParts, chains = regs >= 8 ? 1 : regs >= 4 ? 2 : 4, half = Vectors > 1 ? regs / 2 : regs;
+    const auto place = [](auto* first, auto* second, int r) { return r < half ? first + r * kFloats : second + (r - half) * kFloats; };
+    const float* const second = t.input + t.second;
     for (int at = t.first; at < t.last; ++at) {
         const SumRange range = t.ranges[at];
         const uint32_t c = range.channel;
@@ -412,17 +414,17 @@ void sum_of(const SumTile& t) {
             for (; i + chains <= count; i += chains)
 #pragma GCC unroll 4
                 for (int k = 0; k < chains; ++k) {
-                    const float* source = t.input + tap[i + k];
+                    const float *source = t.input + tap[i + k], *lower = second + tap[i + k];
                     const Floats w = weight[i + k] - Floats{};  // 0 is not subtracted, but would be added, for the sake of -0
 #pragma GCC unroll 32
-                    for (int r = 0; r < regs; ++r) sum[k][r] = multiply_add(load_floats(source + r * kFloats), w, sum[k][r]);
+                    for (int r = 0; r < regs; ++r) sum[k][r] = multiply_add(load_floats(place(source, lower, r)), w, sum[k][r]);
                 }
             if (chains > 1)
                 for (; i < count; ++i) {
-                    const float* source = t.input + tap[i];
+                    const float *source = t.input + tap[i], *lower = second + tap[i];
                     const Floats w = weight[i] - Floats{};
 #pragma GCC unroll 32
-                    for (int r = 0; r < regs; ++r) sum[0][r] = multiply_add(load_floats(source + r * kFloats), w, sum[0][r]);
+                    for (int r = 0; r < regs; ++r) sum[0][r] = multiply_add(load_floats(place(source, lower, r)), w, sum[0][r]);
                 }
         };
         const uint16_t* tap = t.taps + range.start;
@@ -450,7 +452,7 @@ void sum_of(const SumTile& t) {
         if (t.residual) {
             const float* residual = shifted(t.residual, c * t.residual_step);
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) sum[0][r] += load_floats(residual + r * kFloats) * f.residual_scale;
+            for (int r = 0; r < regs; ++r) sum[0][r] += load_floats(place(residual, residual + t.out_second, r)) * f.residual_scale;
         }
         if (t.signs) {
             uint8_t* out = t.signs + c * t.out_step;
@@ -472,12 +474,12 @@ void sum_of(const SumTile& t) {
         if (t.levels) {
             int16_t* levels = shifted(t.levels, c * t.out_step);
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) store_levels(levels + r * kFloats, sum[0][r], t.finishes[c]);
+            for (int r = 0; r < regs; ++r) store_levels(place(levels, levels + t.out_second, r), sum[0][r], t.finishes[c]);
             continue;
         }
         float* out = shifted(t.out, c * t.out_step);
 #pragma GCC unroll 32
-        for (int r = 0; r < regs; ++r) store_floats(out + r * kFloats, sum[0][r]);
+        for (int r = 0; r < regs; ++r) store_floats(place(out, out + t.out_second, r), sum[0][r]);
     }
 }
 

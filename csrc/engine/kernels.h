@@ -88,6 +88,7 @@ struct SumTile {
     const float* weights;  // one a tap, in the order of `taps`, for a dense layer; null where they are +1 and -1
     int first, last;  // of `ranges`
     int vectors;  // of 16 lanes
+    size_t second, out_second;  // floats from the first half of them to the second: in `input`; in `out`, `levels` and `residual`
 
     float* part;  // [channel][vectors * 16] at distance part_step: sums so far
     size_t part_step;

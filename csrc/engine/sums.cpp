@@ -20,7 +20,7 @@ constexpr int kGroup = 64;  // output channels that one thread takes: within the
 enum class Layout {
     taps,     // every tap its own copy of the lanes: any stride and padding
     rows,     // one image, whole rows: a copy for each column of the kernel, shared by its rows
-    columns,  // many images, positions of one row: shared by all taps
+    columns,  // many images, positions of one row, or of two: shared by all taps
     whole,    // the kernel covers the input: no copy at all
 };
 
@@ -39,8 +39,8 @@ class TiledSum : public Step {
   public:
     static constexpr int kLanes = 64 / int(sizeof(Number));  // of a vector
 
-    // most_kept: of taps of one output channel in a block.
-    TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept)
+    // most_kept: of taps of one output channel in a block; by_two: whether tiles may have two rows of positions.
+    TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept, bool by_two)
         : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
         const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
         const int lanes = int(round_up(out_.lanes(), kLanes));
@@ -64,6 +64,12 @@ class TiledSum : public Step {
                 return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
             };
             if (std::all_of(tiles_.begin(), tiles_.end(), one_row)) layout_ = Layout::columns;
+            const int positions = most_ * kLanes / out_.images, columns = positions / 2;  // two rows share what lies between them
+            if (by_two && most_ <= 8 && layout_ == Layout::columns && positions % 4 == 0 && out_.width % columns == 0 && out_.height % 2 == 0) {
+                tile_rows_ = 2, tiles_.clear();
+                for (int y = 0; y < out_.height; y += 2)
+                    for (int x = 0; x < out_.width; x += columns) tiles_.push_back({(y * out_.width + x) * out_.images, most_});
+            }
         }
         for (const Tile& tile : tiles_)
             if (!lists_.count(tile.vectors)) lists_.emplace(tile.vectors, make_lists(tile));
@@ -79,11 +85,12 @@ class TiledSum : public Step {
                     compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup), (*frame.scratch)[thread].data());
             });
         }
-        const int parts = std::min(groups, this->parts(frame, items()));
-        frame.each(items() * parts, [&](int item, int thread) {
+        const int parts = std::min(groups, this->parts(frame, int(tiles_.size())));
+        frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
             const int part = item % parts;
-            compute_item(frame, item / parts, groups * part / parts * kGroup, std::min(out_.channels, groups * (part + 1) / parts * kGroup),
-                         (*frame.scratch)[thread].data());
+            compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
+                    std::min(out_.channels, groups * (part + 1) / parts * kGroup),
+                    (*frame.scratch)[thread].data());
         });
     }
 
@@ -133,11 +140,6 @@ class TiledSum : public Step {
         return most;
     }
 
-    // What one thread computes at a time: a tile.
-    virtual int items() const { return int(tiles_.size()); }
-    virtual void compute_item(const Frame& frame, int item, int first, int last, uint8_t* room) const {
-        compute(frame, tiles_[item], first, last, room);
-    }
     virtual void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const = 0;
 
     size_t buffer_bytes() const {
@@ -167,8 +169,8 @@ class TiledSum : public Step {
                 break;
             }
             case Layout::columns:
-                lists.column = out_.images, lists.row = (lanes / out_.images + op_.kernel_width - 1) * out_.images;
-                lists.channel = op_.kernel_height * lists.row;
+                lists.column = out_.images, lists.row = (lanes / out_.images / tile_rows_ + op_.kernel_width - 1) * out_.images;
+                lists.channel = (op_.kernel_height + tile_rows_ - 1) * lists.row;
                 break;
             case Layout::whole:
                 lists.column = in_.images, lists.row = in_.width * in_.images, lists.channel = int(in_.plane / sizeof(Number));
@@ -260,8 +262,8 @@ class TiledSum : public Step {
             for (int k = 0; k < op_.kernel_width && width != in_.width; ++k)
                 for (int y = 0; y < rows; ++y) row(k * lists.column + y * lists.row, top + y, 0, width, k);
         } else if (layout_ == Layout::columns) {
-            const int first = tile.lane / g, count = tile.lanes() / g + op_.kernel_width - 1;
-            for (int k = 0; k < op_.kernel_height; ++k) row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
+            const int first = tile.lane / g, count = tile.lanes() / g / tile_rows_ + op_.kernel_width - 1;
+            for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k) row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
         } else if (layout_ == Layout::taps) {
             has_padding = true;  // the last tile may have lanes that do not exist
             for (int k = 0; k < op_.area(); ++k)
@@ -286,52 +288,43 @@ class TiledSum : public Step {
 
     const int most_, taps_, most_kept_;
     Layout layout_;
+    int tile_rows_ = 1;
     std::vector<Tile> tiles_;
     std::map<int, Lists> lists_;
 };
 
 class Sum final : public TiledSum<float> {
   public:
-    Sum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels) : TiledSum(op, shapes, kernels, 1 << 30) {
+    Sum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : TiledSum(op, shapes, kernels, 1 << 30, shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
         for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.to_levels(finish));
-        if (pool && pool->selects() && is_direct() && out_.plain() && shapes[pool->out].plain()) try_pool(pool, shapes[pool->out]);
+        // A 2x2 maximum is taken before the floats leave the caches, where tiles have whole pairs of rows.
+        const auto pairs = [&](const Tile& tile) { return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0); };
+        if (!pool || !pool->selects() || !is_direct() || !out_.plain() || !shapes[pool->out].plain()) return;
+        if (out_.height % 2 || out_.width % 2 || !std::all_of(tiles_.begin(), tiles_.end(), pairs)) return;
+        if (tile_rows_ == 1 && out_.lanes() % tiles_.front().lanes()) return;
+        pool_ = pool, pooled_ = shapes[pool->out];
     }
     std::string name() const override {
         return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes" +
                (pool_ ? ", max pool" : "");
     }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
-    size_t scratch() const override { return buffer_bytes() + part_floats() * sizeof(float) * (pool_ ? 1 + stacked_ : 1); }
+    size_t scratch() const override { return buffer_bytes() + part_floats() * sizeof(float) * (pool_ ? 2 : 1); }
 
   protected:
-    int items() const override { return int(tiles_.size()) / stacked_; }
-    void compute_item(const Frame& frame, int item, int first, int last, uint8_t* room) const override {
-        if (!pool_) return compute(frame, tiles_[item], first, last, room);
-        const Tile& upper = tiles_[item / tiles_a_row_ * stacked_ * tiles_a_row_ + item % tiles_a_row_];
-        const int position = upper.lane / out_.images, rows = stacked_ > 1 ? 2 : upper.lanes() / out_.width, columns = upper.lanes() * stacked_ / out_.images / rows;
-        float* finished = reinterpret_cast<float*>(room + buffer_bytes()) + part_floats();  // [channel][rows of tiles]
-        for (int k = 0; k < stacked_; ++k) compute(frame, (&upper)[k * tiles_a_row_], first, last, room, finished + k * upper.lanes());
-        const size_t to = (position / out_.width / 2 * pooled_.width + position % out_.width / 2) * size_t(out_.images);
-        for (int c = first; c < last; ++c)
-            frame.kernels->pool_floats(finished + size_t(c) * stacked_ * upper.lanes(), columns, out_.images, rows / 2, columns / 2,
-                                       pooled_.floats(frame.values[pool_->out], c) + to);
-    }
     void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
-        compute(frame, tile, first, last, room, nullptr);
-    }
-
-  private:
-    // `finished`: where the tile's lanes go for a pool, instead of to the output.
-    void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room, float* finished) const {
         const Lists& lists = lists_.at(tile.vectors);
         auto *buffer = reinterpret_cast<float*>(room), *part = reinterpret_cast<float*>(room + buffer_bytes());
-        float* room_for_residual = part + size_t(out_.channels) * most_ * kLanes;
+        float *room_for_residual = part + size_t(out_.channels) * most_ * kLanes, *finished = part + part_floats();
         const int lanes = tile.lanes();
         bool has_padding = false;
         const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
         if (has_padding) std::memset(buffer, 0, buffer_bytes());
         SumTile t{};
         t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
+        t.second = tile_rows_ == 2 ? lists.row : lanes / 2;
+        t.out_second = tile_rows_ == 2 && !pool_ ? out_.width * out_.images : lanes / 2;
         const bool direct = is_direct();
         for (int b = 0; b < lists.blocks; ++b) {
             t.input = input(frame, tile, lists, copies, b, buffer);
@@ -340,16 +333,17 @@ class Sum final : public TiledSum<float> {
             t.begin = b == 0;
             if (direct && b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
-                if (finished) t.out = finished;
+                if (pool_) t.out = finished;
                 else if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
                 else if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
                 else t.out = out_.floats(out, 0) + tile.lane;
-                t.out_step = finished ? size_t(stacked_) * lanes * sizeof(float) : out_.plane, t.finishes = tile_finishes_.data();
+                t.out_step = pool_ ? lanes * sizeof(float) : out_.plane, t.finishes = tile_finishes_.data();
                 if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
                 t.residual_step = residual_.plane;
             }
             frame.kernels->sum(t);
         }
+        if (pool_) return pool_tile(frame, tile, first, last, finished);
         for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
     }
 
@@ -361,21 +355,17 @@ class Sum final : public TiledSum<float> {
     // Sums of a tile, before they are finished, and one more channel for a residual.
     size_t part_floats() const { return (size_t(out_.channels) + 1) * most_ * kLanes; }
 
-    // A 2x2 maximum is taken of whole pairs of rows, or of two tiles one above the other, before they leave the caches.
-    void try_pool(const Op* pool, const Shape& pooled) {
-        const int lanes = tiles_.front().lanes(), positions = lanes / out_.images;
-        for (const Tile& tile : tiles_)
-            if (tile.vectors != tiles_.front().vectors) return;
-        if (out_.height % 2 || out_.width % 2 || lanes % out_.images || out_.lanes() % lanes) return;
-        if (positions % (2 * out_.width) && (positions % 2 || out_.width % positions)) return;
-        if (positions % (2 * out_.width)) stacked_ = 2, tiles_a_row_ = out_.width / positions;
-        pool_ = pool, pooled_ = pooled;
+    void pool_tile(const Frame& frame, const Tile& tile, int first, int last, const float* finished) const {
+        const int position = tile.lane / out_.images, columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
+        const size_t to = (position / out_.width / 2 * pooled_.width + position % out_.width / 2) * size_t(out_.images);
+        for (int c = first; c < last; ++c)
+            frame.kernels->pool_floats(finished + size_t(c) * tile.lanes(), columns, out_.images, tile.lanes() / out_.images / columns / 2,
+                                       columns / 2, pooled_.floats(frame.values[pool_->out], c) + to);
     }
 
     std::vector<LevelFinish> tile_finishes_;
     const Op* pool_ = nullptr;  // done by this step, too
     Shape pooled_;
-    int stacked_ = 1, tiles_a_row_ = 1;  // tiles that the pool takes at a time, one above the other
 };
 
 // Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum of theirs
@@ -383,7 +373,7 @@ class Sum final : public TiledSum<float> {
 class LevelSum final : public TiledSum<int16_t> {
   public:
     LevelSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].most_level()) {
+        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].most_level(), false) {
         int most = 0;
         std::vector<int> kept(out_.channels);
         const Lists& lists = lists_.begin()->second;
