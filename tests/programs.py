@@ -281,6 +281,11 @@ class Loaded:
         self.core.biprop_explain(self.network, batch, text, len(text))
         return [line.split("\t")[3] for line in text.value.decode().splitlines()[1:]]
 
+    def held(self) -> int:
+        """Bytes of the network without its activations."""
+        working = ctypes.c_size_t()
+        return int(self.core.biprop_memory(self.network, ctypes.byref(working))) - working.value
+
     def close(self) -> None:
         self.core.biprop_free(self.network)
 

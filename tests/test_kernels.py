@@ -502,6 +502,26 @@ def test_threads_change_nothing(case: tuple[Any, ...]) -> None:
                     np.testing.assert_array_equal(two.run(part), expected)
 
 
+@pytest.mark.parametrize("density", [0.05, 0.3])
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (16, 16), (32, 32)], ids=str)
+def test_either_kind_of_batch_may_come_first(size: tuple[int, int], density: float) -> None:
+    """The second kind makes its lists of the first one's, which hold the weights by then; both orders end with as many bytes."""
+    rng = np.random.default_rng(21)
+    program = conv_program(rng, "bits and bits to bits", (64, 64), size, (3, 3), 1, 1, density)
+    images = random_pixels(rng, 64, program)
+    expected = program.truth(images)
+    for name in SETS:
+        with loaded(program, 1, name) as one_first, loaded(program, 1, name) as many_first:
+            before = one_first.held()
+            for network, counts in ((one_first, (1, 64, 1)), (many_first, (64, 1, 64))):
+                for count in counts:
+                    same(network.run(images[:count]), expected[:count], True, name, counts)
+                network.calibrate(images[:1])
+                same(network.run(images[:1]), expected[:1], True, name, counts)
+                network.run(images)
+            assert one_first.held() == many_first.held() > before / 2
+
+
 def test_many_callers_get_what_one_gets() -> None:
     ticket = random_ticket(network_of("Wide_VGG_Small", (16, 16)))
     images = np.random.default_rng(13).integers(0, 256, (8, 50, 2, 3, 16, 16), dtype=np.uint8)

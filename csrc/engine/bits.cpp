@@ -727,15 +727,17 @@ class Popcount final : public BitStep {
 }  // namespace
 
 std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
-    std::shared_ptr<const TapLists>& lists = packed.lists;
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     const int width = Sliced::best_width(op, in, out, kernels);
+    std::shared_ptr<const TapLists> lists = packed.lists;
     if (!lists || lists->width != width) lists = std::make_shared<TapLists>(op, in.channels * op.area(), width);
     auto sliced = std::make_unique<Sliced>(op, pool, shapes, kernels, lists);
     std::unique_ptr<Step> step;
     if (out.images > 1 || sliced->cycles() <= Popcount::cost(op, in, out, kernels.cycles_per_popcount)) step = std::move(sliced);
     else sliced.reset(), step = std::make_unique<Popcount>(op, shapes, kernels, lists);
-    if (lists.use_count() == 1) lists.reset();
+    const bool is_packed = lists == packed.lists;
+    if (lists.use_count() > 1 + is_packed) packed.lists = lists;  // a step holds them
+    else if (is_packed) packed.lists.reset();
     return step;
 }
 

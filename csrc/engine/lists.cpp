@@ -38,6 +38,20 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
     }
 }
 
+void TapLists::restore(Op& op) const {
+    const size_t unit = width / 8, taps_per_channel = zeros / unit;
+    op.mask.assign((ranges.size() * taps_per_channel + 7) / 8, 0), op.sign = op.mask;
+    for (size_t c = 0; c < ranges.size(); ++c) {
+        const uint16_t* const own = taps.data() + 8 * size_t(ranges[c].start);
+        for (int i = 0; i < 8 * (ranges[c].positive + ranges[c].negative); ++i) {
+            if (own[i] >= zeros) continue;  // it fills a group
+            const size_t at = c * taps_per_channel + own[i] / unit;
+            op.mask[at / 8] |= uint8_t(1 << at % 8);
+            if (i < 8 * ranges[c].positive) op.sign[at / 8] |= uint8_t(1 << at % 8);
+        }
+    }
+}
+
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
     : order(lists.order), idle(lists.order.size()), group(group), lane(grain > 1 ? 4 : grain ? 2 : 8), grain(grain) {
     const auto& of = lists.ranges;

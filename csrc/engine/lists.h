@@ -19,6 +19,7 @@ struct TapLists {
     uint16_t zeros, ones;  // the planes that fill the groups
     int width;
     TapLists(const Op& op, int taps_per_channel, int width);
+    void restore(Op& op) const;  // its mask and sign
     size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 

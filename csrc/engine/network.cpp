@@ -221,10 +221,13 @@ class Network {
         return *plan;
     }
 
+    // The caller holds the lock, or is alone.
     std::unique_ptr<Plan> make_plan(int images, bool join) {
         auto plan = std::make_unique<Plan>();
         plan->images = images;
         for (const Value& value : program_.values) plan->shapes.emplace_back(value, images);
+        for (size_t i = 0; i < packed_.size(); ++i)
+            if (packed_[i].lists) packed_[i].lists->restore(program_.ops[i]);
         if (!ranges_.empty()) use_levels(*plan);
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
@@ -236,6 +239,8 @@ class Network {
             plan->steps.back()->worth_threads = plan->steps.back()->cycles() > kWorthThreads;
             if (&plan->steps.back()->last() != &op) ++i;
         }
+        for (size_t i = 0; i < packed_.size(); ++i)
+            if (packed_[i].lists) program_.ops[i].mask = {}, program_.ops[i].sign = {};  // the lists say the same
         share_buffers(*plan);
         return plan;
     }
@@ -411,7 +416,7 @@ class Network {
         if (!finite) throw NotFinite{};
     }
 
-    const Program program_;
+    Program program_;  // weights of an operation move into its lists
     const Kernels* const kernels_;
     Pool pool_;
     int many_ = 64;  // images of a group
