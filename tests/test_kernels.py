@@ -442,7 +442,7 @@ def test_every_kernel_is_among_the_tests() -> None:
 @pytest.mark.parametrize("density", [0.15, 0.25, 0.9, 1.0])
 @pytest.mark.parametrize("flavor", [flavor for flavor in FLAVORS if flavor.startswith("bits")])
 def test_planes_of_one_word(flavor: str, density: float) -> None:
-    """8x8 and 4x4 positions of many channels: by gathers, by permutations; windows of 31 planes that are full or not, lines once or twice."""
+    """8x8 and 4x4 positions of many channels: by gathers, by permutations of windows that are full or not."""
     rng = np.random.default_rng(18)
     ran: set[str] = set()
     for size, kernel, stride, channels in (
@@ -520,6 +520,17 @@ def test_either_kind_of_batch_may_come_first(size: tuple[int, int], density: flo
                 same(network.run(images[:1]), expected[:1], True, name, counts)
                 network.run(images)
             assert one_first.held() == many_first.held() > before / 2
+
+
+@pytest.mark.parametrize("count", [1, 64])
+@pytest.mark.parametrize("density", [0.05, 0.25])
+def test_memory_is_at_most_three_times_the_packed_weights(count: int, density: float) -> None:
+    program = conv_program(np.random.default_rng(22), "bits to bits", (512, 512), (8, 8), (3, 3), 1, 1, density)
+    packed = 2 * 512 * 512 * 9 / 8  # bytes: two bits a weight
+    for name in SETS:
+        with loaded(program, 1, name) as network:
+            network.run(np.zeros((count, *program.values[0].shape), np.float32))
+            assert network.held() <= packed * (3.3 if name == "avx2" else 3)  # its lists are as long as the longest of four
 
 
 def test_many_callers_get_what_one_gets() -> None:
