@@ -7,7 +7,8 @@
 //   [group of channels][part of a float][copy][row][column][image][channel of the group]
 //
 // so that 16 lanes are 64 bytes, and a tap is an offset. With a stride there is a copy for each remainder of rows and of columns by it.
-// Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row follows row.
+// Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row follows row. Strips of one row
+// follow each other in the buffer: a row takes the place of the one that is no longer needed, and the others are there already.
 #include <algorithm>
 
 #include "step.h"
@@ -46,14 +47,17 @@ class MatrixSum final : public Step {
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
         group_step_ = part_step_ * parts_;
         if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
-        for (int block = 0; block < blocks_; ++block)
-            for (int ky = 0; ky < op.kernel_height; ++ky)
-                for (int kx = 0; kx < op.kernel_width; ++kx) {
-                    const int column = one_row ? kx % stride : kx;
-                    const size_t copy = (ky % stride) * column_copies_ + column;
-                    const size_t lane = (size_t(ky / stride) * width_ + (one_row ? kx / stride : 0)) * images;
-                    steps_.push_back(int32_t(block * kRows * group_step_ + copy * copy_step_ + lane * 4));
-                }
+        ring_ = one_row && rows_ == 1 ? 1 + more_rows_ : 0;
+        for (int phase = 0; phase < std::max(1, ring_); ++phase)
+            for (int block = 0; block < blocks_; ++block)
+                for (int ky = 0; ky < op.kernel_height; ++ky)
+                    for (int kx = 0; kx < op.kernel_width; ++kx) {
+                        const int column = one_row ? kx % stride : kx;
+                        const size_t copy = (ky % stride) * column_copies_ + column;
+                        const size_t lane = (size_t(place(phase, ky / stride)) * width_ + (one_row ? kx / stride : 0)) * images;
+                        steps_.push_back(int32_t(block * kRows * group_step_ + copy * copy_step_ + lane * 4));
+                    }
+        step_count_ = int(steps_.size()) / std::max(1, ring_);
         for (int lane = 0, in_row = out_.width * images; lane < rows_ * in_row; lane += 16)
             tiles_.push_back(4 * (one_row ? lane / in_row * width_ * images + lane % in_row : lane));
         if (!weights || weights->levels != levels_) weights = std::make_shared<MatrixWeights>(pack_weights());
@@ -62,10 +66,13 @@ class MatrixSum final : public Step {
     }
 
     void run(const Frame& frame) const override {
-        const int parts = std::min(panels(), this->parts(frame, strips_));
-        frame.each(strips_ * parts, [&](int item, int thread) {
-            const int part = item % parts;
-            compute(frame, item / parts * rows_, panels() * part / parts, panels() * (part + 1) / parts, (*frame.scratch)[thread].data());
+        const int items = ring_ ? std::min(strips_, 2 * frame.threads() - 1) : strips_;  // for one thread all strips, one after the other
+        const int parts = std::min(panels(), this->parts(frame, items));
+        frame.each(items * parts, [&](int item, int thread) {
+            const int part = item % parts, first = strips_ * (item / parts) / items, last = strips_ * (item / parts + 1) / items;
+            for (int strip = first; strip < last; ++strip)
+                compute(frame, strip * rows_, ring_ && strip > first ? more_rows_ : 0, panels() * part / parts, panels() * (part + 1) / parts,
+                        (*frame.scratch)[thread].data());
         });
     }
     std::string name() const override {
@@ -73,14 +80,16 @@ class MatrixSum final : public Step {
     }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
     double cycles() const override {
-        const double tiles = double(strips_) * double(tiles_.size()) * panels() * double(steps_.size());
-        return tiles * parts_ * 30 + double(strips_) * panels() * double(steps_.size()) * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
+        const double tiles = double(strips_) * double(tiles_.size()) * panels() * step_count_;
+        return tiles * parts_ * 30 + double(strips_) * panels() * step_count_ * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
                0.2 * out_.channels * out_.lanes();
     }
     size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2; }
     void memory(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
 
   private:
+    // Where the row lies of an output row `top` that sees it as its row `row`.
+    int place(int top, int row) const { return ring_ ? (top + row) % ring_ : row; }
     int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
     int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
     size_t sum_step() const { return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16; }  // see group_step_
@@ -91,29 +100,31 @@ class MatrixSum final : public Step {
         const size_t row_bytes = per_row / 8;
         MatrixWeights packed;
         packed.levels = levels_;
-        packed.kept.resize(panels() * steps_.size() * kPanel * row_bytes), packed.negative.resize(packed.kept.size());
+        packed.kept.resize(size_t(panels()) * step_count_ * kPanel * row_bytes), packed.negative.resize(packed.kept.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int k = 0; k < op_.area() * blocks_; ++k)
                 for (int i = 0; i < std::min(per_row, in_.channels - k / op_.area() * per_row); ++i) {
                     const size_t from = (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
-                    const size_t to = ((c / kPanel * steps_.size() + k) * kPanel + c % kPanel) * row_bytes + i / 8;
+                    const size_t to = ((c / kPanel * size_t(step_count_) + k) * kPanel + c % kPanel) * row_bytes + i / 8;
                     if (op_.kept(from)) (packed.kept[to] |= uint8_t(1 << i % 8)), packed.negative[to] |= uint8_t(!op_.positive(from) << i % 8);
                 }
         return packed;
     }
 
-    void compute(const Frame& frame, int top, int first, int last, uint8_t* room) const {
+    // Rows of the input before `fresh` lie in the buffer already.
+    void compute(const Frame& frame, int top, int fresh, int first, int last, uint8_t* room) const {
         uint8_t *buffer = room, *weights = buffer + group_step_ * kRows * blocks_ + 64;
         auto* sums = reinterpret_cast<float*>(weights + at_once() * kPanel * 64);
         float* room_for_residual = sums + sums_bytes() / sizeof(float);
         const int rows = std::min(rows_, out_.height - top), lanes = rows * out_.width * out_.images;
-        for (int group = 0; group < kRows * blocks_; ++group) pack(frame, top, rows, group, buffer + group * group_step_);
+        for (int group = 0; group < kRows * blocks_; ++group) pack(frame, top, rows, fresh, group, buffer + group * group_step_);
         MatrixTile t{};
         t.kind = !levels_ ? MatrixTile::floats : in_.low < 0 ? MatrixTile::signed_levels : MatrixTile::unsigned_levels;
         t.weights = weights, t.input = buffer, t.group_step = group_step_, t.part_step = part_step_;
-        t.steps = steps_.data(), t.tiles = tiles_.data(), t.step_count = int(steps_.size()), t.tile_count = (lanes + 15) / 16, t.sums = sums, t.sum_step = sum_step();
+        t.steps = steps_.data() + place(top, 0) * step_count_, t.step_count = step_count_;
+        t.tiles = tiles_.data(), t.tile_count = (lanes + 15) / 16, t.sums = sums, t.sum_step = sum_step();
         t.at_once = at_once();
-        const size_t panel_bytes = steps_.size() * kPanel * kRows * unit_ / 8;
+        const size_t panel_bytes = size_t(step_count_) * kPanel * kRows * unit_ / 8;
         for (int panel = first; panel < last; ++panel) {
             t.kept = &weights_->kept[panel * panel_bytes], t.negative = &weights_->negative[panel * panel_bytes];
             kernels_.multiply(t);
@@ -132,9 +143,9 @@ class MatrixSum final : public Step {
     }
 
     // The rows of a strip of one group of channels, in all copies.
-    void pack(const Frame& frame, int top, int rows, int group, uint8_t* to) const {
+    void pack(const Frame& frame, int top, int rows, int fresh, int group, uint8_t* to) const {
         const int channels = std::min(unit_, in_.channels - group * unit_);
-        if (channels <= 0) return void(std::memset(to, 0, group_step_));
+        if (channels <= 0) return void(std::memset(to, 0, fresh ? 0 : group_step_));
         const uint8_t* plane = frame.values[op_.in] + size_t(group) * unit_ * in_.plane;
         const int stride = op_.stride, images = in_.images, cell = images * 4;
         const auto zero = [&](uint8_t* at, int columns) {
@@ -158,8 +169,8 @@ class MatrixSum final : public Step {
                     zero(to + row * width_ * cell, first), zero(to + (row * width_ + end) * cell, width_ - end);
                 continue;
             }
-            for (int row = 0; row < rows + more_rows_; ++row) {
-                uint8_t* at = to + size_t(row) * width_ * cell;
+            for (int row = fresh; row < rows + more_rows_; ++row) {
+                uint8_t* at = to + size_t(place(top, row)) * width_ * cell;
                 const int y = (top + row) * stride + copy / column_copies_ - op_.padding;
                 if (y < 0 || y >= in_.height) {
                     zero(at, width_);
@@ -181,8 +192,9 @@ class MatrixSum final : public Step {
     const bool levels_;
     const int unit_, parts_;  // channels of a group; numbers of a value
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
+    int ring_ = 0, step_count_;  // rows of the input that take turns, for strips of one row; else 0
     size_t copy_step_, part_step_, group_step_;
-    std::vector<int32_t> steps_, tiles_;
+    std::vector<int32_t> steps_, tiles_;  // steps: for each place of the first row
     std::shared_ptr<const MatrixWeights> weights_;
 };
 
