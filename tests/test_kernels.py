@@ -485,6 +485,7 @@ THREADED = [
     ("bits and bits to floats", (64, 64), (7, 7), (3, 3), 1, 1),
     ("floats to floats", (64, 65), (7, 7), (7, 7), 1, 0),
     ("floats and floats to floats", (17, 65), (31, 33), (3, 3), 2, 1),
+    ("floats to floats", (200, 65), (9, 33), (3, 3), 1, 1),
 ]
 
 
