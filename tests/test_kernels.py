@@ -504,11 +504,11 @@ def test_threads_change_nothing(case: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("density", [0.05, 0.3])
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (16, 16), (32, 32)], ids=str)
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (16, 16)], ids=str)
 def test_either_kind_of_batch_may_come_first(size: tuple[int, int], density: float) -> None:
     """The second kind makes its lists of the first one's, which hold the weights by then; both orders end with as many bytes."""
     rng = np.random.default_rng(21)
-    program = conv_program(rng, "bits and bits to bits", (64, 64), size, (3, 3), 1, 1, density)
+    program = conv_program(rng, "bits and bits to bits", (40, 32), size, (3, 3), 1, 1, density)
     images = random_pixels(rng, 64, program)
     expected = program.truth(images)
     for name in SETS:
