@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="other engines too")
     parser.add_argument("--quiet", action="store_true", help="leave out the time to open and the memory")
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error(f"--rounds {args.rounds}: quartiles need 2 rounds or more")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-args.threads :]))
     torch.set_num_threads(args.threads)

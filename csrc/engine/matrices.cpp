@@ -66,7 +66,8 @@ class MatrixSum final : public Step {
     }
 
     void run(const Frame& frame) const override {
-        const int items = ring_ ? std::min(strips_, 2 * frame.threads() - 1) : strips_;  // for one thread all strips, one after the other
+        // In a ring, strips that follow each other are one item; of many there are two for a thread, as one may be held up.
+        const int threads = frame.threads(), items = ring_ ? std::min(strips_, threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads) : strips_;
         const int parts = std::min(panels(), this->parts(frame, items));
         frame.each(items * parts, [&](int item, int thread) {
             const int part = item % parts, first = strips_ * (item / parts) / items, last = strips_ * (item / parts + 1) / items;
