@@ -648,6 +648,7 @@ def test_products(channels: tuple[int, int]) -> None:
         ((7, 16), (5, 5), 3, 2, "floats to floats"),
         ((4, 4), (4, 4), 1, 0, "floats to floats"),
         ((32, 32), (1, 1), 2, 0, "floats and bits to floats"),
+        ((16, 16), (3, 1), 1, 0, "floats to floats"),
     ):
         kernels |= check(conv_program(rng, flavor, channels, size, kernel, stride, padding, 1.0, ""), rng, SETS)
     if channels[0] >= 63:

@@ -47,7 +47,7 @@ class MatrixSum final : public Step {
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
         group_step_ = part_step_ * parts_;
         if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
-        ring_ = one_row && rows_ == 1 ? 1 + more_rows_ : 0;
+        shares_ = one_row, ring_ = shares_ && rows_ == 1 ? 1 + more_rows_ : 0;
         for (int phase = 0; phase < std::max(1, ring_); ++phase)
             for (int block = 0; block < blocks_; ++block)
                 for (int ky = 0; ky < op.kernel_height; ++ky)
@@ -66,13 +66,13 @@ class MatrixSum final : public Step {
     }
 
     void run(const Frame& frame) const override {
-        // In a ring, strips that follow each other are one item; of many there are two for a thread, as one may be held up.
-        const int threads = frame.threads(), items = ring_ ? std::min(strips_, threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads) : strips_;
+        // Strips that share rows are one item; of many strips there are two for a thread, as one may be held up.
+        const int threads = frame.threads(), items = shares_ ? std::min(strips_, threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads) : strips_;
         const int parts = std::min(panels(), this->parts(frame, items));
         frame.each(items * parts, [&](int item, int thread) {
             const int part = item % parts, first = strips_ * (item / parts) / items, last = strips_ * (item / parts + 1) / items;
             for (int strip = first; strip < last; ++strip)
-                compute(frame, strip * rows_, ring_ && strip > first ? more_rows_ : 0, panels() * part / parts, panels() * (part + 1) / parts,
+                compute(frame, strip * rows_, shares_ && strip > first ? more_rows_ : 0, panels() * part / parts, panels() * (part + 1) / parts,
                         (*frame.scratch)[thread].data());
         });
     }
@@ -147,6 +147,12 @@ class MatrixSum final : public Step {
     void pack(const Frame& frame, int top, int rows, int fresh, int group, uint8_t* to) const {
         const int channels = std::min(unit_, in_.channels - group * unit_);
         if (channels <= 0) return void(std::memset(to, 0, fresh ? 0 : group_step_));
+        const size_t row_step = size_t(width_) * in_.images * 4;
+        for (int part = 0; part < parts_ && fresh && !ring_; ++part)  // the last rows become the first ones
+            for (int copy = 0; copy < row_copies_ * column_copies_; ++copy) {
+                uint8_t* const own = to + part * part_step_ + copy * copy_step_;
+                std::memmove(own, own + rows_ * row_step, fresh * row_step);
+            }
         const uint8_t* plane = frame.values[op_.in] + size_t(group) * unit_ * in_.plane;
         const int stride = op_.stride, images = in_.images, cell = images * 4;
         const auto zero = [&](uint8_t* at, int columns) {
@@ -160,7 +166,7 @@ class MatrixSum final : public Step {
             const int left = copy % column_copies_ - op_.padding;  // the input's column at the first of the copy
             const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
             const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
-            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width) {  // rows follow each other here and there
+            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width && !(shares_ && more_rows_)) {  // rows follow each other here and there
                 const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
                 const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
                 zero(to, above * width_);
@@ -193,7 +199,8 @@ class MatrixSum final : public Step {
     const bool levels_;
     const int unit_, parts_;  // channels of a group; numbers of a value
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
-    int ring_ = 0, step_count_;  // rows of the input that take turns, for strips of one row; else 0
+    bool shares_;  // rows of the input with the strip before
+    int ring_, step_count_;  // rows of the input that take turns, for strips of one row; else 0
     size_t copy_step_, part_step_, group_step_;
     std::vector<int32_t> steps_, tiles_;  // steps: for each place of the first row
     std::shared_ptr<const MatrixWeights> weights_;
