@@ -274,6 +274,14 @@ void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, cons
     }
 }
 
+// The same where a channel has a word of rows, of which it uses four times four bits.
+void finish_rows_of_quarters(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
+    uint64_t quarters[16] = {};
+    for (int b = 0; b < t.bits; ++b)
+        for (int i = 0; i < 4; ++i) quarters[b] |= uint64_t(quarter_of_rows(uint32_t(sliced[b * step + i]))) << 16 * i;
+    finish_quarters(t, quarters, 1, channels);
+}
+
 template <class V, int High>
 void bits_of(const BitTile& t) {
     using T = typename V::T;
@@ -298,7 +306,9 @@ void bits_of(const BitTile& t) {
             for (int w = 0; w < words && t.finishes; ++w) {
                 if (V::channels == 32) finish_quarters(t, sliced + w, words, t.order + c * V::channels + 4 * w);
                 else if (V::channels == 16) finish_halves(t, sliced + w, words, t.order + c * V::channels + 2 * w);
-                else if (V::channels > 1) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
+                else if (V::channels > 1 && !t.quarters) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
+                else if (V::channels > 1 && w % 4 == 0) finish_rows_of_quarters(t, sliced + w, words, t.order + c * V::channels + w);
+                else if (V::channels > 1) continue;
                 else if (w < t.words) finish_word(t, sliced + w, words, c, w);
             }
             continue;

@@ -63,6 +63,7 @@ struct BitTile {
     const int32_t* corrections;  // channel c at distance corrections_step
     size_t corrections_step;
     int shift, words;
+    bool quarters;  // `gathered`: the positions are 4x4
     float* floats;
     const float* residual_floats;  // or null
     size_t floats_step, residual_floats_step;  // in bytes

@@ -87,6 +87,7 @@ class Sliced final : public BitStep {
         for (int half = 0; shuffles_ && half < halves(); ++half) shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
     }
     size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
+    bool quarters() const { return out_.width == 4 && out_.height == 4; }  // of a word
     int halves() const { return grouped_ && grouped_->lane == 4 ? 2 : 1; }  // of a plane, one after the other
     size_t slots_bytes() const { return shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0; }
     uint8_t* slots(uint8_t* planes, int half) const { return planes + counts_at() + split_bytes() + half * slots_bytes(); }
@@ -159,7 +160,7 @@ class Sliced final : public BitStep {
         }
         const int lane = tile * width_ * 8 + 32 * half;
         if (direct_) {
-            t.finishes = finishes_.data(), t.shift = correction_shift(), t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
+            t.quarters = quarters(), t.finishes = finishes_.data(), t.shift = correction_shift(), t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
             t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = corrections_step();
             if (pool_) {
                 t.class_corrections = class_corrections_.data(), t.classes = classes_of_.data() + 32 * half;
@@ -211,19 +212,19 @@ class Sliced final : public BitStep {
 
     // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further step.
     void group_channels(const Kernels& kernels) {
-        const bool quarters = out_.width == 4 && out_.height == 4;
-        if (!by_threshold_ && !direct_ && (!quarters || residual_.bits)) return;
+        if (!by_threshold_ && !direct_ && (!quarters() || residual_.bits)) return;
         const auto use = [&](GroupedTaps&& taps, double cycles_per_eight) {
             if (grouped_ && taps.eights() * cycles_per_eight >= grouped_->eights() * cycles_per_eight_) return false;
             grouped_ = std::make_unique<GroupedTaps>(std::move(taps)), cycles_per_eight_ = cycles_per_eight;
+            direct_ = !by_threshold_;
             return true;
         };
-        if (kernels.gathered && (by_threshold_ || direct_) && out_.channels % kernels.group == 0)
+        if (kernels.gathered && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
-        if (!kernels.shuffles || out_.channels % (quarters ? 32 : 16) || taps_ > 60000) return;  // 16 bits name a slot
-        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters ? 1 : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16);
-        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), (quarters ? 8 : 16) * kernels.shuffles->cycles_per_round)) return;
-        shuffles_ = kernels.shuffles, direct_ = !by_threshold_;
+        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000) return;  // 16 bits name a slot
+        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters() ? 1 : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16);
+        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round)) return;
+        shuffles_ = kernels.shuffles;
         // A zero that is taken as a negative tap counts as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
             const int idle = grouped_->idle[c];
