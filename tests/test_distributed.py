@@ -141,7 +141,7 @@ FLAGS = ["--arch", "Conv2Wide", "--width-mult", "0.125", "--epochs", "2", "--bat
 
 
 CASES_OF_TWO = {
-    "without batch norm": [*FLAGS, "--augmix", "--jsd", "--conv-type", "GlobalSubnetConv"],
+    "without batch norm": [*FLAGS, "--epochs", "1", "--augmix", "--jsd", "--conv-type", "GlobalSubnetConv"],
     # Photographs: where images have areas of one grey, max pooling breaks ties by roundings, and gradients jump (digits do).
     "with batch norm over both": ["--sync-batchnorm", "--set", "CIFAR10", "--data", "..", "--epochs", "2", "--batch-size", "20"],
 }
@@ -199,6 +199,7 @@ def test_the_processes_hold_the_same_masks_after_every_step(
     assert len(set(first[:6])) == 6  # they do change
 
 
+@pytest.mark.slow
 def test_gradients_as_bfloat16_change_roundings_only(tmp_path: Path) -> None:
     flags = [*FLAGS, "--epochs", "1"]
     exact, rounded = (find(tmp_path / name, 2, *flags, *more) for name, more in (("a", []), ("b", ["--bf16-gradients"])))
