@@ -34,14 +34,10 @@ void BitStep::emit_counts(const Frame& frame, int c, int lane, int n, const int1
 void BitStep::fill(int c, int classes) {
     std::vector<int32_t> by_class(classes);
     std::vector<int> kept(op_.area()), negative(op_.area());
-    const TapRange range = lists_->ranges[c];
-    const uint16_t* tap = lists_->taps.data() + 8 * range.start;
-    for (int i = 0; i < 8 * (range.positive + range.negative); ++i) {
-        const int t = tap[i] / (lists_->width / 8);
-        if (t >= taps_) continue;  // padding of the list
-        ++kept[t % op_.area()];
-        negative[t % op_.area()] += i >= 8 * range.positive;
-    }
+    lists_->each_kept(c, [&](int tap, bool is_negative) {
+        ++kept[tap % op_.area()];
+        negative[tap % op_.area()] += is_negative;
+    });
     for (int k = 0; k < classes; ++k) {
         const auto [top, bottom] = rows_.inside[k / columns_.inside.size()];
         const auto [left, right] = columns_.inside[k % columns_.inside.size()];

@@ -244,20 +244,19 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
 void finish_halves(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
-    alignas(64) float largest[16];
     if (t.classes) {
+        alignas(64) float largest[16], y[16];
         const int16_t* const corrections[2] = {t.class_corrections + 16 * channels[0], t.class_corrections + 16 * channels[1]};
         const uint16_t* const classes[2] = {t.classes, t.classes};
         largest_of_halves(counts, corrections, classes, largest);
+        for (int i = 0; i < 2; ++i) {  // a whole vector, of which half is the channel's
+            finish_sixteen(largest, t.finishes[channels[i]], y);
+            std::memcpy(shifted(t.floats, channels[i] * t.floats_step), y + 8 * i, 8 * sizeof(float));
+        }
+        return;
     }
     for (int i = 0; i < 2; ++i) {
         const uint32_t c = channels[i];
-        if (t.classes) {
-            alignas(64) float y[16];  // a whole vector
-            finish_sixteen(largest, t.finishes[c], y);
-            std::memcpy(shifted(t.floats, c * t.floats_step), y + 8 * i, 8 * sizeof(float));
-            continue;
-        }
         const auto rows = uint32_t(finish_lanes<32>(t, counts + 32 * i, t.corrections + c * t.corrections_step, c, 0));
         if (!t.floats) std::memcpy(t.out + c * t.out_step, &rows, 4);
     }
@@ -304,12 +303,18 @@ void bits_of(const BitTile& t) {
             count.each(t.bits, [&](T plane, int i) { V::store(reinterpret_cast<uint8_t*>(sliced + i * words), plane); });
             for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
             for (int w = 0; w < words && t.finishes; ++w) {
-                if (V::channels == 32) finish_quarters(t, sliced + w, words, t.order + c * V::channels + 4 * w);
-                else if (V::channels == 16) finish_halves(t, sliced + w, words, t.order + c * V::channels + 2 * w);
-                else if (V::channels > 1 && !t.quarters) finish_word(t, sliced + w, words, int(t.order[c * V::channels + w]), 0);
-                else if (V::channels > 1 && w % 4 == 0) finish_rows_of_quarters(t, sliced + w, words, t.order + c * V::channels + w);
-                else if (V::channels > 1) continue;
-                else if (w < t.words) finish_word(t, sliced + w, words, c, w);
+                const uint32_t* const channels = t.order + c * V::channels;  // where there are several
+                if (V::channels == 1) {
+                    if (w < t.words) finish_word(t, sliced + w, words, c, w);
+                } else if (V::channels == 32) {
+                    finish_quarters(t, sliced + w, words, channels + 4 * w);
+                } else if (V::channels == 16) {
+                    finish_halves(t, sliced + w, words, channels + 2 * w);
+                } else if (!t.quarters) {
+                    finish_word(t, sliced + w, words, int(channels[w]), 0);
+                } else if (w % 4 == 0) {
+                    finish_rows_of_quarters(t, sliced + w, words, channels + w);
+                }
             }
             continue;
         }

@@ -39,17 +39,13 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
 }
 
 void TapLists::restore(Op& op) const {
-    const size_t unit = width / 8, taps_per_channel = zeros / unit;
-    op.mask.assign((ranges.size() * taps_per_channel + 7) / 8, 0), op.sign = op.mask;
-    for (size_t c = 0; c < ranges.size(); ++c) {
-        const uint16_t* const own = taps.data() + 8 * size_t(ranges[c].start);
-        for (int i = 0; i < 8 * (ranges[c].positive + ranges[c].negative); ++i) {
-            if (own[i] >= zeros) continue;  // it fills a group
-            const size_t at = c * taps_per_channel + own[i] / unit;
+    op.mask.assign((ranges.size() * per_channel() + 7) / 8, 0), op.sign = op.mask;
+    for (size_t c = 0; c < ranges.size(); ++c)
+        each_kept(int(c), [&](int tap, bool negative) {
+            const size_t at = c * per_channel() + tap;
             op.mask[at / 8] |= uint8_t(1 << at % 8);
-            if (i < 8 * ranges[c].positive) op.sign[at / 8] |= uint8_t(1 << at % 8);
-        }
-    }
+            if (!negative) op.sign[at / 8] |= uint8_t(1 << at % 8);
+        });
 }
 
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
@@ -95,11 +91,11 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
     const auto rounds = [&](bool negative, int g) {
         size_t most = 0;
         for (int i = 0; i < group; ++i) {
-            const TapRange& own = lists.ranges[all.order[g * group + i]];
-            const uint16_t* from = lists.taps.data() + 8 * (own.start + (negative ? own.positive : 0));
             left[i].clear();
-            for (int k = 8 * (negative ? own.negative : own.positive); k-- > 0;)
-                if (from[k] < taps) left[i].push_back(from[k]);
+            lists.each_kept(int(all.order[g * group + i]), [&](int tap, bool is_negative) {
+                if (is_negative == negative) left[i].push_back(tap);
+            });
+            std::reverse(left[i].begin(), left[i].end());
             most += left[i].size();
         }
         int eights = 0;

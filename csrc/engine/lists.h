@@ -20,6 +20,14 @@ struct TapLists {
     int width;
     TapLists(const Op& op, int taps_per_channel, int width);
     void restore(Op& op) const;  // its mask and sign
+    int per_channel() const { return zeros / (width / 8); }  // taps, kept or not
+    // use(tap, negative) for those kept of a channel; not for what fills its groups
+    template <class Use>
+    void each_kept(int c, const Use& use) const {
+        const uint16_t* const own = taps.data() + 8 * size_t(ranges[c].start);
+        for (int i = 0; i < 8 * (ranges[c].positive + ranges[c].negative); ++i)
+            if (own[i] < zeros) use(own[i] / (width / 8), i >= 8 * ranges[c].positive);
+    }
     size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
 };
 

@@ -47,7 +47,7 @@ class MatrixSum final : public Step {
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
         group_step_ = part_step_ * parts_;
         if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
-        shares_ = one_row, ring_ = shares_ && rows_ == 1 ? 1 + more_rows_ : 0;
+        shares_ = one_row && more_rows_ > 0, ring_ = shares_ && rows_ == 1 ? 1 + more_rows_ : 0;
         for (int phase = 0; phase < std::max(1, ring_); ++phase)
             for (int block = 0; block < blocks_; ++block)
                 for (int ky = 0; ky < op.kernel_height; ++ky)
@@ -72,7 +72,7 @@ class MatrixSum final : public Step {
         frame.each(items * parts, [&](int item, int thread) {
             const int part = item % parts, first = strips_ * (item / parts) / items, last = strips_ * (item / parts + 1) / items;
             for (int strip = first; strip < last; ++strip)
-                compute(frame, strip * rows_, shares_ && strip > first ? more_rows_ : 0, panels() * part / parts, panels() * (part + 1) / parts,
+                compute(frame, strip * rows_, strip > first ? more_rows_ : 0, panels() * part / parts, panels() * (part + 1) / parts,
                         (*frame.scratch)[thread].data());
         });
     }
@@ -146,7 +146,10 @@ class MatrixSum final : public Step {
     // The rows of a strip of one group of channels, in all copies.
     void pack(const Frame& frame, int top, int rows, int fresh, int group, uint8_t* to) const {
         const int channels = std::min(unit_, in_.channels - group * unit_);
-        if (channels <= 0) return void(std::memset(to, 0, fresh ? 0 : group_step_));
+        if (channels <= 0) {
+            if (!fresh) std::memset(to, 0, group_step_);
+            return;
+        }
         const size_t row_step = size_t(width_) * in_.images * 4;
         for (int part = 0; part < parts_ && fresh && !ring_; ++part)  // the last rows become the first ones
             for (int copy = 0; copy < row_copies_ * column_copies_; ++copy) {
@@ -166,7 +169,7 @@ class MatrixSum final : public Step {
             const int left = copy % column_copies_ - op_.padding;  // the input's column at the first of the copy
             const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
             const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
-            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width && !(shares_ && more_rows_)) {  // rows follow each other here and there
+            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width && !shares_) {  // rows follow each other here and there
                 const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
                 const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
                 zero(to, above * width_);

@@ -122,9 +122,12 @@ class TiledSum : public Step {
     // So many that 16 bits can name every lane of every tap of a channel.
     // More than 8 only where all input channels stay in the fastest cache.
     int most_vectors(const Op& op, const Kernels& kernels) const {
+        const auto fits = [&](int vectors) {
+            const size_t numbers = size_t(op.area()) * vectors * kLanes;  // of a channel
+            return numbers <= 65535 && (vectors <= 8 || (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= kBlockBytes));
+        };
         int vectors = kernels.vectors;
-        const auto bytes = [&] { return size_t(in_.channels) * op.area() * vectors * kLanes * sizeof(Number); };
-        while (vectors > 1 && (op.area() * vectors * kLanes > 65535 || (vectors > 8 && (bytes() > kBlockBytes || sizeof(Number) < 4)))) vectors /= 2;
+        while (vectors > 1 && !fits(vectors)) vectors /= 2;
         return vectors;
     }
 
