@@ -1,7 +1,6 @@
 """Names, shapes, outputs and gradients of the networks, against the original research code's (../shared/golden)."""
 
 import json
-import re
 from functools import cache
 from typing import Any
 
@@ -95,11 +94,19 @@ SIGN_NEAR_ZERO = ("ResNet34_BinAct", "cResNet34_BinAct", "cResNet18_BinAct_v2", 
 """Networks with an input of a sign so near to 0 that the rounding of single precision may turn it."""
 
 
-def referenced(slow: str, without: tuple[str, ...] = ()) -> list[Any]:
-    """The networks that have reference outputs, without some; those whose name has the pattern `slow` are marked so."""
+IN_EVERY_TEST_RUN = (
+    "FC", "Conv2", "Conv4_BinAct", "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act", "VGG_Small", "VGG_Small_BinAct",
+    "Wide_VGG_Small", "Wide_VGG_Small_132", "cResNet20", "cResNet20_BinAct", "cResNet110", "cResNet18_v2", "cResNet18_BinAct_v2",
+    "ResNet18", "ResNet18_BinAct", "ResNet18_v2", "ResNet50",
+)  # fmt: skip
+"""One network of every structure; the others are slow."""
+
+
+def referenced() -> list[Any]:
+    """The networks that have reference outputs."""
     present = (SHARED / "golden" / OUTPUTS).exists()  # else the tests are skipped, and say why
-    names = [name for name in models.NETWORKS if name not in without and (not present or name in zoo(OUTPUTS))]
-    return [pytest.param(n, marks=[pytest.mark.slow] if re.search(slow, n) else []) for n in names]
+    names = [name for name in models.NETWORKS if not present or name in zoo(OUTPUTS)]
+    return [pytest.param(n, marks=[] if n in IN_EVERY_TEST_RUN else [pytest.mark.slow]) for n in names]
 
 
 class Reference:
@@ -138,7 +145,7 @@ class Reference:
         )
 
 
-@pytest.mark.parametrize("name", referenced(slow=r"Wide\w*ResNet|ResNet34|cResNet50|ResNet50_"))
+@pytest.mark.parametrize("name", referenced())
 def test_in_double_precision_networks_are_the_ancestors(name: str) -> None:
     reference = Reference(name, torch.float64)
     parity.check_masks_and_gains(reference.subnetwork, reference.numbers)
@@ -153,7 +160,7 @@ def test_in_double_precision_networks_are_the_ancestors(name: str) -> None:
     assert norms[worst] < parity.limit(moves["gmax"]), worst
 
 
-@pytest.mark.parametrize("name", referenced(slow=r"Wide\w*ResNet|ResNet(18|34|50)", without=SIGN_NEAR_ZERO))
+@pytest.mark.parametrize("name", [param for param in referenced() if param.values[0] not in SIGN_NEAR_ZERO])
 def test_in_single_precision_networks_are_the_ancestors_as_far_as_rounding_allows(name: str) -> None:
     """Here the compiled core computes. Limits hold on every processor: ReLUs turn single gradients, so those are left out."""
     reference = Reference(name, torch.float32)

@@ -18,9 +18,14 @@ SCORES = st.lists(
 )
 
 
-def by_sorting(scores: torch.Tensor, kept: int) -> torch.Tensor:
-    """The definition: stable ascending sort of |scores|, the first are pruned."""
-    order = np.argsort(scores.abs().flatten().numpy(), kind="stable")
+def ascending(scores: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+    """Indices of the flattened scores in the stable ascending order of their magnitudes."""
+    return np.argsort(scores.abs().flatten().numpy(), kind="stable")
+
+
+def by_sorting(scores: torch.Tensor, kept: int, order: np.ndarray | None = None) -> torch.Tensor:  # type: ignore[type-arg]
+    """The definition: the first in ascending order are pruned."""
+    order = ascending(scores) if order is None else order
     mask = torch.ones(scores.numel(), dtype=torch.bool)
     mask[torch.from_numpy(order[: scores.numel() - kept])] = False
     return mask.view(scores.shape)
@@ -35,8 +40,12 @@ def test_keep_top_is_the_sort(values: list[float], kept: int) -> None:
     assert torch.equal(mask, by_sorting(scores, kept))
 
 
-def many(kind: str, count: int = 700_000) -> torch.Tensor:
-    """More scores than a thread takes at a time, of an adversarial kind."""
+GRAIN = native.WEIGHTS
+"""Scores that a thread of the compiled core takes at a time."""
+
+
+def many(kind: str, count: int) -> torch.Tensor:
+    """Scores of an adversarial kind."""
     uniform = torch.rand(count) - 0.5
     return {
         "uniform": uniform,
@@ -55,11 +64,14 @@ def many(kind: str, count: int = 700_000) -> torch.Tensor:
 def test_keep_top_of_many_is_the_sort(kind: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
         monkeypatch.setattr(native, "library", lambda: None)
-    scores = many(kind)
-    for kept in (1, 140_001, len(scores) - 1, len(scores)):
-        together = by_sorting(scores, kept)
+    count = 2 * GRAIN + 70_001 if compiled else 60_000
+    scores = many(kind, count)
+    order = ascending(scores)
+    for kept in (1, count // 5, count - 1, count):
+        together = by_sorting(scores, kept, order)
         assert torch.equal(prune.keep_top(scores, kept), together)
-        parts = prune.keep_top_of_all(scores.split([300_000, 0, 1, 399_999]), kept)
+        first = count // 2 - 1  # above the grain: its parts end inside a layer
+        parts = prune.keep_top_of_all(scores.split([first, 0, 1, count - first - 1]), kept)
         assert torch.equal(torch.cat(parts), together)
 
 
