@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core.h"
+#include "instructions.h"
 
 namespace {
 
@@ -86,7 +87,7 @@ void pad(const Byte* in, float* out, int height, int width) {
     }
 }
 
-BIPROP_FASTEST void resample(const Map& map, const Byte* in, Byte* out, const Shape& shape, Scratch& scratch) {
+BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out, const Shape& shape, Scratch& scratch) {
     const int width = shape.width, height = shape.height, plane = shape.plane(), stride = width + 2, padded = stride * (height + 2);
     for (int channel = 0; channel < shape.channels; ++channel) {
         pad(in + channel * plane, scratch.padded.data() + channel * padded, height, width);
@@ -124,6 +125,10 @@ BIPROP_FASTEST void resample(const Map& map, const Byte* in, Byte* out, const Sh
             }
         }
     }
+}
+
+void resample(const Map& map, const Byte* in, Byte* out, const Shape& shape, Scratch& scratch) {
+    biprop::run_fastest<resample_one, const Map&, const Byte*, Byte*, const Shape&, Scratch&>(map, in, out, shape, scratch);
 }
 
 void translate(int right, int down, const Byte* in, Byte* out, const Shape& shape) {
@@ -227,7 +232,7 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
 }  // namespace
 
 // Of the functions below; src/biprop/native.py leaves a library of another version alone.
-BIPROP_EXPORT int biprop_core_version() { return 4; }
+BIPROP_EXPORT int biprop_core_version() { return 5; }
 
 // Images `first` to `last` (exclusive) with rows and columns picked: pixel (y, x) of an image becomes its pixel (rows[y],
 // columns[x]), or 0 where it has none. rows: [B, height], columns: [B, width].

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core.h"
+#include "instructions.h"
 
 namespace {
 
@@ -61,12 +62,12 @@ BIPROP_EXPORT void biprop_histogram(const float* scores, std::uint32_t* histogra
     }
 }
 
-// Choose for part first / grain, whose tally [parts, 3] says afterwards how many |scores| are above the window, how many in it, and
-// whether one is infinite or not a number. mask: 1 above the window low .. high, 0 elsewhere. The places of what is in the window
-// go to places[part], as far as there is room.
-BIPROP_EXPORT BIPROP_FASTEST void biprop_choose(
-    const float* __restrict scores, std::uint8_t* __restrict mask, std::int64_t first, std::int64_t last, int grain, std::int32_t low,
-    std::int32_t high, std::int64_t room, std::int64_t* __restrict tallies, std::int64_t* __restrict places) {
+namespace {
+
+BIPROP_INLINE inline void choose(
+    const float* __restrict scores, std::uint8_t* __restrict mask, std::int64_t first,
+    std::int64_t last, int grain, std::int32_t low, std::int32_t high, std::int64_t room,
+    std::int64_t* __restrict tallies, std::int64_t* __restrict places) {
     const std::int64_t part = first / grain;
     std::int64_t* next = places + part * room;
     std::int64_t above = 0, inside = 0;
@@ -89,16 +90,15 @@ BIPROP_EXPORT BIPROP_FASTEST void biprop_choose(
     tallies[3 * part + 2] = largest >= 0x7f800000;
 }
 
-// result = |weight| * mask.
-BIPROP_EXPORT BIPROP_FASTEST void biprop_kept_magnitudes(
-    const float* __restrict weight, const std::uint8_t* __restrict mask, float* __restrict result, std::int64_t first, std::int64_t last) {
+BIPROP_INLINE inline void kept_magnitudes(
+    const float* __restrict weight, const std::uint8_t* __restrict mask, float* __restrict result,
+    std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) result[i] = std::fabs(weight[i]) * static_cast<float>(mask[i]);
 }
 
-// result = gain * sign(weight) * mask; the sign of 0 is 0. gain: one number.
-BIPROP_EXPORT BIPROP_FASTEST void biprop_binary_weight(
-    const float* __restrict weight, const std::uint8_t* __restrict mask, const float* gain, float* __restrict result, std::int64_t first,
-    std::int64_t last) {
+BIPROP_INLINE inline void binary_weight(
+    const float* __restrict weight, const std::uint8_t* __restrict mask, const float* gain,
+    float* __restrict result, std::int64_t first, std::int64_t last) {
     const float plus = *gain, minus = -*gain;
     for (std::int64_t i = first; i < last; ++i) {
         const float kept = static_cast<float>(mask[i]);
@@ -106,12 +106,48 @@ BIPROP_EXPORT BIPROP_FASTEST void biprop_binary_weight(
     }
 }
 
-// result = grad * weight * sign(scores); the sign of 0 is 0.
-BIPROP_EXPORT BIPROP_FASTEST void biprop_score_gradient(
-    const float* __restrict scores, const float* __restrict weight, const float* __restrict grad, float* __restrict result,
-    std::int64_t first, std::int64_t last) {
+BIPROP_INLINE inline void score_gradient(
+    const float* __restrict scores, const float* __restrict weight, const float* __restrict grad,
+    float* __restrict result, std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
         const float sign = scores[i] > 0 ? 1.0f : scores[i] < 0 ? -1.0f : 0.0f;
         result[i] = sign * weight[i] * grad[i];
     }
+}
+
+}  // namespace
+
+// Choose for part first / grain, whose tally [parts, 3] says afterwards how many |scores| are above the window, how many in it, and
+// whether one is infinite or not a number. mask: 1 above the window low .. high, 0 elsewhere. The places of what is in the window
+// go to places[part], as far as there is room.
+BIPROP_EXPORT void biprop_choose(
+    const float* scores, std::uint8_t* mask, std::int64_t first, std::int64_t last, int grain,
+    std::int32_t low, std::int32_t high, std::int64_t room, std::int64_t* tallies,
+    std::int64_t* places) {
+    biprop::run_fastest<choose>(
+        scores, mask, first, last, grain, low, high, room, tallies, places);
+}
+
+// result = |weight| * mask.
+BIPROP_EXPORT void biprop_kept_magnitudes(
+    const float* weight, const std::uint8_t* mask, float* result, std::int64_t first,
+    std::int64_t last) {
+    biprop::run_fastest<kept_magnitudes>(
+        weight, mask, result, first, last);
+}
+
+// result = gain * sign(weight) * mask; the sign of 0 is 0. gain: one number.
+BIPROP_EXPORT void biprop_binary_weight(
+    const float* weight, const std::uint8_t* mask, const float* gain, float* result,
+    std::int64_t first, std::int64_t last) {
+    biprop::run_fastest<binary_weight>(
+        weight, mask, gain, result, first, last);
+}
+
+// result = grad * weight * sign(scores); the sign of 0 is 0.
+BIPROP_EXPORT void biprop_score_gradient(
+    const float* scores, const float* weight, const float* grad, float* result, std::int64_t first,
+    std::int64_t last) {
+    biprop::run_fastest<score_gradient>(
+        scores, weight, grad, result, first, last);
 }

@@ -2,13 +2,15 @@
 
 import ctypes
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biprop import native
+from biprop import UserError, engine, native
 
 
 def test_the_core_is_built_where_there_is_a_compiler() -> None:
@@ -33,6 +35,55 @@ def test_without_a_core_or_with_another_version_there_is_none(tmp_path: Path, mo
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Newer)
     assert native.library.__wrapped__() is None
+
+
+GENERATION = {"scalar": "baseline", "avx2": "avx2", "avx512": "avx512", "amx": "avx512", "neon": "baseline"}
+USED = """
+import ctypes, numpy as np
+from programs import Program, loaded
+from biprop import native
+core = native.library()
+core.biprop_core_generation.restype = ctypes.c_char_p
+program = Program.of(1, 1, 1)
+program.conv(False, np.ones((1, 1, 1, 1), np.float32), np.ones(1), np.zeros(1), act="relu")
+text = ctypes.create_string_buffer(4096)
+with loaded(program) as network:
+    core.biprop_explain(network.network, 1, text, len(text))
+with loaded(program, instruction_set="scalar") as network:
+    other = ctypes.create_string_buffer(4096)
+    core.biprop_explain(network.network, 1, other, len(other))
+print(core.biprop_core_generation().decode(), *(t.value.decode().split("\\t")[0] for t in (text, other)))
+"""
+
+
+@pytest.mark.parametrize("name", engine.instruction_sets())
+def test_the_environment_chooses_the_instruction_set_of_the_whole_core(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIPROP_ISA", name)
+    folder = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", USED], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [GENERATION[name], name, "scalar"], done.stderr
+
+
+@pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
+def test_an_instruction_set_that_is_not_there_is_refused_in_python_and_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIPROP_ISA", "mmx")
+    with pytest.raises(UserError, match=r"^BIPROP_ISA=mmx: must be one of .*scalar.*$"):
+        native.library.__wrapped__()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import ctypes, sys\nnetwork = ctypes.c_void_p()\n"
+            "core = ctypes.CDLL(sys.argv[1])\ncore.biprop_message.restype = ctypes.c_char_p\n"
+            "error = core.biprop_load(b'?', 1, 1, ctypes.byref(network))\n"
+            "print(error, core.biprop_message(error).decode())",
+            native.library()._name,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("8 no such instruction set"), done.stderr
 
 
 @given(st.integers(0, 200), st.integers(1, 4), st.integers(1, 50))

@@ -7,50 +7,14 @@
 #include <new>
 
 #include "../include/biprop.h"
+#include "dispatch.h"
 #include "step.h"
-
-#if defined(__x86_64__) || defined(_M_X64)
-#define BIPROP_X86 1
-#endif
 
 namespace biprop {
 
 namespace {
 
-// Best first.
-std::vector<const Kernels*> available_kernels() {
-    std::vector<const Kernels*> found;
-#if defined(BIPROP_X86) && defined(__GNUC__)
-    __builtin_cpu_init();
-#ifdef BIPROP_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq") &&
-        __builtin_cpu_supports("bmi2"))
-        found.push_back(&kAvx512);
-#ifdef BIPROP_AMX
-    if (!found.empty() && have_amx()) {
-        static Kernels amx = kAvx512;
-        amx.name = "amx", amx.matrices = &kAmx;
-        found.insert(found.begin(), &amx);
-    }
-#endif
-#endif
-#ifdef BIPROP_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kAvx2);
-#endif
-#endif
-#ifdef BIPROP_NEON
-    found.push_back(&kNeon);
-#endif
-    found.push_back(&kScalar);
-    return found;
-}
-
-const std::vector<const Kernels*>& all_kernels() {
-    static const std::vector<const Kernels*> kernels = available_kernels();
-    return kernels;
-}
-
+// By biprop_use_instruction_set; null: the default.
 std::atomic<const Kernels*> chosen_kernels{nullptr};
 
 // The steps of a program for groups of `images`.
@@ -84,9 +48,8 @@ constexpr double kWorthThreads = 1e5;
 
 class Network {
   public:
-    Network(Program program, int threads)
-        : program_(std::move(program)), kernels_(chosen_kernels ? chosen_kernels.load() : all_kernels().front()), pool_(threads),
-          packed_(program_.ops.size()) {
+    Network(Program program, int threads, const Kernels* kernels)
+        : program_(std::move(program)), kernels_(kernels), pool_(threads), packed_(program_.ops.size()) {
         bool bits = false;
         rows_ = true;
         for (const Value& value : program_.values)
@@ -447,6 +410,8 @@ int guarded(const Body& body) {
         return BIPROP_BAD_PROGRAM;
     } catch (const biprop::TooLarge&) {
         return BIPROP_TOO_LARGE;
+    } catch (const biprop::NoSuchInstructionSet&) {
+        return BIPROP_NO_SUCH_INSTRUCTION_SET;
     } catch (const biprop::NotFinite&) {
         return BIPROP_NOT_FINITE;
     } catch (const std::bad_alloc&) {
@@ -454,6 +419,14 @@ int guarded(const Body& body) {
     } catch (...) {
         return BIPROP_INTERNAL;
     }
+}
+
+// Null: what biprop_use_instruction_set chose; "": the default.
+const biprop::Kernels* kernels_for(const char* name) {
+    const auto* chosen = name ? nullptr : biprop::chosen_kernels.load();
+    if (name && *name) chosen = biprop::kernels_named(name);
+    if (name && *name && !chosen) throw biprop::NoSuchInstructionSet(name);
+    return chosen ? chosen : biprop::default_kernels();
 }
 
 template <class Pixel>
@@ -466,9 +439,15 @@ int run(biprop_network* network, const Pixel* images, int64_t count, int layout,
 }  // namespace
 
 int biprop_load(const void* program, size_t size, int threads, biprop_network** network) {
+    return biprop_load_with(program, size, threads, nullptr, network);
+}
+
+int biprop_load_with(const void* program, size_t size, int threads, const char* instruction_set, biprop_network** network) {
     if (!program || !network || threads < 1 || threads > 1024) return BIPROP_BAD_ARGUMENT;
     return guarded([&] {
-        *network = new biprop_network{{biprop::Program::read(static_cast<const uint8_t*>(program), size), threads}};
+        const auto* kernels = kernels_for(instruction_set);
+        const auto* bytes = static_cast<const uint8_t*>(program);
+        *network = new biprop_network{{biprop::Program::read(bytes, size), threads, kernels}};
     });
 }
 
@@ -541,12 +520,10 @@ int biprop_use_instruction_set(const char* name) {
         biprop::chosen_kernels = nullptr;
         return BIPROP_OK;
     }
-    for (const auto* kernels : biprop::all_kernels())
-        if (std::string(name) == kernels->name) {
-            biprop::chosen_kernels = kernels;
-            return BIPROP_OK;
-        }
-    return BIPROP_BAD_ARGUMENT;
+    const auto* kernels = biprop::kernels_named(name);
+    if (!kernels) return BIPROP_BAD_ARGUMENT;
+    biprop::chosen_kernels = kernels;
+    return BIPROP_OK;
 }
 
 const char* biprop_message(int error) {
@@ -558,6 +535,8 @@ const char* biprop_message(int error) {
         case BIPROP_NOT_FINITE: return "a pixel is NaN or infinite";
         case BIPROP_NO_MEMORY: return "out of memory";
         case BIPROP_TOO_LARGE: return "a layer has more than 65533 inputs";
+        case BIPROP_NO_SUCH_INSTRUCTION_SET:
+            return "no such instruction set in this machine or library (an argument, or BIPROP_ISA in the environment)";
         default: return "an internal error; please report it";
     }
 }

@@ -35,7 +35,8 @@ enum biprop_error {
     BIPROP_NOT_FINITE = 4,      /* a pixel is NaN or infinite */
     BIPROP_NO_MEMORY = 5,
     BIPROP_TOO_LARGE = 6,       /* a layer with more inputs than the kernels count (65,533) */
-    BIPROP_INTERNAL = 7         /* a bug: please report it */
+    BIPROP_INTERNAL = 7,        /* a bug: please report it */
+    BIPROP_NO_SUCH_INSTRUCTION_SET = 8
 };
 
 enum biprop_layout { BIPROP_NCHW = 0, BIPROP_NHWC = 1 };
@@ -44,6 +45,9 @@ enum biprop_layout { BIPROP_NCHW = 0, BIPROP_NHWC = 1 };
 BIPROP_API int biprop_load(const void *program, size_t size, int threads, biprop_network **network);
 BIPROP_API int biprop_load_file(const char *path, int threads, biprop_network **network);
 BIPROP_API void biprop_free(biprop_network *network); /* null is fine */
+
+/* The same from memory, for an instruction set of biprop_instruction_sets(); "" is the default. */
+BIPROP_API int biprop_load_with(const void *program, size_t size, int threads, const char *instruction_set, biprop_network **network);
 
 /* What it takes and gives: images of channels x height x width, logits of `outputs` floats an image. */
 BIPROP_API void biprop_shape(const biprop_network *network, int *channels, int *height, int *width, int *outputs);
@@ -62,9 +66,12 @@ BIPROP_API size_t biprop_explain(biprop_network *network, int64_t batch, char *t
 /* Bytes that the network holds. Of those, `working` (or null) are for activations: none before it has run. */
 BIPROP_API size_t biprop_memory(const biprop_network *network, size_t *working);
 
-/* The instruction sets of this machine that were compiled in, best first, separated by spaces; and the one in use by networks
- * loaded from now on ("" is the best again). For tests and comparisons. */
+/* The instruction sets of this machine that were compiled in, best first, separated by spaces. The default is the first, or the one
+ * that BIPROP_ISA in the environment names (read once, when it is first needed). */
 BIPROP_API const char *biprop_instruction_sets(void);
+
+/* What networks use that biprop_load and biprop_load_file load from now on; "" is the default again. Any thread may call it at any
+ * time, but it is the process's: a thread that wants its own choice calls biprop_load_with. */
 BIPROP_API int biprop_use_instruction_set(const char *name);
 
 BIPROP_API const char *biprop_message(int error);

@@ -13,7 +13,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-VERSION = 4
+from .errors import UserError
+
+VERSION = 5
 """Of the functions' arguments; a library of another version is left alone."""
 
 FILE = "_core.dll" if sys.platform == "win32" else "_core.so"
@@ -25,13 +27,27 @@ IMAGES, WEIGHTS = 16, 1 << 18
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled core, or None. BIPROP_CORE in the environment names another file of it, as `make sanitize` builds one."""
+    """The compiled core, or None.
+
+    In the environment, BIPROP_CORE names another file of it, as `make sanitize` builds one, and BIPROP_ISA the instruction set
+    that it uses instead of the best of this machine.
+
+    Raises:
+        UserError: BIPROP_ISA names an instruction set that this machine or this core does not have.
+    """
     path = Path(os.environ.get("BIPROP_CORE") or Path(__file__).with_name(FILE))
     try:
         core = ctypes.CDLL(str(path))
     except OSError:
         return None
-    return core if core.biprop_core_version() == VERSION else None
+    if core.biprop_core_version() != VERSION:
+        return None
+    core.biprop_instruction_sets.restype = ctypes.c_char_p
+    available = core.biprop_instruction_sets().decode().split()
+    forced = os.environ.get("BIPROP_ISA")
+    if forced and forced not in available:
+        raise UserError(f"BIPROP_ISA={forced}: must be one of {', '.join(available)}, the instruction sets of this machine")
+    return core
 
 
 def run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ _TOO_LARGE, _NOT_FINITE = 6, 4  # of include/biprop.h
 _MOST_THREADS = 1024
 _FLOAT32 = np.dtype(np.float32)
 _SMALL = 1 << 16  # bytes of images
-_LOADING = threading.Lock()  # the choice of an instruction set is the whole library's
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Engine:
     Args:
         ticket: a ticket of one of biprop's own networks, or the path of its file.
         threads: that one call uses, at most the processors that this process may use.
-        instruction_set: one of `instruction_sets()`; None takes the best.
+        instruction_set: one of `instruction_sets()`; None takes the one that BIPROP_ISA in the environment names, else the best.
         calibration: images as for `run`, some dozens of the kind to come: activations that are not bits become 8-bit numbers
             for the ranges that they have on these. Faster and a little less exact; for MPT-1/32.
 
@@ -102,10 +100,8 @@ class Engine:
         self._reference: Reference | None = None
         why = "there is no compiled core" if self._core is None else ""
         if self._core:
-            with _LOADING:
-                self._core.biprop_use_instruction_set((instruction_set or "").encode())
-                error = self._core.biprop_load(self._program, len(self._program), threads, ctypes.byref(self._network))
-                self._core.biprop_use_instruction_set(b"")
+            name = (instruction_set or "").encode()
+            error = self._core.biprop_load_with(self._program, len(self._program), threads, name, ctypes.byref(self._network))
             if error == _TOO_LARGE:
                 why = self._core.biprop_message(error).decode()
             else:
@@ -291,7 +287,8 @@ def _core() -> ctypes.CDLL | None:
     core.biprop_shape.restype = None
     core.biprop_explain.argtypes, core.biprop_explain.restype = (pointer, ctypes.c_int64, ctypes.c_char_p, size), size
     core.biprop_memory.argtypes, core.biprop_memory.restype = (pointer, ctypes.POINTER(size)), size
-    core.biprop_instruction_sets.restype = core.biprop_message.restype = ctypes.c_char_p
+    core.biprop_load_with.argtypes = (ctypes.c_char_p, size, number, ctypes.c_char_p, ctypes.POINTER(pointer))
+    core.biprop_message.restype = ctypes.c_char_p
     core.biprop_use_instruction_set.argtypes = (ctypes.c_char_p,)
     core.biprop_calibrate.argtypes = (pointer, pointer, ctypes.c_int64, number)
     for function in (core.biprop_run_u8, core.biprop_run_f32):
