@@ -1,26 +1,53 @@
 # `make demo` and `make test` need Python 3.11 or later and nothing else; the environment goes into .venv.
 PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
 BIN := .venv/bin
+endif
+# The package, and beside it what its developers need: two steps, so that `make demo` waits for the first only.
+INSTALLED := .venv/installed
+DEVELOPING := .venv/installed-dev
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/* csrc/*/*)
+# Tests run in one process a core (at most 8), of this many threads each.
+OMP_NUM_THREADS ?= 1
+PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest
+PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test slow sanitize lint setup clean
+.PHONY: demo test test-avx2 slow sanitize mutants readme lint setup clean
 
-setup: .venv/ready
+define install
+@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
+@echo "installing into .venv (PyTorch is large: this can take minutes)"
+@$(PYTHON) -m venv .venv
+@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '$(1)'
+endef
 
-.venv/ready: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/* csrc/*/*)
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
-	@echo "installing into .venv (PyTorch is large: this can take minutes)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(INSTALLED): $(SOURCES)
+	$(call install,.)
 	@touch $@
 
-demo: setup
+$(DEVELOPING): $(SOURCES)
+	$(call install,.[dev])
+	@touch $(INSTALLED) $@
+
+setup: $(DEVELOPING)
+
+demo: $(INSTALLED)
 	$(BIN)/biprop find
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) $(PARALLEL)
+
+# The same on a processor without AVX-512, as far as a newer one can tell: PyTorch, oneDNN, MKL and the compiled core are held to AVX2.
+test-avx2: export ATEN_CPU_CAPABILITY = avx2
+test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+test-avx2: export MKL_ENABLE_INSTRUCTIONS = AVX2
+test-avx2: export BIPROP_ISA = avx2
+test-avx2: test
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # Wrong addresses and undefined behaviour in the core, by gcc; src/biprop/_core.so stays as it is.
 sanitize: setup
@@ -35,6 +62,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 clean:
 	rm -rf .venv build dist

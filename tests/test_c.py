@@ -21,6 +21,7 @@ from biprop import Engine, engine, native
 pytestmark = pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
 
 OK, BAD_FILE, BAD_PROGRAM, BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, TOO_LARGE, INTERNAL = range(8)
+EXAMPLE = native.include_dir().parent / "examples" / "c"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
 
@@ -153,7 +154,7 @@ def example(tmp_path: Path) -> Path:
     if os.environ.get("BIPROP_CORE"):
         pytest.skip("of the installed library")
     core = Path(native.__file__).with_name(native.FILE)
-    command = [compiler, *STRICT, "-I", ROOT / "csrc/include", ROOT / "examples/c/predict.c", core, f"-Wl,-rpath,{core.parent}"]
+    command = [compiler, *STRICT, "-I", native.include_dir(), EXAMPLE / "predict.c", core, f"-Wl,-rpath,{core.parent}"]
     done = subprocess.run([*command, "-o", tmp_path / "predict"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tmp_path / "predict"
@@ -168,6 +169,17 @@ def test_the_c_example(example: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     logits = predicted([str(example)], tmp_path / "a.bprog", pixels, tmp_path)
     np.testing.assert_array_equal(logits[:64], run.run(pixels[:64], "NHWC"))
     np.testing.assert_array_equal(logits[64:], run.run(pixels[64:], "NHWC"))
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not shutil.which("cmake"), reason="no cmake, or Windows")
+def test_cmake_finds_the_engine_and_the_program_runs_from_any_folder(tmp_path: Path) -> None:
+    source, build = EXAMPLE, tmp_path / "build"
+    configure = ["cmake", "-S", source, "-B", build, f"-Dbiprop_DIR={native.cmake_dir()}"]
+    for command in (configure, ["cmake", "--build", build]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run([build / "predict"], cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "usage" in done.stderr
 
 
 def test_what_the_c_example_says_of_mistakes(example: Path, tmp_path: Path) -> None:
@@ -199,10 +211,10 @@ def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "-static",
         "-pthread",
         "-I",
-        ROOT / "csrc/include",
+        native.include_dir(),
     ]
     machines = {"neon": tmp_path / "neon", "scalar": tmp_path / "scalar"}
-    example = [compiler.removesuffix("g++") + "gcc", *STRICT, "-c", "-I", ROOT / "csrc/include", ROOT / "examples/c/predict.c"]
+    example = [compiler.removesuffix("g++") + "gcc", *STRICT, "-c", "-I", native.include_dir(), EXAMPLE / "predict.c"]
     commands = [[*example, "-o", tmp_path / "predict.o"]]
     for name, machine in machines.items():
         own = [path for path in sources if name == "neon" or path.stem != "kernels_neon"]

@@ -11,8 +11,9 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "biprop"
 
 LAYERS = (
-    "errors files gate interrupts losses native optim rng severities sync_batchnorm",
-    "binarize coding config container corruptions distributed init pictures plans prune",
+    "errors files gate interrupts losses optim rng severities sync_batchnorm",
+    "config container corruptions distributed init native pictures plans",
+    "binarize coding prune",
     "data.augment data.items evaluate flags layers models.plain models.resnet runs",
     "data.augmix data.stream log models subnetwork ticket",
     "data.sources engine.graph network",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .engine import Engine as Engine
     from .errors import UserError as UserError
     from .layers import BinaryActivation as BinaryActivation
+    from .native import cmake_dir as cmake_dir
+    from .native import include_dir as include_dir
     from .subnetwork import LayerReport as LayerReport
     from .subnetwork import Subnetwork as Subnetwork
     from .subnetwork import convert as convert
@@ -30,7 +32,9 @@ _HOME = {
     "Ticket": "ticket",
     "TicketError": "ticket",
     "UserError": "errors",
+    "cmake_dir": "native",
     "convert": "subnetwork",
+    "include_dir": "native",
 }
 
 __all__ = [
@@ -43,7 +47,9 @@ __all__ = [
     "TicketError",
     "UserError",
     "__version__",
+    "cmake_dir",
     "convert",
+    "include_dir",
 ]
 
 

@@ -81,7 +81,7 @@ def add_commands(commands: Any) -> None:
 
     compile_ = commands.add_parser(
         "compile", help="write a ticket as a program for C", usage=f"biprop compile NAME.mpt -o NAME{PROGRAM_ENDING}",
-        description="Write what the C interface loads (csrc/include/biprop.h, biprop_load_file): the network with all its\n"
+        description="Write what the C interface loads (include/biprop.h, biprop_load_file): the network with all its\n"
         "numbers folded and its masks decoded, so larger than the ticket. For programs in other languages: in Python,\n"
         "biprop.Engine takes the ticket itself.", **common,
     )  # fmt: skip

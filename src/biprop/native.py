@@ -50,6 +50,16 @@ def library() -> ctypes.CDLL | None:
     return core
 
 
+def include_dir() -> Path:
+    """The folder of biprop.h, the engine's C interface; the compiled core lies in its parent."""
+    return Path(__file__).with_name("include")
+
+
+def cmake_dir() -> Path:
+    """The folder of biprop-config.cmake: what to give CMake as `biprop_DIR`, for find_package(biprop)."""
+    return Path(__file__).with_name("cmake")
+
+
 def run(
     function: Any,
     addresses: Sequence[int],

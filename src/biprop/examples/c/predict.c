@@ -1,8 +1,11 @@
 /* Which class is in each image: a program of biprop's engine, run from C.
  *
  *     python -c 'import biprop; biprop.Engine("digits.mpt").save_program("digits.bprog")'
- *     cc -std=c99 -I csrc/include examples/c/predict.c src/biprop/_core.so -Wl,-rpath,$PWD/src/biprop -o predict
+ *     D=$(python -c 'import biprop; print(biprop.include_dir().parent)')
+ *     cc -std=c99 -I "$D/include" "$D/examples/c/predict.c" "$D/_core.so" -Wl,-rpath,"$D" -o predict
  *     ./predict digits.bprog pixels.raw
+ *
+ * or with CMake, see CMakeLists.txt beside this file.
  *
  * pixels.raw holds images as bytes 0 .. 255, one after the other: rows, of each its pixels, of each its channels (NHWC). One line
  * an image is printed: the class, and its logit. A third argument, a file, takes the logits as floats.
