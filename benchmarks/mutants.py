@@ -6,8 +6,8 @@
 
 mutants.txt has them: a text that a file has exactly once, and what replaces it. Each is tried in a copy of the source tree, with
 the tests that should fail. It is killed by the first that does, and survives if all pass: then something is untested. Before the
-mutants the same tests run on the unchanged copy, where they must pass. Exit status: 0 if every mutant was killed, 1 if one survived
-or could not be judged.
+mutants the same tests run on the unchanged copy, where they must pass. Exit status: 0 if every mutant was killed, 1 if one
+survived or could not be judged.
 """
 
 from __future__ import annotations
@@ -126,6 +126,18 @@ class Tree:
             print("without the compiled core: mutants that only its tests see will survive")
 
 
+def pass_unchanged(mutants: Sequence[Mutant], trees: Sequence[Tree]) -> bool:
+    """Whether all tests of the mutants pass without any; each tree runs its part of them."""
+    node_ids = sorted({node_id for mutant in mutants for node_id in mutant.node_ids})
+    parts = [node_ids[number :: len(trees)] for number in range(len(trees))]
+    print(f"{len(mutants)} mutants; first {len(node_ids)} tests on the unchanged tree", flush=True)
+    with ThreadPoolExecutor(len(trees)) as pool:
+        results = list(pool.map(Tree.pytest, trees, [part for part in parts if part]))
+    for code, output in results:
+        print(output if code else output.strip().splitlines()[-1], flush=True)
+    return not any(code for code, _ in results)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a mutant: killed, survived or not judged; `why` is the test that failed, or what went wrong."""
@@ -186,12 +198,7 @@ def main() -> int:
             folder.mkdir()
             trees.append(Tree(folder))
         trees[0].check()
-        node_ids = sorted({node_id for mutant in chosen for node_id in mutant.node_ids})
-        print(f"{len(chosen)} mutants; first {len(node_ids)} tests and files of tests on the unchanged copy ...", flush=True)
-        code, output = trees[0].pytest(node_ids)
-        print(output.strip().splitlines()[-1], flush=True)
-        if code:
-            print("the tests fail without any mutant")
+        if not pass_unchanged(chosen, trees):
             return 1
         outcomes = []
         for outcome in judged(chosen, trees):
