@@ -39,6 +39,19 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def found_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short real search: the digits' network, 82,000 weights of which 20 % are kept, a few seconds."""
+    from biprop import config, data, log
+    from biprop.train import Search
+
+    options, name = config.resolve(
+        None,
+        {"epochs": 2, "low_data": 0.3, "batch_size": 32, "device": "cpu", "log_dir": str(tmp_path_factory.mktemp("found"))},
+    )
+    return Search(options, name, data.load(options), log.Console(io.StringIO())).run().folder
+
+
 def png(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
     """[H, W] or [H, W, 3] uint8 as a PNG file."""
     from PIL import Image

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from biprop import Ticket, UserError, accuracy, cli, export, log
 from biprop.config import resolve
@@ -78,3 +79,15 @@ def test_a_ticket_of_other_data_is_refused(run_folder: Path, tmp_path: Path) -> 
     subject.task = accuracy.Task(7, 1, (32, 32))
     with pytest.raises(UserError, match="made for 7 classes"):
         accuracy.load_data(subject, log.Console())
+
+
+def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(run_folder: Path, tmp_path: Path) -> None:
+    """However few of them the search had, and whatever the data themselves say."""
+    ticket = export.pack(run_folder, {})
+    ticket.mean, ticket.std = (0.25,), (0.5,)
+    ticket.found["options"] |= {"low_data": 0.1, "one_batch": True}
+    ticket.save(tmp_path / "a.mpt")
+    images = accuracy.load_data(accuracy.of_ticket(tmp_path / "a.mpt", {}), log.Console())
+    assert [len(split) for split in (images.train, images.validation, images.test)] == [1257, 180, 360]
+    (batch, _), (pixels, _) = (next(images.evaluation_batches(images.test, 9, normalised=way)) for way in (True, False))
+    assert torch.allclose(batch, (pixels / 255 - 0.25) / 0.5)

@@ -25,7 +25,8 @@ def add_noise(images: torch.Tensor, std: float, p_clean: float) -> torch.Tensor:
 def test_every_result_is_a_window_of_its_padded_image_mirrored_or_not(
     batch: int, channels: int, height: int, width: int, padding: int, flip: bool, seed: int
 ) -> None:
-    images = torch.randint(1, 255, (batch, channels, height, width), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(1, 255, (batch, channels, height, width), dtype=torch.uint8, generator=generator)
     results = crop_and_flip(images, padding, flip, seed)
     assert results.dtype == torch.uint8
     assert results.shape == images.shape

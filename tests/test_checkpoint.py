@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from biprop import UserError, checkpoint, models
+from biprop.config import Config
 
 
 class Evil:
@@ -63,3 +64,24 @@ def test_a_state_of_another_network_lists_the_difference() -> None:
 def test_data_parallel_prefixes_are_stripped() -> None:
     assert checkpoint.strip_module_prefix({"module.a": 1, "module.b": 2}) == {"a": 1, "b": 2}
     assert checkpoint.strip_module_prefix({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
+
+
+def test_each_option_of_the_augmentation_has_its_field() -> None:
+    """Under the names of the original research code, all with values of their own."""
+    config = Config(
+        augmix=True, jsd=False, mixture_width=2, mixture_depth=4, aug_severity=7, gaussian_aug=False, p_clean=0.25, std_gauss=0.5
+    )
+    assert checkpoint.augmentation_fields(config) == {
+        "train_augmentation": "Augmix",
+        "use_augmix": True,
+        "jsd": False,
+        "augmix_mixture_width": 2,
+        "augmix_mixture_depth": 4,
+        "augmix_severity": 7,
+        "use_gaussian_aug": False,
+        "p_clean": 0.25,
+        "std_gauss": 0.5,
+    }
+    noisy = checkpoint.augmentation_fields(Config(gaussian_aug=True, jsd=True))
+    assert (noisy["train_augmentation"], noisy["use_gaussian_aug"], noisy["jsd"]) == ("Gaussian", True, True)
+    assert checkpoint.augmentation_fields(Config())["train_augmentation"] == "Default"

@@ -5,14 +5,14 @@ from biprop.evaluate import Counts, evaluate
 
 
 def test_counts_are_of_images_not_of_batches() -> None:
-    logits = torch.eye(7) * 5
-    labels = torch.tensor([0, 1, 2, 3, 4, 5, 0])  # the last is wrong, and outside its row's five likeliest or not by index
+    logits = torch.tensor([7.0, 6, 5, 4, 3, 2, 1]).repeat(7, 1)  # class 0 is the likeliest, 6 the least likely
+    labels = torch.tensor([0, 0, 1, 3, 4, 5, 6])
     counts = Counts()
-    counts.add(logits[:4], labels[:4], torch.tensor(0.5))
+    mean = counts.add(logits[:4], labels[:4], torch.tensor(0.5))
     counts.add(logits[4:], labels[4:], torch.tensor(1.0))
-    assert (counts.images, counts.right) == (7, 6)
-    assert counts.right_in_5 >= 6
-    assert counts.top1 == 100 * 6 / 7
+    assert mean == 0.5
+    assert (counts.images, counts.right, counts.right_in_5) == (7, 2, 5)
+    assert (counts.top1, counts.top5) == (100 * 2 / 7, 100 * 5 / 7)
     assert counts.loss == (4 * 0.5 + 3 * 1.0) / 7
 
 

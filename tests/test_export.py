@@ -1,5 +1,6 @@
 """Tickets of real networks: the packed one computes what the trained one does, to the bit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from conftest import shared
 from torch import nn
 
-from biprop import Ticket, TicketError, UserError, checkpoint, coding, convert, export
+from biprop import Ticket, TicketError, UserError, checkpoint, coding, convert, data, export, runs
 from biprop.config import Config, as_dict, resolve
 from biprop.data.sources import CIFAR10_CLASSES, CIFAR_MEAN, CIFAR_STD
 from biprop.network import Task, build_network
@@ -136,14 +137,66 @@ def test_what_cannot_be_rebuilt_is_refused_and_named(tmp_path: Path) -> None:
         export.pack(tmp_path / "x.pth", {})
 
 
-def test_real_masks_take_at_most_a_hundredth_more_than_the_ideal() -> None:
-    """A network of a million weights: the stream against H(k) n, and all that is neither mask nor batch norm."""
+def ideal_bytes(ticket: Ticket) -> float:
+    """H(k) n / 8 over the layers: the masks' bytes, if of each only the count were known."""
+    return sum(coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
+
+
+def bytes_of_masks(ticket: Ticket) -> float:
+    return sum(map(ticket.bits, ticket.layers)) / 8
+
+
+def test_masks_that_a_search_found_take_at_most_half_a_percent_more_than_the_ideal(found_run: Path) -> None:
+    ticket = export.pack(found_run, {})
+    first = checkpoint.restore(found_run / "checkpoints" / "initial.state", {}).network.subnetwork
+    assert first
+    for layer in ticket.layers:  # found, not drawn
+        drawn = first.layers[layer.name].mask.numpy()
+        assert (layer.kept_mask() & ~drawn).sum() > 0.1 * layer.kept
+    ideal = ideal_bytes(ticket)
+    assert len(ticket.coded_masks()[0]) < 1.005 * ideal
+    assert bytes_of_masks(ticket) < 1.0005 * ideal
+
+
+def test_masks_of_a_million_weights_take_hardly_more_than_the_ideal() -> None:
+    """Drawn ones, in which there is nothing to gain: the worst case of the coder's models."""
     made = build_network(Config(arch="VGG_Small", prune_rate=0.05), Task(10, 3, (32, 32)))
     assert made.subnetwork
     ticket = Ticket.from_model(made.model, made.subnetwork)
-    ideal = sum(coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
-    assert len(ticket.coded_masks()[0]) < 1.005 * ideal
-    assert sum(map(ticket.bits, ticket.layers)) / 8 < 1.0005 * ideal
+    assert len(ticket.coded_masks()[0]) < 1.005 * ideal_bytes(ticket)
+    assert bytes_of_masks(ticket) < 1.0005 * ideal_bytes(ticket)
+
+
+def clean_accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 100) -> float:
+    """As RobustBench measures a model: images [N, C, H, W] in [0, 1], batch by batch, the share of images of the right class."""
+    right = 0.0
+    for first in range(0, len(images), batch_size):
+        with torch.no_grad():
+            output = model(images[first : first + batch_size])
+        right += float((output.argmax(1) == labels[first : first + batch_size]).float().sum())
+    return right / len(images)
+
+
+def test_a_model_on_pixels_has_the_accuracy_that_the_search_measured(found_run: Path) -> None:
+    test = data.load(resolve(None, {})[0]).test
+    measured = json.loads((found_run / runs.RESULT).read_text())["test"]
+    model = export.pack(found_run, {}).to_model(on_pixels=True)
+    images, accuracy = test.images.float() / 255, measured["right"] / measured["images"]
+    assert not model.training
+    assert 0.5 < accuracy < 1
+    assert clean_accuracy(model, images, test.labels) == pytest.approx(accuracy, abs=1e-9)
+    assert clean_accuracy(model, test.images, test.labels) == pytest.approx(accuracy, abs=1e-9)  # uint8 in 0 .. 255
+    pixels = images[:3].clone().requires_grad_()
+    model(pixels).sum().backward()
+    assert pixels.grad is not None  # attacks need it
+    assert float(pixels.grad.abs().max()) > 0
+
+
+def test_a_ticket_without_a_normalisation_has_no_model_on_pixels() -> None:
+    model = nn.Linear(6, 5)
+    ticket = Ticket.from_model(model, convert(model, 0.5))
+    with pytest.raises(TicketError, match="tells no normalisation: normalise, and leave out on_pixels"):
+        ticket.to_model(nn.Linear(6, 5), on_pixels=True)
 
 
 def test_all_else_in_the_file_takes_less_than_4_kb(tmp_path: Path) -> None:

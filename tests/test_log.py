@@ -61,6 +61,16 @@ def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
     log.check_results(path)
 
 
+def test_the_columns_are_those_of_the_original_research_code_and_ours_after_them(tmp_path: Path) -> None:
+    log.append_result(tmp_path / "results.csv", {})
+    head = (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert head == (
+        "Date Finished,Base Config,Current Val Top 1,Current Val Top 5,Best Val Top 1,Best Val Top 5,Best Train Top 1,"
+        "Best Train Top 5,Name,Seed,Prune Rate,Learning Rate,Epochs,Weight Decay,Learn BN,Tune BN,Bias Only,Run Directory,"
+        "Test Top 1,Test Top 5,Selected On,Density"
+    )
+
+
 def test_a_table_with_other_columns_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     log.check_results(path)

@@ -211,6 +211,11 @@ def test_the_binary_cards_network_carries_the_activated_input_in_its_shortcuts()
     torch.testing.assert_close(block(x), torch.relu(x), rtol=1e-4, atol=1e-4)
 
 
+def test_multiplied_widths_are_rounded_down() -> None:
+    model = models.build("Wide_VGG_Small_132", width_mult=0.3)  # 16, 32 and 64 times 0.3: 4.8, 9.6 and 19.2
+    assert [m.out_channels for m in model.convs if isinstance(m, torch.nn.Conv2d)] == [4, 4, 9, 9, 19, 19]
+
+
 def test_head_bias() -> None:
     for name in ("Conv2", "cResNet20"):
         assert [n for n, _ in models.build(name, head_bias=True).named_parameters() if n.endswith("bias")][-1:] != []

@@ -67,6 +67,37 @@ def test_dense_layers_take_the_initialisation_and_keep_their_density_out() -> No
     assert len(by_pattern.model.fc.weight.abs().unique()) == 1
 
 
+DENSE = {"first_layer_dense": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "fan", "gain"),
+    [
+        ({}, 3 * 9, 2),
+        ({"mode": "fan_out"}, 16 * 9, 2),
+        ({"nonlinearity": "linear"}, 3 * 9, 1),
+        ({"scale_fan": True, "prune_rate": 0.25}, 3 * 9 * 0.75, 2),
+        (DENSE | {"mode": "fan_out"}, 16 * 9, 2),
+        (DENSE | {"nonlinearity": "linear"}, 3 * 9, 1),
+        (DENSE | {"scale_fan": True, "prune_rate": 0.25}, 3 * 9, 2),
+    ],
+)
+def test_options_of_the_initialisation_reach_the_weights(options: dict[str, object], fan: float, gain: float) -> None:
+    """The first layer, 3 channels to 16 by 3x3 kernels: all magnitudes are sqrt(gain / fan)."""
+    model = network(**{"init": "signed_constant", "scale_fan": False, **options}).model
+    assert model.conv1.weight.abs().unique().tolist() == pytest.approx([(gain / fan) ** 0.5])
+
+
+@pytest.mark.parametrize("floor", [0.05, 0.0])
+def test_every_layer_keeps_the_floor_that_is_asked_for(floor: float) -> None:
+    made = network(conv_type="GlobalSubnetConv", prune_rate=0.06, layer_floor=floor)
+    with torch.no_grad():
+        made.subnetwork.layers["layer3.2.conv2"].scores.zero_()
+    made.subnetwork.update()
+    counts = {layer.name: layer.kept for layer in made.subnetwork.report()}
+    assert counts["layer3.2.conv2"] == max(1, int(floor * 64 * 64 * 9))
+
+
 def test_the_seed_decides_everything_and_torchs_generator_nothing() -> None:
     a = network(seed=3, first_layer_dense=True).model.state_dict()
     torch.manual_seed(123)

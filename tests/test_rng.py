@@ -54,3 +54,9 @@ def test_a_seed_out_of_range_is_refused(seed: int) -> None:
 def test_derived_seeds_differ() -> None:
     seeds = {rng.derive(3, stream, a, b) for stream in rng.Stream for a in range(5) for b in range(5)}
     assert len(seeds) == 25 * len(rng.Stream)
+
+
+def test_streams_keep_their_numbers() -> None:
+    """A part of the generator's version: signs of tickets, and order and augmentation of searches that are resumed."""
+    names = ["SIGNS", "MAGNITUDES", "SCORES", "DENSE", "SPLIT", "SHUFFLE", "AUGMENT", "CUT"]
+    assert {stream.name: stream.value for stream in rng.Stream} == {name: number for number, name in enumerate(names)}

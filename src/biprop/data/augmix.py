@@ -12,7 +12,6 @@ Shapes: B images, W chains (mixture width), D operations in the longest chain, C
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -255,22 +254,18 @@ def affine(images: Tensor, maps: Array) -> Tensor:
     height, width = images.shape[2:]
     scaled = maps * (2 / np.array([[width], [height]]))  # grid_sample counts from -1 to 1
     scaled[:, :, 2] -= 1
-    places = _on(images.device, scaled.astype(np.float32).reshape(-1, 6)) @ _basis(height, width, images.device)
-    places = places.view(-1, height, width, 2)
+    # A sum of two terms: a product of matrices rounds by its number of rows, and an image must not depend on its batch.
+    x, y = np.arange(width)[:, None] + 0.5, np.arange(height)[:, None] + 0.5
+    across = scaled[:, None, :, 0] * x
+    down = scaled[:, None, :, 1] * y + scaled[:, None, :, 2]
+    of_columns = _on(images.device, across.astype(np.float32))  # [n, W, 2]
+    of_rows = _on(images.device, down.astype(np.float32))  # [n, H, 2]
+    places = of_columns[:, None] + of_rows[:, :, None]
     moved = F.grid_sample(images.float(), places, padding_mode="border", align_corners=False)
     # Pillow repeats the border within half a pixel and fills with 0 beyond: what a picture of ones, read without blending, shows.
     ones = torch.ones(1, 1, height, width, device=images.device).expand(len(images), -1, -1, -1)
     inside = F.grid_sample(ones, places, mode="nearest", padding_mode="zeros", align_corners=False)
     return _rounded_down(moved.mul_(inside))
-
-
-@functools.cache
-def _basis(height: int, width: int, device: torch.device) -> Tensor:
-    """[6, H W 2]: a flattened map times this is where each pixel of the result lies, x and y side by side."""
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    basis = torch.zeros(2, 3, height, width, 2)
-    basis[0, :, :, :, 0] = basis[1, :, :, :, 1] = torch.stack([x, y, torch.ones_like(x)])
-    return basis.view(6, -1).to(device)
 
 
 # Enhancements: pixelwise too, towards a dull version of the image.
