@@ -216,6 +216,16 @@ def test_multiplied_widths_are_rounded_down() -> None:
     assert [m.out_channels for m in model.convs if isinstance(m, torch.nn.Conv2d)] == [4, 4, 9, 9, 19, 19]
 
 
+def test_networks_of_binary_activations_tell_images_apart() -> None:
+    for name in models.NETWORKS:
+        if name in plans.PLAIN and "BinAct" in name and "Wide" in name:
+            model = models.build(name, width_mult=0.125).train()
+            convert(model, 0.5)
+            with torch.no_grad():
+                logits = model(torch.randn(4, 3, 32, 32))
+            assert len(logits.unique(dim=0)) == 4, name
+
+
 def test_head_bias() -> None:
     for name in ("Conv2", "cResNet20"):
         assert [n for n, _ in models.build(name, head_bias=True).named_parameters() if n.endswith("bias")][-1:] != []

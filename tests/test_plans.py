@@ -26,6 +26,13 @@ def test_plans_are_what_their_names_say() -> None:
     )
 
 
+def test_behind_a_relu_a_sign_of_zero_is_zero() -> None:
+    """+1 for the negative and +1 for the positive is +1 for every image, and nothing could be learned."""
+    for name, plan in plans.PLAIN.items():
+        for tokens in (plan.convs, plan.head):
+            assert "R A" not in tokens, name
+
+
 def test_only_the_plain_wide_networks_take_a_width() -> None:
     assert {name for name in plans.NETWORKS if plans.takes_width(name)} == {
         name for name in plans.PLAIN if name.startswith(("Wide_VGG", "Conv")) and "Wide" in name

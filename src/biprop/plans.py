@@ -15,8 +15,9 @@ from .errors import did_you_mean
 class PlainPlan:
     """One network without branches. A plan is read from left to right.
 
-    c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary activation. In the head c256 is a linear
-    layer, written as a 1x1 convolution as in the original research code, and c has one output per class.
+    c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary activation, with sign(0) = +1; Z: binary
+    activation with sign(0) = 0, behind a ReLU, where the other would be +1 for every image. In the head c256 is a linear layer,
+    written as a 1x1 convolution as in the original research code, and c has one output per class.
 
     Attributes:
         convs: the convolutions and what follows each.
@@ -54,7 +55,7 @@ def _conv_plans() -> dict[str, PlainPlan]:
 PLAIN: dict[str, PlainPlan] = {
     "FC": PlainPlan("", "c300 R c100 R c"),
     **_conv_plans(),
-    "Conv8Wide_BinAct_ReLU": PlainPlan(_pairs(_CONV, "c A c M B R A", "c A c M B R"), "c256 A c256 B R c", wide=True),
+    "Conv8Wide_BinAct_ReLU": PlainPlan(_pairs(_CONV, "c A c M B R Z", "c A c M B R"), "c256 A c256 B R c", wide=True),
     "Conv8Wide_BinAct_ReLU_Final_Act": PlainPlan(_pairs(_CONV, "c B A c M B A"), "c256 B A c256 B R c", wide=True),
     "VGG_Small": PlainPlan("c128 R c128 M B c256 c256 M B c512 c512 M B R", "c"),
     "VGG_Small_BinAct": PlainPlan(_pairs(_VGG, "c A c M B A", "c A c M B R"), "c"),

@@ -119,7 +119,7 @@ class _Graph:
                 width = int(int(token[1:]) * self.network["width_mult"]) if token[1:] else self.network["num_classes"]
                 at = self.conv(at, name, width, kernel)
             else:
-                at = self.node({"R": "relu", "A": self.sign}[token], at)
+                at = self.node({"R": "relu", "A": self.sign, "Z": "sign0"}[token], at)
         return at
 
     def residual(self, plan: ResidualPlan) -> None:

@@ -25,7 +25,7 @@ class PlainNet(nn.Module):
         input_size: tuple[int, int],
         width_mult: float,
         norm: Callable[[int], nn.Module],
-        binary: Callable[[], nn.Module],
+        binary: Callable[..., nn.Module],
         head_bias: bool = False,
     ) -> None:
         super().__init__()
@@ -40,7 +40,14 @@ class PlainNet(nn.Module):
                 out_width = int(int(token[1:]) * width_mult) if token[1:] else num_classes
                 bias = head_bias and token == "c"
                 return nn.Conv2d(in_width, out_width, kernel, padding=kernel // 2, bias=bias)
-            return {"M": lambda: nn.MaxPool2d(2), "B": lambda: norm(in_width), "R": nn.ReLU, "A": binary}[token]()
+            made: dict[str, Callable[[], nn.Module]] = {
+                "M": lambda: nn.MaxPool2d(2),
+                "B": lambda: norm(in_width),
+                "R": nn.ReLU,
+                "A": binary,
+                "Z": lambda: binary(zero=0),
+            }
+            return made[token]()
 
         def stack(tokens: str, in_width: int, kernel: int) -> tuple[nn.Sequential, int]:
             layers = nn.Sequential()
