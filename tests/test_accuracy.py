@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import network_of, random_ticket
 
-from biprop import Ticket, UserError, accuracy, cli, export, log
+from biprop import Engine, Ticket, UserError, accuracy, cli, export, log
 from biprop.config import resolve
 from biprop.data import load
 from biprop.runs import BEST
@@ -91,3 +92,13 @@ def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(run_folder
     assert [len(split) for split in (images.train, images.validation, images.test)] == [1257, 180, 360]
     (batch, _), (pixels, _) = (next(images.evaluation_batches(images.test, 9, normalised=way)) for way in (True, False))
     assert torch.allclose(batch, (pixels / 255 - 0.25) / 0.5)
+
+
+def test_the_engine_is_double_precisions_own() -> None:
+    """In a deep network of binary activations, where single precision may turn signs near 0."""
+    ticket = random_ticket(network_of("cResNet44_BinAct"))
+    images = load(resolve(None, {"device": "cpu"})[0])
+    images.mean, images.std = (0.5,), (0.25,)
+    packed = accuracy.Packed(Engine(ticket), images, ticket.to_model().double())
+    packed(torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8))
+    assert (packed.differing, packed.compared) == (0, 24)

@@ -235,7 +235,7 @@ def test_evaluate_by_the_engine(normalised: bool, capsys: pytest.CaptureFixture[
         out = capsys.readouterr().out
         rights += re.findall(r"; (\d+) of 360 images", out)
         assert ("computed by" in out) == ("--engine" in flags)
-        different = re.search(r"not as PyTorch +(\d+) of 540 predictions", out)
+        different = re.search(r"not as PyTorch in float64 +(\d+) of 540 predictions", out)
         assert bool(different) == ("--compare" in flags)
         assert not different or int(different[1]) <= 2
     assert rights[1] == rights[2]
@@ -248,7 +248,7 @@ def test_the_engine_in_place_of_a_model() -> None:
     subject = accuracy.of_ticket("a.mpt", {"set": "digits"})
     images = accuracy.load_data(subject, log.Console())
     pixels = images.test.images[:8]  # type: ignore[attr-defined]
-    packed = accuracy.Packed(Engine("a.mpt"), images, lambda x: -subject.model(x))  # type: ignore[arg-type]
+    packed = accuracy.Packed(Engine("a.mpt"), images, lambda x: -subject.model(x.float()))  # type: ignore[arg-type]
     with torch.no_grad():
         expected = subject.model(images.normalise(pixels))
         torch.testing.assert_close(packed(pixels), expected, rtol=1e-3, atol=1e-3)

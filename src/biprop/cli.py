@@ -394,13 +394,13 @@ def _show_accuracy(
         calibration = accuracy.calibration(subject, images) if levels else None
         engine, said = cli_engine.engine_of(path, cores(), calibration=calibration)
         _warn(said)
-        packed = accuracy.Packed(engine, images, subject.model if compare else None)
+        packed = accuracy.Packed(engine, images, subject.model.double() if compare else None)
         rows.append(("computed by", "numpy" if said else f"the engine ({engine.explain()[0]}, {engine.threads} threads)"))
     for what, split in parts.items():
         counts = accuracy.measure(subject, images, split, flags.get("device", "auto"), console, what, packed)
         rows.append((what, f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of {counts.images:,} images)"))
     if packed and compare:
-        rows.append(("not as PyTorch", f"{packed.differing:,} of {packed.compared:,} predictions"))
+        rows.append(("not as PyTorch in float64", f"{packed.differing:,} of {packed.compared:,} predictions"))
     console.table(path, rows)
     return 0
 
