@@ -108,8 +108,8 @@ def gain(weight: Tensor, mask: Tensor, kept: int | None = None) -> Tensor:
         kept: the divisor that the method prescribes, which under layerwise pruning is int(k * n) and not always the number of
             ones in the mask (see `Subnetwork.update`); None takes that number.
     """
-    # PyTorch's own sum, and not one in double precision in the core's pass: on a CPU its rounding is that of the original
-    # research code, and another last bit of a gain turns ReLUs, and single gradients by a hundredth (tests/test_golden.py).
+    # PyTorch's own sum, and not one in double precision in the core's pass: it rounds as the original research code does,
+    # and the last bit of a gain decides which of two values that are equal in exact arithmetic a pool or a ReLU lets through.
     core = _core(weight)
     kept_magnitudes = _by_core(core.biprop_kept_magnitudes, weight, mask.contiguous()) if core else weight.abs().mul_(mask)
     return kept_magnitudes.sum() / (mask.count_nonzero().clamp_(min=1) if kept is None else max(1, kept))
