@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow sanitize lint setup clean
+.PHONY: demo test slow sanitize mutants lint setup clean
 
 setup: .venv/ready
 
@@ -30,6 +30,10 @@ sanitize: setup
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider tests/test_kernels.py tests/test_c.py tests/test_native.py
+
+# Small faults in a copy of the package, one at a time: which test notices each.
+mutants: setup
+	$(BIN)/python benchmarks/mutants.py
 
 lint: setup
 	$(BIN)/ruff check .
