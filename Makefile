@@ -49,6 +49,10 @@ test-avx2: test
 slow: setup
 	$(PYTEST) -m slow
 
+# README.md shows what the program prints today.
+readme: setup
+	$(BIN)/python scripts/readme.py
+
 # Wrong addresses and undefined behaviour in the core, by gcc; src/biprop/_core.so stays as it is.
 sanitize: setup
 	cmake -B build/sanitize -S . -DBIPROP_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
@@ -57,6 +61,10 @@ sanitize: setup
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider tests/test_kernels.py tests/test_c.py tests/test_native.py
+
+# Small faults in a copy of the package, one at a time: which test notices each.
+mutants: setup
+	$(BIN)/python benchmarks/mutants.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ survived or could not be judged.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import queue
 import re
@@ -23,15 +24,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_name("mutants.txt")
 COPIED = ("src", "tests", "pyproject.toml")
-SECONDS = 300
-"""After which the tests of a mutant are given up."""
+SECONDS = 900
+"""After which tests are given up."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,31 @@ def read(path: Path) -> list[Mutant]:
     return mutants
 
 
+# Imports what nearly all tests need, and runs the tests of each line in a process forked from that: importing PyTorch takes
+# longer than most tests.
+RUNNER = f"""
+import json, os, signal, sys
+import hypothesis, numpy, pytest, torch, torch.utils.tensorboard
+for line in sys.stdin:
+    arguments = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm({SECONDS})
+        with open("output.txt", "w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        code = 2
+        try:
+            code = pytest.main(arguments)
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
 class Tree:
-    """A copy of the source tree whose package the tests import."""
+    """A copy of the source tree, and a process whose tests import the package from there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,37 +107,54 @@ class Tree:
                 shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, folder / name)
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(folder / "src"),
-            "PYTHONDONTWRITEBYTECODE": "1",  # two versions of a file within a second would share their compiled form
-            "OMP_NUM_THREADS": "1",
-        }
+        self.environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
+        self._runner: subprocess.Popen[str] | None = None
+        self._clock = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the block runs, tests can."""
+        self._runner = subprocess.Popen(
+            [sys.executable, "-c", RUNNER],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield
+        finally:
+            self._runner.communicate()
 
     def path(self, mutant: Mutant) -> Path:
         return self.folder / "src" / "biprop" / mutant.file
+
+    def _write(self, path: Path, text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+        # Python knows a file's compiled form by size and second of the last change: each version has a second of its own.
+        self._clock += 1
+        os.utime(path, (self._clock, self._clock))
 
     @contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
         path = self.path(mutant)
         original = path.read_text(encoding="utf-8")
         assert original.count(mutant.old) == 1, f"{mutant.file} has {mutant.old!r} {original.count(mutant.old)} times"
-        path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+        self._write(path, original.replace(mutant.old, mutant.new))
         try:
             yield
         finally:
-            path.write_text(original, encoding="utf-8")
+            self._write(path, original)
 
-    def pytest(self, node_ids: Sequence[str], seconds: float | None = None) -> tuple[int, str]:
+    def pytest(self, node_ids: Sequence[str]) -> tuple[int, str]:
         """Exit status and output of these tests, up to the first that fails. Examples of hypothesis are always the same."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        try:
-            done = subprocess.run(
-                [*command, *node_ids], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=seconds
-            )
-        except subprocess.TimeoutExpired:
-            return -1, f"not done in {seconds:g} s"
-        return done.returncode, done.stdout + done.stderr
+        arguments = ["-x", "-q", "--no-header", "--assert=plain", "-p", "no:cacheprovider", "--hypothesis-seed=0", *node_ids]
+        assert self._runner and self._runner.stdin and self._runner.stdout
+        self._runner.stdin.write(json.dumps(arguments) + "\n")
+        self._runner.stdin.flush()
+        code = int(self._runner.stdout.readline())
+        return code, (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
 
     def check(self) -> None:
         """End with a message unless the tests import this copy, core included."""
@@ -152,7 +193,7 @@ def judge(mutant: Mutant, tree: Tree) -> Outcome:
     """Run the tests of a mutant."""
     started = time.monotonic()
     with tree.mutated(mutant):
-        code, output = tree.pytest(mutant.node_ids, SECONDS)
+        code, output = tree.pytest(mutant.node_ids)
     seconds = time.monotonic() - started
     failed = re.search(r"^FAILED tests/(\S+)", output, re.M)
     if code == 1 and failed:
@@ -191,12 +232,13 @@ def main() -> int:
         print("\n".join(map(str, chosen)) or f"no mutant has {arguments.only!r} in it")
         return 0 if chosen else 1
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place, ExitStack() as stack:
         trees = []
         for number in range(max(1, min(arguments.jobs, len(chosen)))):
             folder = Path(place) / str(number)
             folder.mkdir()
             trees.append(Tree(folder))
+            stack.enter_context(trees[-1].running())
         trees[0].check()
         if not pass_unchanged(chosen, trees):
             return 1

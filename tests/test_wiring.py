@@ -456,7 +456,15 @@ def test_options_of_the_augmentation_reach_the_batches(how: dict[str, Any], augm
         torch.testing.assert_close(theirs[0], ours[0], rtol=1e-4, atol=1e-4)
 
 
-# How a step is computed, and what the table of results says.
+# Which epoch is the best, how a step is computed, and what the table of results says.
+
+
+def test_the_best_epoch_is_the_last_of_equals_at_the_final_density(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = [0, 900, 800, 300, 505, 505, 404, 0]  # before the search; six epochs, the first two of which are denser; in the end
+    script = iter([Counts(997, number, number) for number in right])
+    monkeypatch.setattr(train, "evaluate", lambda model, batches: next(script))
+    result = searched(resolved(tmp_path, conv_type="GlobalSubnetConv", prune_rate_epoch=2, epochs=6))
+    assert (result.epoch, result.validation.right) == (5, 505)
 
 
 def test_channels_last_half_precision_and_compilation_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,9 +479,9 @@ def test_channels_last_half_precision_and_compilation_reach_the_network(tmp_path
         return model
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    gaussian = {"set": "CIFAR10", "data": str(write_cifar_parquet(tmp_path / "data")), "low_data": 0.3, "epochs": 1}
+    colours = {"set": "CIFAR10", "data": str(write_cifar_parquet(tmp_path / "data")), "low_data": 0.3, "epochs": 1}
     for options in ({}, {"channels_last": True}, {"amp": "bf16"}, {"compile": True}):
-        run = resolved(tmp_path, **gaussian, **options)
+        run = resolved(tmp_path, **colours, **options)
         search = Search(run, "by-hand", few(run), log.Console())
         search.model.convs[0].register_forward_hook(look)
         search.run()
