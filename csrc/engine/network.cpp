@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <system_error>
 
 #include "../include/biprop.h"
 #include "dispatch.h"
@@ -142,7 +144,7 @@ class Network {
                 }
             }
         }
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         ranges_ = std::move(ranges);
         const auto fits = [&](const Op& op) {
             return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
@@ -154,7 +156,7 @@ class Network {
 
     // Of the weights, and of runs.
     std::pair<size_t, size_t> memory() const {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         size_t bytes = 0, working = 0;
         for (const Op& op : program_.ops) bytes += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
         Held held;
@@ -181,7 +183,7 @@ class Network {
     }
 
     const Plan& plan(int images) {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         std::unique_ptr<Plan>& plan = images == 1 ? one_ : group_;
         if (!plan) plan = make_plan(images, true, ranges_);
         return *plan;
@@ -311,7 +313,7 @@ class Network {
 
     std::unique_ptr<Workspace> take_workspace(const Plan& plan) {
         {
-            std::lock_guard<std::mutex> lock(mutex_);
+            std::lock_guard<ForkSafeMutex> lock(mutex_);
             auto& idle = plan.images == 1 ? idle_one_ : idle_group_;
             if (!idle.empty()) {
                 auto space = std::move(idle.back());
@@ -331,7 +333,7 @@ class Network {
     }
 
     void give_back(const Plan& plan, std::unique_ptr<Workspace> space) {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         (plan.images == 1 ? idle_one_ : idle_group_).push_back(std::move(space));
     }
 
@@ -403,7 +405,7 @@ class Network {
     Pool pool_;
     int many_ = 64;  // images of a group
     bool rows_ = true, groups_ = true;  // whether one image, or a group, can run
-    mutable std::mutex mutex_;  // of what follows
+    mutable ForkSafeMutex mutex_;  // of what follows
     Ranges ranges_;  // of the values, where they are levels; else empty
     std::vector<Packed> packed_;  // by operation
     std::unique_ptr<Plan> one_, group_;
@@ -434,6 +436,10 @@ int guarded(const Body& body) {
     } catch (const biprop::NotFinite&) {
         return BIPROP_NOT_FINITE;
     } catch (const std::bad_alloc&) {
+        return BIPROP_NO_MEMORY;
+    } catch (const std::length_error&) {  // more than a vector can ever hold
+        return BIPROP_NO_MEMORY;
+    } catch (const std::system_error&) {  // no thread could be started
         return BIPROP_NO_MEMORY;
     } catch (...) {
         return BIPROP_INTERNAL;
@@ -552,7 +558,7 @@ const char* biprop_message(int error) {
         case BIPROP_BAD_PROGRAM: return "not a program of this version, or a damaged one";
         case BIPROP_BAD_ARGUMENT: return "an argument is not valid";
         case BIPROP_NOT_FINITE: return "a pixel is NaN or infinite";
-        case BIPROP_NO_MEMORY: return "out of memory";
+        case BIPROP_NO_MEMORY: return "out of memory, or of threads";
         case BIPROP_TOO_LARGE: return "a layer has more than 65533 inputs, or a map more numbers than the kernels count";
         case BIPROP_NO_SUCH_INSTRUCTION_SET:
             return "no such instruction set in this machine or library (an argument, or BIPROP_ISA in the environment)";
