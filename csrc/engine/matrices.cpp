@@ -10,6 +10,7 @@
 // Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row follows row. Strips of one row
 // follow each other in the buffer: a row takes the place of the one that is no longer needed, and the others are there already.
 #include <algorithm>
+#include <limits>
 
 #include "step.h"
 
@@ -79,6 +80,8 @@ class MatrixSum final : public Step {
     std::string name() const override {
         return std::string(levels_ ? "product of levels, " : "product of floats, ") + std::to_string(rows_ * out_.width * out_.images) + " lanes" + (pool_ ? ", max pool" : "");
     }
+    // Whether 32 bits name every byte of the buffer.
+    bool can_name_all() const { return group_step_ * kRows * blocks_ <= size_t(std::numeric_limits<int32_t>::max()); }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
     double cycles() const override {
         const double tiles = double(strips_) * double(tiles_.size()) * panels() * step_count_;
@@ -213,7 +216,9 @@ class MatrixSum final : public Step {
 
 std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
     if (!kernels.matrices || op.dense) return nullptr;
-    return std::make_unique<MatrixSum>(op, pool, shapes, *kernels.matrices, packed.matrix);
+    auto step = std::make_unique<MatrixSum>(op, pool, shapes, *kernels.matrices, packed.matrix);
+    if (!step->can_name_all()) return nullptr;
+    return step;
 }
 
 }  // namespace biprop

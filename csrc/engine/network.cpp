@@ -2,9 +2,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <system_error>
 
 #include "../include/biprop.h"
 #include "dispatch.h"
@@ -40,6 +43,8 @@ struct Workspace {
 };
 
 struct NotFinite {};
+
+using Ranges = std::vector<std::pair<float, float>>;  // least and most of each value
 
 // Cycles of a step below which its thread does not wait for others: they cost some, and much where the machine takes one away.
 constexpr double kWorthThreads = 1e5;
@@ -120,10 +125,10 @@ class Network {
     // From now on values between layers are 8-bit levels, for the ranges that they have on these images.
     void calibrate(const float* images, int64_t count, bool channels_last) {
         if (!rows_) return;  // bits too wide for one image to run: too little of such a network is floats
-        const auto own = make_plan(1, false);  // each operation by itself: the ranges of all values are wanted
+        const auto own = make_plan(1, false, {});  // each operation by itself, on floats: the ranges of all values are wanted
         const Plan& plan = *own;
-        std::vector<std::pair<float, float>> ranges(program_.values.size(), {0.0f, 0.0f});
-        auto space = take_workspace(plan);
+        Ranges ranges(program_.values.size(), {0.0f, 0.0f});
+        const auto space = make_workspace(plan);
         const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, 1};
         for (int64_t i = 0; i < count; ++i) {
             read_images(plan, *space, images + i * input().channels * input().positions(), 1, channels_last, nullptr);
@@ -139,7 +144,7 @@ class Network {
                 }
             }
         }
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         ranges_ = std::move(ranges);
         const auto fits = [&](const Op& op) {
             return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
@@ -151,7 +156,7 @@ class Network {
 
     // Of the weights, and of runs.
     std::pair<size_t, size_t> memory() const {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         size_t bytes = 0, working = 0;
         for (const Op& op : program_.ops) bytes += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
         Held held;
@@ -178,20 +183,20 @@ class Network {
     }
 
     const Plan& plan(int images) {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         std::unique_ptr<Plan>& plan = images == 1 ? one_ : group_;
-        if (!plan) plan = make_plan(images, true);
+        if (!plan) plan = make_plan(images, true, ranges_);
         return *plan;
     }
 
     // The caller holds the lock, or is alone.
-    std::unique_ptr<Plan> make_plan(int images, bool join) {
+    std::unique_ptr<Plan> make_plan(int images, bool join, const Ranges& ranges) {
         auto plan = std::make_unique<Plan>();
         plan->images = images;
         for (const Value& value : program_.values) plan->shapes.emplace_back(value, images);
         for (size_t i = 0; i < packed_.size(); ++i)
             if (packed_[i].lists) packed_[i].lists->restore(program_.ops[i]);
-        if (!ranges_.empty()) use_levels(*plan);
+        if (!ranges.empty()) use_levels(*plan, ranges);
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
             const Op* pool = join && op.kind == Kind::conv ? only_pool(*plan, i) : nullptr;
@@ -217,8 +222,9 @@ class Network {
         return readers(op.out) == 1 ? &pool : nullptr;
     }
 
-    // Floats that only convolutions, pools and residual sums of convolutions read become levels; input and output stay floats.
-    void use_levels(Plan& plan) const {
+    // Floats become levels where whoever makes them and everybody who reads them knows levels: convolutions on floats, their residual
+    // sums, and pools. Input and output stay floats, and what has no finite range.
+    void use_levels(Plan& plan, const Ranges& ranges) const {
         const size_t count = program_.values.size();
         std::vector<bool> levels(count, true);
         std::vector<int> most_kept(count, 1);  // of the taps of one sum that reads the value
@@ -233,17 +239,28 @@ class Network {
             }
         }
         const auto shape = [&](int v) {
-            return plan.shapes[v].with_levels(ranges_[v].first, ranges_[v].second, 32767 / most_kept[v]);
+            return plan.shapes[v].with_levels(ranges[v].first, ranges[v].second, 32767 / most_kept[v]);
         };
-        for (size_t v = 0; v < count; ++v) levels[v] = levels[v] && plan.shapes[v].plain();
-        for (const Op& op : program_.ops)
-            if (op.kind == Kind::conv && !reads_levels(op, shape(op.in), plan.shapes[op.out])) levels[op.in] = false;
+        for (size_t v = 0; v < count; ++v) {
+            const auto [least, most] = ranges[v];
+            levels[v] = levels[v] && plan.shapes[v].plain() && std::isfinite(least) && std::isfinite(most);
+        }
+        for (const Op& op : program_.ops) {
+            if (op.kind != Kind::conv) continue;
+            if (!plan.shapes[op.in].bits) {
+                levels[op.in] = levels[op.in] && reads_levels(op, plan.shapes, shape(op.in));
+                continue;
+            }
+            levels[op.out] = false;
+            if (op.residual != kNone) levels[op.residual] = false;
+        }
         for (size_t v = 0; v < count; ++v)
             if (levels[v]) plan.shapes[v] = shape(int(v));
         // What a pool selects from has the levels of what it puts out, if nobody else reads it: then it is a maximum of whole numbers.
         for (size_t i = program_.ops.size(); i-- > 0;) {
             const Op& op = program_.ops[i];
-            if (op.selects() && levels[op.in] && levels[op.out] && readers(op.in) == 1) plan.shapes[op.in] = plan.shapes[op.in].with_levels_of(plan.shapes[op.out]);
+            if (op.selects() && levels[op.in] && levels[op.out] && readers(op.in) == 1)
+                plan.shapes[op.in] = plan.shapes[op.in].with_levels_of(plan.shapes[op.out]);
         }
     }
 
@@ -296,7 +313,7 @@ class Network {
 
     std::unique_ptr<Workspace> take_workspace(const Plan& plan) {
         {
-            std::lock_guard<std::mutex> lock(mutex_);
+            std::lock_guard<ForkSafeMutex> lock(mutex_);
             auto& idle = plan.images == 1 ? idle_one_ : idle_group_;
             if (!idle.empty()) {
                 auto space = std::move(idle.back());
@@ -304,6 +321,10 @@ class Network {
                 return space;
             }
         }
+        return make_workspace(plan);
+    }
+
+    std::unique_ptr<Workspace> make_workspace(const Plan& plan) const {
         auto space = std::make_unique<Workspace>();
         for (size_t bytes : plan.buffers) space->values.emplace_back(bytes);
         for (int i = 0; i < pool_.threads(); ++i) space->scratch.emplace_back(plan.scratch);
@@ -312,7 +333,7 @@ class Network {
     }
 
     void give_back(const Plan& plan, std::unique_ptr<Workspace> space) {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
         (plan.images == 1 ? idle_one_ : idle_group_).push_back(std::move(space));
     }
 
@@ -384,8 +405,8 @@ class Network {
     Pool pool_;
     int many_ = 64;  // images of a group
     bool rows_ = true, groups_ = true;  // whether one image, or a group, can run
-    mutable std::mutex mutex_;  // of what follows
-    std::vector<std::pair<float, float>> ranges_;  // of the values, where they are levels; else empty
+    mutable ForkSafeMutex mutex_;  // of what follows
+    Ranges ranges_;  // of the values, where they are levels; else empty
     std::vector<Packed> packed_;  // by operation
     std::unique_ptr<Plan> one_, group_;
     std::vector<std::unique_ptr<Workspace>> idle_one_, idle_group_;
@@ -415,6 +436,10 @@ int guarded(const Body& body) {
     } catch (const biprop::NotFinite&) {
         return BIPROP_NOT_FINITE;
     } catch (const std::bad_alloc&) {
+        return BIPROP_NO_MEMORY;
+    } catch (const std::length_error&) {  // more than a vector can ever hold
+        return BIPROP_NO_MEMORY;
+    } catch (const std::system_error&) {  // no thread could be started
         return BIPROP_NO_MEMORY;
     } catch (...) {
         return BIPROP_INTERNAL;
@@ -533,8 +558,8 @@ const char* biprop_message(int error) {
         case BIPROP_BAD_PROGRAM: return "not a program of this version, or a damaged one";
         case BIPROP_BAD_ARGUMENT: return "an argument is not valid";
         case BIPROP_NOT_FINITE: return "a pixel is NaN or infinite";
-        case BIPROP_NO_MEMORY: return "out of memory";
-        case BIPROP_TOO_LARGE: return "a layer has more than 65533 inputs";
+        case BIPROP_NO_MEMORY: return "out of memory, or of threads";
+        case BIPROP_TOO_LARGE: return "a layer has more than 65533 inputs, or a map more numbers than the kernels count";
         case BIPROP_NO_SUCH_INSTRUCTION_SET:
             return "no such instruction set in this machine or library (an argument, or BIPROP_ISA in the environment)";
         default: return "an internal error; please report it";

@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <chrono>
+#include <utility>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -27,9 +28,9 @@ int next_of(uint64_t state) { return int(state & 0xfffff); }
 
 }  // namespace
 
-Pool::Pool(int threads) {
+Pool::Pool(int threads) : threads_(threads) {
     try {
-        for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(i); });
+        for (int i = 1; i < threads; ++i) helpers_->threads.emplace_back([this, i] { help(i); });
     } catch (...) {
         end();
         throw;
@@ -39,13 +40,18 @@ Pool::Pool(int threads) {
 Pool::~Pool() { end(); }
 
 void Pool::end() {
+    if (forked()) {
+        // The threads are the parent's. Nobody can join them here, nor destroy what they wait on: the child's copy stays.
+        (void)helpers_.release();
+        return;
+    }
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<std::mutex> lock(helpers_->mutex);
         stop_.store(true);
         state_.store((round_of(state_.load()) + 1) << 40);
     }
-    wake_.notify_all();
-    for (auto& helper : helpers_) helper.join();
+    helpers_->wake.notify_all();
+    for (auto& helper : helpers_->threads) helper.join();
 }
 
 void Pool::start(int items, Call call, const void* context) {
@@ -53,12 +59,16 @@ void Pool::start(int items, Call call, const void* context) {
     done_.store(0, std::memory_order_relaxed);
     state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items) << 20);  // publishes the above
     if (asleep_.load()) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        wake_.notify_all();
+        std::lock_guard<std::mutex> lock(helpers_->mutex);
+        helpers_->wake.notify_all();
     }
     drain(0);
     for (int spins = 0; done_.load(std::memory_order_acquire) < items; ++spins)
         spins < 2000 ? pause() : std::this_thread::yield();  // more threads than cores: let them run
+    if (!failed_.load(std::memory_order_acquire)) return;
+    const std::exception_ptr failure = std::exchange(failure_, nullptr);
+    failed_.store(false, std::memory_order_relaxed);
+    std::rethrow_exception(failure);
 }
 
 // The caller takes items from the front, the others from the back: neighbours share what they read, and the next loop finds most of
@@ -69,7 +79,11 @@ void Pool::drain(int thread) {
         const int item = thread ? end_of(state) - 1 : next_of(state);
         const uint64_t taken = thread ? state - kOneFromTheEnd : state + 1;
         if (!state_.compare_exchange_weak(state, taken, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-        call_(context_, item, thread);
+        try {
+            call_(context_, item, thread);
+        } catch (...) {
+            if (!failed_.exchange(true, std::memory_order_acq_rel)) failure_ = std::current_exception();
+        }
         done_.fetch_add(1, std::memory_order_release);
         state = state_.load(std::memory_order_acquire);
     }
@@ -81,9 +95,9 @@ void Pool::help(int thread) {
         for (int spins = 1; round_of(state_.load(std::memory_order_acquire)) == seen; ++spins) {
             pause();
             if (spins % 64 || std::chrono::steady_clock::now() < until) continue;
-            std::unique_lock<std::mutex> lock(mutex_);
+            std::unique_lock<std::mutex> lock(helpers_->mutex);
             asleep_.fetch_add(1);
-            wake_.wait(lock, [&] { return round_of(state_.load()) != seen; });
+            helpers_->wake.wait(lock, [&] { return round_of(state_.load()) != seen; });
             asleep_.fetch_sub(1);
         }
         seen = round_of(state_.load(std::memory_order_acquire));

@@ -5,9 +5,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "fork.h"
 
 namespace biprop {
 
@@ -18,20 +22,21 @@ class Pool {
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
-    int threads() const { return int(helpers_.size()) + 1; }
+    int threads() const { return threads_; }
 
-    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter.
+    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter. What an item throws is
+    // thrown here, after all items are done.
     template <class Work>
     void each(int items, const Work& work) {
-        if (helpers_.empty() || items < 2 || items > kMostItems) {
+        if (threads_ == 1 || items < 2 || items > kMostItems) {
             for (int i = 0; i < items; ++i) work(i, 0);
             return;
         }
         start(items, [](const void* context, int item, int thread) { (*static_cast<const Work*>(context))(item, thread); }, &work);
     }
 
-    // For one run at a time. A run that finds the pool taken works alone.
-    bool try_enter() { return !taken_.exchange(true, std::memory_order_acquire); }
+    // For one run at a time. A run that finds the pool taken works alone, and so does one in a forked child, which has no helpers.
+    bool try_enter() { return !forked() && !taken_.exchange(true, std::memory_order_acquire); }
     void leave() { taken_.store(false, std::memory_order_release); }
 
   private:
@@ -42,6 +47,7 @@ class Pool {
     void help(int thread);
     void drain(int thread);
     void end();
+    bool forked() const { return forks() != born_; }
 
     // The loop and the items that are left of it in one number, [round 24 bits][end 20][next 20]: whoever takes an item knows that it
     // is of this loop, whose call_ and context_ stay until all its items are done. So the caller waits for items, never for a thread
@@ -51,9 +57,17 @@ class Pool {
     std::atomic<bool> taken_{false}, stop_{false};
     Call call_ = nullptr;
     const void* context_ = nullptr;
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    std::vector<std::thread> helpers_;
+    std::atomic<bool> failed_{false};
+    std::exception_ptr failure_;  // the first of a loop
+    const int threads_;
+    const uint64_t born_ = forks();
+
+    struct Helpers {
+        std::mutex mutex;
+        std::condition_variable wake;
+        std::vector<std::thread> threads;
+    };
+    std::unique_ptr<Helpers> helpers_ = std::make_unique<Helpers>();
 };
 
 }  // namespace biprop

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 namespace biprop {
@@ -39,6 +40,12 @@ class Reader {
         for (T value : values) check(std::isfinite(value), "a number that is not finite");
         return values;
     }
+    // Double precision, and no larger than floats are: kernels take them as such.
+    std::vector<double> factors(uint64_t count) {
+        auto values = finite<double>(count);
+        for (double value : values) check(std::fabs(value) <= std::numeric_limits<float>::max(), "a number too large");
+        return values;
+    }
     bool done() const { return left_ == 0; }
 
   private:
@@ -67,6 +74,7 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
     op.kernel_height = int(in.number(kMostSide, 1)), op.kernel_width = int(in.number(kMostSide, 1));
     op.stride = int(in.number(kMostSide, 1)), op.padding = int(in.number(kMostSide));
     check(known[op.in] && (op.residual == kNone || known[op.residual]) && !known[op.out], "an operation out of order");
+    check(op.in != int(last) && op.residual != int(last), "an operation on the output");
     known[op.out] = true;
     const Value &from = values[op.in], &to = values[op.out];
     check(output_side(from.height, op.kernel_height, op.stride, op.padding) == to.height &&
@@ -79,8 +87,8 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
         check(op.kind == Kind::conv && other.channels == to.channels && other.height == to.height && other.width == to.width,
               "a residual that does not fit");
     }
-    op.scale = in.finite<double>(to.channels), op.shift = in.finite<double>(to.channels);
-    op.residual_scale = in.finite<double>(op.residual == kNone ? 0 : to.channels);
+    op.scale = in.factors(to.channels), op.shift = in.factors(to.channels);
+    op.residual_scale = in.factors(op.residual == kNone ? 0 : to.channels);
     if (op.kind != Kind::conv) {
         check(from.channels == to.channels, "a pool that changes the channels");
         for (double shift : op.shift) check(shift == 0 || op.kind != Kind::max_pool || !from.bits || !to.bits, "a maximum of bits with a shift");
@@ -112,7 +120,8 @@ Program Program::read(const uint8_t* bytes, size_t size) {
         value.bits = in.number(1);
         value.channels = int(in.number(kMostChannels, 1));
         value.height = int(in.number(kMostSide, 1)), value.width = int(in.number(kMostSide, 1));
-        check(uint64_t(value.channels) * value.height * value.width < kMostNumbers / 64, "a value too large");
+        const uint64_t numbers = uint64_t(value.channels) * value.height * value.width;
+        if (numbers >= kMostNumbers / 64) throw TooLarge("a map of " + std::to_string(numbers) + " numbers");
         program.values.push_back(value);
     }
     check(!program.values.front().bits && !program.values.back().bits, "bits as input or output");

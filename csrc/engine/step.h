@@ -180,8 +180,8 @@ std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vec
 std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
-// Whether a convolution can read `in` if it is levels.
-bool reads_levels(const Op& op, const Shape& in, const Shape& out);
+// Whether the step of an operation on floats can read `in` if that is levels. Steps on bits know bits and floats only.
+bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in);
 std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes);
 
 }  // namespace biprop

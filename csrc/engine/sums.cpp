@@ -3,7 +3,6 @@
 // A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that all output
 // channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
 #include <algorithm>
-#include <cassert>
 #include <map>
 #include <tuple>
 
@@ -43,13 +42,7 @@ class TiledSum : public Step {
     TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept, bool by_two)
         : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
         const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
-        const int lanes = int(round_up(out_.lanes(), kLanes));
-        for (int lane = 0; lane < lanes;) {
-            int vectors = most_;
-            while (vectors > 1 && vectors * kLanes > lanes - lane) vectors /= 2;
-            tiles_.push_back({lane, vectors});
-            lane += vectors * kLanes;
-        }
+        use_tiles_of_one_row();
         layout_ = Layout::taps;
         if (covers(op, in_)) {
             layout_ = Layout::whole;
@@ -71,6 +64,8 @@ class TiledSum : public Step {
                     for (int x = 0; x < out_.width; x += columns) tiles_.push_back({(y * out_.width + x) * out_.images, most_});
             }
         }
+        if (!taps_fit()) layout_ = Layout::taps, use_tiles_of_one_row();
+        if (!taps_fit()) throw TooLarge("a kernel that spans too many numbers of a plane");
         for (const Tile& tile : tiles_)
             if (!lists_.count(tile.vectors)) lists_.emplace(tile.vectors, make_lists(tile));
     }
@@ -111,6 +106,10 @@ class TiledSum : public Step {
         int lane, vectors;
         int lanes() const { return vectors * kLanes; }
     };
+    // Numbers between channels, rows and columns of taps, in the buffer or the input.
+    struct Strides {
+        int64_t channel, row, column;
+    };
     // For tiles of one size; ranges are [block][output channel].
     struct Lists {
         int channel, row, column, block, blocks;  // numbers between; input channels of a block
@@ -118,6 +117,42 @@ class TiledSum : public Step {
         std::vector<SumRange> ranges;  // within kGroup channels by length
         std::vector<float> weights;
     };
+
+    void use_tiles_of_one_row() {
+        tile_rows_ = 1, tiles_.clear();
+        const int lanes = int(round_up(out_.lanes(), kLanes));
+        for (int lane = 0; lane < lanes;) {
+            int vectors = most_;
+            while (vectors > 1 && vectors * kLanes > lanes - lane) vectors /= 2;
+            tiles_.push_back({lane, vectors});
+            lane += vectors * kLanes;
+        }
+    }
+
+    // Whether 16 bits name the last tap of a channel in the buffer.
+    bool taps_fit() const {
+        return std::all_of(tiles_.begin(), tiles_.end(), [&](const Tile& t) { return last_tap(strides_of(t)) <= 65535; });
+    }
+    int64_t last_tap(const Strides& s) const {
+        return int64_t(op_.kernel_height - 1) * s.row + int64_t(op_.kernel_width - 1) * s.column;
+    }
+
+    Strides strides_of(const Tile& tile) const {
+        const int64_t lanes = tile.lanes(), width = out_.width, images = out_.images;
+        switch (layout_) {
+            case Layout::taps: return {op_.area() * lanes, op_.kernel_width * lanes, lanes};
+            case Layout::rows: {
+                const int64_t rows = (lanes + width - 1) / width + op_.kernel_height - 1;
+                const auto column = int64_t(round_up(size_t(rows * width), kLanes));
+                return {op_.kernel_width * column, width, column};
+            }
+            case Layout::columns: {
+                const int64_t row = (lanes / images / tile_rows_ + op_.kernel_width - 1) * images;
+                return {(op_.kernel_height + tile_rows_ - 1) * row, row, images};
+            }
+            default: return {int64_t(in_.plane / sizeof(Number)), int64_t(in_.width) * in_.images, in_.images};
+        }
+    }
 
     // So many that 16 bits can name every lane of every tap of a channel.
     // More than 8 only where all input channels stay in the fastest cache.
@@ -162,27 +197,11 @@ class TiledSum : public Step {
     }
 
     Lists make_lists(const Tile& tile) const {
-        const int lanes = tile.lanes();
+        const Strides strides = strides_of(tile);
         Lists lists{};
-        switch (layout_) {
-            case Layout::taps: lists.column = lanes, lists.row = op_.kernel_width * lanes, lists.channel = op_.area() * lanes; break;
-            case Layout::rows: {
-                const int rows = (lanes + out_.width - 1) / out_.width + op_.kernel_height - 1;
-                lists.row = out_.width, lists.column = int(round_up(rows * out_.width, kLanes)), lists.channel = op_.kernel_width * lists.column;
-                break;
-            }
-            case Layout::columns:
-                lists.column = out_.images, lists.row = (lanes / out_.images / tile_rows_ + op_.kernel_width - 1) * out_.images;
-                lists.channel = (op_.kernel_height + tile_rows_ - 1) * lists.row;
-                break;
-            case Layout::whole:
-                lists.column = in_.images, lists.row = in_.width * in_.images, lists.channel = int(in_.plane / sizeof(Number));
-                break;
-        }
+        lists.channel = int(strides.channel), lists.row = int(strides.row), lists.column = int(strides.column);
         const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
-        const int last_tap = (op_.kernel_height - 1) * lists.row + (op_.kernel_width - 1) * lists.column;
-        assert(last_tap <= 65535);  // see can_sum
-        lists.block = std::clamp((most - last_tap) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
+        lists.block = std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
         std::vector<uint16_t> negative;
@@ -474,8 +493,10 @@ bool can_sum(const Op& op, const Value& in, int images) {
     return op.area() * std::max<int64_t>(images, floats) <= 65535;
 }
 
-bool reads_levels(const Op& op, const Shape& in, const Shape& out) {
-    return is_dot(op, in, out) || LevelSum::fits(op, in);
+bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
+    if (is_dot(op, in, shapes[op.out])) return true;
+    const bool bits = shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits);
+    return !bits && LevelSum::fits(op, in);
 }
 
 std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -137,7 +138,7 @@ def whole_numbers(values: Any, limit: int) -> bool:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=operator.index)  # numpy's integers
 
 
 def _parse(text: str | bytes) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from . import container
 from .container import TicketError, check
 from .engine import Engine, Layout
+from .errors import integer
 from .gate import RINGS, Floats, Gate, Gating, features_of
 from .ticket import DEFAULT_MOST_WEIGHTS, Ticket
 
@@ -63,6 +64,10 @@ class Deck:
         features = features_of(_takes(self.cards[0])[0])
         if self.gate and (self.gate.worth.shape[1], len(self.gate.precision)) != (len(self.cards), features):
             raise TicketError("the gate is of other cards: build the deck anew")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: a copy makes engines of its own when it is asked."""
+        return {**self.__dict__, "_engines": {}}
 
     @staticmethod
     def load(path: str | Path, most_weights: int = DEFAULT_MOST_WEIGHTS) -> Deck:
@@ -154,6 +159,7 @@ class Deck:
         Raises:
             UserError: a wrong number of threads.
         """
+        threads = integer(threads, "threads")
         if threads not in self._engines:
             self._engines[threads] = [Engine(ticket, threads) for ticket in self.cards]
         return self._engines[threads]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -14,6 +16,18 @@ class UserError(ValueError):
     """
 
     told = False
+
+
+def integer(value: object, name: str) -> int:
+    """A whole number as Python's own: also one of numpy's, but neither a truth value nor a float.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, bool) and hasattr(value, "__index__"):
+        with contextlib.suppress(TypeError):  # arrays of several numbers have an __index__, too
+            return operator.index(value)
+    raise UserError(f"{name} = {value!r:.80}: must be a whole number")
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import native
-from ..errors import UserError
+from ..errors import UserError, integer
 from ..files import replacing
 from ..ticket import Ticket, TicketError
 from .lower import lower
@@ -85,8 +85,10 @@ class Engine:
         instruction_set: str | None = None,
         calibration: NDArray[Any] | None = None,
     ) -> None:
+        self._core, self._network = _core(), ctypes.c_void_p()
         self.ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-        if type(threads) is not int or not 1 <= threads <= min(cores(), _MOST_THREADS):
+        threads = integer(threads, "threads")
+        if not 1 <= threads <= min(cores(), _MOST_THREADS):
             raise UserError(f"threads = {threads}: must be 1 .. {cores()}, the processors that this process may use")
         if instruction_set is not None and instruction_set not in instruction_sets():
             raise UserError(
@@ -96,14 +98,14 @@ class Engine:
             self._program = lower(self.ticket)
         except TicketError as e:
             raise e if isinstance(ticket, Ticket) else TicketError(f"{ticket}: {e}") from None
-        self.threads, self._core, self._network = threads, _core(), ctypes.c_void_p()
+        self.threads, self._instruction_set = threads, instruction_set
         self._reference: Reference | None = None
-        why = "there is no compiled core" if self._core is None else ""
+        why, self._too_large = "there is no compiled core" if self._core is None else "", ""
         if self._core:
             name = (instruction_set or "").encode()
             error = self._core.biprop_load_with(self._program, len(self._program), threads, name, ctypes.byref(self._network))
             if error == _TOO_LARGE:
-                why = self._core.biprop_message(error).decode()
+                why = self._too_large = self._core.biprop_message(error).decode()
             else:
                 self._check(error)
         if why:
@@ -115,10 +117,12 @@ class Engine:
         self._shapes: dict[tuple[int, ...], Layout] = {(height, width, channels): "NHWC", (channels, height, width): "NCHW"}
         self.outputs = self._reference.outputs if self._reference else self._outputs()
         self._row = ctypes.c_float * self.outputs
+        self._calibration: tuple[NDArray[Any], Layout] | None = None  # for copies
         if calibration is not None and self._core and not self._reference:
             pixels, layout = self._pixels(np.asarray(calibration), None)
             if not len(pixels):
                 raise UserError("calibration: no images; pass some dozens of the kind that the network will see")
+            self._calibration = pixels.copy(), layout
             pixels = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
             self._check(self._core.biprop_calibrate(self._network, pixels.ctypes.data, len(pixels), int(layout == "NHWC")))
 
@@ -164,6 +168,7 @@ class Engine:
         Raises:
             UserError: the network is not compiled.
         """
+        batch = integer(batch, "batch")
         if not self._core or self._reference:
             raise UserError("numpy runs this network: there are no kernels to explain")
         text = ctypes.create_string_buffer(self._core.biprop_explain(self._network, batch, None, 0) + 4096)
@@ -185,14 +190,20 @@ class Engine:
         """Write what the C interface (include/biprop.h) loads; returns its size in bytes.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or the core could not load it.
         """
+        if self._too_large:
+            raise UserError(f"{path}: not written, as no core could load it: {self._too_large}")
         try:
             with replacing(Path(path)) as file:
                 file.write(self._program)
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from None
         return len(self._program)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, pickles and processes that are spawned make an engine of their own, from the ticket's bytes."""
+        return _again, (self.ticket.to_bytes(), self.threads, self._instruction_set, self._calibration)
 
     def __del__(self) -> None:
         core, network = getattr(self, "_core", None), getattr(self, "_network", None)
@@ -272,6 +283,14 @@ def normalised(pixels: NDArray[Any], ticket: Ticket) -> NDArray[np.float32]:
         mean, std = (np.array(numbers, np.float32).reshape(1, -1, 1, 1) for numbers in (ticket.mean, ticket.std))
         x = (x - mean) / std
     return x
+
+
+def _again(ticket: bytes, threads: int, instruction_set: str | None, calibration: tuple[NDArray[Any], Layout] | None) -> Engine:
+    """A copied engine; on a machine with fewer processors, with fewer threads."""
+    images, layout = calibration or (None, None)
+    if images is not None and layout == "NHWC":
+        images = images.transpose(0, 3, 1, 2)
+    return Engine(Ticket.from_bytes(ticket), min(threads, cores(), _MOST_THREADS), instruction_set, images)
 
 
 def _core() -> ctypes.CDLL | None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan, check
 from ..ticket import TicketError
+
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,19 @@ class Node:
 
 BATCH_NORM_EPS = 1e-5
 """Of every batch norm."""
+
+
+def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
+    """What a batch norm divides by: the square root of its running variance and epsilon, of the same type and shape.
+
+    Raises:
+        TicketError: that is not a positive number; the message names the batch norm.
+    """
+    raised = variance + variance.dtype.type(BATCH_NORM_EPS)
+    if not (raised > 0).all() or not np.isfinite(raised).all():
+        raise TicketError(f"{name}.running_var: a variance is negative or not finite; the ticket cannot be computed")
+    root: NDArray[Float] = np.sqrt(raised)
+    return root
 
 
 def graph_of(network: Mapping[str, Any] | None) -> list[Node]:

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ticket import Layer, Ticket, TicketError
-from .graph import BATCH_NORM_EPS, Node, graph_of
+from .graph import Node, deviation, graph_of
 
 MAGIC = b"BIPROG01"
 _ACTS = {"": 0, "relu": 1, "sign": 2, "sign0": 3}
 _KINDS = {"conv": 1, "max_pool": 2, "avg_pool": 3}
+_LARGEST = float(np.finfo(np.float32).max)
 Numbers = NDArray[np.float64]
 
 
@@ -65,7 +66,8 @@ def lower(ticket: Ticket) -> bytes:
     """The program of a ticket.
 
     Raises:
-        TicketError: a network of the user's own, or tensors that do not fit the network; the message names them.
+        TicketError: a network of the user's own, or tensors that do not fit the network, or numbers that no batch norm has; the
+            message names them.
     """
     return _Lowering(ticket, graph_of(ticket.network)).program()
 
@@ -147,7 +149,7 @@ class _Lowering:
 
     def norm(self, name: str, channels: int) -> tuple[Numbers, Numbers]:
         """Batch norm with its running statistics as scale and shift."""
-        scale = 1 / np.sqrt(self.tensor(f"{name}.running_var", (channels,)) + BATCH_NORM_EPS)
+        scale = 1 / deviation(self.tensor(f"{name}.running_var", (channels,)), name)
         if f"{name}.weight" in self.state:
             scale = scale * self.tensor(f"{name}.weight", (channels,))
         shift = -self.tensor(f"{name}.running_mean", (channels,)) * scale
@@ -188,6 +190,9 @@ class _Lowering:
 
     def write(self, pending: _Pending, act: str) -> int:
         node, residual = pending.node, pending.residual
+        factors = [n for n in (pending.scale, pending.shift, pending.residual_scale) if n is not None]
+        if not all((np.abs(numbers) <= _LARGEST).all() for numbers in factors):
+            raise TicketError(f"a gain or batch norm beside {node.name or node.op} is not a finite 32-bit number")
         out = len(self.values)
         self.values.append((act == "sign", node.shape))
         self.ops.append(
@@ -196,9 +201,7 @@ class _Lowering:
                 *node.kernel, node.stride, node.padding,
             )
             + b"".join(
-                np.broadcast_to(numbers, node.shape[:1]).astype("<f8").tobytes()
-                for numbers in (pending.scale, pending.shift, pending.residual_scale)
-                if numbers is not None
+                np.broadcast_to(numbers, node.shape[:1]).astype("<f8").tobytes() for numbers in factors
             )
             + (self.weights(node, self.values[pending.value][1][0]) if node.op == "conv" else b"")
         )  # fmt: skip

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..ticket import Ticket, TicketError
-from .graph import BATCH_NORM_EPS, Node, graph_of
+from .graph import Node, deviation, graph_of
 
 Array = NDArray[np.float32]
 
@@ -149,7 +149,7 @@ class _Tensors:
 
     def norm(self, node: Node) -> tuple[Array, Array]:
         """Scale and shift, [C, 1, 1, 1] each: x * scale + shift is the batch norm."""
-        scale = 1 / np.sqrt(self._vector(f"{node.name}.running_var", node) + np.float32(BATCH_NORM_EPS))
+        scale: Array = np.reciprocal(deviation(self._vector(f"{node.name}.running_var", node), node.name))
         if f"{node.name}.weight" in self.shapes:
             scale = scale * self._vector(f"{node.name}.weight", node)
         shift = -self._vector(f"{node.name}.running_mean", node) * scale

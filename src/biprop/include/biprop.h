@@ -33,8 +33,8 @@ enum biprop_error {
     BIPROP_BAD_PROGRAM = 2,     /* damaged, or of another version */
     BIPROP_BAD_ARGUMENT = 3,    /* a null pointer, a negative count, an unknown layout or instruction set */
     BIPROP_NOT_FINITE = 4,      /* a pixel is NaN or infinite */
-    BIPROP_NO_MEMORY = 5,
-    BIPROP_TOO_LARGE = 6,       /* a layer with more inputs than the kernels count (65,533) */
+    BIPROP_NO_MEMORY = 5,       /* or no more threads */
+    BIPROP_TOO_LARGE = 6,       /* a layer with more inputs than the kernels count (65,533), or a map of 2^25 numbers */
     BIPROP_INTERNAL = 7,        /* a bug: please report it */
     BIPROP_NO_SUCH_INSTRUCTION_SET = 8
 };
