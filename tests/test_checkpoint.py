@@ -61,5 +61,5 @@ def test_a_state_of_another_network_lists_the_difference() -> None:
 
 
 def test_data_parallel_prefixes_are_stripped() -> None:
-    assert checkpoint.strip_module_prefix({"module.a": 1, "module.b": 2}) == {"a": 1, "b": 2}
-    assert checkpoint.strip_module_prefix({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
+    assert checkpoint.strip_prefixes({"module.a": 1, "module.b": 2}) == {"a": 1, "b": 2}
+    assert checkpoint.strip_prefixes({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}

@@ -157,7 +157,7 @@ def test_every_default_obeys_its_rule() -> None:
         ("layer_prune_rates: {fc: 3}", "fc"),
         ("- a", "must hold one 'key: value' a line"),
         ("a: [", "not valid YAML"),
-        ("base: mine.yml", "base = 'mine.yml': no such file"),
+        ("base: mine.yml", "base = 'mine.yml': a circle"),
         ("lr_policy: cosine", "did you mean 'cosine_lr'"),
         ("conv_type: RGConv", "no layer type RGConv either"),
         ("conv_type: SampleSubnetConv", "unused layer types and trainers of the original research code are left out"),

@@ -331,7 +331,7 @@ def test_names_are_counted_before_they_are_made() -> None:
     ):
         about["state"] = [[prefixes, leaves, [0]]]
         header["__metadata__"]["ticket"] = json.dumps(about)
-        with pytest.raises(TicketError, match="names of .* characters"):
+        with pytest.raises(TicketError, match=r"names of .* characters"):
             Ticket.from_bytes(with_sum(header, data))
 
 
