@@ -29,6 +29,8 @@ _DIGITS = 64
 _COMMENT = len(_MARK) + _DIGITS
 _ZIP, _BEFORE_ZIP = b"PK\3\4", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files that torch.save writes, and wrote before its version 1.6."""
+_LONGEST_END = 1 << 16
+"""Bytes at the end of a file in which readers of zip archives look for the directory's end and the comment behind it."""
 _CHUNK = 1 << 20
 _LOCAL_HEADER = 30
 """Bytes before a record of a zip archive, at least."""
@@ -123,16 +125,18 @@ def _has_right_digest(file: IO[bytes], path: Path) -> bool:
         UserError: the checksum is another file's.
     """
     size = file.seek(0, 2)
-    file.seek(max(0, size - _COMMENT))
-    comment = file.read()
-    if not comment.startswith(_MARK):
+    file.seek(max(0, size - _LONGEST_END))
+    end = file.read()
+    at = end.rfind(_MARK)
+    if at < 0:
         return False
+    comment = end[at:]
     file.seek(0)
     digest, left = hashlib.blake2b(digest_size=_DIGITS // 2), size - _DIGITS
     while left > 0 and (chunk := file.read(min(_CHUNK, left))):
         digest.update(chunk)
         left -= len(chunk)
-    if digest.hexdigest().encode() != comment[-_DIGITS:]:
+    if comment != _MARK + digest.hexdigest().encode():
         raise UserError(f"{path}: damaged: the checksum does not fit the content; take another checkpoint, or copy it again")
     return True
 

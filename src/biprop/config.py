@@ -308,7 +308,8 @@ def _place(where: str, name: str, value: Any) -> str:
 def _shown(value: Any) -> str:
     """A value in a message of one line."""
     text = str(value)
-    return text if text.isprintable() and len(text) <= 80 else f"{text!r:.80}..."
+    shown = text if text.isprintable() else repr(text)
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."
 
 
 def _convert(wanted: type, value: Any) -> Any:
