@@ -1,8 +1,9 @@
 # `make demo` and `make test` need Python 3.11 or later and nothing else; the environment goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+SECONDS ?= 60
 
-.PHONY: demo test slow sanitize lint setup clean
+.PHONY: demo test slow fuzz sanitize lint setup clean
 
 setup: .venv/ready
 
@@ -21,6 +22,10 @@ test: setup
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Mutated files, SECONDS for each format: make fuzz SECONDS=600
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS)
 
 # Wrong addresses and undefined behaviour in the core, by gcc; src/biprop/_core.so stays as it is.
 sanitize: setup

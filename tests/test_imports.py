@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "errors": set(),
     "rng": set(),
-    "config": {"yaml_loader"},
+    "config": {"files", "yaml_loader"},
     "yaml_loader": set(),
     "pictures": set(),
     "cli_engine": {"deck", "engine", "flags", "log", "pictures", "speed", "ticket"},

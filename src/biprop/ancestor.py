@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .config import Config, check, coerce
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, shown
 from .network import Task
 from .plans import NETWORKS, PLAIN
 
@@ -26,7 +26,7 @@ def describe(checkpoint: dict[str, Any], state: dict[str, Tensor], where: object
     """
     arch = checkpoint["arch"]
     if not isinstance(arch, str) or arch not in NETWORKS:
-        raise UserError(f"{where}: arch = {arch!r:.80}: no such network{did_you_mean(str(arch)[:80], NETWORKS)}")
+        raise UserError(f"{where}: arch = {shown(repr(arch))}: no such network{did_you_mean(shown(arch), NETWORKS)}")
     for field in ("conv_type", "prune_rate"):
         if field not in checkpoint:
             raise UserError(f"{where}: a checkpoint of the first version, without {field}: pass --conv-type and --prune-rate")

@@ -22,7 +22,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from .errors import UserError, one_line
+from .errors import UserError, one_line, shown
 
 _MARK = b"biprop blake2b "
 _DIGITS = 64
@@ -154,7 +154,7 @@ def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
         is_stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
         if not is_stored or entry.header_offset < at or entry.filename in names:
-            raise UserError(f"{path}: refused: record {entry.filename!r:.80} is compressed or overlaps another one")
+            raise UserError(f"{path}: refused: record {shown(repr(entry.filename))} is compressed or overlaps another one")
         at = entry.header_offset + _LOCAL_HEADER + entry.file_size
         names.add(entry.filename)
     return archive
@@ -171,7 +171,7 @@ def _check_sums(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
     except Exception as e:
         raise UserError(f"{path}: cannot be read as a checkpoint; damaged or truncated? {one_line(e)}") from None
     if damaged is not None:
-        raise UserError(f"{path}: damaged: the checksum of its record {damaged!r:.80} does not fit the content")
+        raise UserError(f"{path}: damaged: the checksum of its record {shown(repr(damaged))} does not fit the content")
     yield f"{path}: has no checksum of the whole, as old and foreign files; those of its records fit"
 
 
@@ -193,7 +193,7 @@ def _why(error: pickle.UnpicklingError) -> str:
     if not name:
         return "it holds more than plain values and tensors, and may carry code"
     return (
-        f"it holds an object of {name[1]:.80}, and may carry code. If you trust it, save it anew without that: "
+        f"it holds an object of {shown(name[1])}, and may carry code. If you trust it, save it anew without that: "
         "c = torch.load(FILE, weights_only=False); "
         "torch.save({k: c[k] for k in ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
     )

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from . import ancestor, archive, runs
 from . import config as options
 from .config import Config
-from .errors import UserError, one_line
-from .files import replacing
+from .errors import UserError, one_line, shown
+from .files import is_file, replacing
 from .network import Network, Task, build_network, dense_shapes
 
 FORMAT = 1
@@ -65,14 +65,16 @@ def load(path: str | Path) -> dict[str, Any]:
 def _load(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     """The fields of a checkpoint, and what the user should know of the file."""
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path}: no such checkpoint")
     fields, notes = archive.read(path)
     if not isinstance(fields, dict) or not isinstance(fields.get("state_dict"), dict) or "arch" not in fields:
         raise UserError(f"{path}: not a checkpoint of a network: it has no 'arch' and 'state_dict'")
     for key, value in fields["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: not a checkpoint of a network: {key!r:.80} in its 'state_dict' is no tensor with a name")
+            raise UserError(
+                f"{path}: not a checkpoint of a network: {shown(repr(key))} in its 'state_dict' is no tensor with a name"
+            )
     return fields, notes
 
 
@@ -125,7 +127,7 @@ def check_size(config: Config, task: Task, content: Content) -> None:
 def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """How the names and shapes of a state dict differ from those of a model, in words."""
     differences = [f"lacks {key}" for key in wanted if key not in given]
-    differences += [f"has {key:.80} too" for key in given if key not in wanted]
+    differences += [f"has {shown(key)} too" for key in given if key not in wanted]
     for key in wanted:
         shape = tuple(wanted[key].shape)
         found = tuple(given[key].shape) if key in given else shape
@@ -186,7 +188,7 @@ def read(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]
     ours = fields.get("biprop")
     epoch = fields.get("epoch", 0)
     if type(epoch) is not int or not 0 <= epoch < 2**31:
-        raise UserError(f"{path}: a damaged checkpoint: epoch = {epoch!r:.40}")
+        raise UserError(f"{path}: a damaged checkpoint: epoch = {shown(epoch)}")
     if ours is None:
         lacking = [name for name in ("conv_type", "prune_rate") if name not in fields]
         said = {**(fallback or {}), **flags}
@@ -211,7 +213,7 @@ def _our_config(ours: Any, path: str | Path) -> tuple[Config, Task]:
     try:
         form, version = ours["format"], ours["version"]
         if type(form) is not int or form > FORMAT:
-            newer = f"format {form!r:.20} of a newer biprop ({version!r:.20})"
+            newer = f"format {shown(form)} of a newer biprop ({shown(version)})"
             raise UserError(f"{path}: {newer}; this one reads up to {FORMAT}")
         values = _coerced({key: value for key, value in ours["config"].items() if key in options.FIELDS}, path)
         config = Config(**{key: value for key, value in values.items() if key not in options.PLACES})
@@ -236,7 +238,7 @@ def whole(value: Any, low: int, high: int) -> int:
         ValueError: it is not.
     """
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{value!r:.40}, not a whole number from {low} to {high}")
+        raise ValueError(f"{shown(value)}, not a whole number from {low} to {high}")
     return value
 
 
@@ -260,7 +262,7 @@ def config_name(content: Content) -> str:
     """
     name = (content.ours or {}).get("config_name", content.config.arch)
     if not options.is_file_name(name):
-        raise UserError(f"{content.path}: refused: config_name = {name!r:.80}: {options.FILE_NAME_RULE}")
+        raise UserError(f"{content.path}: refused: config_name = {shown(repr(name))}: {options.FILE_NAME_RULE}")
     return str(name)
 
 
@@ -296,11 +298,25 @@ def restore(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, A
         return Restored(network, content)
     try:
         if network.subnetwork:
-            network.subnetwork.set_densities(ours["densities"])
+            network.subnetwork.set_densities(_densities(ours["densities"]))
         mean, std = _normalisation(ours["mean"], ours["std"], content.task)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}") from None
     return Restored(network, content, mean, std)
+
+
+def _densities(densities: Any) -> dict[str, float]:
+    """Of each layer.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(densities, dict):
+        raise ValueError(f"densities = {shown(densities)}")
+    for name, density in densities.items():
+        if type(name) is not str or type(density) not in (int, float) or not 0 <= density <= 1:
+            raise ValueError(f"the density of {shown(name)} is {shown(density)}")
+    return densities
 
 
 def _normalisation(mean: Any, std: Any, task: Task) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -312,7 +328,7 @@ def _normalisation(mean: Any, std: Any, task: Task) -> tuple[tuple[float, ...], 
     for numbers in (mean, std):
         is_right = isinstance(numbers, list) and len(numbers) in (1, task.channels)
         if not is_right or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-            raise ValueError(f"mean or std = {numbers!r:.80}")
+            raise ValueError(f"mean or std = {shown(numbers)}")
     if len(mean) != len(std) or min(std) <= 0:
-        raise ValueError(f"std = {std!r:.80}")
+        raise ValueError(f"std = {shown(std)}")
     return tuple(map(float, mean)), tuple(map(float, std))

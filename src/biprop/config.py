@@ -17,7 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, did_you_mean, one_line
+from .errors import UserError, did_you_mean, one_line, shown
+from .files import is_file
 
 DEFAULT_CONFIG = "digits"
 MOST_YAML = 1 << 20
@@ -280,6 +281,8 @@ def coerce(name: str, value: Any, where: str) -> Any:
         wanted = next(t for t in typing.get_args(wanted) if t is not type(None))
     if value is None and optional:
         return None
+    if not isinstance(value, str | int | float | Mapping | list | None):
+        raise UserError(f"{_place(where, name, type(value).__name__)}: must be a plain value")
     if name == "prune_rate" and value in (-1, "-1"):
         return None  # the published configurations write -1 for "to be given on the command line"
     if typing.get_origin(wanted) is dict:
@@ -302,14 +305,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
 
 def _place(where: str, name: str, value: Any) -> str:
     """ "--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
-    return f"{where} {_shown(value)}" if where.startswith("--") else f"{where}: {name} = {_shown(value)}"
-
-
-def _shown(value: Any) -> str:
-    """A value in a message of one line."""
-    text = str(value)
-    shown = text if text.isprintable() else repr(text)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+    return f"{where} {shown(value)}" if where.startswith("--") else f"{where}: {name} = {shown(value)}"
 
 
 def _convert(wanted: type, value: Any) -> Any:
@@ -342,7 +338,7 @@ def _reject_unknown(key: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: {key} is left out: {LEFT_OUT_KEYS[key]}")
     if key not in FIELDS:
         hint = did_you_mean(key, FIELDS) or "; see biprop find --help"
-        raise UserError(f"{where}: unknown key {key!r:.80} = {_shown(value)}{hint}")
+        raise UserError(f"{where}: unknown key {shown(repr(key))} = {shown(value)}{hint}")
 
 
 def packaged() -> Any:
@@ -362,11 +358,11 @@ def find_file(name: str) -> Path:
         UserError: no such file (the nearest name is offered), or several of that bare name.
     """
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     root = Path(str(packaged()))
     relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    if (root / relative).is_file():
+    if is_file(root / relative):
         return root / relative
     files = packaged_files()
     same = [p for p in files if p.stem == name]
@@ -396,10 +392,10 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if (base := raw.pop("base", None)) is not None:
         base_path, own = path.parent / str(base), path.resolve()
-        if not base_path.is_file():
-            raise UserError(f"{path}: base = {str(base)!r:.80}: no such file")
+        if not is_file(base_path):
+            raise UserError(f"{path}: base = {shown(repr(base))}: no such file")
         if base_path.resolve() in (*above, own):
-            raise UserError(f"{path}: base = {str(base)!r:.80}: a circle: that file is built on this one")
+            raise UserError(f"{path}: base = {shown(repr(base))}: a circle: that file is built on this one")
         values = _read_file(base_path, (*above, own))
     for key, value in raw.items():
         _reject_unknown(str(key), value, str(path))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distributed import Group
+from .errors import shown
 
 
 @dataclass
@@ -31,12 +32,12 @@ class Counts:
             ValueError: these are no counts.
         """
         if not isinstance(record, dict) or set(record) != {field.name for field in fields(Counts)}:
-            raise ValueError(f"no counts of images: {record!r:.80}")
+            raise ValueError(f"no counts of images: {shown(record)}")
         counts = Counts(**record)
         whole = (counts.images, counts.right, counts.right_in_5)
         is_right = all(type(count) is int and 0 <= count < 2**62 for count in whole)
         if not is_right or type(counts.loss_sum) not in (int, float) or not math.isfinite(counts.loss_sum):
-            raise ValueError(f"no counts of images: {record!r:.80}")
+            raise ValueError(f"no counts of images: {shown(record)}")
         return counts
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> float:
