@@ -12,9 +12,11 @@ SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/* csrc/
 # Tests run in one process a core (at most 8), of this many threads each.
 OMP_NUM_THREADS ?= 1
 PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest
+# Seconds that `make fuzz` takes for each format.
+SECONDS ?= 60
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-avx2 slow sanitize mutants readme lint setup clean
+.PHONY: demo test test-avx2 slow fuzz sanitize mutants readme lint setup clean
 
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
@@ -52,6 +54,10 @@ slow: setup
 # README.md shows what the program prints today.
 readme: setup
 	$(BIN)/python scripts/readme.py
+
+# Mutated files, SECONDS for each format: make fuzz SECONDS=600
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --seconds $(SECONDS)
 
 # Wrong addresses and undefined behaviour in the core, by gcc; src/biprop/_core.so stays as it is.
 sanitize: setup

@@ -43,3 +43,31 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused() -> None:
     assert checkpoint.restore(path, {"prune_rate": 0.2}).content.config.prune_rate == 0.2
     with pytest.raises(UserError, match=r"--prune-rate 0\.3: but .* says 0\.2"):
         checkpoint.restore(path, {"prune_rate": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arch": ["Conv4"]}, "no such network"),
+        ({"arch": None}, "no such network"),
+        ({"conv_type": "x"}, "must be one of"),
+        ({"conv_type": 3}, "must be one of"),
+        ({"prune_rate": "x"}, "must be a number"),
+        ({"prune_rate": float("nan")}, "must be above 0"),
+        ({"prune_rate": None}, "pass --prune-rate"),
+    ],
+)
+def test_fields_are_checked(changes: dict[str, Any], said: str) -> None:
+    with torch.device("meta"):
+        state = models.build("Conv4").state_dict()
+    with pytest.raises(UserError, match=said):
+        ancestor.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3, **changes}, state, "x")
+
+
+def test_tensors_of_another_network_are_named() -> None:
+    with torch.device("meta"):
+        state = models.build("cResNet20").state_dict()
+    with pytest.raises(UserError, match=r"lacks linear.0.weight"):
+        ancestor.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3}, state, "x")
+    with pytest.raises(UserError, match="no convolution"):
+        ancestor.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3}, {}, "x")

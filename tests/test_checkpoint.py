@@ -1,12 +1,14 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from biprop import UserError, checkpoint, models
+from biprop import UserError, checkpoint, config, models
 from biprop.config import Config
+from biprop.network import Task, build_network
 
 
 class Evil:
@@ -61,11 +63,6 @@ def test_a_state_of_another_network_lists_the_difference() -> None:
         checkpoint.load_state(model, state, "x.pth")
 
 
-def test_data_parallel_prefixes_are_stripped() -> None:
-    assert checkpoint.strip_module_prefix({"module.a": 1, "module.b": 2}) == {"a": 1, "b": 2}
-    assert checkpoint.strip_module_prefix({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
-
-
 def test_each_option_of_the_augmentation_has_its_field() -> None:
     """Under the names of the original research code, all with values of their own."""
     config = Config(
@@ -85,3 +82,138 @@ def test_each_option_of_the_augmentation_has_its_field() -> None:
     noisy = checkpoint.augmentation_fields(Config(gaussian_aug=True, jsd=True))
     assert (noisy["train_augmentation"], noisy["use_gaussian_aug"], noisy["jsd"]) == ("Gaussian", True, True)
     assert checkpoint.augmentation_fields(Config())["train_augmentation"] == "Default"
+
+
+def test_prefixes_of_wrappers_are_stripped() -> None:
+    strip = checkpoint.strip_prefixes
+    assert strip({"module.a": 1, "module.b": 2}) == {"a": 1, "b": 2}
+    assert strip({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
+    assert strip({"_orig_mod.a.b": 1, "_orig_mod.c": 2}) == {"a.b": 1, "c": 2}
+    assert strip({"module._orig_mod.a": 1, "module._orig_mod.b": 2}) == {"a": 1, "b": 2}
+    assert strip({"_orig_mod.module.a": 1}) == {"a": 1}
+    assert strip({"a._orig_mod.weight": 1, "b.weight": 2}) == {"a.weight": 1, "b.weight": 2}
+    assert strip({"model.a": 1, "model.b": 2}) == {"a": 1, "b": 2}
+    assert strip({"n_averaged": 7, "module.a": 1}) == {"a": 1}
+    assert strip({"n_averaged": 7, "a": 1}) == {"n_averaged": 7, "a": 1}
+    assert strip({"a": 1, "_orig_mod.a": 2}) == {"a": 1, "_orig_mod.a": 2}
+    assert strip({}) == {}
+
+
+PLACES = {"log_dir": "/elsewhere", "results": "/elsewhere.csv", "name": "../x", "data": "/etc"}
+CONFIG = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3, **PLACES)
+TASK = Task(4, 1, (8, 8))
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    """A small checkpoint as a search writes it; `changes` are of its entry "biprop"."""
+    network = build_network(replace(CONFIG, name="x"), TASK)
+    assert network.subnetwork
+    ours = {
+        "format": checkpoint.FORMAT,
+        "version": "0",
+        "config": config.as_dict(CONFIG),
+        "config_name": "c",
+        "of_ancestor": False,
+        "densities": network.subnetwork.densities,
+        "num_classes": 4,
+        "channels": 1,
+        "input_size": [8, 8],
+        "mean": [0.5],
+        "std": [0.5],
+    }
+    return {"arch": CONFIG.arch, "epoch": 1, "state_dict": network.model.state_dict(), "biprop": {**ours, **changes}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.pth"
+
+
+def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: Path) -> None:
+    checkpoint.save(path, fields())
+    content = checkpoint.restore(path, {}).content
+    default = Config()
+    assert all(getattr(content.config, name) == getattr(default, name) for name in config.PLACES)
+    assert (content.config.arch, content.config.prune_rate, content.epoch) == ("Conv2Wide", 0.3, 1)
+    assert checkpoint.config_name(content) == "c"
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "settings.txt").write_text("log_dir: here\nresults: r.csv\nname: mine\ndata: d\nprune_rate: 0.9\n")
+    path.rename(run / "checkpoints" / "a.pth")
+    found = checkpoint.read(run / "checkpoints" / "a.pth", {}).config
+    assert [getattr(found, name) for name in config.PLACES] == ["d", "here", "r.csv", "mine"]
+    assert found.prune_rate == 0.3
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/abs", "a/b", "..", "a\nb", 3, None])
+def test_the_name_of_a_run_stays_in_its_folder(path: Path, name: Any) -> None:
+    checkpoint.save(path, fields(config_name=name))
+    with pytest.raises(UserError, match=r"config_name = .*must be one name"):
+        checkpoint.config_name(checkpoint.read(path, {}))
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"config": {"epochs": "x"}}, "epochs = x: must be a whole number"),
+    ({"config": {"seed": None}}, "seed = None: must be a whole number"),
+    ({"config": {"lr": float("nan")}}, "lr = nan"),
+    ({"config": 3}, "a damaged checkpoint"),
+    ({"config": {"layer_prune_rates": [1]}}, "must be pairs"),
+    ({"config": {"width_mult": 1e300}}, "cannot be built|another network"),
+    ({"config": {"width_mult": 1e6}}, "another network"),
+    ({"num_classes": 1 << 19}, "another network"),
+    ({"num_classes": "4"}, "a damaged checkpoint"),
+    ({"num_classes": 0}, "a damaged checkpoint"),
+    ({"input_size": [8]}, "a damaged checkpoint"),
+    ({"input_size": [1 << 14, 1 << 14]}, "another network"),
+    ({"format": "new"}, "of a newer biprop"),
+    ({"densities": {"x": 0.5}}, "a damaged checkpoint|no layer"),
+    ({"densities": None}, "a damaged checkpoint"),
+    ({"mean": ["a"]}, "mean or std"),
+    ({"std": [0.0]}, "std = "),
+    ({"std": [float("inf")]}, "mean or std"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_fields_are_one_line(path: Path, changes: dict[str, Any], said: str) -> None:
+    own = config.as_dict(CONFIG)
+    if isinstance(changes.get("config"), dict):
+        changes = {"config": {**own, **changes["config"]}}
+    checkpoint.save(path, fields(**changes))
+    with pytest.raises(UserError, match=said) as error:
+        checkpoint.restore(path, {})
+    assert "\n" not in str(error.value)
+
+
+STATES: list[tuple[Any, str]] = [
+    (lambda tensor: tensor.double(), "is torch.float64, not torch.float32"),
+    (lambda tensor: tensor.to(torch.complex64), "is torch.complex64"),
+    (lambda tensor: tensor / 0, "a number that is infinite or none"),
+    (lambda tensor: tensor[:1], "another network"),
+    (lambda tensor: 3, "is no tensor with a name"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), STATES, ids=range(len(STATES)))
+def test_a_state_that_does_not_compute_is_refused(path: Path, change: Any, said: str) -> None:
+    content = fields()
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = change(content["state_dict"][name])
+    checkpoint.save(path, content)
+    with pytest.raises(UserError, match=said):
+        checkpoint.restore(path, {})
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.5, "1", None, 1 << 40])
+def test_an_epoch_is_a_number(path: Path, epoch: Any) -> None:
+    checkpoint.save(path, {**fields(), "epoch": epoch})
+    with pytest.raises(UserError, match="epoch = "):
+        checkpoint.read(path, {})
+
+
+def test_a_file_without_a_checksum_is_read_and_that_is_said(path: Path) -> None:
+    checkpoint.save(path, fields())
+    assert checkpoint.read(path, {}).warnings == []
+    torch.save(torch.load(path, weights_only=True), path)
+    (note,) = checkpoint.restore(path, {}).content.warnings
+    assert "no checksum of the whole" in note

@@ -277,6 +277,7 @@ def test_resuming_and_starting_from_the_ancestors_checkpoint(capsys: pytest.Capt
     first = torch.load(golden, weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved["state_dict"][key.removeprefix("module.")]) for key, value in first.items())
     assert cli.main(["evaluate", "--pretrained", str(folder / "again/checkpoints/model_best.pth")]) == 0
+    assert "no checksum of the whole" in capsys.readouterr().err
     assert "--prune-rate 0.3: but" in fails(capsys, "find", "--pretrained", golden, *flags, "--prune-rate", "0.3")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -122,3 +123,39 @@ def test_an_unknown_model_is_refused(text: str) -> None:
 @given(MODELS)
 def test_a_model_is_its_text(model: Model) -> None:
     assert Model.of(str(model)) == model
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_pieces_are_coded_as_the_whole(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "library", lambda: None)
+    mask = np.random.default_rng(0).random((3, 1501)) < 0.1
+    models = [Model(), Model("o", 3), Model("i", 6)]
+    whole = coding.encode([mask] * 3, models)
+    monkeypatch.setattr(coding, "PIECE", 512)
+    assert np.array_equal(coding.encode([mask] * 3, models), whole)
+    assert all(np.array_equal(mask, found) for found in decoded(whole, [mask] * 3, models))
+
+
+def test_a_small_stream_of_a_large_mask_takes_the_memory_of_its_plane() -> None:
+    size = 1 << 24
+    plane = np.zeros(size // 8, dtype=np.uint8)
+    plane[-1] = 128
+    tracemalloc.start()
+    stream = coding.encode_planes([plane], [(size,)], [1], [Model()])
+    (found,) = coding.decode(stream, [(size,)], [1], [Model()])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found, plane)
+    assert peak < size // 8 + 8 * coding.PIECE < size
+    assert coding.cost_of_one_chance(1, size) == pytest.approx(8 * len(stream), abs=8 * 8 * coding.MOST_LANES)
+
+
+def test_large_masks_are_coded_row_by_row_only_where_the_stream_pays_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = large_masks()[1][:64, :64]
+    assert coding.best_model(mask) != Model()
+    monkeypatch.setattr(coding, "MOST_UNPACKED", 1000)
+    assert coding.may_be_unpacked(1000, 0)
+    assert coding.best_model(mask) != Model()  # its cost bounds its size
+    monkeypatch.setattr(coding, "WEIGHTS_A_BIT", 1)
+    assert coding.best_model(mask) == Model()

@@ -157,7 +157,7 @@ def test_every_default_obeys_its_rule() -> None:
         ("layer_prune_rates: {fc: 3}", "fc"),
         ("- a", "must hold one 'key: value' a line"),
         ("a: [", "not valid YAML"),
-        ("base: mine.yml", "base = 'mine.yml': no such file"),
+        ("base: mine.yml", "base = 'mine.yml': a circle"),
         ("lr_policy: cosine", "did you mean 'cosine_lr'"),
         ("conv_type: RGConv", "no layer type RGConv either"),
         ("conv_type: SampleSubnetConv", "unused layer types and trainers of the original research code are left out"),
@@ -202,3 +202,48 @@ def test_contradictions_are_refused(overrides: dict[str, Any], message: str) -> 
 def test_an_unknown_configuration_offers_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'conv4_kn_unsigned'"):
         config.resolve("conv4_kn_unsignd", {})
+
+
+def test_bases_do_not_go_in_circles(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{name}.yml").write_text(f"base: {base}.yml\n")
+    with pytest.raises(UserError, match=r"c\.yml: base = 'a\.yml': a circle"):
+        config.read_file(tmp_path / "a.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: 2024-02-30", "not valid YAML: day is out of range"),
+        ("seed: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
+        ("seed: " + "9" * 400, "seed = 9999.*must be at least 0 and at most"),
+        ("lr: " + "9" * 400, "lr = 9999.*must be a number"),
+        ("lr: .inf", "must be at least 0"),
+        ("a: &a [1]\nb: *a", "an alias"),
+        ("epochs: 1\nepochs: 2", "the key 'epochs' comes twice"),
+        ('log_dir: "a\\0b"', "must not hold a null character"),
+        ('select_on: "a\\nb"', "select_on = 'a.nb'"),
+        ("x" * 2_000_000, "2,000,000 bytes: no configuration"),
+    ],
+    ids=range(10),
+)
+def test_hostile_files_are_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.yml"
+    path.write_text(text + "\n" * (len(text) < 1_000_000))
+    with pytest.raises(UserError, match=said) as error:
+        config.read_file(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "..\\x", "a\nb", "a\0", "x" * 300, "\u202e"])
+def test_a_name_is_one_folder_below(name: str) -> None:
+    with pytest.raises(UserError, match=r"must be one name|null character"):
+        config.coerce("name", name, "--name")
+    assert config.coerce("name", "ä b.c-1", "--name") == "ä b.c-1"
+
+
+def test_a_data_set_of_the_hub_is_named() -> None:
+    with pytest.raises(UserError, match="pass --data, the name of the data set"):
+        config.resolve(None, {"set": "hub"})
+    assert config.resolve(None, {"set": "hub", "data": "mnist"})[0].data == "mnist"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biprop import Deck, Engine, Ticket, TicketError, UserError, container
+from biprop import deck as module
 from biprop.deck import softmax
 from biprop.gate import Gate
 
@@ -196,3 +197,12 @@ def test_the_header_is_plain_json(deck: Deck) -> None:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header["__metadata__"]["format"] == "biprop deck"
     assert json.loads(header["__metadata__"]["deck"])["kinds"] == ["loud", "quiet"]
+
+
+def test_the_names_of_all_cards_are_limited_together(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_NAMES", 2 * len(deck.cards[0].state))
+    content = deck.to_bytes()
+    assert Deck.from_bytes(content)
+    monkeypatch.setattr(module, "MOST_NAMES", 2 * len(deck.cards[0].state) - 1)
+    with pytest.raises(TicketError, match="names of tensors"):
+        Deck.from_bytes(content)

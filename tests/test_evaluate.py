@@ -1,3 +1,7 @@
+from dataclasses import asdict
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
@@ -28,3 +32,15 @@ def test_evaluation_mode_is_used_and_the_mode_restored() -> None:
     counts = evaluate(model, batches)
     assert counts.right == 3
     assert model.training
+
+
+@pytest.mark.parametrize(
+    "record", [None, {}, {"images": 1}, {"images": -1, "right": 0, "right_in_5": 0, "loss_sum": 0.0},
+               {"images": 1.5, "right": 0, "right_in_5": 0, "loss_sum": 0.0},
+               {"images": 1, "right": 0, "right_in_5": 0, "loss_sum": float("nan")}]
+)  # fmt: skip
+def test_counts_from_a_file_are_counts(record: Any) -> None:
+    counts = Counts(3, 2, 3, 0.5)
+    assert Counts.of(asdict(counts)) == counts
+    with pytest.raises(ValueError, match="no counts of images"):
+        Counts.of(record)

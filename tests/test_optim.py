@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from biprop import convert, models
+from biprop import convert, models, optim
 from biprop.optim import STEPS, build_optimizer, learning_rate
 
 
@@ -68,3 +70,44 @@ def test_adam_takes_the_learning_rate_only() -> None:
     optimizer = build_optimizer(model, "adam", lr=0.2, weight_decay=0.5)
     assert isinstance(optimizer, torch.optim.Adam)
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.2, 0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_what_was_gathered_is_taken_over_and_options_are_not(name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    old = optim.build_optimizer(model, name, lr=0.5, momentum=0.9)
+    model(torch.ones(1, 3)).sum().backward()
+    old.step()
+    new = optim.build_optimizer(model, name, lr=0.1, momentum=0.5)
+    saved = old.state_dict()
+    optim.load_state(new, saved)
+    assert all(new.param_groups[-1][key] == value for key, value in [("lr", 0.1)] + [("momentum", 0.5)] * (name == "sgd"))
+    for parameter, entry in old.state.items():
+        assert all(torch.equal(value, new.state[parameter][key]) for key, value in entry.items())
+
+
+def _without_groups(saved: dict[str, Any]) -> Any:
+    del saved["param_groups"]
+    return saved
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda saved: None,
+        lambda saved: [],
+        _without_groups,
+        lambda saved: {**saved, "state": {0: {"momentum_buffer": torch.ones(7)}}},
+        lambda saved: {**saved, "state": {0: {"momentum_buffer": torch.full((2, 3), float("inf"))}}},
+        lambda saved: {**saved, "state": {0: {"momentum_buffer": 3}}},
+        lambda saved: {**saved, "state": {0: {"exp_avg": torch.ones(2, 3)}}},
+        lambda saved: {**saved, "state": {0: 3}},
+        lambda saved: {**saved, "state": {9: {}}},
+        lambda saved: {**saved, "param_groups": saved["param_groups"][:1]},
+        lambda saved: {**saved, "param_groups": [{"params": [[]]}] * 2},
+    ],
+)
+def test_the_state_of_another_optimiser_is_refused(damage: Any) -> None:
+    optimizer = optim.build_optimizer(nn.Sequential(nn.Linear(3, 2)), "sgd", lr=0.1)
+    with pytest.raises(ValueError, match=r"."):
+        optim.load_state(optimizer, damage(optimizer.state_dict()))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from biprop import inspection
+from biprop import coding, inspection
 from biprop.ticket import Layer, Ticket, TicketError
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -321,3 +321,26 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_saving_where_one_cannot_write_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(TicketError.__mro__[1], match="cannot be written"):
         small_ticket().save(tmp_path / "no" / "folder.mpt")
+
+
+def test_names_are_counted_before_they_are_made() -> None:
+    header, about, data = taken_apart(small_ticket(state={}).to_bytes())
+    for prefixes, leaves in (
+        (["p" * 100_000], [f"{i:x}" for i in range(1 << 18)]),
+        ([f"{i:x}" for i in range(300)], ["l" * 100_000]),
+    ):
+        about["state"] = [[prefixes, leaves, [0]]]
+        header["__metadata__"]["ticket"] = json.dumps(about)
+        with pytest.raises(TicketError, match=r"names of .* characters"):
+            Ticket.from_bytes(with_sum(header, data))
+
+
+def test_a_large_layer_coded_row_by_row_needs_a_stream_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Layer("a", 0, (64, 64), 1, 1.0, np.zeros(512, np.uint8), "positive", model=coding.Model("o", 3))
+    large.mask[0] = 1
+    content = Ticket(None, None, [large], {}).to_bytes()
+    assert Ticket.from_bytes(content).kept == 1
+    monkeypatch.setattr(coding, "MOST_UNPACKED", 0)
+    monkeypatch.setattr(coding, "WEIGHTS_A_BIT", 1)
+    with pytest.raises(TicketError, match="a layer of 4096 weights coded row by row in a stream of"):
+        Ticket.from_bytes(content)

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from conftest import write_image_folder
 
 from biprop import UserError, checkpoint, config, data, log, prune, runs
+from biprop.evaluate import Counts
 from biprop.network import Task, build_network
 from biprop.optim import build_optimizer
 from biprop.runs import BEST, INITIAL, LAST
@@ -315,3 +317,39 @@ def test_an_unwritable_place_and_an_unknown_device_are_refused(tmp_path: Path) -
         runs.make(resolved, name)
     with pytest.raises(UserError, match="--device teapot"):
         search(tmp_path, device="teapot")
+
+
+def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    found._save(INITIAL, Counts(), Counts())
+    path = found.folder / "checkpoints" / INITIAL
+
+    def go_on(**changes: Any) -> Search:
+        start = checkpoint.read(path, {})
+        assert start.ours
+        start.fields |= {key: value for key, value in changes.items() if key == "optimizer"}
+        start.ours |= changes
+        return Search(found.config, found.config_name, found.data, log.Console(), start, True)
+
+    assert go_on().folder == found.folder
+    for changes in (
+        {"step": "1"},
+        {"step": -1},
+        {"best_epoch": 9},
+        {"best_validation": {"images": 1}},
+        {"best_train": 3},
+        {"batch": 10**9},
+        {"seconds": "x"},
+        {"optimizer": {}},
+        {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": []}},
+    ):
+        with pytest.raises(UserError, match=r"a damaged checkpoint|its optimiser is not"):
+            go_on(**changes)  # type: ignore[arg-type]
+
+
+def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(tmp_path: Path) -> None:
+    found = search(tmp_path)
+    found._save(INITIAL, Counts(), Counts())
+    start = checkpoint.read(found.folder / "checkpoints" / INITIAL, {})
+    other = replace(found.config, momentum=0.5)
+    assert Search(other, "x", found.data, log.Console(), start, True).optimizer.param_groups[1]["momentum"] == 0.5

@@ -116,6 +116,7 @@ def load_data(subject: Subject, console: Console) -> DataSet:
     Raises:
         UserError: see `data.load`; or data of another task.
     """
+    options.check_source(subject.config)
     images = data.load(subject.config, console.track)
     found = Task(len(images.classes), images.channels, images.input_size)
     if found != subject.task:

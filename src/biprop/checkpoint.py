@@ -1,28 +1,26 @@
 """Checkpoint files: the original research code's fields under its names, ours in one more entry "biprop".
 
-Written to a temporary name and renamed, so that a file under its own name is always whole. Read with PyTorch's safe loader,
-which refuses a pickle that could run code.
+Written to a temporary name and renamed, so that a file under its own name is always whole. `archive` reads and writes the file;
+here is what its fields mean. They are anybody's: each is checked before it is used, and none says where to read or write.
 """
 
 from __future__ import annotations
 
-import errno
-import pickle
-import warnings
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import ancestor
+from . import ancestor, archive, runs
 from . import config as options
 from .config import Config
-from .errors import UserError, one_line
-from .files import replacing
-from .network import Network, Task, build_network
+from .errors import UserError, one_line, shown
+from .files import is_file, replacing
+from .network import Network, Task, build_network, dense_shapes
 
 FORMAT = 1
 
@@ -52,11 +50,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
         OSError: it cannot be written; what was there stays.
     """
     with replacing(path) as file:
-        try:
-            torch.save(checkpoint, file)
-        except RuntimeError as e:  # what PyTorch's writer makes of a full disk
-            cause = e.__context__
-            raise (cause if isinstance(cause, OSError) else OSError(errno.EIO, one_line(e), str(path))) from None
+        archive.write(file, checkpoint)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -65,46 +59,87 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, damaged, or no checkpoint of a network.
     """
+    return _load(path)[0]
+
+
+def _load(path: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a checkpoint, and what the user should know of the file."""
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path}: no such checkpoint")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file that torch did not write is refused below, in one line
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        # torch's message is a page long; the line that names what the file asked for is the one that helps.
-        reason = next((line.strip() for line in str(e).splitlines() if "GLOBAL" in line or "unsupported" in line.lower()), "")
-        raise UserError(f"{path}: refused: not a plain checkpoint, it may carry code. {reason}".rstrip()) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise UserError(f"{path}: cannot be read as a checkpoint; damaged or truncated? {one_line(e).split('. ')[0]}") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict) or "arch" not in checkpoint:
+    fields, notes = archive.read(path)
+    if not isinstance(fields, dict) or not isinstance(fields.get("state_dict"), dict) or "arch" not in fields:
         raise UserError(f"{path}: not a checkpoint of a network: it has no 'arch' and 'state_dict'")
-    return checkpoint
+    for key, value in fields["state_dict"].items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}: not a checkpoint of a network: {shown(repr(key))} in its 'state_dict' is no tensor with a name"
+            )
+    return fields, notes
 
 
-def strip_module_prefix(state: dict[str, Any]) -> dict[str, Any]:
-    """The state dict without the `module.` that data-parallel runs put before every key."""
-    if all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+_WRAPPERS = ("module.", "model.")
+"""What wrappers put before every key: data-parallel and averaged models; training frameworks."""
 
 
-def load_state(model: nn.Module, state: dict[str, Any], where: object) -> None:
-    """Load a state dict whose keys and shapes are exactly those of the model.
+def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
+    """The state dict with the names that the network itself gives, without what wrappers add to them.
+
+    `torch.compile` adds `_orig_mod.`, also within a name. A prefix that not all keys have is part of the names.
+    """
+    names = {key: key.replace("_orig_mod.", "") for key in state}
+    if "n_averaged" in names and all(name.startswith("module.") for name in names.values() if name != "n_averaged"):
+        names.pop("n_averaged")  # how many models torch.optim.swa_utils.AveragedModel has averaged
+    while prefix := next((p for p in _WRAPPERS if names and all(name.startswith(p) for name in names.values())), None):
+        names = {key: name.removeprefix(prefix) for key, name in names.items()}
+    if len(set(names.values())) < len(names):
+        return state  # two tensors of one name: it is left to the caller to say what differs
+    return {name: state[key] for key, name in names.items()}
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], where: object) -> None:
+    """Load a state dict whose keys and shapes are exactly those of the model, and whose numbers are finite.
 
     Raises:
         UserError: they differ; one line with the first differences.
     """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(value.shape) if isinstance(value, torch.Tensor) else () for key, value in state.items()}
+    own = model.state_dict()
+    _raise_differences(_differences(own, state), where)
+    for key, value in state.items():
+        if not torch.can_cast(value.dtype, own[key].dtype) or value.dtype == torch.float64:
+            raise UserError(f"{where}: {key} is {value.dtype}, not {own[key].dtype}")
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{where}: {key} holds a number that is infinite or none: this network computes nothing")
+    model.load_state_dict(state)
+
+
+def check_size(config: Config, task: Task, content: Content) -> None:
+    """Compare the network of these options with a checkpoint before memory is taken for it: a small file can ask for a huge one.
+
+    Raises:
+        UserError: the checkpoint is of another network.
+    """
+    wanted = dense_shapes(config, task, content.of_ancestor)
+    given = {key: value for key, value in content.state.items() if key in wanted}
+    _raise_differences(_differences(wanted, given), content.path)
+
+
+def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """How the names and shapes of a state dict differ from those of a model, in words."""
     differences = [f"lacks {key}" for key in wanted if key not in given]
-    differences += [f"has {key} too" for key in given if key not in wanted]
-    differences += [f"{key} is {given[key]}, not {wanted[key]}" for key in wanted if given.get(key, wanted[key]) != wanted[key]]
+    differences += [f"has {shown(key)} too" for key in given if key not in wanted]
+    for key in wanted:
+        shape = tuple(wanted[key].shape)
+        found = tuple(given[key].shape) if key in given else shape
+        if found != shape:
+            differences.append(f"{key} is {found}, not {shape}")
+    return differences
+
+
+def _raise_differences(differences: list[str], where: object) -> None:
     if differences:
         more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
         raise UserError(f"{where}: a checkpoint of another network: {'; '.join(differences[:4])}{more}")
-    model.load_state_dict(state)
 
 
 @dataclass
@@ -114,9 +149,11 @@ class Content:
     Attributes:
         path: of the file.
         fields: all of it.
-        state: the state dict without `module.` prefixes.
+        state: the state dict without the prefixes of wrappers.
         ours: the entry "biprop", or None for a file of the original research code.
-        config, task: the options and the task that the network was made for.
+        epoch: epochs done.
+        config, task: the options and the task that the network was made for. Places (`config.PLACES`) are those of the run
+            folder that the file lies in, or the defaults.
         warnings: what the user should know, one line each.
     """
 
@@ -124,14 +161,10 @@ class Content:
     fields: dict[str, Any]
     state: dict[str, torch.Tensor]
     ours: dict[str, Any] | None
+    epoch: int
     config: Config
     task: Task
     warnings: list[str]
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return int(self.fields.get("epoch", 0))
 
     @property
     def of_ancestor(self) -> bool:
@@ -150,10 +183,12 @@ def read(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]
     Raises:
         UserError: see `load`, `ancestor.describe`; or a flag that contradicts the file.
     """
-    fields = load(path)
-    state = strip_module_prefix(fields["state_dict"])
+    fields, warned = _load(path)
+    state = strip_prefixes(fields["state_dict"])
     ours = fields.get("biprop")
-    warned: list[str] = []
+    epoch = fields.get("epoch", 0)
+    if type(epoch) is not int or not 0 <= epoch < 2**31:
+        raise UserError(f"{path}: a damaged checkpoint: epoch = {shown(epoch)}")
     if ours is None:
         lacking = [name for name in ("conv_type", "prune_rate") if name not in fields]
         said = {**(fallback or {}), **flags}
@@ -162,7 +197,7 @@ def read(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]
             warned.append(f"{path}: does not say its {' and '.join(lacking)}; taken as given")
         config, task = ancestor.describe(fields, state, path)
         found = {option: fields[field] for field, option in _AUGMENTATION_OPTIONS.items() if field in fields}
-        config = replace(config, **found)
+        config = replace(config, **_coerced(found, path))
     else:
         config, task = _our_config(ours, path)
     answers = {**options.as_dict(config), "num_classes": task.num_classes}
@@ -170,19 +205,72 @@ def read(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]
     for name in options.CHECKPOINT_FACTS:
         if flags.get(name) is not None and same.get(flags[name], flags[name]) != same.get(answers[name], answers[name]):
             raise UserError(f"--{name.replace('_', '-')} {flags[name]}: but {path} says {answers[name]}")
-    return Content(Path(path), fields, state, ours, config, task, warned)
+    return Content(Path(path), fields, state, ours, epoch, config, task, warned)
 
 
-def _our_config(ours: dict[str, Any], path: str | Path) -> tuple[Config, Task]:
+def _our_config(ours: Any, path: str | Path) -> tuple[Config, Task]:
+    """Options and task of a checkpoint of this program, from its entry "biprop"."""
     try:
-        if ours["format"] > FORMAT:
-            raise UserError(
-                f"{path}: format {ours['format']} of a newer biprop ({ours['version']}); this one reads up to {FORMAT}"
-            )
-        config = Config(**{key: value for key, value in ours["config"].items() if key in options.FIELDS})
-        return config, Task(ours["num_classes"], ours["channels"], tuple(ours["input_size"]))
-    except (KeyError, TypeError) as e:
-        raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {e}") from None
+        form, version = ours["format"], ours["version"]
+        if type(form) is not int or form > FORMAT:
+            newer = f"format {shown(form)} of a newer biprop ({shown(version)})"
+            raise UserError(f"{path}: {newer}; this one reads up to {FORMAT}")
+        values = _coerced({key: value for key, value in ours["config"].items() if key in options.FIELDS}, path)
+        config = Config(**{key: value for key, value in values.items() if key not in options.PLACES})
+        options.check(config)
+        height, width = (whole(side, 1, 1 << 14) for side in ours["input_size"])
+        task = Task(whole(ours["num_classes"], 1, 1 << 20), whole(ours["channels"], 1, 1 << 12), (height, width))
+        return replace(config, **_places(Path(path))), task
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}") from None
+
+
+def _coerced(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    return {name: options.coerce(name, value, str(path)) for name, value in values.items() if name not in options.PLACES}
+
+
+def whole(value: Any, low: int, high: int) -> int:
+    """A value from a file, if it is a whole number in this range.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{shown(value)}, not a whole number from {low} to {high}")
+    return value
+
+
+def _places(path: Path) -> dict[str, Any]:
+    """Where data are and where results go, from the settings of the run folder that a checkpoint lies in.
+
+    A checkpoint has these options too, as a record: it may be a stranger's, and does not choose what is read and written here.
+    """
+    folder = run_folder(path)
+    if folder is None:
+        return {}
+    settings = options.read_file(folder / runs.SETTINGS)
+    return {name: value for name, value in settings.items() if name in options.PLACES}
+
+
+def config_name(content: Content) -> str:
+    """Of the configuration file that a run of this program began with: a part of its folder's name.
+
+    Raises:
+        UserError: no folder can have this name.
+    """
+    name = (content.ours or {}).get("config_name", content.config.arch)
+    if not options.is_file_name(name):
+        raise UserError(f"{content.path}: refused: config_name = {shown(repr(name))}: {options.FILE_NAME_RULE}")
+    return str(name)
+
+
+def run_folder(path: Path) -> Path | None:
+    """The run folder that a checkpoint lies in; None where it lies somewhere else."""
+    folder = path.parent.parent
+    is_one = path.parent.name == runs.CHECKPOINTS and (folder / runs.SETTINGS).is_file()
+    return folder if is_one else None
 
 
 @dataclass
@@ -202,6 +290,7 @@ class Restored:
 def restore(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> Restored:
     """Load a checkpoint and rebuild its network, masks included; arguments and errors as of `read` and `load_state`."""
     content = read(path, flags, fallback)
+    check_size(content.config, content.task, content)
     network = build_network(content.config, content.task, ancestor=content.of_ancestor)
     load_state(network.model, content.state, path)
     ours = content.ours
@@ -209,7 +298,37 @@ def restore(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, A
         return Restored(network, content)
     try:
         if network.subnetwork:
-            network.subnetwork.set_densities(ours["densities"])
-        return Restored(network, content, tuple(ours["mean"]), tuple(ours["std"]))
-    except (KeyError, TypeError, ValueError) as e:
-        raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {e}") from None
+            network.subnetwork.set_densities(_densities(ours["densities"]))
+        mean, std = _normalisation(ours["mean"], ours["std"], content.task)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"{path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}") from None
+    return Restored(network, content, mean, std)
+
+
+def _densities(densities: Any) -> dict[str, float]:
+    """Of each layer.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(densities, dict):
+        raise ValueError(f"densities = {shown(densities)}")
+    for name, density in densities.items():
+        if type(name) is not str or type(density) not in (int, float) or not 0 <= density <= 1:
+            raise ValueError(f"the density of {shown(name)} is {shown(density)}")
+    return densities
+
+
+def _normalisation(mean: Any, std: Any, task: Task) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both, a number per channel or one for all.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    for numbers in (mean, std):
+        is_right = isinstance(numbers, list) and len(numbers) in (1, task.channels)
+        if not is_right or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise ValueError(f"mean or std = {shown(numbers)}")
+    if len(mean) != len(std) or min(std) <= 0:
+        raise ValueError(f"std = {shown(std)}")
+    return tuple(map(float, mean)), tuple(map(float, std))

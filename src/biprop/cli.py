@@ -225,7 +225,7 @@ def _find(arguments: argparse.Namespace) -> int:
         if config is None:
             if start.ours is None:
                 raise UserError(f"--resume {path}: does not hold the options of its run: pass --config too")
-            config, name = options.override(start.config, given), str(start.ours.get("config_name", start.config.arch))
+            config, name = options.override(start.config, given), checkpoint.config_name(start)
     assert config
     if arguments.print_config:
         sys.stdout.write(options.as_yaml(config))
@@ -414,7 +414,7 @@ def _pack(arguments: argparse.Namespace) -> int:
         raise UserError(f"--output {arguments.output}: the name of a ticket ends with {TICKET_ENDING}")
     check_folder(arguments.output)
     console = log.Console()
-    ticket = export.pack(arguments.source, flags, arguments.compact)
+    ticket = export.pack(arguments.source, flags, arguments.compact, _warn)
     if arguments.compact:
         # What 16 bits cost is told, always: a user who gives up precision wants to know what for.
         exact = dataclasses.replace(ticket, compact=False)

@@ -30,6 +30,11 @@ MOST_ROWS = 1 << 16
 STRENGTHS = (3, 6, 9)
 """What the encoder tries: 2 to this power is how many weights the layer's density counts for, beside the group's own."""
 
+PIECE = 1 << 20
+"""Weights of one chance that are coded at a time: a multiple of 8 and of `MOST_LANES`, so that lanes take their usual turns."""
+MOST_UNPACKED, WEIGHTS_A_BIT = 1 << 22, 256
+"""What is coded row by row is held at a byte a weight: at most so many weights, and so many more per bit of the stream."""
+
 Bits = NDArray[np.uint8]
 
 
@@ -87,12 +92,33 @@ def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model]) -> NDArr
     Returns:
         The stream, uint8.
     """
-    coder = _Encoder(lanes_for(sum(mask.size for mask in masks)))
-    for mask, model in reversed(list(zip(masks, models, strict=True))):
-        kept = int(np.count_nonzero(mask))
-        if 0 < kept < mask.size:
-            rows = _rows(mask, model)
-            for row, chances in reversed(list(zip(rows, _chances(rows, mask.shape, kept, model), strict=True))):
+    planes = [np.packbits(mask.ravel(), bitorder="little") for mask in masks]
+    kept = [int(np.count_nonzero(mask)) for mask in masks]
+    return encode_planes(planes, [mask.shape for mask in masks], kept, models)
+
+
+def encode_planes(
+    planes: Sequence[NDArray[np.uint8]],
+    shapes: Sequence[tuple[int, ...]],
+    kept: Sequence[int],
+    models: Sequence[Model],
+) -> NDArray[np.uint8]:
+    """Code masks that are planes (see `decode`) into one stream; arguments and result as of `decode` and `encode`.
+
+    A mask of one chance is unpacked piece by piece, so that the memory taken is close to the planes'.
+    """
+    coder = _Encoder(lanes_for(sum(map(math.prod, shapes))))
+    for plane, shape, count, model in reversed(list(zip(planes, shapes, kept, models, strict=True))):
+        size = math.prod(shape)
+        if count in (0, size):
+            continue
+        if _has_one_chance(shape, model):
+            chance = _one_chance(count, size)
+            for start in reversed(range(0, size, PIECE)):
+                coder.put(_unpacked(plane, start, min(size, start + PIECE)), chance)
+        else:
+            mask = _unpacked(plane, 0, size).view(np.bool_).reshape(shape)
+            for row, chances in _backwards(_rows(mask, model), shape, count, model):
                 coder.put(row, chances)
     return coder.stream()
 
@@ -116,27 +142,65 @@ def decode(
             plane = np.full(-(-size // 8), 255 if count else 0, dtype=np.uint8)
             if count and size % 8:
                 plane[-1] = (1 << size % 8) - 1
-            yield plane
-            continue
-        rows = np.empty(_row_shape(shape, model), dtype=np.uint8)
-        for row, chances in zip(rows, _chances(rows, shape, count, model), strict=True):
-            coder.take(row, chances)
-        if int(np.count_nonzero(rows)) != count:
-            raise CodingError("a mask does not keep as many weights as it says")
-        yield np.packbits(_in_order(rows, shape, model), bitorder="little")
+        elif _has_one_chance(shape, model):
+            plane = _take_pieces(coder, size, count)
+        else:
+            plane = _take_rows(coder, shape, count, model)
+        yield plane
     coder.finish()
+
+
+def _take_pieces(coder: _Decoder, size: int, count: int) -> NDArray[np.uint8]:
+    """The plane of a mask of one chance, decoded piece by piece: a small stream can be a large mask."""
+    plane = np.empty(-(-size // 8), dtype=np.uint8)
+    chance, ones = _one_chance(count, size), 0
+    for start in range(0, size, PIECE):
+        piece = np.empty(min(PIECE, size - start), dtype=np.uint8)
+        coder.take(piece, chance)
+        ones += int(np.count_nonzero(piece))
+        packed = np.packbits(piece, bitorder="little")
+        plane[start // 8 : start // 8 + len(packed)] = packed
+    _check_count(ones, count)
+    return plane
+
+
+def _take_rows(coder: _Decoder, shape: tuple[int, ...], count: int, model: Model) -> NDArray[np.uint8]:
+    """The plane of a mask whose chances are learned row by row."""
+    rows = np.empty(_row_shape(shape, model), dtype=np.uint8)
+    for row, chances in zip(rows, _chances(rows, shape, count, model), strict=True):
+        coder.take(row, chances)
+    _check_count(int(np.count_nonzero(rows)), count)
+    return np.packbits(_in_order(rows, shape, model), bitorder="little")
+
+
+def _check_count(ones: int, count: int) -> None:
+    if ones != count:
+        raise CodingError("a mask does not keep as many weights as it says")
+
+
+def _unpacked(plane: NDArray[np.uint8], start: int, stop: int) -> Bits:
+    """Weights start .. stop of a plane, a byte each; `start` is a multiple of 8."""
+    return np.unpackbits(plane[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little")
 
 
 def cost(mask: NDArray[np.bool_], model: Model) -> float:
     """Bits that `encode` spends on a mask, to a fraction of a bit."""
     kept = int(np.count_nonzero(mask))
-    if not 0 < kept < mask.size:
-        return 0.0
+    if _has_one_chance(mask.shape, model) or not 0 < kept < mask.size:
+        return cost_of_one_chance(kept, mask.size)
     rows, bits = _rows(mask, model), 0.0
     for row, chances in zip(rows, _chances(rows, mask.shape, kept, model), strict=True):
         share = np.where(row, chances, 65536 - chances).astype(np.float64)
         bits += float((16 - np.log2(share)).sum())
     return bits
+
+
+def cost_of_one_chance(kept: int, weights: int) -> float:
+    """Bits of a mask that is coded with one chance for all its weights: its counts tell."""
+    if not 0 < kept < weights:
+        return 0.0
+    chance = int(_one_chance(kept, weights)[0])
+    return kept * (16 - math.log2(chance)) + (weights - kept) * (16 - math.log2(65536 - chance))
 
 
 def best_model(mask: NDArray[np.bool_]) -> Model:
@@ -158,7 +222,20 @@ def best_model(mask: NDArray[np.bool_]) -> Model:
             bits = -float((counts * np.log2(chance) + (pooled - counts) * np.log2(1 - chance)).sum(dtype=np.float64))
             if bits < cost:
                 best, cost = Model(order, strength), bits
-    return best
+    return best if may_be_unpacked(mask.size, cost / 2) else Model()
+
+
+def may_be_unpacked(weights: int, bits: float) -> bool:
+    """Whether a stream of so many bits may hold a layer of so many weights that is coded row by row.
+
+    Decoding such a layer takes memory for all its weights: its size is bounded by the stream's.
+    """
+    return weights <= MOST_UNPACKED + WEIGHTS_A_BIT * bits
+
+
+def is_coded_by_rows(shape: tuple[int, ...], kept: int, model: Model) -> bool:
+    """Whether the layer is in the stream, row by row."""
+    return 0 < kept < math.prod(shape) and not _has_one_chance(shape, model)
 
 
 def _three_axes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -197,20 +274,57 @@ def _in_order(rows: Bits, shape: tuple[int, ...], model: Model) -> Bits:
     return rows.reshape(-1)
 
 
+def _has_one_chance(shape: tuple[int, ...], model: Model) -> bool:
+    """Whether all weights of the layer have the same chance, so that nothing is learned."""
+    return not model.order or len(shape) < 2
+
+
+def _density(kept: int, weights: int) -> int:
+    return (65536 * kept + weights // 2) // weights
+
+
+def _one_chance(kept: int, weights: int) -> NDArray[np.uint32]:
+    """[1]: of 65,536 how often a weight is kept, the same for all."""
+    return np.clip(np.array([_density(kept, weights)], dtype=np.uint32), 1, 65535)
+
+
+class _Learned:
+    """What is known of the groups of a layer that is coded row by row, before a row: how many weights are kept of each."""
+
+    def __init__(self, shape: tuple[int, ...], row_length: int, kept: int, model: Model) -> None:
+        self._groups = shape[1] if model.order == "o" else shape[0]
+        self._pooled = row_length // self._groups
+        self._strength = 1 << model.strength
+        self._density = _density(kept, math.prod(shape))
+        self._ones = np.zeros(self._groups, dtype=np.int64)
+
+    def chances(self, number: int) -> NDArray[np.uint32]:
+        """[weights of a row], for row `number`: of 65,536 how often each is kept."""
+        prior = self._density * self._strength
+        chances = (65536 * self._ones + prior) // (number * self._pooled + self._strength)
+        return np.repeat(np.clip(chances, 1, 65535).astype(np.uint32), self._pooled)
+
+    def count(self, row: Bits, sign: int = 1) -> None:
+        """Add a row that is coded, or with sign -1 take it away."""
+        self._ones += sign * row.reshape(self._groups, self._pooled).sum(1, dtype=np.int64)
+
+
 def _chances(rows: Bits, shape: tuple[int, ...], kept: int, model: Model) -> Iterator[NDArray[np.uint32]]:
-    """For every row, of 65,536 how often a weight is kept: [weights of a row], or [1] for all. `rows` is read after each."""
-    size = math.prod(shape)
-    density = (65536 * kept + size // 2) // size
-    if not model.order or len(shape) < 2:
-        yield np.clip(np.array([density], dtype=np.uint32), 1, 65535)
-        return
-    groups = shape[1] if model.order == "o" else shape[0]
-    pooled = rows.shape[1] // groups
-    ones, strength = np.zeros(groups, dtype=np.int64), 1 << model.strength
+    """The chances of every row, in order. `rows` is read after each."""
+    learned = _Learned(shape, rows.shape[1], kept, model)
     for number, row in enumerate(rows):
-        chances = (65536 * ones + density * strength) // (number * pooled + strength)
-        yield np.repeat(np.clip(chances, 1, 65535).astype(np.uint32), pooled)
-        ones += row.reshape(groups, pooled).sum(1, dtype=np.int64)
+        yield learned.chances(number)
+        learned.count(row)
+
+
+def _backwards(rows: Bits, shape: tuple[int, ...], kept: int, model: Model) -> Iterator[tuple[Bits, NDArray[np.uint32]]]:
+    """Every row with its chances, from the last to the first."""
+    learned = _Learned(shape, rows.shape[1], kept, model)
+    for row in rows:
+        learned.count(row)
+    for number in reversed(range(len(rows))):
+        learned.count(rows[number], -1)
+        yield rows[number], learned.chances(number)
 
 
 class _Encoder:

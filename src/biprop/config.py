@@ -17,11 +17,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, did_you_mean, one_line
+from .errors import UserError, did_you_mean, one_line, shown
+from .files import is_file
 
 DEFAULT_CONFIG = "digits"
+MOST_YAML = 1 << 20
+"""Bytes of a configuration file."""
 DATA_PLACES = ("set", "data", "image_size", "stream", "workers")
 """Options that say which data, and where they are."""
+PLACES = ("data", "log_dir", "results", "name")
+"""Options that say where to read and write: a checkpoint does not choose them, the command line or the run folder does."""
 CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", "num_classes")
 """Options that a checkpoint answers: a flag that says otherwise is a mistake."""
 
@@ -31,6 +36,15 @@ _UNUSED = "the unused layer types and trainers of the original research code are
 LEFT_OUT_KEYS = {"random_subnet": "with its first scores frozen, nothing would be searched for"}
 """Options of the original research code that are left out, and why."""
 _NO_RGCONV = "the original research code has no layer type RGConv either"
+
+
+FILE_NAME_RULE = "must be one name: letters, numbers and signs without / or \\, at most 200 bytes, and not .. or ."
+
+
+def is_file_name(value: Any) -> bool:
+    """Whether a folder can have this name, and lies where it is made: in no other folder, and not above."""
+    is_one = isinstance(value, str) and value not in ("", ".", "..") and not set(value) & {"/", "\\"}
+    return is_one and value.isprintable() and len(value.encode()) <= 200
 
 
 @dataclass(frozen=True)
@@ -43,15 +57,21 @@ class Rule:
     low: float | None = None
     high: float | None = None
     open_low: bool = False
+    is_file_name: bool = False
     short: tuple[str, ...] = ()
 
     def broken_by(self, value: Any) -> str | None:
         """The rule that `value` breaks, in words, or None."""
         if self.choices is not None and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}{did_you_mean(str(value), self.choices)}"
+        if isinstance(value, str) and "\0" in value:
+            return "must not hold a null character"
+        if self.is_file_name and not is_file_name(value):
+            return FILE_NAME_RULE
         if isinstance(value, int | float) and not isinstance(value, bool):
+            is_number = isinstance(value, int) or math.isfinite(value)
             above = self.low is None or (value > self.low if self.open_low else value >= self.low)
-            if not (math.isfinite(value) and above and (self.high is None or value <= self.high)):
+            if not (is_number and above and (self.high is None or value <= self.high)):
                 return f"must be {self.range_in_words()}"
         return None
 
@@ -199,7 +219,7 @@ class Config:
     )
     bf16_gradients: bool = option(False, "send gradients as bfloat16: half the bytes, other roundings", _MANY)
 
-    name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
+    name: str = option("find", "name of the experiment (the last folder of the run)", _RUN, is_file_name=True)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
     results: str | None = option(None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN)
     histograms: bool = option(False, "histograms of the scores in TensorBoard, one per layer and epoch", _RUN)
@@ -261,13 +281,15 @@ def coerce(name: str, value: Any, where: str) -> Any:
         wanted = next(t for t in typing.get_args(wanted) if t is not type(None))
     if value is None and optional:
         return None
+    if not isinstance(value, str | int | float | Mapping | list | None):
+        raise UserError(f"{_place(where, name, type(value).__name__)}: must be a plain value")
     if name == "prune_rate" and value in (-1, "-1"):
         return None  # the published configurations write -1 for "to be given on the command line"
     if typing.get_origin(wanted) is dict:
         return _coerce_rates(name, value, where)
     try:
         converted = _convert(wanted, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[wanted]
         raise UserError(f"{_place(where, name, value)}: must be {kind}") from None
     broken = rule(name).broken_by(converted)
@@ -283,7 +305,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
 
 def _place(where: str, name: str, value: Any) -> str:
     """ "--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
-    return f"{where} {value}" if where.startswith("--") else f"{where}: {name} = {value}"
+    return f"{where} {shown(value)}" if where.startswith("--") else f"{where}: {name} = {shown(value)}"
 
 
 def _convert(wanted: type, value: Any) -> Any:
@@ -316,7 +338,7 @@ def _reject_unknown(key: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: {key} is left out: {LEFT_OUT_KEYS[key]}")
     if key not in FIELDS:
         hint = did_you_mean(key, FIELDS) or "; see biprop find --help"
-        raise UserError(f"{where}: unknown key {key!r} = {value!r}{hint}")
+        raise UserError(f"{where}: unknown key {shown(repr(key))} = {shown(value)}{hint}")
 
 
 def packaged() -> Any:
@@ -336,11 +358,11 @@ def find_file(name: str) -> Path:
         UserError: no such file (the nearest name is offered), or several of that bare name.
     """
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     root = Path(str(packaged()))
     relative = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    if (root / relative).is_file():
+    if is_file(root / relative):
         return root / relative
     files = packaged_files()
     same = [p for p in files if p.stem == name]
@@ -361,30 +383,53 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: unreadable, not a mapping, an unknown key or a value that breaks its rule.
     """
-    import yaml
+    return _read_file(path, ())
 
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
-    except yaml.YAMLError as e:
-        raise UserError(f"{path}: not valid YAML: {one_line(e)}") from None
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold one 'key: value' a line")
+
+def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """See `read_file`; `above`: the files whose base this one is, resolved."""
+    raw = _plain_yaml(path)
     values: dict[str, Any] = {}
     if (base := raw.pop("base", None)) is not None:
-        base_path = path.parent / str(base)
-        if not base_path.is_file() or base_path.resolve() == path.resolve():
-            raise UserError(f"{path}: base = {base!r}: no such file")
-        values = read_file(base_path)
+        base_path, own = path.parent / str(base), path.resolve()
+        if not is_file(base_path):
+            raise UserError(f"{path}: base = {shown(repr(base))}: no such file")
+        if base_path.resolve() in (*above, own):
+            raise UserError(f"{path}: base = {shown(repr(base))}: a circle: that file is built on this one")
+        values = _read_file(base_path, (*above, own))
     for key, value in raw.items():
         _reject_unknown(str(key), value, str(path))
         if key == "prune_rate" and value == 0 and raw.get("conv_type", values.get("conv_type")) == "DenseConv":
             value = None  # a published baseline writes 0 for "nothing is pruned"
         values[key] = coerce(key, value, str(path))
     return values
+
+
+def _plain_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: see `read_file`.
+    """
+    import yaml
+
+    from .yaml_loader import PlainLoader
+
+    try:
+        if path.stat().st_size > MOST_YAML:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes: no configuration has more than {MOST_YAML:,}")
+        raw = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: a day that no month has, a number of too many digits
+        raise UserError(f"{path}: not valid YAML: {one_line(e)}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold one 'key: value' a line")
+    return raw
 
 
 def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, str]:
@@ -420,6 +465,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 def check(config: Config) -> None:
     """Raise UserError where options contradict each other."""
+    check_source(config)
     if config.conv_type == "DenseConv":
         if config.layer_prune_rates or config.tune_batchnorm:
             raise UserError("conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm need a Subnet layer")
@@ -449,6 +495,12 @@ def check(config: Config) -> None:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
     if config.scale_fan and config.prune_rate == 1:
         raise UserError("scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it off or keep fewer")
+
+
+def check_source(config: Config) -> None:
+    """Raise UserError where a data set of the Hub is asked for, and not which: nothing is downloaded that nobody named."""
+    if config.set == "hub" and config.data == FIELDS["data"].default:
+        raise UserError("set = hub: pass --data, the name of the data set or a folder")
 
 
 def warnings(config: Config) -> list[str]:

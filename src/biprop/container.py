@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import operator
+import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,10 @@ from .errors import UserError
 from .files import replacing
 
 T = TypeVar("T")
-MOST_HEADER = 1 << 24
+MOST_HEADER, MOST_FILE = 1 << 24, 1 << 33
+"""Bytes of the header, and of the whole file."""
+_START = 10
+"""Bytes that tell whether a file begins like one of these."""
 _NO_SUM = "0" * 64
 _KINDS = {"F32": 4, "BF16": 2, "U8": 1}
 
@@ -32,20 +37,36 @@ class TicketError(UserError):
     """The file is no ticket or deck that this program can read: damaged, truncated, hostile, or of a newer version."""
 
 
-def load(path: str | Path, parse: Callable[[bytes], T]) -> T:
-    """What `parse` makes of a file's content.
+def load(path: str | Path, what: str, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a file's content. A file of another kind is refused after its first bytes, whatever its size.
+
+    Args:
+        path: of the file.
+        what: "ticket" or "deck".
+        parse: takes the whole content.
 
     Raises:
         TicketError: the file cannot be read, or what `parse` raises, with the file's name.
     """
     try:
-        content = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return parse(_content(file, what))
     except OSError as e:
         raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
-    try:
-        return parse(content)
+    except MemoryError:
+        raise TicketError(f"{path}: does not fit into memory") from None
     except TicketError as e:
         raise TicketError(f"{path}: {e}") from None
+
+
+def _content(file: IO[bytes], what: str) -> bytes:
+    """All bytes of a file that begins like a ticket or a deck; of another one only the header is read."""
+    start = file.read(_START)
+    header = file.read(max(0, _header_length(what, start) + 8 - len(start)))
+    _metadata(what, (start + header)[8:])
+    size = os.fstat(file.fileno()).st_size  # of a pipe: 0
+    check(size <= MOST_FILE, f"{size} bytes: no {what} has more than {MOST_FILE}")
+    return start + header + file.read()
 
 
 def save(path: str | Path, content: bytes) -> int:
@@ -99,18 +120,9 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
     Raises:
         TicketError: it is no such file, damaged, or of a newer version. ValueError or KeyError where the damage is in the detail.
     """
-    if len(content) < 10 or content[8:9] != b"{":
-        raise TicketError(f"not a {what}: the file does not begin like one")
-    (length,) = struct.unpack("<Q", content[:8])
-    check(length <= min(MOST_HEADER, len(content) - 8), f"a header of {length} bytes in a file of {len(content)}")
-    header = _parse(content[8 : 8 + length])
-    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    form = metadata.get("format") if isinstance(metadata, dict) else None
-    if form in ("biprop ticket", "biprop deck") and form != f"biprop {what}":
-        raise TicketError(f"a {form.removeprefix('biprop ')}, not a {what}")
-    if not isinstance(metadata, dict) or form != f"biprop {what}":
-        raise TicketError(f"not a {what}: a safetensors file without a {what}'s metadata")
-    check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
+    length = _header_length(what, content[:_START])
+    check(length <= len(content) - 8, f"a header of {length} bytes in a file of {len(content)}")
+    header, metadata = _metadata(what, content[8 : 8 + length])
     given = metadata.get("version", "")
     check(re.fullmatch("[1-9][0-9]{0,8}", given) is not None, f"version {given!r:.40}")
     if int(given) > version:
@@ -124,6 +136,36 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
     if digest.hexdigest().encode() != declared:
         raise TicketError("damaged: the checksum does not fit the content; transfer it again")
     return _parse(metadata[what]), dict(_tensors(header, memoryview(content)[8 + length :]))
+
+
+def _header_length(what: str, start: bytes) -> int:
+    """Of the header in bytes, from the first bytes of a file.
+
+    Raises:
+        TicketError: no file of this kind begins like that.
+    """
+    if len(start) < _START or start[8:9] != b"{":
+        raise TicketError(f"not a {what}: the file does not begin like one")
+    (length,) = struct.unpack("<Q", start[:8])
+    check(length <= MOST_HEADER, f"a header of {length} bytes")
+    return int(length)
+
+
+def _metadata(what: str, text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """The entries of the tensors and the metadata, of a header's text.
+
+    Raises:
+        TicketError: the header is not of a file of this kind.
+    """
+    header = _parse(text)
+    metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    form = metadata.get("format") if isinstance(metadata, dict) else None
+    if form in ("biprop ticket", "biprop deck") and form != f"biprop {what}":
+        raise TicketError(f"a {form.removeprefix('biprop ')}, not a {what}")
+    if not isinstance(metadata, dict) or form != f"biprop {what}":
+        raise TicketError(f"not a {what}: a safetensors file without a {what}'s metadata")
+    check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
+    return header, metadata
 
 
 def check(holds: bool, what: str) -> None:
@@ -142,15 +184,38 @@ def _json(value: Any) -> str:
 
 
 def _parse(text: str | bytes) -> Any:
-    def refuse(constant: str) -> None:
-        raise TicketError(f"damaged: {constant} in the header")
+    """The value of JSON as the specification has it: UTF-8, finite numbers, no key twice.
 
+    Python's own reader takes UTF-16, NaN and 1e999 too, and the last of two equal keys: other readers would see another file.
+    """
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as e:
-        if isinstance(e, TicketError):
-            raise
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+        return json.loads(
+            decoded,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_twins,
+        )
+    except TicketError:
+        raise
+    except (ValueError, RecursionError):
         raise TicketError("damaged: the header is not valid JSON") from None
+
+
+def _refuse_constant(constant: str) -> None:
+    raise TicketError(f"damaged: {constant} in the header")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    check(math.isfinite(number), f"the number {text:.40} in the header")
+    return number
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    check(len(found) == len(pairs), "a key that comes twice in the header")
+    return found
 
 
 def _tensors(header: Mapping[str, Any], data: memoryview) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -18,7 +18,7 @@ from .container import TicketError, check
 from .engine import Engine, Layout
 from .errors import integer
 from .gate import RINGS, Floats, Gate, Gating, features_of
-from .ticket import DEFAULT_MOST_WEIGHTS, Ticket
+from .ticket import DEFAULT_MOST_WEIGHTS, MOST_CHARACTERS, MOST_NAMES, Ticket
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ class Deck:
         Raises:
             TicketError: no such file, damaged, hostile or of a newer version.
         """
-        return container.load(path, lambda content: Deck.from_bytes(content, most_weights))
+        return container.load(path, "deck", lambda content: Deck.from_bytes(content, most_weights))
 
     def save(self, path: str | Path) -> int:
         """Write the deck, replacing the file in one step; returns its bytes.
@@ -201,13 +201,18 @@ def _read(described: Any, tensors: dict[str, NDArray[Any]], most_weights: int) -
         check(type(entry[1]) is int and 0 <= entry[1] <= len(files), "the size of a card")
     check(sum(size for _, size in entries) == len(files), "cards of another size than the file's")
     cards: list[Ticket] = []
-    at = 0
+    at = names = characters = 0
     for name, size in entries:
+        left = most_weights - sum(card.weights for card in cards)
         try:
-            cards.append(Ticket.from_bytes(files[at : at + size].tobytes(), most_weights - sum(card.weights for card in cards)))
+            card = Ticket.from_bytes(files[at : at + size].tobytes(), left)
         except TicketError as e:
             raise TicketError(f"card {name}: {e}") from None
+        cards.append(card)
         at += size
+        names, characters = names + len(card.state), characters + sum(map(len, card.state))
+        fits = names <= MOST_NAMES and characters <= MOST_CHARACTERS
+        check(fits, f"{names} names of tensors, of {characters} characters, in its cards")
     return Deck(cards, [name for name, _ in entries], _gate(numbers, kinds, count, len(cards)))
 
 

@@ -31,8 +31,19 @@ def integer(value: object, name: str) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What an exception says, in one line of at most 200 characters that can be shown."""
+    return _printable(" ".join(str(error).split()))[:200] or type(error).__name__
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value from a file in a message: one line of characters that can be shown, `most` of them."""
+    text = _printable(str(value))
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _printable(text: str) -> str:
+    """The text as it is if all of it can be shown, else with escapes."""
+    return text if text.isprintable() else repr(text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

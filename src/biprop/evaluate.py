@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distributed import Group
+from .errors import shown
 
 
 @dataclass
@@ -20,6 +23,22 @@ class Counts:
     right: int = 0
     right_in_5: int = 0
     loss_sum: float = 0.0
+
+    @staticmethod
+    def of(record: Any) -> Counts:
+        """From what `dataclasses.asdict` gives, read from a file.
+
+        Raises:
+            ValueError: these are no counts.
+        """
+        if not isinstance(record, dict) or set(record) != {field.name for field in fields(Counts)}:
+            raise ValueError(f"no counts of images: {shown(record)}")
+        counts = Counts(**record)
+        whole = (counts.images, counts.right, counts.right_in_5)
+        is_right = all(type(count) is int and 0 <= count < 2**62 for count in whole)
+        if not is_right or type(counts.loss_sum) not in (int, float) or not math.isfinite(counts.loss_sum):
+            raise ValueError(f"no counts of images: {shown(record)}")
+        return counts
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> float:
         """Count a batch: logits [B, classes] float, labels [B] int64, and the mean of its loss, a scalar, which is returned."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,13 +179,19 @@ def find_checkpoint(path: str | Path) -> Path:
     return best if path.is_dir() else path
 
 
-def pack(path: str | Path, flags: Mapping[str, Any], compact: bool = False) -> Ticket:
+def pack(
+    path: str | Path,
+    flags: Mapping[str, Any],
+    compact: bool = False,
+    warn: Callable[[list[str]], None] = lambda lines: None,
+) -> Ticket:
     """The ticket of a run folder or a checkpoint, of this program or of the original research code.
 
     Args:
         path: see `find_checkpoint`.
         flags: options for what the file does not say, as of `checkpoint.read`.
         compact: store batch norm and other numbers in 16 bits.
+        warn: takes what the user should know of the checkpoint, one line each.
 
     Raises:
         UserError: see `checkpoint.restore`; or a dense baseline.
@@ -193,6 +199,7 @@ def pack(path: str | Path, flags: Mapping[str, Any], compact: bool = False) -> T
     """
     file = find_checkpoint(path)
     restored = checkpoint.restore(file, flags)
+    warn(restored.content.warnings)
     network, content = restored.network, restored.content
     if network.subnetwork is None:
         raise UserError(f"{file}: a dense baseline: its weights are trained, so there is no ticket in it")

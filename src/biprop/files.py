@@ -28,6 +28,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False for what cannot be a name, where `Path.is_file` raises."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long; a null character
+        return False
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what `replacing` left in a folder when its process was killed; nobody else may write there."""
     for path in folder.glob(f".*{_UNFINISHED}"):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import models, rng
 from .config import Config
-from .errors import UserError
+from .errors import UserError, one_line
 from .init import draw_weight
 from .layers import BinaryActivation, maskable
 from .subnetwork import Subnetwork, convert
@@ -62,12 +62,7 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.derive(config.seed, rng.Stream.DENSE))
         try:
-            model = models.build(
-                config.arch,
-                num_classes=task.num_classes, channels=task.channels, input_size=task.input_size,
-                bn_type=config.bn_type, width_mult=config.width_mult if models.takes_width(config.arch) else 1,
-                head_bias=config.last_layer_dense, ancestor=ancestor,
-            )  # fmt: skip
+            model = _build_dense(config, task, ancestor)
             subnetwork = _convert(model, config)
         except ValueError as e:
             raise UserError(str(e)) from None
@@ -76,6 +71,32 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
         for layer in subnetwork.layers.values():
             layer.scores.requires_grad_(False)
     return Network(model, subnetwork, ancestor)
+
+
+def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str, Tensor]:
+    """The state dict of the network before it is converted, of tensors that have a shape and take no memory.
+
+    Raises:
+        UserError: network, task and options do not fit together.
+    """
+    try:
+        with torch.device("meta"):
+            return _build_dense(config, task, ancestor).state_dict()
+    except (ValueError, RuntimeError, TypeError) as e:  # a width beyond all integers
+        raise UserError(f"{config.arch}: cannot be built: {one_line(e)}") from None
+
+
+def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:
+    return models.build(
+        config.arch,
+        num_classes=task.num_classes,
+        channels=task.channels,
+        input_size=task.input_size,
+        bn_type=config.bn_type,
+        width_mult=config.width_mult if models.takes_width(config.arch) else 1,
+        head_bias=config.last_layer_dense,
+        ancestor=ancestor,
+    )
 
 
 def _convert(model: nn.Module, config: Config) -> Subnetwork | None:

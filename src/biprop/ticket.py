@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the file format. A newer one is refused; older ones are read for ever."""
 
-MOST_WEIGHTS, MOST_LAYERS, MOST_NAMES, MOST_ROWS = 1 << 32, 1 << 16, 1 << 18, 1 << 18
+MOST_WEIGHTS, MOST_LAYERS, MOST_ROWS = 1 << 32, 1 << 16, 1 << 18
+MOST_NAMES, MOST_CHARACTERS = 1 << 18, 1 << 24
+"""Of the tensors in `state`: their directory is short where many names have a part in common."""
 DEFAULT_MOST_WEIGHTS = 1 << 30
 """That a reader accepts unless told otherwise: planes of 128 MiB."""
 Plane = NDArray[np.uint8]
@@ -153,7 +155,7 @@ class Ticket:
         Raises:
             TicketError: no such file, or not a ticket that this version reads; the message says why.
         """
-        return container.load(path, lambda content: Ticket.from_bytes(content, most_weights))
+        return container.load(path, "ticket", lambda content: Ticket.from_bytes(content, most_weights))
 
     def to_bytes(self) -> bytes:
         """The file's content. A ticket that was read gives the same bytes again."""
@@ -230,7 +232,10 @@ class Ticket:
 
     def bits(self, layer: Layer) -> float:
         """Bits that the layer's mask takes in the file, to a fraction of a bit; signs that are stored come on top."""
-        return coding.cost(layer.kept_mask(), self.model_of(layer))
+        model = self.model_of(layer)
+        if coding.is_coded_by_rows(layer.shape, layer.kept, model):
+            return coding.cost(layer.kept_mask(), model)
+        return coding.cost_of_one_chance(layer.kept, layer.weights)
 
     def coded_masks(self) -> tuple[NDArray[np.uint8], list[coding.Model]]:
         """The stream of all masks, as in the file, and how each is coded."""
@@ -239,7 +244,8 @@ class Ticket:
             rows += coding.rows_of(layer.shape, models[number])
             if rows > MOST_ROWS:
                 models[number] = coding.Model()
-        return coding.encode([layer.kept_mask() for layer in self.layers], models), models
+        planes, shapes = [layer.mask for layer in self.layers], [layer.shape for layer in self.layers]
+        return coding.encode_planes(planes, shapes, [layer.kept for layer in self.layers], models), models
 
     def model_of(self, layer: Layer) -> coding.Model:
         """How the layer's mask is coded."""
@@ -314,6 +320,10 @@ def _layers(entries: Any, tensors: Mapping[str, NDArray[Any]], has_seed: bool, m
     check(gains.dtype == np.dtype("<f4") and len(gains) == len(entries), "the number of gains")
     check(bool(np.isfinite(gains).all() and (gains >= 0).all()), "a gain that is negative or not a number")
     models = [coding.Model.of(entry[5]) for entry in entries]
+    for shape, size, kept, model in zip(shapes, sizes, counts, models, strict=True):
+        if coding.is_coded_by_rows(shape, kept, model):
+            fits = coding.may_be_unpacked(size, 8 * len(stream))
+            check(fits, f"a layer of {size} weights coded row by row in a stream of {len(stream)} bytes")
     masks = coding.decode(stream, shapes, counts, models)
     layers = []
     for entry, gain, model in zip(entries, gains, models, strict=True):
@@ -382,6 +392,11 @@ def _names(groups: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[int]]]:
                 yield (f"{prefix}.{leaf}" if prefix else leaf), shape
 
 
+def _characters(prefixes: Sequence[str], leaves: Sequence[str]) -> int:
+    """Of all names of a group of a directory, but for the dots."""
+    return len(leaves) * sum(map(len, prefixes)) + len(prefixes) * sum(map(len, leaves))
+
+
 def _ungrouped(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     check(values.dtype in (np.dtype("<f4"), np.dtype("<u2")), "the type of the state")
     numbers = values.astype(np.float32) if values.dtype == np.dtype("<f4") else _from_bfloat16(values)
@@ -393,6 +408,8 @@ def _ungrouped(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float3
             check(isinstance(names, list) and all(map(_is_name, names)), "the names of the state")
         check(whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
     check(sum(len(g[0]) * len(g[1]) for g in groups) <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
+    characters = sum(_characters(prefixes, leaves) for prefixes, leaves, _ in groups)
+    check(characters <= MOST_CHARACTERS, f"names of {characters} characters in the state, more than {MOST_CHARACTERS}")
     check(
         sum(len(g[0]) * len(g[1]) * math.prod(g[2]) for g in groups) == len(numbers), "a state of another size than its directory"
     )

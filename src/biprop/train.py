@@ -29,6 +29,7 @@ from .files import replace_text
 from .interrupts import StopRequest
 from .network import Network, Task, build_network
 from .optim import build_optimizer, learning_rate
+from .optim import load_state as load_optimizer
 from .runs import BEST, INITIAL, LAST, LAYERS, RESULT
 from .subnetwork import LayerReport
 
@@ -151,6 +152,8 @@ class Search:
         self.config, self.config_name, self.console, self.group = config, config_name, console, group
         self.device = choose_device(config.device, group)
         self.task = Task(len(data.classes), data.channels, data.input_size)
+        if start:
+            checkpoint.check_size(config, self.task, start)
         self.network: Network = build_network(config, self.task, ancestor=start.of_ancestor if start else False)
         if start:
             checkpoint.load_state(self.model, start.state, start.path)
@@ -206,29 +209,43 @@ class Search:
     def _go_on(self, start: checkpoint.Content) -> Path | None:
         """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it is in one."""
         self.epoch = max(self.epoch, start.epoch)
-        folder = start.path.parent.parent
-        only_the_end_is_missing = self.epoch == self.config.epochs and start.ours and not (folder / RESULT).exists()
+        folder = checkpoint.run_folder(start.path)
+        has_result = folder is not None and (folder / RESULT).exists()
+        only_the_end_is_missing = self.epoch == self.config.epochs and start.ours and not has_result
         if self.epoch >= self.config.epochs and not only_the_end_is_missing:
             raise UserError(f"--resume {start.path}: is at epoch {start.epoch} of {self.config.epochs}: pass more --epochs")
         try:
-            self.optimizer.load_state_dict(start.fields["optimizer"])
-        except (KeyError, ValueError, TypeError) as e:
+            load_optimizer(self.optimizer, start.fields["optimizer"])
+        except (KeyError, ValueError) as e:
             raise UserError(f"--resume {start.path}: its optimiser is not that of these options: {one_line(e)}") from None
         if not start.ours:
             return None
-        ours = start.ours
-        self.step, self.seconds = ours["step"], ours.get("seconds", 0.0)
-        self.best = Best(ours["best_epoch"], Counts(**ours["best_validation"]))
-        self.best_train = Counts(**ours["best_train"])
+        try:
+            self._take_over(start, start.ours)
+        except (KeyError, ValueError, TypeError) as e:
+            raise UserError(f"--resume {start.path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}") from None
+        return folder
+
+    def _take_over(self, start: checkpoint.Content, ours: Mapping[str, Any]) -> None:
+        """Steps, counts and best result of a checkpoint of this program.
+
+        Raises:
+            KeyError, ValueError, TypeError: they are not there, or no such values.
+        """
+        self.step = checkpoint.whole(ours["step"], 0, 2**62)
+        seconds = float(ours.get("seconds", 0.0))
+        self.seconds = seconds if math.isfinite(seconds) and seconds >= 0 else 0.0
+        best_epoch = checkpoint.whole(ours["best_epoch"], 0, max(self.epoch, start.epoch))
+        self.best = Best(best_epoch, Counts.of(ours["best_validation"]))
+        self.best_train = Counts.of(ours["best_train"])
         if ours.get("random_scores"):
-            self.random_scores = Counts(**ours["random_scores"])
+            self.random_scores = Counts.of(ours["random_scores"])
         # Which images the batches done had follows from these options: with others, the epoch begins anew.
-        if all(
-            getattr(start.config, name) == getattr(self.config, name) for name in ("seed", "batch_size", "low_data", "one_batch")
-        ):
-            self.batch = ours.get("batch", 0) if self.epoch == start.epoch else 0
-            self.train = Counts(**ours["train"]) if self.batch and self.group.is_first else Counts()
-        return folder if (folder / runs.SETTINGS).is_file() else None
+        decisive = ("seed", "batch_size", "low_data", "one_batch")
+        if all(getattr(start.config, name) == getattr(self.config, name) for name in decisive):
+            batch = checkpoint.whole(ours.get("batch", 0), 0, self.batches)
+            self.batch = batch if self.epoch == start.epoch else 0
+            self.train = Counts.of(ours["train"]) if self.batch and self.group.is_first else Counts()
 
     def _data_parallel(self) -> nn.Module:
         """The model, or for several processes the model in a wrapper that averages gradients while they are computed."""

@@ -1,0 +1,532 @@
+"""Mutated tickets, decks, checkpoints and configurations: each is read, or refused in one line, and both decoders agree.
+
+    python tests/fuzz.py [tickets] [decks] [checkpoints] [configurations] [--seconds 60] [--seed 0]
+
+Mutants keep their structure and a right checksum, so that they come past the first checks. One whose outcome is new becomes a
+parent of others. A fault is an exception that is no `UserError`, a message that is not one line, a decoder that contradicts the
+other one, numbers of a damaged file, a file that cannot be written as it was read, or more memory or time than the limits below.
+What is printed at the end is in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import io
+import json
+import random
+import re
+import resource
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import types
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from conftest import ROOT, network_of, random_ticket
+
+from biprop import Deck, Ticket, UserError, archive, checkpoint, coding, config, inspection, native
+from biprop.config import Config
+from biprop.network import Task, build_network
+
+MOST_WEIGHTS = 1 << 18
+MOST_SECONDS = 5.0
+MOST_MEMORY = 6 << 30
+"""Of the address space of the process, PyTorch included."""
+LARGEST_MUTANT = 1 << 18
+
+SMALL = [None, True, False, -1, 0, 1, 2, 7, 8, 9, 255, 256, 65535, 65536, 0.5, 1e300, 1e-320]
+LARGE = [2**31, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63)]
+WORDS = ["", "x", "seed", "stored", "positive", "i9", "o6", "o20", "i21", "../x", "conv.weight", "Conv2", "cResNet20"]
+ODD_WORDS = ["\0", "\u202e", "é", "\ud800", "x" * 5000, "0" * 64]
+LISTS = [[], [0], [1], [2**33], [1] * 9, [2**20, 2**20], [-1, 5], [[], [], []], [[""], [""], []]]
+VALUES: list[Any] = [*SMALL, *LARGE, *WORDS, *ODD_WORDS, *LISTS, {}, {"a": 1}]
+"""What takes the place of a value."""
+IN_JSON = ["1e999", "-1e999", "NaN", "Infinity", "[" * 3000, '{"a":' * 2000, "9" * 4400, '"\\ud83d"', "-0", "\ufeff", "\0"]
+IN_YAML = ["*a", "&a ", "<<: ", "!!python/name:os.system ", "2024-02-30", "base: fuzz.yml\n", "? ", "- ", "|\n", "%YAML 9\n"]
+TEXTS = [*IN_JSON, *IN_YAML, "---\n", "0x1F", "1:30", ".inf", "\t", "//"]
+"""What is put into a text."""
+MOVES = [b".", b"(", b")", b"]", b"}", b"s", b"u", b"R", b"b", b"t", b"0", b"a", b"e", b"N", b"Q", b"\x81", b"\x80\5", b"\x93"]
+MEMO = [b"\x85", b"\x86", b"\x87", b"q\0", b"h\0", b"h\1"]
+NUMBERS = [b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"G\x7f\xf0\0\0\0\0\0\0", b"B\0\0\0\x10"]
+NAMES = [
+    "os.system",
+    "builtins.eval",
+    "torch.load",
+    "torch.Size",
+    "torch._utils._rebuild_tensor_v2",
+    "torch.nn.parameter.Parameter",
+    "torch.storage.UntypedStorage",
+    "collections.OrderedDict",
+    "collections.defaultdict",
+    "_codecs.encode",
+    "pathlib.PosixPath",
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+]
+OPCODES = [*MOVES, *MEMO, *NUMBERS, *("c{}\n{}\n".format(*name.rsplit(".", 1)).encode() for name in NAMES)]
+"""What is put into a pickle."""
+
+
+class Fault(Exception):
+    """Something that must not happen."""
+
+
+# Mutation of nested values, texts and bytes.
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in nested dictionaries and lists."""
+    yield at
+    if isinstance(value, dict):
+        for key in value:
+            yield from places(value[key], (*at, key))
+    elif isinstance(value, list):
+        for number, one in enumerate(value[:60]):
+            yield from places(one, (*at, number))
+
+
+def value_at(value: Any, place: tuple[Any, ...]) -> Any:
+    for key in place:
+        value = value[key]
+    return value
+
+
+def changed(value: Any, draw: random.Random, values: list[Any] = VALUES) -> Any:
+    """A deep copy with one to three values replaced, removed, repeated or a little larger."""
+    value = copy.deepcopy(value)
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        every = list(places(value))
+        place = draw.choice(every)
+        if not place:
+            continue
+        parent, key = value_at(value, place[:-1]), place[-1]
+        how = draw.randrange(6)
+        if how <= 2:
+            parent[key] = copy.deepcopy(draw.choice(values))
+        elif how == 3:
+            del parent[key]
+        elif how == 4:
+            parent[key] = copy.deepcopy(value_at(value, draw.choice(every)))
+        elif type(parent[key]) in (int, float):
+            parent[key] += draw.choice([-1, 1, 2, -2, 8, 256])
+        elif isinstance(parent[key], list):
+            parent[key].insert(draw.randrange(5), copy.deepcopy(draw.choice(values)))
+    return value
+
+
+def garbled(text: str, draw: random.Random) -> str:
+    """The text with something put in, left out, repeated, or in the place of a number."""
+    for _ in range(draw.choice([1, 1, 2, 4])):
+        at = draw.randrange(len(text) + 1)
+        how = draw.randrange(4)
+        if how == 0:
+            text = text[:at] + draw.choice(TEXTS) + text[at:]
+        elif how == 1:
+            text = text[:at] + text[at + draw.randrange(1, 9) :]
+        elif how == 2:
+            text = text[:at] + text[at : at + 40] + text[at:]
+        elif numbers := list(re.finditer(r"-?\d+(\.\d+)?", text)):
+            number = draw.choice(numbers)
+            text = text[: number.start()] + draw.choice(TEXTS) + text[number.end() :]
+    return text
+
+
+def flipped(content: bytes, draw: random.Random) -> bytes:
+    """One to eight bits are others."""
+    damaged = bytearray(content)
+    for _ in range(draw.choice([1, 1, 2, 8]) if content else 0):
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+    return bytes(damaged)
+
+
+# Tickets and decks.
+
+
+def taken_apart(content: bytes) -> tuple[dict[str, Any], str, bytes]:
+    """Header, name of the description in its metadata, and data of a ticket or deck."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    what = "ticket" if "ticket" in header["__metadata__"] else "deck"
+    return header, what, content[8 + length :]
+
+
+def sealed(header: str, data: bytes) -> bytes:
+    """A file of this header and data whose checksum fits."""
+    text = re.sub(r'("sha256":\s*")[0-9a-f]{64}"', rf'\g<1>{"0" * 64}"', header, count=1).encode("utf-8", "surrogatepass")
+    whole = struct.pack("<Q", len(text)) + text + data
+    return whole.replace(b"0" * 64, hashlib.sha256(whole).hexdigest().encode(), 1)
+
+
+def mutated_ticket(content: bytes, draw: random.Random) -> bytes:
+    """A ticket or deck with another description, header or data, and a checksum that fits."""
+    if draw.random() < 0.02:
+        return flipped(content[: draw.randrange(len(content) + 1)], draw)
+    try:
+        header, what, data = taken_apart(content)
+        description = header["__metadata__"][what]
+        how = draw.randrange(8)
+        if how <= 3:
+            description = json.dumps(changed(json.loads(description), draw), separators=(",", ":"))
+        elif how == 4:
+            description = garbled(description, draw)
+        elif how == 5:
+            header = changed(header, draw)
+        if how >= 6 or draw.random() < 0.2:
+            data = flipped(data, draw)
+        if how != 5:
+            header["__metadata__"][what] = description
+        text = json.dumps(header, separators=(",", ":"))
+        return sealed(garbled(text, draw) if draw.random() < 0.05 else text, data)
+    except (ValueError, KeyError, TypeError, AttributeError):  # a parent that is no such file any more
+        return flipped(content, draw)
+
+
+@contextmanager
+def by_numpy() -> Iterator[None]:
+    """While the block runs, numpy decodes and not the compiled core."""
+    library = native.library
+    coding.native.library = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        coding.native.library = library
+
+
+def planes(ticket: Ticket) -> list[Any]:
+    own = [
+        (one.name, one.mask.tobytes(), None if one.stored is None else one.stored.tobytes(), one.gain) for one in ticket.layers
+    ]
+    return [own, {name: value.tobytes() for name, value in ticket.state.items()}]
+
+
+def read_by_both(read: Callable[[bytes], Any], content: bytes) -> Any:
+    """What is read, by both decoders; the refusal, if both refuse in the same words.
+
+    Raises:
+        UserError: both refuse.
+        Fault: they disagree.
+    """
+    answers: list[Any] = []
+    for decoder in (nullcontext, by_numpy):
+        try:
+            with decoder():
+                answers.append(read(content))
+        except UserError as e:
+            answers.append(e)
+    compiled, plain = answers
+    if isinstance(compiled, UserError) or isinstance(plain, UserError):
+        if str(compiled) != str(plain):
+            raise Fault(f"one decoder reads or says {compiled!r:.200}, the other {plain!r:.200}")
+        raise compiled
+    cards = [answer.cards if isinstance(answer, Deck) else [answer] for answer in answers]
+    if [planes(card) for card in cards[0]] != [planes(card) for card in cards[1]]:
+        raise Fault("the decoders read other weights")
+    return compiled
+
+
+def execute_ticket(content: bytes) -> None:
+    ticket = read_by_both(lambda one: Ticket.from_bytes(one, MOST_WEIGHTS), content)
+    inspection.report(ticket, len(content))
+    for layer in ticket.layers:
+        ticket.weight(layer)
+    if planes(Ticket.from_bytes(ticket.to_bytes(), MOST_WEIGHTS)) != planes(ticket):
+        raise Fault("written and read again it is another ticket")
+
+
+def execute_deck(content: bytes) -> None:
+    deck = read_by_both(lambda one: Deck.from_bytes(one, MOST_WEIGHTS), content)
+    inspection.deck_report(deck, len(content))
+    if [planes(card) for card in Deck.from_bytes(deck.to_bytes(), MOST_WEIGHTS).cards] != [planes(card) for card in deck.cards]:
+        raise Fault("written and read again it is another deck")
+
+
+def sample_tickets() -> list[bytes]:
+    golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.mpt"))]
+    return [*(content for content in golden if len(content) < LARGEST_MUTANT // 4), random_card(0).to_bytes()]
+
+
+def random_card(seed: int) -> Ticket:
+    card = random_ticket(network_of("Conv2Wide", (8, 8), width_mult=0.0625), seed=seed)
+    card.mean, card.std, card.classes = (0.4,) * 3, (0.3,) * 3, [f"class {i}" for i in range(10)]
+    return card
+
+
+def sample_decks() -> list[bytes]:
+    return [Deck([random_card(0), random_card(1)], ["a", "b"]).to_bytes()]
+
+
+# Checkpoints. What a mutant was made of comes with it, in a first byte: damage must not go unnoticed.
+
+_SEALED, _DAMAGED = b"s", b"d"
+
+
+def small_checkpoint() -> dict[str, Any]:
+    options, task = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3), Task(4, 1, (8, 8))
+    network = build_network(options, task)
+    assert network.subnetwork
+    ours = {
+        "format": checkpoint.FORMAT,
+        "version": "0",
+        "config": config.as_dict(options),
+        "config_name": "fuzz",
+        "of_ancestor": False,
+        "densities": network.subnetwork.densities,
+        "num_classes": 4,
+        "channels": 1,
+        "input_size": [8, 8],
+        "mean": [0.5],
+        "std": [0.5],
+    }
+    fields = {"arch": options.arch, "conv_type": "SubnetConv", "prune_rate": 0.3, "epoch": 1, "biprop": ours}
+    return {**fields, "state_dict": dict(network.model.state_dict()), "optimizer": {"state": {}, "param_groups": []}}
+
+
+def as_file(fields: Any) -> bytes:
+    file = io.BytesIO()
+    archive.write(file, fields)
+    return file.getvalue()
+
+
+def mutated_checkpoint(content: bytes, draw: random.Random) -> bytes:
+    """A checkpoint with other fields or another pickle, whose checksums fit; or one with flipped bits, whose do not."""
+    original = as_file(_FIELDS)
+    how = draw.randrange(6)
+    if how <= 2:
+        fields = dict(_FIELDS)
+        if draw.random() < 0.25:
+            del fields["biprop"]
+        tensors = [
+            torch.zeros(1).expand(99, 9),
+            torch.zeros(1).to_sparse(),
+            torch.zeros(2) / 0,
+            torch.zeros(3, dtype=torch.complex64),
+        ]
+        return _SEALED + as_file(changed(fields, draw, [*VALUES, *tensors]))
+    if how <= 4:
+        return _SEALED + with_pickle(original, draw)
+    if draw.random() < 0.2:
+        return _DAMAGED + original[: draw.randrange(len(original))]
+    return _DAMAGED + flipped(original, draw)
+
+
+def with_pickle(content: bytes, draw: random.Random) -> bytes:
+    """The archive with another pickle; its records' CRC-32 fit."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("data.pkl"):
+                pickle = bytearray(data)
+                for _ in range(draw.choice([1, 1, 2, 4])):
+                    at = draw.randrange(len(pickle))
+                    pickle[at : at + draw.choice([0, 0, 1, 1, 5, 30])] = draw.choice(
+                        [b"", draw.choice(OPCODES), draw.randbytes(1)]
+                    )
+                data = bytes(pickle)
+            new.writestr(zipfile.ZipInfo(name), data)
+    return file.getvalue()
+
+
+def execute_checkpoint(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fuzz.pth"
+        path.write_bytes(content[1:])
+        restored = checkpoint.restore(path, {})
+    if content[:1] == _DAMAGED:
+        state = restored.network.model.state_dict()
+        if any(not torch.equal(value, state[key]) for key, value in _FIELDS["state_dict"].items()):
+            raise Fault("damage was not noticed: other numbers")
+
+
+_FIELDS: dict[str, Any] = small_checkpoint()
+
+
+# Configurations.
+
+
+def sample_configurations() -> list[bytes]:
+    """Packaged ones, with what their bases say, and one in full."""
+    files = [config.read_file(path) for path in config.packaged_files()[::20]]
+    settings = [{**values, "prune_rate": values.get("prune_rate") or 0.3} for values in files]
+    return [yaml.safe_dump(values).encode() for values in [*settings, config.as_dict(Config(prune_rate=0.3))]]
+
+
+def mutated_configuration(content: bytes, draw: random.Random) -> bytes:
+    if draw.random() < 0.1:
+        return flipped(content, draw)
+    return garbled(content.decode("utf-8", "replace"), draw).encode("utf-8", "replace")
+
+
+def execute_configuration(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fuzz.yml"
+        path.write_bytes(content)
+        read = Config(**config.read_file(path))
+        config.check(read)
+        path.write_text(config.as_yaml(read), encoding="utf-8")
+        if Config(**config.read_file(path)) != read:
+            raise Fault("written and read again it is another configuration")
+
+
+# The runner.
+
+
+@dataclass
+class Target:
+    """A format: samples to begin with, what makes a mutant of one, what reads it, and the files whose lines are counted."""
+
+    samples: Callable[[], list[bytes]]
+    mutate: Callable[[bytes, random.Random], bytes]
+    execute: Callable[[bytes], None]
+    files: tuple[str, ...]
+
+
+TARGETS = {
+    "tickets": Target(
+        sample_tickets, mutated_ticket, execute_ticket, ("ticket.py", "container.py", "coding.py", "inspection.py")
+    ),
+    "decks": Target(sample_decks, mutated_ticket, execute_deck, ("deck.py", "container.py", "ticket.py")),
+    "checkpoints": Target(
+        lambda: [_SEALED + as_file(_FIELDS)],
+        mutated_checkpoint,
+        execute_checkpoint,
+        ("archive.py", "checkpoint.py", "ancestor.py"),
+    ),
+    "configurations": Target(
+        sample_configurations, mutated_configuration, execute_configuration, ("config.py", "yaml_loader.py")
+    ),
+}
+
+
+@dataclass
+class Found:
+    """What came of a target: executions, how many were read, distinct outcomes, inputs that gave a new one, and faults."""
+
+    executions: int = 0
+    read: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    inputs: list[bytes] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+def outcome(target: Target, content: bytes) -> str:
+    """ "read", or the refusal without its numbers and names.
+
+    Raises:
+        Fault: neither.
+    """
+    began = time.monotonic()
+    try:
+        target.execute(content)
+        said = "read"
+    except UserError as e:
+        said = str(e)
+        if not said.isprintable() or len(said) > 1000 or "MemoryError" in said:
+            raise Fault(f"a message that is not one line of words: {said!r:.200}") from None
+    except Fault:
+        raise
+    except Exception as e:
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        raise Fault(f"{type(e).__name__} in {Path(where.filename).name}:{where.lineno}: {e!s:.100}") from None
+    if (seconds := time.monotonic() - began) > MOST_SECONDS:
+        raise Fault(f"{seconds:.0f} seconds")
+    return re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|-?\d[\d.,e+]*", "#", said)[:120]
+
+
+def fuzz(target: Target, seconds: float, seed: int, keep: Path | None = None) -> Found:
+    """Execute mutants for some time; inputs that give faults are written to the folder `keep`."""
+    draw, found = random.Random(seed), Found()
+    parents = target.samples()
+    end = time.monotonic() + seconds
+    waiting = list(parents)
+    while time.monotonic() < end:
+        content = waiting.pop() if waiting else target.mutate(draw.choice(parents), draw)
+        if len(content) > LARGEST_MUTANT:
+            continue
+        found.executions += 1
+        try:
+            said = outcome(target, content)
+        except Fault as e:
+            if keep and not found.faults[str(e)]:
+                (keep / f"{hashlib.sha256(content).hexdigest()[:12]}.bin").write_bytes(content)
+            found.faults[str(e)] += 1
+            continue
+        found.read += said == "read"
+        if not found.outcomes[said]:
+            found.inputs.append(content)
+            parents.append(content)
+        found.outcomes[said] += 1
+    return found
+
+
+def lines_reached(target: Target, inputs: list[bytes]) -> tuple[int, int]:
+    """Lines of functions in the target's files that these inputs reach, of all."""
+    package = ROOT / "src" / "biprop"
+    files = {str(package / name) for name in target.files}
+    reached: set[tuple[str, int]] = set()
+
+    def trace(frame: types.FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            reached.add((frame.f_code.co_filename, frame.f_lineno))
+        return trace
+
+    sys.settrace(trace)
+    try:
+        for content in inputs:
+            with suppress(Fault):
+                outcome(target, content)
+    finally:
+        sys.settrace(None)
+    every = {(name, line) for name in files for line in _lines_of_functions(Path(name))}
+    return len(reached & every), len(every)
+
+
+def _lines_of_functions(path: Path) -> Iterator[int]:
+    waiting = [one for one in compile(path.read_text(), str(path), "exec").co_consts if isinstance(one, types.CodeType)]
+    while waiting:
+        code = waiting.pop()
+        yield from (line for _, _, line in code.co_lines() if line)
+        waiting += [one for one in code.co_consts if isinstance(one, types.CodeType)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], default=[])
+    parser.add_argument("--seconds", type=float, default=60, help="for each target")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for the inputs of faults")
+    arguments = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    print("| target | seconds | executions | of them read | distinct outcomes | lines reached | faults |")
+    print("|---" * 7 + "|")
+    faults: Counter[str] = Counter()
+    for name in arguments.targets or TARGETS:
+        target = TARGETS[name]
+        found = fuzz(target, arguments.seconds, arguments.seed, arguments.keep)
+        reached, every = lines_reached(target, found.inputs)
+        row = (name, f"{arguments.seconds:g}", f"{found.executions:,}", f"{found.read:,}", len(found.outcomes))
+        print("|", *(f"{cell} |" for cell in row), f"{reached} of {every} | {len(found.faults)} |", flush=True)
+        faults += Counter({f"{name}: {what}": count for what, count in found.faults.items()})
+    for what, count in faults.most_common():
+        print(f"FAULT, {count} times: {what}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
