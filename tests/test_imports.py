@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "rng": set(),
     "config": set(),
     "pictures": set(),
-    "cli_engine": {"deck", "engine", "flags", "log", "pictures", "speed", "ticket"},
+    "cli_engine": {"deck", "engine", "flags", "log", "pictures", "screen", "speed", "ticket"},
     "cli_robustness": {
         "accuracy",
         "assemble",
@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "ticket",
         "train",
     },
-    "flags": {"config"},
+    "flags": {"config", "screen"},
     "speed": {"engine", "ticket"},
     "binarize": {"native"},
     "prune": {"native"},
@@ -66,13 +66,14 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"models", "rng", "config", "init", "layers", "subnetwork"},
     "ancestor": {"config", "network", "plans"},
     "interrupts": set(),
+    "screen": set(),
     "runs": {"__version__", "config", "files"},
     "sync_batchnorm": set(),
     "checkpoint": {"ancestor", "config", "files", "network"},
     "optim": set(),
-    "distributed": set(),
+    "distributed": {"interrupts", "screen"},
     "evaluate": {"distributed"},
-    "log": {"files", "runs"},
+    "log": {"files", "runs", "screen"},
     "losses": set(),
     "files": set(),
     "native": set(),
@@ -135,6 +136,7 @@ ALLOWED: dict[str, set[str]] = {
 TORCH_FREE = (
     "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "cli_engine", "sweep",
     "plans", "pictures", "speed", "container", "deck", "gate", "flags", "cli_robustness", "severities", "plots",
+    "screen", "interrupts", "files", "runs",
     "engine", "engine.graph", "engine.lower", "engine.reference",
 )  # fmt: skip
 
