@@ -211,6 +211,7 @@ def _find(arguments: argparse.Namespace) -> int:
     resume, start = arguments.resume, None
     if resume is None and distributed.is_restart() and not arguments.pretrained:
         resume = "auto"
+    is_automatic = resume == "auto"
     config, name = (
         (None, "") if resume not in (None, "auto") and not arguments.config else options.resolve(arguments.config, given)
     )
@@ -245,7 +246,7 @@ def _find(arguments: argparse.Namespace) -> int:
     try:
         with group.together(choose_device(config.device, group).type):
             images = group.by_all(lambda: data.load(config, console.track))
-            search = Search(config, name, images, console, start, bool(resume), group)
+            search = Search(config, name, images, console, start, bool(resume) or is_automatic, group)
             if group.is_first:
                 _warn([*(start.warnings if start else ()), *options.warnings(config)])
             console.line(_headline(config, search.network, images, search.device, group.size))
@@ -568,6 +569,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # seconds instead of 17 for two searches on two cores). With a thirtieth of that wait they do not, and one alone is as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     screen.prepare()
+    code = _guarded(argv)
+    if argv is None:
+        interrupts.settle(code)
+    return code
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """The exit code, whatever happens."""
     try:
         with interrupts.raised():
             return _run(argv)

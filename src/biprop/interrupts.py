@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -51,6 +52,17 @@ def handled(numbers: Sequence[int], handler: Handler) -> Iterator[None]:
 def raised() -> AbstractContextManager[None]:
     """A context in which `TO_END` raise `Terminated` at once, where there is nothing to save."""
     return handled(TO_END, _raise)
+
+
+def settle(code: int) -> None:
+    """From now on `TO_STOP` end the process at once, with this exit code.
+
+    For a program that is done and has said so: what Python does when it ends takes a moment, in
+    which a second signal would change the code, or add a traceback.
+    """
+    for number in TO_STOP:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(number, lambda *_: os._exit(code))
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

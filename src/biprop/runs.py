@@ -54,8 +54,10 @@ def _place(config: Config, config_name: str) -> Path:
     return parent / f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}" / config.name
 
 
-def make(config: Config, config_name: str) -> Path:
+def make(config: Config, config_name: str, take_over: bool = False) -> Path:
     """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with checkpoints/, logs/, settings.txt.
+
+    `take_over`: or the folder of a run of these options that was killed before its first checkpoint.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -69,9 +71,11 @@ def make(config: Config, config_name: str) -> Path:
                 folder.mkdir()
                 break
             except FileExistsError:
+                if take_over and _has_only_begun(folder, config):
+                    break
                 folder, number = first / str(number), number + 1
-        (folder / CHECKPOINTS).mkdir()
-        (folder / LOGS).mkdir()
+        (folder / CHECKPOINTS).mkdir(exist_ok=take_over)
+        (folder / LOGS).mkdir(exist_ok=take_over)
         sync_folder(folder.parent)
         versions = f"# biprop {__version__}, torch {metadata.version('torch')}, {datetime.now().isoformat(timespec='seconds')}\n"
         replace_text(folder / SETTINGS, versions + options.as_yaml(config))
@@ -87,17 +91,29 @@ def newest(config: Config, config_name: str) -> Path | None:
     """
     first = _place(config, config_name)
     below = sorted((p for p in first.glob("*") if p.name.isdigit()), key=lambda p: int(p.name)) if first.is_dir() else []
-    wanted = _essence(options.as_dict(config))
     for folder in reversed([first, *below]):
-        if not (folder / SETTINGS).is_file() or not newest_checkpoint(folder):
-            continue
-        try:
-            settings = options.read_file(folder / SETTINGS)
-        except UserError:  # of another version of this program: not the same options
-            continue
-        if _essence({**options.as_dict(Config()), **settings}) == wanted:
+        if newest_checkpoint(folder) and _is_of(folder, config):
             return folder
     return None
+
+
+def _has_only_begun(folder: Path, config: Config) -> bool:
+    """Whether a run of these options was killed here before its first checkpoint."""
+    if newest_checkpoint(folder) or not _is_of(folder, config):
+        return False
+    return not _is_held(folder, read_object(folder / PROGRESS))
+
+
+def _is_of(folder: Path, config: Config) -> bool:
+    """Whether it is the folder of a run with these options, but for those of the machine."""
+    if not (folder / SETTINGS).is_file():
+        return False
+    try:
+        settings = options.read_file(folder / SETTINGS)
+    except UserError:  # of another version of this program: not the same options
+        return False
+    theirs = {**options.as_dict(Config()), **settings}
+    return _essence(theirs) == _essence(options.as_dict(config))
 
 
 def _essence(settings: dict[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,8 @@ class Search:
         data: the images.
         console: where progress goes.
         start: a checkpoint to begin with: its weights and scores.
-        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one.
+        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one. Without
+            `start`: a run of these options that was killed before its first checkpoint begins anew in its folder.
         group: the processes that search together, started; each has the same network, and a share of every batch.
 
     Attributes:
@@ -190,7 +191,8 @@ class Search:
         self.results_file = runs.results_file(config)
         group.by_first(lambda: log.check_results(self.results_file))
         folder = self._go_on(start) if start and resume else None
-        self.folder = folder or group.by_first(lambda: runs.make(config, config_name))
+        take_over = resume and not start
+        self.folder = folder or group.by_first(lambda: runs.make(config, config_name, take_over))
         self.progress = runs.Progress(self.folder)
 
     @property
