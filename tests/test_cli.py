@@ -1,8 +1,11 @@
 """The command line as a user has it: what is printed, exit codes, and that nothing is lost."""
 
+import errno
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import torch
 import yaml
 from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
 
-from biprop import cli, models, runs
+from biprop import UserError, cli, models, runs, train
 
 QUICK = ["--width-mult", "0.5", "--epochs", "1", "--device", "cpu"]
 
@@ -48,6 +51,31 @@ def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
     evaluated = capsys.readouterr().out
     assert f"test accuracy        {accuracy[1]}" in evaluated
     assert "validation accuracy" in evaluated
+
+
+def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "BASELINE_IMAGES", 100)
+    run, tickets = "runs/digits/width_mult=0.5/prune-rate=0.2/find", []
+    for number, flag in enumerate(("--baseline", "--no-baseline")):
+        assert cli.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
+        out = capsys.readouterr().out
+        said = out.count(r"on 100 of 360 test images)")
+        assert said == out.count("random scores") == (0 if number else 2)
+        assert cli.main(["pack", run + "/0" * number, "-o", "a.mpt"]) == 0
+        tickets.append(Path("a.mpt").read_bytes())
+        capsys.readouterr()
+    assert tickets[0] == tickets[1]
+
+
+def test_gpus_are_counted_among_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert cli._gpus("1,0", "auto") == ["1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert cli._gpus("0,1", "cuda") == ["5", "7"]
+    with pytest.raises(UserError, match=r"--multigpu 5,7: PyTorch finds GPU 0 .. 1 here"):
+        cli._gpus("5,7", "auto")
 
 
 def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +136,12 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.Capt
         (["--evaluate"], "pass --pretrained FILE"),
         (["--multigpu", "0,0"], "--multigpu 0,0: must be numbers of GPUs"),
         (["--multigpu", "all"], "--multigpu all: must be numbers of GPUs"),
+        (["--multigpu", "0,00"], "--multigpu 0,00: must be numbers of GPUs"),
+        (["--multigpu", "98,99"], "--multigpu 98,99: PyTorch finds"),
+        (["--multigpu", "99"], "--multigpu 99: PyTorch finds"),
+        (["--multigpu", "98,99", "--device", "cuda"], "--device cpu searches in as many processes on the CPU"),
+        (["--multigpu", "0,1", "--device", "cuda:1"], "gives each process its own GPU: leave out --device cuda:1"),
+        (["--multigpu", "98,99", "--resume", "a"], "--multigpu 98,99: PyTorch finds"),
         (["--set", "ImageNet", "--data", "nowhere"], "--data nowhere: no such folder"),
     ],
 )
@@ -189,6 +223,48 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert torch.load(last, weights_only=True)["epoch"] >= 1
     assert dict(runs.status(last.parents[1]))["state"].startswith("stopped: Ctrl-C, ")
     assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_step_is_to_be_started_again(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biprop.data.load", lambda *_: os.kill(os.getpid(), number))
+    assert cli.main(["find", *QUICK]) == 75
+    assert capsys.readouterr().err == f"biprop: stopped: {number.name}; the same command does the rest\n"
+
+
+def biprop(output: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and standard error of a command whose standard output is `output` of the shell."""
+    command = f"{{ {shlex.join([sys.executable, '-m', 'biprop', *arguments])}; echo $? >&2; }} {output}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    *said, code = done.stderr.splitlines()
+    return int(code), "\n".join(said)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_commands_end_quietly_with_the_one_that_reads_them(unbuffered: str) -> None:
+    assert biprop("| sleep 0", "find", "--help", PYTHONUNBUFFERED=unbuffered) == (141, "")
+    full = (2, "biprop: standard output: cannot be written: No space left on device")
+    assert biprop("> /dev/full", "list", "configs", PYTHONUNBUFFERED=unbuffered) == full
+    assert biprop("> /dev/full", "--version", PYTHONUNBUFFERED=unbuffered) == full
+
+
+def test_without_a_screen(tmp_path: Path) -> None:
+    assert biprop(">&-", "list", "networks") == (0, "")
+    code, said = biprop("", "status", "\x1b[2J日", PYTHONIOENCODING="ascii")
+    assert (code, said) == (2, r"biprop: \x1b[2J\u65e5: no run folder: it has no settings.txt")
+
+
+def test_a_search_needs_no_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert cli.main(["find", *QUICK, "--no-baseline"]) == 0
+    assert capsys.readouterr().err.count("Broken pipe; nothing more is shown, and the work goes on\n") == 1
+    assert list(Path("runs").rglob("result.json"))
 
 
 def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -123,3 +123,14 @@ def test_the_real_cifar10() -> None:
     assert images.test.labels.bincount().tolist() == [1000] * 10
     train = torch.cat([x for x, _ in images.evaluation_batches(images.train, 5000)])
     torch.testing.assert_close(train.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("labels", [torch.arange(1000) % 10, torch.arange(1000) // 100, torch.arange(1000) % 7], ids=str)
+def test_a_sample_has_its_share_of_every_class(labels: torch.Tensor) -> None:
+    split = data.sources.Images(torch.zeros(1000, 1, 2, 2, dtype=torch.uint8), labels)
+    share = data.sample(split, 100)
+    counts, wanted = torch.bincount(share.labels), torch.bincount(labels) / 10
+    assert len(share) == 100
+    assert (counts - wanted).abs().max() < 1
+    assert torch.equal(share.labels, data.sample(split, 100).labels)
+    assert data.sample(split, 1000) is split

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -237,10 +239,58 @@ def test_launch_ends_those_that_do_not_notice_that_another_has_failed(monkeypatc
     assert launched("time.sleep(0 if rank else 60); sys.exit(3)") == 3
 
 
-def test_launch_passes_signals_on() -> None:
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    assert launched("time.sleep(60)") == 128 + 15
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_launch_passes_signals_on(number: signal.Signals) -> None:
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    assert launched("time.sleep(60)") == 75
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_one_that_is_stopped_hears_them_too() -> None:
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert launched("os.kill(os.getpid(), 19) if rank else 0; time.sleep(60)") == 75
+
+
+def test_launched_processes_end_with_the_one_that_launched_them(tmp_path: Path) -> None:
+    child = "import os, time; from biprop import distributed; distributed._end_with_parent()"
+    child += f"; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(60)"
+    code = f"import os, sys; from biprop import distributed; distributed.launch([sys.executable, '-c', {child!r}], 2, os.environ)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(Path(f"/proc/{path.name}").exists() for path in tmp_path.iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_nobody_on_another_machine_reaches_the_store_of_processes_on_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = Group(0, 1, port=port)._store()
+    store.set("key", "value")
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):  # all addresses would include this one
+        socket.create_connection(("127.0.0.2", port)).close()
+    with (
+        pytest.raises(UserError, match=r"cannot meet the others at .*Address already in use"),
+        Group(0, 2, port=port).together("cpu"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_one_that_does_not_answer_is_noticed() -> None:
+    """In a search it is a SearchStopped then, and exit code 75."""
+    code = "from biprop import distributed; import torch; distributed.PATIENCE = 4; group = distributed.detect()\n"
+    code += "try:\n with group.together('cpu'): time.sleep(60) if rank else group.sum([1.0], 'cpu')\n"
+    code += "except RuntimeError as e: os._exit(7 if group.is_broken_by(e) else 8)"
+    began = time.monotonic()
+    assert launched(code.replace("import torch; ", "")) == 7
+    assert time.monotonic() - began < 50
 
 
 def test_multigpu_starts_the_processes_and_a_mistake_is_said_once(tmp_path: Path) -> None:

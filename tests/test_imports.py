@@ -37,6 +37,7 @@ UPWARDS = {
 TORCH_FREE = (
     "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "cli_engine", "sweep",
     "plans", "pictures", "speed", "container", "deck", "gate", "flags", "cli_robustness", "severities", "plots",
+    "screen", "interrupts", "files", "runs",
     "engine", "engine.graph", "engine.lower", "engine.reference",
 )  # fmt: skip
 

@@ -1,6 +1,8 @@
 """The folder of a run. That real runs are found again and told of: test_cli; that they survive: test_faults."""
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,54 @@ def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None
     rows = dict(runs.status(folder))
     assert rows["state"].startswith("dead: process ? on an unknown machine wrote last nothing")
     assert rows["checkpoint"].startswith("checkpoints/initial.state, written 0 s ago")
+
+
+LINE = {"epoch": 1, "train/loss": 0.5, "train/top1": 80.0, "validation/top1": 70.0}
+
+
+@pytest.mark.parametrize("rest", [b"\0" * 99, b"\0" * 99 + b"\n", b'{"epoch": 2}\n', b'{"epoch": 2, "train/loss": 0.\n'])
+def test_status_passes_over_a_damaged_line(rest: bytes, tmp_path: Path) -> None:
+    folder = begun(config(tmp_path))
+    (folder / runs.LOGS / runs.METRICS).write_bytes(json.dumps(LINE).encode() + b"\n" + rest)
+    assert dict(runs.status(folder))["last whole epoch"].startswith("1: loss 0.500")
+
+
+@pytest.mark.parametrize("content", ['{"epoch": 1}', '{"state": 3}', '{"epoch": 1, "epochs": 2, "batch": "x", "batches": []}'])
+def test_a_damaged_progress_is_one_line(content: str, tmp_path: Path) -> None:
+    folder = begun(config(tmp_path))
+    (folder / runs.PROGRESS).write_text(content)
+    with pytest.raises(UserError, match="is damaged"):
+        runs.status(folder)
+
+
+@pytest.mark.parametrize(("process", "state"), [(os.getpid(), "searches (process"), (2**22 + 1, "dead: "), (2**80, "dead: ")])
+def test_whether_a_run_lives_is_known_where_its_lock_cannot_be_opened(process: int, state: str, tmp_path: Path) -> None:
+    folder = begun(config(tmp_path))
+    (folder / ".running").mkdir()  # what root cannot open, either
+    progress = {"state": "searches", "process": process, "machine": socket.gethostname()}
+    (folder / runs.PROGRESS).write_text(json.dumps(progress))
+    assert dict(runs.status(folder))["state"].startswith(state)
+
+
+def test_looking_at_a_run_writes_nothing(tmp_path: Path) -> None:
+    folder = begun(config(tmp_path))
+    with runs.held(folder):
+        pass
+    (folder / ".running").touch()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    runs.status(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_folder_of_a_run_that_was_killed_before_its_first_checkpoint_is_taken_over(tmp_path: Path) -> None:
+    first = runs.make(config(tmp_path), "digits")
+    assert runs.make(config(tmp_path, workers=3), "digits", take_over=True) == first
+    assert runs.make(config(tmp_path, lr=0.5), "digits", take_over=True) == first / "0"
+    with runs.held(first):
+        assert runs.make(config(tmp_path), "digits", take_over=True) == first / "1"
+    (first / runs.CHECKPOINTS / runs.INITIAL).write_bytes(b"x")
+    assert runs.make(config(tmp_path), "digits", take_over=True) == first / "1"
+    assert runs.make(config(tmp_path), "digits") == first / "2"
 
 
 def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) -> None:

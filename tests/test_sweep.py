@@ -69,6 +69,10 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: 
     assert json.loads((folder / "0.json").read_text())["status"] == "done"
     assert cli.main(command) == 0
     assert "2 cells, 0 to run" in capsys.readouterr().out
+    state.record(cells[0], sweep.RUNNING, folder=str(found.folder))  # as if it was killed before it was recorded as done
+    assert cli.main(command) == 0
+    assert "2 cells, 1 to run" in capsys.readouterr().out
+    assert json.loads((folder / "0.json").read_text())["folder"] == str(found.folder)
     with Path("runs/results.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 3
 

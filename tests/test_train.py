@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import os
 import random
 import signal
 import time
@@ -230,12 +231,41 @@ def test_no_generator_has_a_state_that_a_checkpoint_would_lack(tmp_path: Path) -
     assert states() == before
 
 
+def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its random scores are measured, and when its row is written but not yet its result."""
+
+    def going_on() -> Search:
+        start = checkpoint.read(runs.newest_checkpoint(found.folder) or "", {})
+        return Search(found.config, "digits", found.data, log.Console(), start, True)
+
+    def killed(_: Result) -> None:
+        raise KeyboardInterrupt
+
+    found = search(tmp_path, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("biprop.train.evaluate", lambda *_: next(found._looking_up(iter([os.kill(os.getpid(), signal.SIGHUP)]))))
+        with pytest.raises(SearchStopped, match="SIGHUP"):
+            found.run()
+    assert dict(runs.status(found.folder))["state"].startswith("stopped: SIGHUP, ")
+    again = going_on()
+    monkeypatch.setattr(again, "_tell_result", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again.run()
+    result = going_on().run()
+    assert result.random_scores is not None
+    assert result.random_scores.images == 360
+    with (tmp_path / "results.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
 def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, saved = search(tmp_path, epochs=1, save_minutes="1e-9"), []
     save = found._save
     monkeypatch.setattr(found, "_save", lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)))
     found.run()
-    assert saved == [(INITIAL, 0), *((LAST, batch) for batch in range(1, 21)), (BEST, 0), (LAST, 0)]
+    assert saved == [(INITIAL, 0), (INITIAL, 0), *((LAST, batch) for batch in range(1, 21)), (BEST, 0), (LAST, 0)]
 
 
 def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The command line: parse, build, call. Torch is loaded by the commands that need it, not by --help.
 
-Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by SIGTERM or because another
-process died (the same command with --resume auto goes on), 130 interrupted.
+Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by
+SIGTERM or SIGHUP, or because another process died (the same command with --resume auto goes on),
+130 interrupted, 141 what reads the output has gone (`| head`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, cli_engine, cli_robustness
+from . import __version__, cli_engine, cli_robustness, interrupts, screen
 from . import config as options
 from .cli_engine import warn as _warn
 from .errors import UserError, did_you_mean
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from .subnetwork import LayerReport
     from .train import Result, Search
 
-DIVERGED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
-"""75 is EX_TEMPFAIL of sysexits.h, "try again": nothing else that a scheduler sees uses it."""
+DIVERGED, MISTAKE, INTERRUPTED, PIPE = 1, 2, 130, 141
+"""The last two are what a shell gives for SIGINT and SIGPIPE."""
 
 _DESCRIPTION = """\
 Find Multi-Prize Tickets: subnetworks of networks with random, never-trained weights that are binary, and as accurate as
@@ -63,8 +64,8 @@ def _parser() -> Parser:
         description="Search for a ticket: train one score per random weight, keep the top fraction, and replace what is\n"
         "kept by +-gain. Options come from a configuration file, and the flags below change it. Values in\n"
         "[brackets] hold where neither says anything.",
-        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by SIGTERM or\n"
-        "because another process died (--resume auto goes on), 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped\n"
+        "by SIGTERM or SIGHUP, or because another process died (--resume auto goes on), 130 interrupted.",
         formatter_class=Help,
         allow_abbrev=False,
     )
@@ -196,16 +197,21 @@ def _find(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.pretrained:
         raise UserError("--resume and --pretrained: one of them, to go on with a run or to start a new one")
     if arguments.multigpu is not None and not arguments.print_config:
-        if "," in arguments.multigpu:
-            if arguments.config or not arguments.resume:
-                options.resolve(arguments.config, given)  # a mistake is said here once, not by every process
-            return _start_processes(arguments.multigpu, arguments.argv)
-        os.environ["CUDA_VISIBLE_DEVICES"] = _gpus(arguments.multigpu)[0]
+        if arguments.config or arguments.resume in (None, "auto"):
+            # A mistake is said here once, not by every process.
+            device = options.resolve(arguments.config, given)[0].device
+        else:
+            device = given.get("device") or _device_of_run(arguments.resume)
+        gpus = _gpus(arguments.multigpu, device)
+        if len(gpus) > 1:
+            return _start_processes(gpus, arguments.argv)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     from . import distributed, runs
 
     resume, start = arguments.resume, None
     if resume is None and distributed.is_restart() and not arguments.pretrained:
         resume = "auto"
+    is_automatic = resume == "auto"
     config, name = (
         (None, "") if resume not in (None, "auto") and not arguments.config else options.resolve(arguments.config, given)
     )
@@ -214,7 +220,7 @@ def _find(arguments: argparse.Namespace) -> int:
         folder = runs.newest(config, name)
         if folder and (folder / runs.RESULT).is_file():
             if distributed.detect().is_first:
-                print(f"{folder}: complete already; another --name begins a new run")
+                screen.show(f"{screen.printable(str(folder))}: complete already; another --name begins a new run\n")
             return 0
         resume = folder and str(folder)
     if path := resume or arguments.pretrained:
@@ -228,24 +234,23 @@ def _find(arguments: argparse.Namespace) -> int:
             config, name = options.override(start.config, given), checkpoint.config_name(start)
     assert config
     if arguments.print_config:
-        sys.stdout.write(options.as_yaml(config))
+        screen.show(options.as_yaml(config))
         return 0
     from . import data, log
     from .train import Search, SearchDiverged, SearchStopped, choose_device
 
     group = distributed.detect()
-    console = log.Console(None if group.is_first else Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    nowhere = None if group.is_first else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    console = log.Console(nowhere, lasting=True)
     search: Search | None = None
     try:
         with group.together(choose_device(config.device, group).type):
             images = group.by_all(lambda: data.load(config, console.track))
-            search = Search(config, name, images, console, start, bool(resume), group)
+            search = Search(config, name, images, console, start, bool(resume) or is_automatic, group)
             if group.is_first:
                 _warn([*(start.warnings if start else ()), *options.warnings(config)])
             console.line(_headline(config, search.network, images, search.device, group.size))
             console.line(f"run folder {search.folder}{search.from_where()}")
-            if search.random_scores and not start:
-                console.line(f"before the search, with random scores: test accuracy {search.random_scores.top1:.1f} %")
             _show_result(console, config, search.network, search.run())
             return 0
     except (SearchDiverged, SearchStopped, KeyboardInterrupt) as e:
@@ -253,7 +258,7 @@ def _find(arguments: argparse.Namespace) -> int:
             raise
         code, said = _how_it_ended(search, e)
         if group.is_first or (isinstance(e, SearchStopped) and e.is_by_accident):
-            print(f"biprop: {said}", file=sys.stderr)
+            screen.tell(said)
         return code
 
 
@@ -265,7 +270,7 @@ def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
     if isinstance(error, SearchDiverged):
         return DIVERGED, f"the search diverged: {error}. Checkpoints so far are in {search.folder}/checkpoints"
     if isinstance(error, SearchStopped):
-        return STOPPED, f"stopped: {error}. {how_to_go_on}"
+        return interrupts.STOPPED, f"stopped: {error}. {how_to_go_on}"
     best = f"; best so far: epoch {search.best.epoch}, {search.best.validation.top1:.1f} %" if search.best.epoch else ""
     return INTERRUPTED, f"interrupted{best}. {how_to_go_on}"
 
@@ -281,22 +286,53 @@ def _checkpoint_of(path: str) -> str:
     raise UserError(f"{path}: no run folder with a checkpoint")
 
 
-def _gpus(numbers: str) -> list[str]:
-    ids = numbers.split(",")
-    if not all(number.strip().isdigit() for number in ids) or len(set(ids)) < len(ids):
+def _device_of_run(resume: str) -> str:
+    """The option `device` of the run that --resume means."""
+    from . import runs
+
+    path = Path(resume)
+    settings = (path if path.is_dir() else path.parent.parent) / runs.SETTINGS
+    values = options.read_file(settings) if settings.is_file() else {}
+    return str(values.get("device", options.Config().device))
+
+
+def _gpus(numbers: str, device: str) -> list[str]:
+    """The GPUs that --multigpu means, as CUDA_VISIBLE_DEVICES names them.
+
+    With a device that is none, the numbers only say how many processes there are to be.
+
+    Raises:
+        UserError: they are no numbers, or there are no such GPUs.
+    """
+    ids = [number.strip() for number in numbers.split(",")]
+    are_numbers = all(number.isascii() and number.isdigit() for number in ids)
+    if not are_numbers or len(set(map(int, ids))) < len(ids):
         raise UserError(f"--multigpu {numbers}: must be numbers of GPUs, e.g. 0,1")
-    return ids
+    if device not in ("auto", "cuda"):
+        if device.startswith("cuda") and len(ids) > 1:
+            raise UserError(f"--multigpu {numbers}: gives each process its own GPU: leave out --device {device}")
+        return ids
+    import torch
+
+    count = torch.cuda.device_count()
+    if max(map(int, ids)) >= count:
+        there = "no GPU" if not count else f"GPU 0 .. {count - 1}" if count > 1 else "GPU 0 only"
+        instead = "--device cpu searches in as many processes on the CPU"
+        raise UserError(f"--multigpu {numbers}: PyTorch finds {there} here; {instead}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return [names[int(number)] for number in ids]
 
 
-def _start_processes(numbers: str, argv: Sequence[str]) -> int:
-    """One process per GPU of `--multigpu`; returns the exit code."""
+def _start_processes(gpus: Sequence[str], argv: Sequence[str]) -> int:
+    """One process per GPU; returns the exit code."""
     from . import distributed
 
-    ids = _gpus(numbers)
     place = argv.index("--multigpu") if "--multigpu" in argv else None
     rest = [a for a in argv if not a.startswith("--multigpu=")] if place is None else [*argv[:place], *argv[place + 2 :]]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": numbers, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return distributed.launch([sys.executable, "-m", "biprop", *rest], len(ids), environment)
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus), "OMP_NUM_THREADS": threads}
+    return distributed.launch([sys.executable, "-m", "biprop", *rest], len(gpus), environment)
 
 
 def _headline(config: Config, network: Network, images: DataSet, device: object, processes: int) -> str:
@@ -328,7 +364,11 @@ def _show_result(console: Any, config: Config, network: Network, result: Result)
             ("test accuracy", accuracy),
         ]
         if result.random_scores:
-            rows.append(("with random scores", f"{result.random_scores.top1:.2f} %  (the same network, no search)"))
+            from .train import sample_in_words
+
+            part = sample_in_words(result.random_scores, test.images)
+            about = f"the same network, no search{f'; {part}' if part else ''}"
+            rows.append(("with random scores", f"{result.random_scores.top1:.2f} %  ({about})"))
         title = f"Multi-Prize Ticket found ({kind})"
     else:
         rows = [("network", f"{config.arch}, dense"), ("test accuracy", accuracy)]
@@ -413,7 +453,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith(TICKET_ENDING):
         raise UserError(f"--output {arguments.output}: the name of a ticket ends with {TICKET_ENDING}")
     check_folder(arguments.output)
-    console = log.Console()
+    console = log.Console(lasting=True)
     ticket = export.pack(arguments.source, flags, arguments.compact, _warn)
     if arguments.compact:
         # What 16 bits cost is told, always: a user who gives up precision wants to know what for.
@@ -468,9 +508,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
     name = found[0].config.name
     if arguments.slurm:
         command = ["biprop", *(part for part in arguments.argv if part != "--slurm")]
-        sys.stdout.write(sweep.slurm_script(command, name, len(found)))
+        screen.show(sweep.slurm_script(command, name, len(found)))
         return 0
-    console = log.Console()
+    console = log.Console(lasting=not arguments.list)
     state = sweep.Sweep(Path(found[0].config.log_dir) / "sweeps" / name, found)
     if not arguments.list:
         from . import train
@@ -480,10 +520,10 @@ def _sweep(arguments: argparse.Namespace) -> int:
         try:
             sweep.run(state, console, arguments.cell)
         except train.SearchStopped as e:
-            print(f"biprop: stopped: {e}; the same command goes on from here", file=sys.stderr)
-            return STOPPED
+            screen.tell(f"stopped: {e}; the same command goes on from here")
+            return interrupts.STOPPED
         except KeyboardInterrupt:
-            print("\nbiprop: interrupted; the same command goes on from here", file=sys.stderr)
+            screen.tell("interrupted; the same command goes on from here", start="\n")
             return INTERRUPTED
     console.table(f"sweep {name}", state.rows())
     return 0
@@ -497,7 +537,7 @@ def _list(arguments: argparse.Namespace) -> int:
         from .plans import NETWORKS
 
         names = list(NETWORKS)
-    print("\n".join(names))
+    screen.show("\n".join(names) + "\n")
     return 0
 
 
@@ -512,26 +552,46 @@ def _reject_extras(command: str, extras: Sequence[str], parser: Parser) -> None:
     raise UserError(f"unknown argument {flag}{did_you_mean(flag, known) or f'; see biprop {command} --help'}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (see the module's docstring)."""
-    # GNU OpenMP's threads wait actively after an operation, for milliseconds: two programs on one machine hold each other up (64
-    # seconds instead of 17 for two searches on two cores). With a thirtieth of that wait they do not, and one alone is as fast.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+def _run(argv: Sequence[str] | None) -> int:
     try:
         parser = _parser()
         arguments, extras = parser.parse_known_args(argv)
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         _reject_extras(arguments.command, extras, parser)
         return arguments.run(arguments)  # type: ignore[no-any-return]
+    finally:
+        screen.finish()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (see the module's docstring)."""
+    # GNU OpenMP's threads wait actively after an operation, for milliseconds: two programs on one machine hold each other up (64
+    # seconds instead of 17 for two searches on two cores). With a thirtieth of that wait they do not, and one alone is as fast.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    screen.prepare()
+    code = _guarded(argv)
+    if argv is None:
+        interrupts.settle(code)
+    return code
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """The exit code, whatever happens."""
+    try:
+        with interrupts.raised():
+            return _run(argv)
     except BrokenPipeError:  # what reads our output has gone: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DIVERGED
+        return PIPE
     except UserError as e:
         if "--debug" in (sys.argv if argv is None else argv):
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                screen.tell(line)
         if not e.told:
-            print(f"biprop: {e}", file=sys.stderr)
+            screen.tell(str(e))
         return MISTAKE
     except KeyboardInterrupt:
-        print("\nbiprop: interrupted", file=sys.stderr)
+        screen.tell("interrupted", start="\n")
         return INTERRUPTED
+    except interrupts.Terminated as e:
+        screen.tell(f"stopped: {e}; the same command does the rest")
+        return interrupts.STOPPED

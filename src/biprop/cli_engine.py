@@ -15,8 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import screen
 from .errors import UserError
 from .flags import DEBUG, DECK_ENDING, PROGRAM_ENDING, TICKET_ENDING, Help
+from .screen import printable
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -94,7 +96,7 @@ def add_commands(commands: Any) -> None:
 def warn(lines: Sequence[str]) -> None:
     """Say what does not stop a command."""
     for line in lines:
-        print(f"biprop: warning: {line}", file=sys.stderr)
+        screen.tell(f"warning: {line}")
 
 
 def engine_of(
@@ -153,9 +155,9 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: takes {engine.shape[0]} channels: pictures have one (grey) or three (RGB)")
     names, cut = _class_names(engine.ticket, engine.outputs), _is_cut(engine.ticket)
     show = _Json(names) if arguments.json else _Rows(names, paths, min(top, engine.outputs))
-    console, screen = log.Console(), log.Console(sys.stderr)
+    console, display = log.Console(), log.Console(sys.stderr)
     if console.is_terminal:
-        screen = console  # one display: lines go above its bar
+        display = console  # one display: lines go above its bar
     started = time.monotonic()
     with ExitStack() as stack, _memory_for_batches():
         bar = None
@@ -168,9 +170,9 @@ def _predict(arguments: argparse.Namespace) -> int:
                 if not np.isfinite(row).all():
                     raise UserError(f"{path}: the network's results are not finite")
             head = show.head() if not first else []
-            console.line("\n".join([*head, *(show.row(p, row) for p, row in zip(chosen, probabilities, strict=True))]))
+            console.line(*head, *(show.row(p, row) for p, row in zip(chosen, probabilities, strict=True)))
             if bar is None and time.monotonic() - started > PATIENCE and first + batch < len(paths):
-                bar = stack.enter_context(screen.bar("pictures", len(paths)))
+                bar = stack.enter_context(display.bar("pictures", len(paths)))
                 bar.advance(first)
             if bar:
                 bar.advance(len(chosen))
@@ -220,18 +222,13 @@ def _is_cut(ticket: Ticket) -> bool:
     return isinstance(told, dict) and (told.get("set") == "ImageNet" or told.get("stream") is True)
 
 
-def _printable(path: Path) -> str:
-    """A file's name may hold line ends, or bytes that are no text."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
-
-
 class _Rows:
     """A line a picture, written at once: there may be many."""
 
     def __init__(self, names: Sequence[str], paths: Sequence[Path], top: int) -> None:
-        self.names, self.top = names, top
-        self.width = max(4, *(len(_printable(path)) for path in paths))
-        self.name_width = max(5, *map(len, names))
+        self.names, self.top = [printable(name) for name in names], top
+        self.width = max(4, *(len(printable(str(path))) for path in paths))
+        self.name_width = max(5, *map(len, self.names))
 
     def head(self) -> list[str]:
         places = ["class", *("next" for _ in range(self.top - 1))]
@@ -240,7 +237,7 @@ class _Rows:
     def row(self, path: Path, probabilities: Any) -> str:
         best = (-probabilities).argsort(kind="stable")[: self.top]
         cells = [f"{self.names[i]:<{self.name_width}}  {100 * probabilities[i]:5.1f} %" for i in best]
-        return "  ".join([f"{_printable(path):<{self.width}}", *cells])
+        return "  ".join([f"{printable(str(path)):<{self.width}}", *cells])
 
 
 class _Json:
@@ -309,7 +306,7 @@ def _bench(arguments: argparse.Namespace) -> int:
             for batch, _, group, of_batch in steps
         ]
         found = {"file": arguments.file, **facts, "rows": [row.as_dict() for row in rows]}
-        print(json.dumps({**found, "explained": explained} if arguments.explain else found, allow_nan=False))
+        screen.show(json.dumps({**found, "explained": explained} if arguments.explain else found, allow_nan=False) + "\n")
         return 0
     _show_bench(console, arguments.file, rows, facts, last.threads)
     for batch, kernels, group, of_batch in steps:
@@ -382,5 +379,5 @@ def _compile(arguments: argparse.Namespace) -> int:
         ("checked", "not run" if said else "the engine loads it"),
     ]
     warn([f"{line.partition(':')[0]}: the program was not tried" for line in said])
-    log.Console().table(f"{arguments.output} written", rows)
+    log.Console(lasting=True).table(f"{arguments.output} written", rows)
     return 0

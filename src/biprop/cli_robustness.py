@@ -89,7 +89,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from .ticket import Ticket
 
     cards, names = [Ticket.load(path) for path in arguments.tickets], _names(arguments.tickets)
-    console = log.Console()
+    console = log.Console(lasting=True)
     if arguments.no_gate:
         deck = Deck(cards, names)
     else:
@@ -127,7 +127,7 @@ def _robustness(arguments: argparse.Namespace) -> int:
     device = choose_device("cpu" if arguments.engine else flags.get("device", "auto"))
     batch, task = evaluation_batch(first.task), first.task
     reference = robustness.read_reference(arguments.reference, cells, task.num_classes) if arguments.reference else None
-    console = log.Console()
+    console = log.Console(lasting=True)
     images = accuracy.load_data(first, console)
     most = arguments.images or len(images.test)
     clean = robustness.Generated(images, spread(len(images.test), most), batch, arguments.corruption_seed)
@@ -235,10 +235,11 @@ def _write(
     about: Mapping[str, Any],
     reference: Mapping[str, Mapping[int, float]] | None,
 ) -> None:
-    from . import plots, robustness
+    from . import log, plots, robustness
 
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(robustness.as_rows(scores))
+    rows = [[log.csv_cell(cell) for cell in row] for row in robustness.as_rows(scores)]
+    csv.writer(table, lineterminator="\n").writerows(rows)
     endings = [".json", ".csv"]
     try:
         replace_text(output.with_name(output.name + ".csv"), table.getvalue())
@@ -249,6 +250,6 @@ def _write(
     if plots.is_installed():
         plots.corruption_bars(scores, f"{about['file']}: {about['images']}", output.with_name(output.name + ".png"))
         endings.append(".png")
-    console.line(f"\nwritten: {', '.join(str(output) + ending for ending in endings)}")
+    console.line("", f"written: {', '.join(str(output) + ending for ending in endings)}")
     if ".png" not in endings:
         console.line("for a picture too: pip install 'biprop[plots]'")

@@ -222,6 +222,7 @@ class Config:
     name: str = option("find", "name of the experiment (the last folder of the run)", _RUN, is_file_name=True)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
     results: str | None = option(None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN)
+    baseline: bool = option(True, "before the search, measure the accuracy with random scores on up to 2,000 test images", _RUN)
     histograms: bool = option(False, "histograms of the scores in TensorBoard, one per layer and epoch", _RUN)
     trainer: str = option(
         "default", "for configurations of the original research code: the one trainer", _RUN, choices=("default",)

@@ -23,12 +23,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
+from . import interrupts, screen
 from .errors import UserError, one_line
 
 T = TypeVar("T")
@@ -43,6 +46,17 @@ LAUNCHERS = {
 """Looked for in this order: mpirun below srun, say, sets both kinds."""
 
 
+PATIENCE = 300.0
+"""Seconds after which a process that does not answer (stopped, or its machine is) counts as lost.
+
+Less than PyTorch's half hour, and more than one process needs longer than another to read its data,
+or rank 0 to write a checkpoint.
+"""
+TELL_OF_WAITING = 10.0
+"""Seconds after which a process tells that it waits for others to begin."""
+_LOOPBACK = "127.0.0.1"
+_PARENT = "BIPROP_PARENT"
+"""Environment variable in which `launch` tells its processes its own number."""
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"
 """How often torchrun, or SLURM, has started this command again."""
 
@@ -55,7 +69,7 @@ class Group:
     size: int = 1
     local_rank: int = 0
     launcher: str = ""
-    address: str = "127.0.0.1"
+    address: str = _LOOPBACK
     port: int = 29500
 
     @property
@@ -79,18 +93,27 @@ class Group:
             return
         import torch.distributed as dist
 
-        os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
+        _end_with_parent()
         backend = "nccl" if device_type == "cuda" else "gloo"
+        where = f"{self.address}:{self.port}"
+        waits = f"process {self.rank} of {self.size} ({self.launcher}) waits for the others at {where}"
+        told = threading.Timer(TELL_OF_WAITING, screen.tell, [f"{waits}, at most {PATIENCE:.0f} s"])
+        told.daemon = True
+        if self.rank < 2:  # not hundreds of times
+            told.start()
         try:
-            # torchrun keeps its store over restarts, and with it the addresses of processes that have died.
-            store = next(dist.rendezvous("env://", self.rank, self.size))[0]  # type: ignore[attr-defined]
-            store = dist.PrefixStore(f"start {os.environ.get(_RESTARTS[0], '0')}", store)  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
-        except (RuntimeError, ValueError) as e:
-            where = f"{self.address}:{self.port}"
+            # While the others are waited for, Python would not get to run its handlers.
+            with interrupts.handled(interrupts.TO_STOP, signal.SIG_DFL):
+                # torchrun keeps its store over restarts, and with it the addresses of processes that have died.
+                store = dist.PrefixStore(f"start {os.environ.get(_RESTARTS[0], '0')}", self._store())  # type: ignore[attr-defined]
+                timeout = timedelta(seconds=PATIENCE)
+                dist.init_process_group(backend, None, timeout, self.size, self.rank, store)
+        except (OSError, RuntimeError, ValueError) as e:
             raise UserError(
                 f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at {where}: {one_line(e)}"
             ) from None
+        finally:
+            told.cancel()
         try:
             yield
             dist.barrier()  # one that leaves early takes its end of the connections with it
@@ -101,8 +124,30 @@ class Group:
                 # ends meanwhile, they abort the process (seen where all raise a mistake that one has just told the others).
                 time.sleep(0.05)
 
+    def _store(self) -> Any:
+        """Where the processes find each other's addresses.
+
+        It answers everybody who can connect to it, and what it says is trusted: where all are on
+        this machine, only this machine can.
+        """
+        import torch.distributed as dist
+        from torch._C._distributed_c10d import TCPStore
+
+        os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
+        timeout = timedelta(seconds=PATIENCE)
+        if self.address != _LOOPBACK or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return next(dist.rendezvous("env://", self.rank, self.size, timeout=timeout))[0]  # type: ignore[attr-defined]
+        if sys.platform != "win32":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        if not self.is_first:
+            return TCPStore(self.address, self.port, self.size, False, timeout)
+        listening = socket.create_server((self.address, self.port)).detach()
+        return TCPStore(
+            self.address, self.port, self.size, True, timeout, master_listen_fd=listening,
+        )  # fmt: skip
+
     def is_broken_by(self, error: BaseException) -> bool:
-        """Whether an error says that another process cannot be reached any more: most likely it has died."""
+        """Whether an error says that another process does not answer any more: see `PATIENCE`."""
         if self.size == 1 or not isinstance(error, RuntimeError):
             return False
         import torch.distributed as dist
@@ -245,7 +290,7 @@ def _address(launcher: str, environment: Mapping[str, str]) -> str:
     known = environment.get(here, None if launcher == "PMI" else "")  # not all PMI launchers say it
     if everywhere and known is not None and known != environment[everywhere]:
         raise UserError(f"{launcher} over several machines does not say where rank 0 is: set MASTER_ADDR to its name")
-    return "127.0.0.1"
+    return _LOOPBACK
 
 
 def first_host(nodes: str) -> str:
@@ -267,7 +312,8 @@ def _port(environment: Mapping[str, str]) -> int:
 
 
 GRACE = 20.0
-"""Seconds that the other processes have to end by themselves after one has failed, before they are killed."""
+"""Seconds that processes have to end by themselves when another, or the launching one, has ended."""
+_LOOK = 0.05
 
 
 def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -> int:
@@ -275,45 +321,78 @@ def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -
 
     torchrun itself would hide their exit codes, and say a page where one of them has said a line.
 
-    One that a signal ended could not say so itself: that is told here, on standard error.
+    One that a signal ended could not say so itself: that is told here, on standard error. If this
+    process is killed, those that it launched end.
 
     Returns:
-        The exit code of the first that failed (128 + signal for one that was killed), or 0.
+        The exit code of the first that failed, or 0; for one that a signal ended, 128 + signal, or
+        `STOPPED` where this process was asked to end and passed that on.
     """
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((_LOOPBACK, 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        # Groups of their own: a terminal's Ctrl-C would reach them twice.
-        subprocess.Popen(command, env={**environment, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}, process_group=0)
-        for i in range(count)
-    ]
-
-    asked = []
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": _LOOPBACK, "MASTER_PORT": str(port)}
+    shared |= {_PARENT: str(os.getpid())}
+    processes: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
         asked.append(number)
         for process in processes:
             process.send_signal(number)
+            if hasattr(signal, "SIGCONT"):
+                # One that is stopped would not hear it, and the others would wait for that one.
+                process.send_signal(signal.SIGCONT)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        first_failure, since = 0, 0.0
-        while any(process.poll() is None for process in processes):
-            time.sleep(0.05)
-            codes = [process.poll() for process in processes]
-            if not first_failure and any(codes):
-                first_failure, since = next(code for code in codes if code), time.monotonic()
-                if first_failure < 0 and not asked:
-                    killed = f"process {codes.index(first_failure)} of {count} was killed"
-                    print(f"biprop: {killed} ({signal.Signals(-first_failure).name})", file=sys.stderr, flush=True)
-            if first_failure and time.monotonic() - since > GRACE:
-                pass_on(signal.SIGKILL, None)
-        first_failure = first_failure or next((p.returncode for p in processes if p.returncode), 0)
-        return first_failure if first_failure >= 0 else 128 - first_failure
+        with interrupts.handled(interrupts.TO_STOP, pass_on):
+            for i in range(count):
+                own = {**environment, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}
+                # Groups of their own: a terminal's Ctrl-C would reach them twice.
+                processes.append(subprocess.Popen(command, env=own, process_group=0))
+            if asked:  # while they were started
+                pass_on(asked[0], None)
+            code = _first_failure(processes, asked)
+        if -code in asked and -code in interrupts.TO_END:
+            return interrupts.STOPPED
+        return code if code >= 0 else 128 - code
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for process in processes:
             process.kill()
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> int:
+    """Wait for all processes; returns the code of the first that failed, as Popen gives it.
+
+    `asked`: the signals that were passed on.
+    """
+    code, since = 0, 0.0
+    while any(process.poll() is None for process in processes):
+        time.sleep(_LOOK)
+        codes = [process.poll() for process in processes]
+        if not code and any(codes):
+            code, since = next(code for code in codes if code), time.monotonic()
+            if code < 0 and not asked:
+                killed = f"process {codes.index(code)} of {len(codes)} was killed"
+                screen.tell(f"{killed} ({signal.Signals(-code).name})")
+        if code and time.monotonic() - since > GRACE:
+            for process in processes:
+                process.kill()
+    return code or next((process.returncode for process in processes if process.returncode), 0)
+
+
+def _end_with_parent() -> None:
+    """If `launch` started this process, have it stop when the launching one has died."""
+    parent = os.environ.get(_PARENT, "")
+    if not parent.isdigit():
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1)
+        screen.tell("the process that started this one has died")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

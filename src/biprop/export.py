@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _COUNTER = "num_batches_tracked"
 """Of batch norm, and of no use but in training: not in tickets."""
-_NOT_TOLD = ("name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "histograms", "data", "trainer")
+_NOT_TOLD = (
+    "name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "save_minutes", "histograms", "baseline",
+    "data", "trainer",
+)  # fmt: skip
 """Options that change nothing of what is found, or that say where something lies on this machine."""
 
 

@@ -1,11 +1,13 @@
-"""Files that are always whole: written under a temporary name, and renamed."""
+"""Files that are always whole: written under a temporary name, and renamed (an atomic write)."""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -14,18 +16,60 @@ _UNFINISHED = ".unfinished"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which replaces `path` in one step when the block ends; if the block fails, `path` stays as it is."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
-    temporary = Path(name)
+    """A file to write to, which replaces `path` in one step when the block ends (an atomic write).
+
+    If the block fails, `path` stays as it is. When it has ended, file and name are on the disk: a
+    power cut takes neither. A new file has the permissions that the umask leaves, an old one keeps
+    its own. A symbolic link stays one: the file that it leads to is replaced.
+
+    Raises:
+        OSError: it cannot be written, or `path` is no file: a rename would remove a device.
+    """
+    target = Path(os.path.realpath(path))
+    mode = _mode_of(target)
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}{_UNFINISHED}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(target)
+    except OSError as e:
+        if e.filename in (None, str(temporary)):
+            e.filename = str(path)  # the name that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _mode_of(target: Path) -> int | None:
+    """The permissions of the file that is replaced; None if there is none.
+
+    Raises:
+        OSError: it is no file.
+    """
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(mode):
+        return stat.S_IMODE(mode)
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    reason = os.strerror(number) if stat.S_ISDIR(mode) else "Not a regular file"
+    raise OSError(number, reason, str(target))
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk. Windows and some network disks cannot do that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def is_file(path: Path) -> bool:

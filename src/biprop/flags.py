@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import config as options
+from . import screen
 from .errors import UserError
 
 TICKET_ENDING, DECK_ENDING, PROGRAM_ENDING = ".mpt", ".deck", ".bprog"
@@ -23,6 +24,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        screen.show(message)  # help and version; argparse itself would pass over a full disk
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

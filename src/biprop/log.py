@@ -6,42 +6,54 @@ A terminal gets progress bars and a table; a pipe or a file gets plain lines.
 from __future__ import annotations
 
 import csv
+import errno
+import glob
+import hashlib
+import io
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from . import screen
 from .errors import UserError, one_line
-from .files import replace_text
-from .runs import METRICS
+from .files import replace_text, replacing, sync_folder
+from .runs import METRICS, read_metrics
+from .screen import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Console:
-    """The screen. `stream` is standard output unless given."""
+    """The screen: standard output, or `stream`. All texts are escaped here: see `screen.printable`.
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self.stream = stream or sys.stdout
+    `lasting`: a stream that cannot be written any more is told of once, and nothing else happens:
+    for work whose results are files. Otherwise it raises BrokenPipeError, where its reader has
+    gone, or UserError.
+    """
+
+    def __init__(self, stream: IO[str] | None = None, lasting: bool = False) -> None:
+        self.stream = screen.as_stream(stream, lasting)
         self.is_terminal = self.stream.isatty()
         self._rich: Any = None
         if self.is_terminal:
             from rich.console import Console as RichConsole
 
-            self._rich = RichConsole(file=self.stream, highlight=False)
+            self._rich = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
 
-    def line(self, text: str = "") -> None:
-        """One line; on a terminal, above any progress bar."""
+    def line(self, *texts: str) -> None:
+        """A line for each text, an empty one without any; on a terminal, above any progress bar."""
+        lines = "\n".join(map(printable, texts))
         if self._rich:
-            self._rich.print(text, markup=False, soft_wrap=True)
+            self._rich.print(lines, soft_wrap=True)
         else:
-            print(text, file=self.stream, flush=True)
+            print(lines, file=self.stream, flush=True)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
@@ -52,14 +64,14 @@ class Console:
         from rich import progress
 
         columns = (
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=24),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(compact=True),
-            progress.TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.fields[note]}", markup=False),
         )
         with progress.Progress(*columns, console=self._rich, transient=True) as display:
-            yield Bar(display, display.add_task(what, total=total, note=""))
+            yield Bar(display, display.add_task(printable(what), total=total, note=""))
 
     def track(self, items: Iterable[Any], what: str, length: int) -> Iterator[Any]:
         """The same items, with a bar (on a terminal) or one line that says what takes so long."""
@@ -74,38 +86,44 @@ class Console:
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Two columns, name and value, under a title."""
+        title, cells = printable(title), _printable_rows(rows)
         if self._rich:
             from rich.table import Table
 
             table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
-            for row in rows:
+            for row in cells:
                 table.add_row(*row)
-            self._rich.print(table, markup=False)
+            self._rich.print(table)
             return
-        width = max(len(name) for name, _ in rows)
-        self.line(f"\n{title}")
-        for name, value in rows:
+        width = max(len(name) for name, _ in cells)
+        self.line("", title)
+        for name, value in cells:
             self.line(f"  {name:<{width}}  {value}")
 
     def columns(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with a head, the first column to the left and the others to the right."""
+        title, (head_cells, *cells) = printable(title), _printable_rows([heads, *rows])
         if self._rich:
             from rich.table import Table
 
             table = Table(title=title, title_justify="left", title_style="bold")
-            for number, head in enumerate(heads):
+            for number, head in enumerate(head_cells):
                 table.add_column(head, justify="right" if number else "left")
-            for row in rows:
+            for row in cells:
                 table.add_row(*row)
-            self._rich.print(table, markup=False)
+            self._rich.print(table)
             return
-        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-        self.line(f"\n{title}")
-        for row in (heads, *rows):
+        widths = [max(map(len, column)) for column in zip(head_cells, *cells, strict=True)]
+        self.line("", title)
+        for row in (head_cells, *cells):
             first, *others = (
                 f"{cell:<{w}}" if not i else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
             self.line("  " + "  ".join([first, *others]).rstrip())
+
+
+def _printable_rows(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[printable(cell) for cell in row] for row in rows]
 
 
 class Bar:
@@ -116,7 +134,7 @@ class Bar:
 
     def advance(self, steps: int, note: str = "") -> None:
         if self._display:
-            self._display.update(self._task, advance=steps, note=note)
+            self._display.update(self._task, advance=steps, note=printable(note))
 
 
 class Pace:
@@ -179,11 +197,13 @@ class RunLog:
 
 
 def forget_after(folder: Path, epoch: int) -> None:
-    """Cut metrics.jsonl back to the epochs up to `epoch`, for a run that goes on from there."""
+    """Cut metrics.jsonl back to the epochs up to `epoch`, for a run that goes on from there.
+
+    Damaged lines go too.
+    """
     path = folder / METRICS
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+        kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["epoch"] <= epoch]
         replace_text(path, "".join(kept))
 
 
@@ -207,17 +227,113 @@ def check_results(path: Path) -> None:
             raise UserError(f"{path}: has other columns than this program writes: move it away or choose another --log-dir")
 
 
-def append_result(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one run to results.csv; runs that end at the same time wait for each other."""
-    from filelock import FileLock
+LOCK_PATIENCE = 30.0
+"""Seconds to wait for a table that another process has locked."""
+_TELL_OF_WAITING = 1.0
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        is_new = not path.exists() or path.stat().st_size == 0
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, RESULT_COLUMNS)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
+
+def append_result(
+    path: Path,
+    row: Mapping[str, Any],
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = screen.tell,
+) -> None:
+    """Append one run to results.csv, unless this very row is there.
+
+    Runs that end at the same time wait for each other, but at most `LOCK_PATIENCE` seconds, and
+    only until `is_asked_to_stop`. Then the row goes into a file of its own beside the table, and
+    into the table with the next run that ends. `tell` takes what is to be said of that.
+
+    Raises:
+        UserError: the table, or the file, cannot be written.
+    """
+    line = _csv_line(row.get(column, "") for column in RESULT_COLUMNS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path, is_asked_to_stop, tell) as is_ours:
+            if not is_ours:
+                name = f"{path.name}.{hashlib.sha256(line).hexdigest()[:12]}{_WAITING}"
+                with replacing(path.with_name(name)) as file:
+                    file.write(line)
+                tell(f"{path}: still locked: the row waits in {name} for the next run that ends")
+                return
+            waiting = sorted(path.parent.glob(f"{glob.escape(path.name)}.*{_WAITING}"))
+            _append(path, [*(one.read_bytes() for one in waiting), line])
+            for one in waiting:
+                one.unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror or one_line(e)}") from None
+
+
+_WAITING = ".row"
+"""Ending of the files that hold a row for a table."""
+
+
+def _append(path: Path, lines: Sequence[bytes]) -> None:
+    """Append the lines that a table does not have yet, all or none."""
+    table = path.read_bytes() if path.exists() else b""
+    # A power cut may have left half a line.
+    new = b"" if not table or table.endswith(b"\n") else b"\r\n"
+    new += b"" if table else _csv_line(RESULT_COLUMNS)
+    new += b"".join(line for line in dict.fromkeys(lines) if b"\n" + line not in b"\n" + table)
+    with path.open("ab", buffering=0) as file:
+        try:
+            if file.write(new) < len(new):  # a full disk takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, len(table))
+            raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _locked(path: Path, is_asked_to_stop: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[bool]:
+    """While the block runs, no other process appends to a table; False where that took too long."""
+    from filelock import FileLock, Timeout
+
+    lock, began, has_told = FileLock(f"{path}.lock"), time.monotonic(), False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waited = time.monotonic() - began
+            if waited > LOCK_PATIENCE or is_asked_to_stop():
+                break
+            if waited > _TELL_OF_WAITING and not has_told:
+                patience = f"waiting for it, at most {LOCK_PATIENCE:.0f} s"
+                tell(f"{path}: another process holds {path.name}.lock: {patience}")
+                has_told = True
+            time.sleep(0.05)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def csv_cell(value: Any) -> Any:
+    """What goes into a CSV file: texts that a spreadsheet would compute begin with an apostrophe.
+
+    Names of runs, files and networks may begin with =, +, -, @, a tab or a line break.
+    """
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _csv_line(values: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow([csv_cell(value) for value in values])
+    return text.getvalue().encode("utf-8", errors="backslashreplace")

@@ -17,21 +17,24 @@ from typing import Any
 from . import __version__
 from . import config as options
 from .config import Config
-from .errors import UserError
-from .files import remove_unfinished, replace_text
+from .errors import UserError, one_line
+from .files import remove_unfinished, replace_text, sync_folder
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 INITIAL, LAST, BEST = "initial.state", "epoch_most_recent.state", "model_best.pth"
 """In checkpoints/: before the first step, the newest, and the best epoch."""
 SETTINGS, LAYERS, PROGRESS, RESULT = "settings.txt", "layers.json", "progress.json", "result.json"
 """Options; what each layer keeps; where the run is (written every few seconds); accuracies (written last of all)."""
+ROW = "results_row.json"
+"""The run's row of results.csv, written before it is appended there: a run that is killed after that
+and goes on has the same row again, which the table then has already."""
 METRICS = "metrics.jsonl"
 _LOCK = ".running"
 _ENDS = ("stopped", "failed")
 """How the state begins in which a run says why it ends before its time."""
 
 _OF_THE_MACHINE = (
-    "data", "workers", "log_dir", "results", "histograms", "device", "print_freq", "save_every", "save_minutes",
+    "data", "workers", "log_dir", "results", "histograms", "device", "print_freq", "save_every", "save_minutes", "baseline",
 )  # fmt: skip
 """Options in which two starts of one run may differ."""
 
@@ -51,8 +54,10 @@ def _place(config: Config, config_name: str) -> Path:
     return parent / f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}" / config.name
 
 
-def make(config: Config, config_name: str) -> Path:
+def make(config: Config, config_name: str, take_over: bool = False) -> Path:
     """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with checkpoints/, logs/, settings.txt.
+
+    `take_over`: or the folder of a run of these options that was killed before its first checkpoint.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -66,9 +71,12 @@ def make(config: Config, config_name: str) -> Path:
                 folder.mkdir()
                 break
             except FileExistsError:
+                if take_over and _has_only_begun(folder, config):
+                    break
                 folder, number = first / str(number), number + 1
-        (folder / CHECKPOINTS).mkdir()
-        (folder / LOGS).mkdir()
+        (folder / CHECKPOINTS).mkdir(exist_ok=take_over)
+        (folder / LOGS).mkdir(exist_ok=take_over)
+        sync_folder(folder.parent)
         versions = f"# biprop {__version__}, torch {metadata.version('torch')}, {datetime.now().isoformat(timespec='seconds')}\n"
         replace_text(folder / SETTINGS, versions + options.as_yaml(config))
     except OSError as e:
@@ -83,17 +91,29 @@ def newest(config: Config, config_name: str) -> Path | None:
     """
     first = _place(config, config_name)
     below = sorted((p for p in first.glob("*") if p.name.isdigit()), key=lambda p: int(p.name)) if first.is_dir() else []
-    wanted = _essence(options.as_dict(config))
     for folder in reversed([first, *below]):
-        if not (folder / SETTINGS).is_file() or not newest_checkpoint(folder):
-            continue
-        try:
-            settings = options.read_file(folder / SETTINGS)
-        except UserError:  # of another version of this program: not the same options
-            continue
-        if _essence({**options.as_dict(Config()), **settings}) == wanted:
+        if newest_checkpoint(folder) and _is_of(folder, config):
             return folder
     return None
+
+
+def _has_only_begun(folder: Path, config: Config) -> bool:
+    """Whether a run of these options was killed here before its first checkpoint."""
+    if newest_checkpoint(folder) or not _is_of(folder, config):
+        return False
+    return not _is_held(folder, read_object(folder / PROGRESS))
+
+
+def _is_of(folder: Path, config: Config) -> bool:
+    """Whether it is the folder of a run with these options, but for those of the machine."""
+    if not (folder / SETTINGS).is_file():
+        return False
+    try:
+        settings = options.read_file(folder / SETTINGS)
+    except UserError:  # of another version of this program: not the same options
+        return False
+    theirs = {**options.as_dict(Config()), **settings}
+    return _essence(theirs) == _essence(options.as_dict(config))
 
 
 def _essence(settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +138,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder}: another process runs this search ({_writer(_read(folder / PROGRESS))})") from None
+        raise UserError(f"{folder}: another process runs this search ({_writer(read_object(folder / PROGRESS))})") from None
     except OSError as e:
         raise UserError(f"{folder}: cannot be written: {e.strerror}") from None
     try:
@@ -129,16 +149,46 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_held(folder: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    if not (folder / _LOCK).exists():
+def _is_held(folder: Path, progress: Mapping[str, Any]) -> bool:
+    """Whether a process writes to the run folder, which this one perhaps cannot write to."""
+    lock = folder / _LOCK
+    if not lock.exists():
         return False
     try:
-        with FileLock(folder / _LOCK, timeout=0):
+        import fcntl
+    except ImportError:  # Windows
+        return _is_locked(lock)
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:  # another user's, or a file system without locks
+        return _lives(progress)
+
+
+def _is_locked(lock: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(lock, timeout=0):
             return False
     except (Timeout, OSError):
         return True
+
+
+def _lives(progress: Mapping[str, Any]) -> bool:
+    """Whether the process of a run still exists; of one on another machine nothing is known."""
+    if progress.get("machine") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(progress["process"]), 0)
+    except PermissionError:
+        return True
+    except (KeyError, TypeError, ValueError, OSError, OverflowError):
+        return False
+    return True
 
 
 class Progress:
@@ -158,10 +208,10 @@ class Progress:
 
 def has_told_its_end(folder: Path) -> bool:
     """Whether the process that writes to the folder has said there why it ends."""
-    return str(_read(folder / PROGRESS).get("state", "")).startswith(_ENDS)
+    return str(read_object(folder / PROGRESS).get("state", "")).startswith(_ENDS)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or nothing where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -178,17 +228,25 @@ def status(folder: Path) -> list[tuple[str, str]]:
     """How the run in a folder is doing, or how it ended, from its files: name and value, in words.
 
     Raises:
-        UserError: not the folder of a run.
+        UserError: not the folder of a run, or its files are damaged.
     """
     if not (folder / SETTINGS).is_file():
         raise UserError(f"{folder}: no run folder: it has no {SETTINGS}")
-    progress, result = _read(folder / PROGRESS), _read(folder / RESULT)
+    try:
+        return _status(folder)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
+        reason = f"{type(e).__name__}: {one_line(e)}"
+        raise UserError(f"{folder}: {PROGRESS} or {RESULT} is damaged: {reason}") from None
+
+
+def _status(folder: Path) -> list[tuple[str, str]]:
+    progress, result = read_object(folder / PROGRESS), read_object(folder / RESULT)
     checkpoint = newest_checkpoint(folder)
     rows = [("state", _state(folder, progress, bool(result), checkpoint))]
     if "epoch" in progress:
         step = f", step {progress['batch']:,} of {progress['batches']:,}" if progress.get("batch") else ""
         rows.append(("epochs done", f"{progress['epoch']} of {progress['epochs']}{step}"))
-    lines = _metrics(folder)
+    lines = [line for line in read_metrics(folder / LOGS / METRICS) if line.keys() >= _SHOWN]
     if lines:
         last = lines[-1]
         accuracies = f"train {last['train/top1']:.2f} %, validation {last['validation/top1']:.2f} %"
@@ -211,7 +269,7 @@ def status(folder: Path) -> list[tuple[str, str]]:
 def _state(folder: Path, progress: dict[str, Any], is_complete: bool, checkpoint: Path | None) -> str:
     said, written = progress.get("state", ""), progress.get("written")
     when = f", {_ago(written)}" if written else ""
-    if _is_held(folder):
+    if _is_held(folder, progress):
         return f"{said or 'begins'} ({_writer(progress)}{when})"
     if is_complete:
         return "complete"
@@ -221,10 +279,26 @@ def _state(folder: Path, progress: dict[str, Any], is_complete: bool, checkpoint
     return f"dead: {_writer(progress)} wrote last{when or ' nothing'}, and ended without a word{how_to_go_on}"
 
 
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / LOGS / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+_SHOWN = {"epoch", "train/loss", "train/top1", "validation/top1"}
+"""Of a line of metrics.jsonl, what `status` shows."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, each with an "epoch"; none if there is no such file.
+
+    A power cut can leave half a line or NUL bytes: what is no such line is passed over.
+    """
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and type(line.get("epoch")) is int:
+            lines.append(line)
+    return lines
 
 
 def in_words(seconds: float) -> str:

@@ -144,15 +144,16 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
     loaded: tuple[Any, data.DataSet] | None = None
     for cell in sweep.unfinished(number):
         config = cell.config
-        console.line(f"\ncell {cell.number + 1} of {len(sweep.cells)}: {cell}")
+        console.line("", f"cell {cell.number + 1} of {len(sweep.cells)}: {cell}")
         data_options = [getattr(config, name) for name in DATA_OPTIONS]
         if loaded is None or loaded[0] != data_options:
             loaded = data_options, data.load(config, console.track)
         folder = sweep.state(cell).get("folder")
         last = runs.newest_checkpoint(Path(folder)) if folder else None
         start = checkpoint.read(last, {}) if last else None
-        if start and start.epoch >= config.epochs:
-            start = None
+        if last and start and start.epoch >= config.epochs:
+            # It was killed before its end was recorded here: that is done again.
+            (last.parents[1] / runs.RESULT).unlink(missing_ok=True)
         search = Search(config, cell.config_name, loaded[1], console, start, resume=bool(start))
         sweep.record(cell, RUNNING, folder=str(search.folder))
         console.line(f"run folder {search.folder}{search.from_where()}")

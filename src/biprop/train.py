@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import signal
@@ -12,7 +13,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ from torch import Tensor, nn
 from . import __version__, checkpoint, distributed, log, losses, prune, runs, sync_batchnorm
 from . import config as options
 from .config import Config
-from .data import DataSet
+from .data import DataSet, sample
+from .data.sources import Split
 from .data.stream import reader_death
 from .distributed import ALONE, Group
 from .errors import UserError, one_line
 from .evaluate import Counts, evaluate
 from .files import replace_text
-from .interrupts import StopRequest
+from .interrupts import TO_STOP, StopRequest
 from .network import Network, Task, build_network
 from .optim import build_optimizer, learning_rate
 from .optim import load_state as load_optimizer
@@ -34,6 +36,9 @@ from .runs import BEST, INITIAL, LAST, LAYERS, RESULT
 from .subnetwork import LayerReport
 
 CALIBRATION_BATCHES = 20
+BASELINE_IMAGES = 2000
+"""The most test images that the accuracy with random scores is measured on, and the most training
+images (but at least one batch) for the statistics of batch norm."""
 LOOK_EVERY = 10
 """Steps after which several processes ask each other whether to stop, to write a checkpoint, or whether a loss is no number."""
 
@@ -41,6 +46,11 @@ LOOK_EVERY = 10
 def evaluation_batch(task: Task) -> int:
     """Images a batch in evaluation: fewer where they are large."""
     return 500 if math.prod(task.input_size) <= 64 * 64 else 128
+
+
+def sample_in_words(counts: Counts, everything: int) -> str:
+    """ "on 2,000 of 50,000 test images" where the counts are of a sample, else nothing."""
+    return f"on {counts.images:,} of {everything:,} test images" if counts.images < everything else ""
 
 
 class SearchDiverged(RuntimeError):
@@ -76,8 +86,9 @@ class Result:
         folder: of the run.
         epoch: the best one, from 1.
         validation, test: counts of the network saved at that epoch.
-        random_scores: counts on the test data of the same network before the search, batch norm calibrated; None where the search
-            began with a checkpoint.
+        random_scores: counts of the same network before the search, batch norm calibrated, on the
+            test data or a sample of them; None where the search began with a checkpoint, or where
+            it is not asked for.
         weights, kept: of the saved network's masked layers (0 for a dense baseline).
         layers: the same layer by layer.
     """
@@ -124,7 +135,8 @@ class Search:
         data: the images.
         console: where progress goes.
         start: a checkpoint to begin with: its weights and scores.
-        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one.
+        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one. Without
+            `start`: a run of these options that was killed before its first checkpoint begins anew in its folder.
         group: the processes that search together, started; each has the same network, and a share of every batch.
 
     Attributes:
@@ -174,6 +186,7 @@ class Search:
         self.best = Best()
         self.best_train = Counts()
         self.random_scores: Counts | None = None
+        self._baseline_is_due = config.baseline and not start
         self.seconds = 0.0
         self.stop = StopRequest()
         self._saved = self._began = 0.0
@@ -181,10 +194,9 @@ class Search:
         self.results_file = runs.results_file(config)
         group.by_first(lambda: log.check_results(self.results_file))
         folder = self._go_on(start) if start and resume else None
-        self.folder = folder or group.by_first(lambda: runs.make(config, config_name))
+        take_over = resume and not start
+        self.folder = folder or group.by_first(lambda: runs.make(config, config_name, take_over))
         self.progress = runs.Progress(self.folder)
-        if not start:
-            self.random_scores = self._accuracy_before_search()
 
     @property
     def model(self) -> nn.Module:
@@ -240,6 +252,7 @@ class Search:
         self.best_train = Counts.of(ours["best_train"])
         if ours.get("random_scores"):
             self.random_scores = Counts.of(ours["random_scores"])
+        self._baseline_is_due = self.config.baseline and ours.get("baseline_is_due", False)
         # Which images the batches done had follows from these options: with others, the epoch begins anew.
         decisive = ("seed", "batch_size", "low_data", "one_batch")
         if all(getattr(start.config, name) == getattr(self.config, name) for name in decisive):
@@ -271,7 +284,7 @@ class Search:
 
         Raises:
             SearchDiverged: not a number; the last good checkpoint is kept.
-            SearchStopped: by SIGTERM, after a checkpoint, or because another process has died.
+            SearchStopped: by SIGTERM or SIGHUP, after a checkpoint, or because another process has died.
             KeyboardInterrupt: Ctrl-C, after a checkpoint.
             UserError: a file cannot be written or read; or another process writes to this run folder.
         """
@@ -290,9 +303,7 @@ class Search:
         elif isinstance(error, OSError):
             error = UserError(f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}")
         elif self.group.is_broken_by(error):
-            error = SearchStopped(
-                f"process {self.group.rank} of {self.group.size}: another one cannot be reached, and has probably died"
-            )
+            error = SearchStopped(f"process {self.group.rank} of {self.group.size}: another one has died or does not answer")
             error.is_by_accident = self.group.rank == 1 and not self._first_has_told()
         is_asked_for = isinstance(error, KeyboardInterrupt | SearchStopped)
         said = one_line(error) if str(error) else "Ctrl-C"
@@ -314,9 +325,13 @@ class Search:
         if self.group.is_first:
             self._tell_of_progress({}, at_once=True)
             log.forget_after(self.folder / runs.LOGS, self.epoch)
+            if self.epoch < config.epochs:
+                (self.folder / runs.ROW).unlink(missing_ok=True)
             if not (self.folder / runs.CHECKPOINTS / INITIAL).exists():
                 self._save(INITIAL, Counts(), Counts())
         self._saved = started
+        if self._baseline_is_due:
+            self._measure_baseline()
         if self.epoch == config.epochs:  # the run ended between its last epoch and its result
             validation = self._evaluate(self.data.validation)
         with log.RunLog(self.folder / runs.LOGS, self.epoch) if self.group.is_first else nullcontext() as run_log:
@@ -332,13 +347,14 @@ class Search:
                     raise SearchDiverged(f"epoch {self.epoch + 1}, step {self.step + 1}: {e}") from None
                 told = {"lr": rate, **pace.so_far(self.step, config.batch_size)}
                 self._average_statistics()
-                validation = self._evaluate(self.data.validation, may_stop=True)
+                validation = self._evaluate(self.data.validation, save=True)
                 self.epoch, self.batch, self.train = self.epoch + 1, 0, Counts()
                 self.seconds = time.monotonic() - self._began
                 self._end_epoch(run_log, {**told, "seconds": pace.seconds}, train, validation)
             result = self._finish()
         if self.group.is_first:
-            self._append_result(result, validation)
+            row = self._row(result, validation)
+            log.append_result(self.results_file, row, lambda: bool(self.stop.signal))
             self._tell_result(result)
             self._tell_of_progress({"seconds_left": 0}, "complete", at_once=True)
         return result
@@ -408,16 +424,15 @@ class Search:
         minutes = self.config.save_minutes
         is_time = bool(minutes) and self.group.is_first and time.monotonic() - self._saved >= 60 * minutes
         asked = self.stop.signal
-        flags = [asked == signal.SIGTERM, asked == signal.SIGINT, is_time, self._loss_is_lost]
-        terminate, interrupt, is_time, is_lost = (n > 0 for n in self.group.sum([float(f) for f in flags], self.device))
+        flags = [is_time, self._loss_is_lost, *(asked == number for number in TO_STOP)]
+        is_time, is_lost, *stops = (n > 0 for n in self.group.sum([float(f) for f in flags], self.device))
         if is_lost:
             raise FloatingPointError(LOST)
-        if terminate or interrupt or is_time:
+        if is_time or any(stops):
             self._save_between_steps()
-        if terminate:
-            raise SearchStopped("SIGTERM")
-        if interrupt:
-            raise KeyboardInterrupt
+        for number, is_asked in zip(TO_STOP, stops, strict=True):
+            if is_asked:
+                _stop(number)
 
     def _save_between_steps(self) -> None:
         self._average_statistics()
@@ -460,24 +475,42 @@ class Search:
         total = min(self.config.batch_size, len(self.data.train) - self.batch * self.config.batch_size)
         return own * self.group.size / total
 
-    def _evaluate(self, split: Any, may_stop: bool = False) -> Counts:
-        """Counts of all processes. One alone can be stopped between two batches, if the epoch's steps are done and counted."""
-        batches = self.data.evaluation_batches(split, evaluation_batch(self.task), self.group)
-        if may_stop and self.group.size == 1:
-            batches = self._looking_up(batches)
-        return evaluate(self.model, batches).sum_over(self.group, self.device)
+    def _evaluate(self, split: Split, save: bool = False) -> Counts:
+        """Counts of all processes. One alone can be stopped between two batches.
 
-    def _looking_up(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        `save`: a checkpoint is written before that; else the newest one has all that was done.
+        """
+        batches = self.data.evaluation_batches(split, evaluation_batch(self.task), self.group)
+        return evaluate(self.model, self._looking_up(batches, save)).sum_over(self.group, self.device)
+
+    def _looking_up(self, batches: Iterator[tuple[Tensor, Tensor]], save: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in batches:
-            if self.stop.signal:
-                self._save_or_stop()
+            if self.stop.signal and self.group.size == 1:
+                if save:
+                    self._save_between_steps()
+                _stop(self.stop.signal)
             yield batch
+
+    def _measure_baseline(self) -> None:
+        """Measure the accuracy with random scores, and save it with the first checkpoint.
+
+        That is there already, so that a run which is stopped meanwhile goes on, and does it then.
+        """
+        self.random_scores = self._accuracy_before_search()
+        self._baseline_is_due = False
+        if self.group.is_first:
+            self._save(INITIAL, Counts(), Counts())
+            part = sample_in_words(self.random_scores, len(self.data.test))
+            accuracy = f"{self.random_scores.top1:.1f} %{f' ({part})' if part else ''}"
+            self.console.line(f"before the search, with random scores: test accuracy {accuracy}")
 
     @torch.no_grad()
     def _accuracy_before_search(self) -> Counts:
         """Test accuracy of the network with its first, random scores: what no search gives.
 
-        Batch norm is given the statistics of some training batches first, else the comparison would be with a broken network.
+        It is measured on at most `BASELINE_IMAGES` images, of every class its share. Batch norm is
+        given the statistics of some training batches first, else the comparison would be with a
+        broken network.
         Nothing of it stays.
         """
         before = {key: value.clone() for key, value in self.model.state_dict().items()}
@@ -486,15 +519,18 @@ class Search:
         for norm in norms:
             norm.momentum = None  # a plain average over the batches
         self.model.train()
+        affordable = max(1, BASELINE_IMAGES // self.config.batch_size)
+        count = min(CALIBRATION_BATCHES, affordable) if norms else 0
         batches = self.data.training_batches(self.config.batch_size, self.config.seed, 0, self.group)
-        for _, (images, _) in zip(range(CALIBRATION_BATCHES if norms else 0), batches, strict=False):
-            self.model(images)
-        self._average_statistics()
-        counts = self._evaluate(self.data.test)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        self.model.load_state_dict(before)
-        return counts
+        try:
+            for images, _ in self._looking_up(itertools.islice(batches, count)):
+                self.model(images)
+            self._average_statistics()
+            return self._evaluate(sample(self.data.test, BASELINE_IMAGES))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            self.model.load_state_dict(before)
 
     def _end_epoch(self, run_log: log.RunLog | None, told: dict[str, float], train: Counts, validation: Counts) -> None:
         """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it already.
@@ -549,6 +585,7 @@ class Search:
                         "batch": self.batch,
                         "train": asdict(train),
                         "random_scores": asdict(self.random_scores) if self.random_scores else None,
+                        "baseline_is_due": self._baseline_is_due,
                         "seconds": time.monotonic() - self._began,
                         "best_epoch": self.best.epoch,
                         "best_validation": asdict(self.best.validation),
@@ -622,35 +659,48 @@ class Search:
         told = {"epoch": result.epoch, **{name: asdict(c) if c else None for name, c in counts.items()}}
         replace_text(self.folder / RESULT, json.dumps(told, indent=1) + "\n")
 
-    def _append_result(self, result: Result, last: Counts) -> None:
-        config = self.config
-        log.append_result(
-            self.results_file,
-            {
-                "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
-                "Base Config": self.config_name,
-                "Current Val Top 1": round(last.top1, 4),
-                "Current Val Top 5": round(last.top5, 4),
-                "Best Val Top 1": round(result.validation.top1, 4),
-                "Best Val Top 5": round(result.validation.top5, 4),
-                "Best Train Top 1": round(self.best_train.top1, 4),
-                "Best Train Top 5": round(self.best_train.top5, 4),
-                "Name": config.name,
-                "Seed": config.seed,
-                "Prune Rate": config.prune_rate,
-                "Learning Rate": config.lr,
-                "Epochs": config.epochs,
-                "Weight Decay": config.weight_decay,
-                "Learn BN": config.learn_batchnorm,
-                "Tune BN": config.tune_batchnorm,
-                "Bias Only": config.bn_bias_only,
-                "Run Directory": str(self.folder),
-                "Test Top 1": round(result.test.top1, 4),
-                "Test Top 5": round(result.test.top5, 4),
-                "Selected On": config.select_on,
-                "Density": round(result.density, 6),
-            },
-        )
+    def _row(self, result: Result, last: Counts) -> dict[str, Any]:
+        """The run's row of results.csv: the one in its folder, if it was killed after writing that."""
+        path, config = self.folder / runs.ROW, self.config
+        row = {
+            "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
+            "Base Config": self.config_name,
+            "Current Val Top 1": round(last.top1, 4),
+            "Current Val Top 5": round(last.top5, 4),
+            "Best Val Top 1": round(result.validation.top1, 4),
+            "Best Val Top 5": round(result.validation.top5, 4),
+            "Best Train Top 1": round(self.best_train.top1, 4),
+            "Best Train Top 5": round(self.best_train.top5, 4),
+            "Name": config.name,
+            "Seed": config.seed,
+            "Prune Rate": config.prune_rate,
+            "Learning Rate": config.lr,
+            "Epochs": config.epochs,
+            "Weight Decay": config.weight_decay,
+            "Learn BN": config.learn_batchnorm,
+            "Tune BN": config.tune_batchnorm,
+            "Bias Only": config.bn_bias_only,
+            "Run Directory": str(self.folder),
+            "Test Top 1": round(result.test.top1, 4),
+            "Test Top 5": round(result.test.top5, 4),
+            "Selected On": config.select_on,
+            "Density": round(result.density, 6),
+        }
+        if (written := runs.read_object(path)).keys() == row.keys():
+            return written
+        replace_text(path, json.dumps(row, indent=1) + "\n")
+        return row
+
+
+def _stop(number: int) -> NoReturn:
+    """What a signal that asks a search to stop leads to.
+
+    Raises:
+        KeyboardInterrupt, SearchStopped
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SearchStopped(signal.Signals(number).name)
 
 
 @torch.no_grad()

@@ -158,6 +158,16 @@ class DataSet:
         return (images * (1 / (255 * std))).sub_(mean / std)
 
 
+def sample(split: Split, wanted: int) -> Split:
+    """`wanted` images of a split (or all), of every class its share: always the same ones."""
+    if wanted >= len(split):
+        return split
+    by_class = torch.argsort(split.labels.cpu(), stable=True)
+    mask = torch.zeros(len(split), dtype=torch.bool)
+    mask[by_class[torch.from_numpy(spread(len(split), wanted))]] = True
+    return split.subset(mask)
+
+
 def spread(count: int, wanted: int) -> NDArray[np.int64]:
     """Numbers of `wanted` of `count` images (all, if there are fewer), evenly spaced: data sets may lie sorted by class."""
     wanted = min(count, wanted)
