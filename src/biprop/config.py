@@ -20,7 +20,7 @@ from typing import Any
 from .errors import UserError, did_you_mean, one_line
 
 DEFAULT_CONFIG = "digits"
-DATA_PLACES = ("set", "data", "image_size", "stream", "workers")
+DATA_PLACES = ("set", "data", "hub_config", "train_split", "test_split", "image_size", "stream", "workers")
 """Options that say which data, and where they are."""
 CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", "num_classes")
 """Options that a checkpoint answers: a flag that says otherwise is a mistake."""
@@ -90,7 +90,7 @@ class Config:
 
     arch: str = option("cResNet18", "network, by name (an unknown name prints the nearest one)", _NET, short=("-a",))
     width_mult: float = option(
-        1.0, "multiplies the widths of Conv2Wide to Conv8Wide and Wide_VGG_Small", _NET, low=0, open_low=True
+        1.0, "multiplies the widths of Conv2Wide to Conv8Wide and Wide_VGG_Small", _NET, low=0.001, high=100
     )
     bn_type: str = option(
         "NonAffineBatchNorm", "batch norm: with weight and bias (Affine, Learned) or without", _NET, choices=BN_TYPES
@@ -140,10 +140,17 @@ class Config:
         choices=SETS,
     )
     data: str = option("data", "folder with the data; hub: name of the data set, or a folder", _DATA)
+    hub_config: str | None = option(None, "hub: configuration of the data set, where it has several", _DATA)
+    train_split: str | None = option(None, "hub: name of the part to search on, where no part is called train", _DATA)
+    test_split: str | None = option(None, "hub: name of the part to test on", _DATA)
+    channels: int | None = option(
+        None, "folder, hub: 1 reads grey images, 3 colour; by default grey if all images are", _DATA, low=1, high=3
+    )
     num_classes: int | None = option(None, "the data say how many; another number is an error", _DATA, low=1)
     image_size: int | None = option(
-        None, "folder, hub: resize the images to this many pixels a side; streamed: size of the cuts (224)", _DATA, low=1
-    )
+        None, "folder, hub: resize the images to this many pixels a side; streamed: size of the cuts (224)", _DATA,
+        low=1, high=16_384,
+    )  # fmt: skip
     stream: bool = option(
         False,
         "folder, hub: read images while training, with random resized cuts, instead of holding them in memory (ImageNet: always)",
@@ -202,7 +209,7 @@ class Config:
     name: str = option("find", "name of the experiment (the last folder of the run)", _RUN)
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
     results: str | None = option(None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN)
-    histograms: bool = option(False, "histograms of the scores in TensorBoard, one per layer and epoch", _RUN)
+    histograms: bool = option(False, "histograms of scores, weights and gradients in TensorBoard, per layer and epoch", _RUN)
     trainer: str = option(
         "default", "for configurations of the original research code: the one trainer", _RUN, choices=("default",)
     )
@@ -415,6 +422,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         values[key] = coerce(key, value, flag)
     result = dataclasses.replace(config, **values)
     check(result)
+    check_place(result, values)
     return result
 
 
@@ -441,6 +449,7 @@ def check(config: Config) -> None:
         raise UserError("jsd compares an image with augmented versions of it: add --augmix or --gaussian-aug")
     if config.mixture_depth == 0:
         raise UserError("mixture_depth = 0: must be -1 (1 to 3 at random) or at least 1")
+    _check_data(config)
     if config.start_epoch >= config.epochs:
         raise UserError(f"start_epoch = {config.start_epoch}: must be below epochs = {config.epochs}")
     if config.nesterov and not config.momentum:
@@ -449,6 +458,24 @@ def check(config: Config) -> None:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
     if config.scale_fan and config.prune_rate == 1:
         raise UserError("scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it off or keep fewer")
+
+
+def check_place(config: Config, given: Mapping[str, Any]) -> None:
+    """Raise UserError if the user names data that would not be looked at."""
+    if "data" in given and config.set == "digits":
+        raise UserError(f"--data {given['data']}: not used: the digits are part of the program; pass --set folder, say")
+
+
+def _check_data(config: Config) -> None:
+    """Raise UserError for options of data that the data set does not take."""
+    for name in ("hub_config", "train_split", "test_split"):
+        if getattr(config, name) is not None and config.set != "hub":
+            raise UserError(f"{name} = {getattr(config, name)}: is for --set hub, and the set is {config.set}")
+    if config.channels == 2:
+        raise UserError("channels = 2: must be 1 (grey) or 3 (colour)")
+    if config.channels is not None and (config.set not in ("folder", "hub") or config.stream):
+        what = "streamed images are read in colour" if config.stream else f"{config.set} has its own"
+        raise UserError(f"channels = {config.channels}: is for --set folder and hub, held in memory; {what}")
 
 
 def warnings(config: Config) -> list[str]:
