@@ -366,6 +366,30 @@ def tiny_imagenet(folder: Path, progress: Progress = no_progress) -> Source:
     return Source(train_images, test_images, train.classes, IMAGENET_MEAN, IMAGENET_STD, augment="crop+flip")
 
 
+def recognise(folder: Path) -> str:
+    """The set that a folder holds, as `--set` names it: one of those with names, by its official files, or "folder".
+
+    Raises:
+        UserError: no folder, or several sets.
+    """
+    homes = {
+        "CIFAR10": layouts.places(checked_folder(folder), "CIFAR10"),
+        "CIFAR100": layouts.places(folder, "CIFAR100"),
+        "MNIST": layouts.places(folder, "MNIST"),
+        "TinyImageNet": layouts.places(folder, "tiny-imagenet-200"),
+    }
+    marks = {
+        "CIFAR10": ("plain_text/train-00000-of-00001.parquet", "cifar-10-batches-py/batches.meta", "batches.meta"),
+        "CIFAR100": ("cifar100/train-00000-of-00001.parquet", "cifar-100-python/meta", "meta"),
+        "MNIST": tuple(f"{place}train-images-idx3-ubyte{end}" for place in ("", "raw/", "MNIST/raw/") for end in ("", ".gz")),
+        "TinyImageNet": ("val/val_annotations.txt", "tiny-imagenet-200/val/val_annotations.txt"),
+    }
+    found = [name for name in marks if any((home / mark).is_file() for home in homes[name] for mark in marks[name])]
+    if len(found) > 1:
+        raise UserError(f"--data {folder}: holds {' and '.join(found)}: pass --set with one of them")
+    return found[0] if found else "folder"
+
+
 def find_listings(folder: Path) -> Parts:
     """The parts of a folder of parquet files or of images; see `layouts`.
 
@@ -422,7 +446,7 @@ def _labelled_part(place: Path, train: Listing) -> Listing | None:
         return None
     odd = sorted(own ^ set(train.classes))
     if odd:
-        raise UserError(f"{place}: has not the classes of the training part: {', '.join(odd[:5])} on one side only")
+        raise UserError(f"{place}: its classes are not those of the training part: {', '.join(odd[:5])} on one side only")
     return list_classes(place)
 
 
