@@ -30,7 +30,8 @@ def test_select_on_test_holds_nothing_out() -> None:
 def test_a_tenth_is_held_out_whatever_the_seed(tmp_path: Path) -> None:
     write_cifar_parquet(tmp_path)
     images = load(set="CIFAR10", data=tmp_path.as_posix())
-    assert (len(images.train), len(images.validation), len(images.test)) == (54, 6, 20)
+    assert (len(images.train), len(images.validation), len(images.test)) == (50, 10, 20)
+    assert sorted(images.validation.labels.tolist()) == list(range(10))  # one of each class
     assert images.augment == "crop+flip"
     assert load(set="CIFAR10", data=tmp_path.as_posix(), augment="none").augment == "none"
 
@@ -111,7 +112,7 @@ def test_test_images_are_never_augmented() -> None:
 
 def test_image_folders_train_on_their_own_statistics(tmp_path: Path) -> None:
     images = load(set="folder", data=write_image_folder(tmp_path / "pets").as_posix())
-    assert (len(images.train), len(images.validation), len(images.test)) == (15, 1, 4)
+    assert (len(images.train), len(images.validation), len(images.test)) == (14, 2, 4)
     assert images.classes == ["cat", "dog"]
 
 

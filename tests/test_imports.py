@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "rng": set(),
     "config": set(),
+    "names": set(),
     "pictures": set(),
     "cli_engine": {"deck", "engine", "flags", "log", "pictures", "speed", "ticket"},
     "cli_robustness": {
@@ -57,9 +58,13 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"layers", "plans"},
     "models.plain": {"plans"},
     "models.resnet": {"plans"},
-    "data": {"config", "distributed", "rng"},
-    "data.sources": {"rng"},
+    "data": {"config", "distributed", "names", "rng"},
+    "data.sources": {"names", "pictures"},
     "data.items": {"pictures"},
+    "data.labels": set(),
+    "data.layouts": {"pictures"},
+    "data.pickles": set(),
+    "data.splits": {"rng"},
     "data.stream": {"pictures"},
     "data.augment": {"native"},
     "data.augmix": {"native"},
@@ -82,16 +87,17 @@ ALLOWED: dict[str, set[str]] = {
         "coding",
         "container",
         "files",
+        "names",
         "rng",
         "export",
         "subnetwork",
     },  # export when asked for a model, subnetwork for type checkers
     "gate": set(),
-    "deck": {"container", "engine", "export", "files", "gate", "ticket"},  # export when asked for a model
+    "deck": {"container", "engine", "export", "files", "gate", "names", "ticket"},  # export when asked for a model
     "assemble": {"accuracy", "config", "data", "deck", "gate", "log", "ticket"},
     "severities": set(),
     "corruptions": {"severities"},
-    "robustness": {"corruptions", "data", "deck", "evaluate", "gate", "pictures", "severities"},
+    "robustness": {"corruptions", "data", "deck", "evaluate", "gate", "names", "pictures", "severities"},
     "plots": {"files", "robustness"},
     "inspection": {"coding", "deck", "ticket"},
     "engine": {"files", "native", "ticket"},
@@ -134,7 +140,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 TORCH_FREE = (
     "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "cli_engine", "sweep",
-    "plans", "pictures", "speed", "container", "deck", "gate", "flags", "cli_robustness", "severities", "plots",
+    "plans", "names", "pictures", "data.labels", "data.layouts", "data.pickles", "data.splits", "speed", "container", "deck", "gate", "flags", "cli_robustness", "severities", "plots",
     "engine", "engine.graph", "engine.lower", "engine.reference",
 )  # fmt: skip
 

@@ -46,6 +46,7 @@ def test_the_workers_number_changes_nothing(tmp_path: Path) -> None:
 def test_parquet_is_read_a_few_groups_at_a_time_and_every_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(items, "IMAGES_KEPT", 20)
     listing = items.list_parquet([write_parquet(tmp_path / "train-0.parquet", 0, 200, 10)])
+    assert listing
     split = stream.Streamed(listing.items, torch.from_numpy(listing.labels), 8, 0)
     orders = [split.order(np.random.default_rng(seed)) for seed in (0, 1)]
     for order in orders:

@@ -141,8 +141,6 @@ def _numbers(text: str, flag: str) -> list[int]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
     from . import log, pictures
     from .engine import cores
 
@@ -166,6 +164,8 @@ def _predict(arguments: argparse.Namespace) -> int:
             lines = show.head() if not first else []
             for path, found in zip(chosen, answers, strict=True):
                 if isinstance(found, UserError):
+                    if len(paths) == 1 and not arguments.json:
+                        raise found
                     failed += 1
                     print(f"biprop: {found}", file=sys.stderr)
                     lines += show.failed(path, found)

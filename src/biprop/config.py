@@ -28,8 +28,17 @@ CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", 
 LEFT_OUT = ("conv4wide_05_baseline", "conv4wide_hlrrg_wide", "conv4wide_rg_wide", "conv6wide_hlrrg_wide", "conv6wide_rg_wide")
 """Published configurations of a layer type, RGConv, that the original research code does not have either."""
 _UNUSED = "the unused layer types and trainers of the original research code are left out"
-LEFT_OUT_KEYS = {"random_subnet": "with its first scores frozen, nothing would be searched for"}
+_PROCESSES = "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which say that themselves"
+LEFT_OUT_KEYS = {
+    "random_subnet": "with its first scores frozen, nothing would be searched for",
+    "world_size": _PROCESSES,
+    "rank": _PROCESSES,
+    "first_layer_type": "pass --first-layer-dense for an ordinary first layer; else it is like the others",
+    "score_init_constant": "with equal scores nothing tells weights apart; scores are drawn at random, by --seed",
+}
 """Options of the original research code that are left out, and why."""
+ALIASES = {"learning_rate": "lr", "multistep_lr_adjust": "lr_adjust", "multistep_lr_gamma": "lr_gamma"}
+"""Other names of options, on the command line and in files: those of the original research code."""
 _NO_RGCONV = "the original research code has no layer type RGConv either"
 
 
@@ -386,8 +395,11 @@ def read_file(path: Path) -> dict[str, Any]:
         if not base_path.is_file() or base_path.resolve() == path.resolve():
             raise UserError(f"{path}: base = {base!r}: no such file")
         values = read_file(base_path)
-    for key, value in raw.items():
-        _reject_unknown(str(key), value, str(path))
+    for given, value in raw.items():
+        key = ALIASES.get(str(given), str(given))
+        if key != given and key in raw:
+            raise UserError(f"{path}: {given} and {key} are one option: give one of them")
+        _reject_unknown(key, value, str(path))
         if key == "prune_rate" and value == 0 and raw.get("conv_type", values.get("conv_type")) == "DenseConv":
             value = None  # a published baseline writes 0 for "nothing is pruned"
         values[key] = coerce(key, value, str(path))

@@ -53,6 +53,7 @@ def parse_grid(items: Sequence[str]) -> dict[str, list[str]]:
     for item in items:
         key, separator, values = item.partition("=")
         key = key.replace("-", "_")
+        key = options.ALIASES.get(key, key)
         if not separator or not all(values.split(",")):
             raise UserError(f"--grid {item}: must be KEY=VALUE,VALUE, e.g. prune_rate=0.5,0.2")
         if key not in known:
