@@ -111,7 +111,7 @@ def of_pictures(folder: Path) -> dict[str, Path]:
     folders = visible_folders(folder)
     if len(folders) == 1 and not loose_pictures(folder) and not loose_pictures(folders[0]) and part_of(folders[0].name) is None:
         inside = visible_folders(folders[0])
-        if len(inside) > 1:  # what an archive unpacks: one folder around it all
+        if len(inside) > 1 or any(part_of(path.name) for path in inside):  # what an archive unpacks: one folder around it all
             return of_pictures(folders[0])
     names = parts_among((path.name for path in folders), folder)
     if names and not _is_class_of_that_name(folders, list(names.values())):

@@ -87,10 +87,16 @@ def _encode(text: Any, encoding: Any = "latin1", errors: Any = "strict") -> byte
     return text.encode("latin1")
 
 
+def _empty() -> bytes:
+    """Stands for `bytes`, with which pickles of protocol 2 and below write no bytes at all."""
+    return b""
+
+
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _empty,
 }
 for _core in ("numpy.core", "numpy._core"):
     _KNOWN[_core + ".multiarray", "_reconstruct"] = _reconstruct
