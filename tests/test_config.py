@@ -202,3 +202,11 @@ def test_contradictions_are_refused(overrides: dict[str, Any], message: str) -> 
 def test_an_unknown_configuration_offers_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'conv4_kn_unsigned'"):
         config.resolve("conv4_kn_unsignd", {})
+
+
+def test_other_names_of_options_in_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("learning_rate: 0.3\nmultistep_lr_adjust: 7\n")
+    assert config.read_file(tmp_path / "a.yml") == {"lr": 0.3, "lr_adjust": 7}
+    (tmp_path / "a.yml").write_text("learning_rate: 0.3\nlr: 0.2\n")
+    with pytest.raises(UserError, match="learning_rate and lr are one option"):
+        config.read_file(tmp_path / "a.yml")

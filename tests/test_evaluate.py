@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from biprop.evaluate import Counts, evaluate
+from biprop.evaluate import Counts, evaluate, is_better, likely_range
 
 
 def test_counts_are_of_images_not_of_batches() -> None:
@@ -28,3 +28,20 @@ def test_evaluation_mode_is_used_and_the_mode_restored() -> None:
     counts = evaluate(model, batches)
     assert counts.right == 3
     assert model.training
+
+
+def test_better_means_by_more_than_luck() -> None:
+    assert not is_better(Counts(12, 6), Counts(12, 4))
+    assert is_better(Counts(12, 11), Counts(12, 4))
+    assert not is_better(Counts(10_000, 1000), Counts(10_000, 1000))
+    assert is_better(Counts(10_000, 1200), Counts(10_000, 1000))
+    assert not is_better(Counts(10_000, 800), Counts(10_000, 1000))
+    assert not is_better(Counts(4, 4), Counts(4, 4))
+    assert is_better(Counts(4, 4), Counts())  # nothing to compare with
+
+
+def test_the_likely_range_is_wilsons() -> None:
+    low, high = likely_range(Counts(12, 6))
+    assert (round(low, 1), round(high, 1)) == (25.4, 74.6)
+    assert likely_range(Counts(5, 5))[1] == 100
+    assert likely_range(Counts(5, 0))[0] == 0

@@ -140,7 +140,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 TORCH_FREE = (
     "coding", "ticket", "inspection", "native", "distributed", "rng", "config", "errors", "cli", "cli_engine", "sweep",
-    "plans", "names", "pictures", "data.labels", "data.layouts", "data.pickles", "data.splits", "speed", "container", "deck", "gate", "flags", "cli_robustness", "severities", "plots",
+    "plans", "names", "pictures",
+    "data.labels", "data.layouts", "data.pickles", "data.splits",
+    "speed", "container", "deck", "gate", "flags", "cli_robustness", "severities", "plots",
     "engine", "engine.graph", "engine.lower", "engine.reference",
 )  # fmt: skip
 

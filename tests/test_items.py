@@ -119,3 +119,65 @@ def test_data_sets_of_the_package_datasets(tmp_path: Path, monkeypatch: pytest.M
     assert source.test.labels.tolist() == direct.test.labels.tolist()
     with pytest.raises(UserError, match="cannot be loaded as a data set"):
         sources.hub(str(tmp_path / "nowhere"))
+
+
+def write_table(path: Path, image: object, label: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": image, "label": label}), path)
+    return path
+
+
+def test_columns_of_bytes_and_of_texts(tmp_path: Path) -> None:
+    names = ["eel", "cat", "dog"] * 4
+    write_table(tmp_path / "train.parquet", [shade(i) for i in range(12)], names)
+    write_table(tmp_path / "test.parquet", [shade(i) for i in range(3)], pa.array(["dog", "eel", "dog"]).dictionary_encode())
+    parts = sources.find_listings(tmp_path)
+    assert parts.train.classes == ["cat", "dog", "eel"]
+    assert parts.test.labels.tolist() == [1, 2, 1]
+    assert [level(parts.train.items.read(i)) for i in (0, 11)] == [0, 11]
+    assert parts.about == "3 classes (cat, dog, eel), 15 images: train 1 parquet file, test 1 parquet file"
+    write_table(tmp_path / "test.parquet", [shade(0)], ["fox"])
+    with pytest.raises(UserError, match="has other classes than the training images: 'fox'"):
+        sources.find_listings(tmp_path)
+
+
+def test_files_that_name_their_classes_in_another_order(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", 0, 6, 6, ["a", "b", "c"])
+    write_parquet(tmp_path / "train-1.parquet", 0, 6, 6, ["c", "b", "a"])
+    write_parquet(tmp_path / "test-0.parquet", 0, 3, 3, ["b", "c", "a"])
+    parts = sources.find_listings(tmp_path)
+    assert parts.train.labels.tolist() == [0, 1, 2] * 2 + [2, 1, 0] * 2
+    assert parts.test.labels.tolist() == [1, 2, 0]
+
+
+def test_one_class_or_no_image_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path / "train.parquet", [shade(0)] * 4, ["cat"] * 4)
+    with pytest.raises(UserError, match="needs images of two classes or more, found cat"):
+        sources.find_listings(tmp_path)
+    write_table(tmp_path / "train.parquet", pa.array([], pa.binary()), pa.array([], pa.int64()))
+    with pytest.raises(UserError, match=r"train\.parquet: no images in it"):
+        sources.find_listings(tmp_path)
+
+
+def test_configurations_and_parts_of_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"image": [shade(i) for i in range(6)], "label": ["b", "a"] * 3})
+    rows = rows.cast_column("image", datasets.Image())
+    asked = []
+
+    def load(name: str, configuration: str | None) -> object:
+        asked.append((name, configuration))
+        return {"fold1": rows, "fold2": rows.select(range(3)), "extra": rows}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    parts = sources.hub("x/y", "small", "fold1", "fold2")
+    assert asked == [("x/y", "small")]
+    assert (parts.train.classes, parts.train.labels.tolist(), len(parts.test.labels)) == (["a", "b"], [1, 0] * 3, 3)
+    assert len(sources.hub("x/y", train="fold1").test.labels) == 2
+    for arguments, message in [
+        ((), "no training part: has fold1, fold2, extra; pass --train-split"),
+        ((None, "fold9"), "no fold9"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            sources.hub("x/y", *arguments)

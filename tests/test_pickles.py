@@ -58,9 +58,7 @@ def dtype_of(kind: str, state: bytes = b"") -> bytes:
 
 
 FORGED = b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-FIELDS = (
-    b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + dtype_of("O8") + b"K\x00\x86s" + b"K\x08K\x01K\x00tb"
-)
+FIELDS = b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + dtype_of("O8") + b"K\x00\x86s" + b"K\x08K\x01K\x00tb"
 
 
 @pytest.mark.parametrize(

@@ -325,15 +325,16 @@ def _idx(folder: Path, name: Path, size: tuple[int, ...]) -> Tensor:
     path = next((p for p in (name, name.with_name(name.name + ".gz")) if p.is_file()), None)
     if path is None:
         raise UserError(f"--data {folder}: no MNIST there: expected train-*.parquet or {name.name}(.gz)")
-    head_size = 4 * (2 + len(size))
+    magic, head_size = 0x800 + 1 + len(size), 4 * (2 + len(size))
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = np.frombuffer(file.read(head_size), ">i4").tolist()
-            if head[0] != 0x800 + 1 + len(size) or tuple(head[2:]) != size or not 0 < head[1] <= MOST_MNIST_IMAGES:
-                raise ValueError(f"its head is {head}, must be {[0x800 + 1 + len(size), 'N', *size]}")
+            right = len(head) == 2 + len(size) and head[0] == magic and tuple(head[2:]) == size
+            if not right or not 0 < head[1] <= MOST_MNIST_IMAGES:
+                raise ValueError(f"its head is {head}, must be {[magic, 'N', *size]}")
             wanted = head[1] * math.prod(size)
             data = file.read(wanted + 1)
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise UserError(f"{path}: not a readable MNIST file: {one_line(e)}") from None
     if len(data) != wanted:
         raise UserError(f"{path}: not a readable MNIST file: {'more' if len(data) > wanted else 'fewer'} than {wanted:,} bytes")
@@ -533,9 +534,7 @@ def hub(name: str, configuration: str | None = None, train: str | None = None, t
     return _assembled(Path(name), first, others, names)
 
 
-def in_memory(
-    parts: Parts, image_size: int | None, progress: Progress = no_progress, channels: int | None = None
-) -> Source:
+def in_memory(parts: Parts, image_size: int | None, progress: Progress = no_progress, channels: int | None = None) -> Source:
     """Both parts decoded, of one size, with statistics of their own.
 
     Args:
