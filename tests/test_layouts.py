@@ -137,11 +137,12 @@ def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
         (["mnist_train", "mnist_test"], {TRAIN: 1, TEST: 1}),
         (["part-00000", "part-00001"], {TRAIN: 2}),
         ([".hidden/train-0"], {}),
+        (["data/train-0", "assets/figure.png", "logo.png"], {TRAIN: 1}),
     ],
 )
 def test_parquet_files_by_their_names(files: list[str], parts: dict[str, int], tmp_path: Path) -> None:
     for name in files:
-        path = tmp_path / f"{name}.parquet"
+        path = tmp_path / (name if name.endswith(".png") else f"{name}.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert {part: len(found) for part, found in layouts.of_parquet(tmp_path).items()} == parts

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import UserError, one_line
 from ..pictures import OTHER_ENDINGS, endings, files_below
 from .labels import Classes, Labels, Origin, common_classes, matched, missing, of_column
-from .layouts import loose_pictures, visible_folders
+from .layouts import KNOWN, loose_pictures, visible_folders
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels")
 READ_COLUMNS = f"images are read from {' or '.join(IMAGE_COLUMNS)}, labels from {', '.join(LABEL_COLUMNS)}"
@@ -299,7 +299,7 @@ def list_classes(folder: Path) -> Listing:
     names = [path.name for path in visible_folders(folder)]
     if len(names) < 2:
         found = f"only {names[0]!r}" if names else "none"
-        raise UserError(f"{folder}: needs one folder of images for each of two classes or more, found {found}")
+        raise UserError(f"{folder}: needs one folder of images for each of two classes or more, found {found}; known are {KNOWN}")
     files: list[Path] = []
     labels: list[int] = []
     others: list[Path] = []
@@ -332,7 +332,9 @@ class Hub:
         return len(self.rows)
 
     def read(self, index: int) -> bytes | Path:
-        item = self.rows[index][self.column]
+        item = self.rows[index][self.column] or {}
+        if not (item.get("bytes") or item.get("path")):
+            raise UserError(f"{self.name(index)}: holds no image")
         return item["bytes"] or Path(item["path"])
 
     def name(self, index: int) -> str:

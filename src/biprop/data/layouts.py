@@ -33,6 +33,8 @@ KNOWN = (
 )
 _DEEPEST = 4
 """Folders below the one named in which parquet files are looked for: CONFIGURATION/data/train/0000.parquet is three."""
+_MANY_IMAGES = 1000
+"""Below the folder named: more are no pictures beside parquet files, but a folder of images."""
 _SHARD = re.compile(r"([-_.]?\d+)+(-of-\d+)?$")
 """The number of a file among those of its part, as in train-00000-of-00014."""
 
@@ -175,22 +177,25 @@ def _unknown(folder: Path, folders: Sequence[Path], why: str) -> UserError:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The visible parquet files in a folder and below, sorted; none if there are images above them: it is a folder of images."""
+    """The visible parquet files in a folder and below, sorted. Folders that hold many images are not searched to the end."""
     found: list[Path] = []
-    level, known = [folder], endings()
+    level, known, images = [folder], endings(), 0
     for _ in range(_DEEPEST + 1):
         deeper: list[Path] = []
         for place in level:
             with os.scandir(place) as entries:
                 for entry in entries:
+                    name = entry.name.lower()
                     if is_hidden(entry.name):
                         continue
-                    if entry.name.lower().endswith(".parquet"):
+                    if name.endswith(".parquet"):
                         found.append(Path(entry.path))
-                    elif not found and entry.name.lower().endswith(known):
-                        return []
+                    elif name.endswith(known):
+                        images += 1
                     elif entry.is_dir():
                         deeper.append(Path(entry.path))
+            if images > _MANY_IMAGES:
+                return sorted(found)
         level = deeper
     return sorted(found)
 

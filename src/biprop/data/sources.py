@@ -352,13 +352,18 @@ def tiny_imagenet(folder: Path, progress: Progress = no_progress) -> Source:
     official = next((p for p in candidates if (p / "val" / "val_annotations.txt").is_file()), None)
     if official:
         train = list_classes(official / "train")
-        lines = (official / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
-        named = [line.split()[:2] for line in lines if line.strip()]
+        annotations = official / "val" / "val_annotations.txt"
         number = {name: i for i, name in enumerate(train.classes)}
         try:
+            lines = annotations.read_text(encoding="utf-8").splitlines()
+            named = [(file, name) for file, name, *_ in (line.split() for line in lines if line.strip())]
             labels = np.array([number[name] for _, name in named], dtype=np.int64)
         except KeyError as e:
-            raise UserError(f"{official}/val/val_annotations.txt: names class {e}, which is not in train/") from None
+            raise UserError(f"{annotations}: names class {e}, which is not in train/") from None
+        except (OSError, ValueError) as e:
+            raise UserError(f"{annotations}: must have an image's name and its class in each line: {one_line(e)}") from None
+        if not named:
+            raise UserError(f"{annotations}: names no image")
         test = Listing(Files([official / "val" / "images" / file for file, _ in named]), labels, train.classes)
     else:
         parts = find_listings(homes[-1])
