@@ -87,6 +87,10 @@ def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert (printed["prune_rate"], printed["weight_decay"], printed["layer_prune_rates"]) == (0.3, 0.5, {"linear.0": 0.5})
     assert cli.main(["find", "--no-scale_fan", "--wd", "0.1", "-b", "7", "--print-config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
+    spelled = ["--learning-rate", "0.3", "--multistep_lr_adjust=7", "--multistep-lr-gamma", "0.2"]
+    assert cli.main(["find", *spelled, "--print-config"]) == 0
+    original = yaml.safe_load(capsys.readouterr().out)
+    assert (original["lr"], original["lr_adjust"], original["lr_gamma"]) == (0.3, 7, 0.2)
     assert (printed["scale_fan"], printed["weight_decay"], printed["batch_size"]) == (False, 0.1, 7)
 
 
@@ -143,6 +147,17 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.Capt
         (["--multigpu", "0,1", "--device", "cuda:1"], "gives each process its own GPU: leave out --device cuda:1"),
         (["--multigpu", "98,99", "--resume", "a"], "--multigpu 98,99: PyTorch finds"),
         (["--set", "ImageNet", "--data", "nowhere"], "--data nowhere: no such folder"),
+        (["--data", "nowhere"], "--data nowhere: no such folder; pass --data DIR, or --set hub"),
+        (["--data", "nowhere", "--set", "digits"], "--data nowhere: not used: the digits are part of the program"),
+        (["--world-size", "2"], "--world-size is left out: processes are started by --multigpu, torchrun"),
+        (["--rank=0"], "--rank is left out"),
+        (["--first_layer_type", "DenseConv"], "--first_layer_type is left out: pass --first-layer-dense"),
+        (["--score-init-constant", "1"], "--score-init-constant is left out"),
+        (["--hub-config", "small"], "hub_config = small: is for --set hub"),
+        (["--channels", "1"], "channels = 1: is for --set folder and hub"),
+        (["--channels", "2", "--set", "folder"], "channels = 2: must be 1 (grey) or 3 (colour)"),
+        (["--width-mult", "0.0001"], "--width-mult 0.0001: must be at least 0.001 and at most 100"),
+        (["--image-size", "20000"], "--image-size 20000: must be at least 1 and at most 16384"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -401,7 +416,7 @@ def test_global_runs_report_every_layer(capsys: pytest.CaptureFixture[str]) -> N
     events = EventAccumulator(str(folder / "logs"))
     events.Reload()
     assert {f"layer_density/{layer['name']}" for layer in layers} <= set(events.Tags()["scalars"])
-    assert "scores/convs.0" in events.Tags()["histograms"]
+    assert {"scores/convs.0", "weights/convs.0", "gradients/convs.0.scores"} <= set(events.Tags()["histograms"])
 
 
 def test_warnings_do_not_stop_a_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -434,3 +449,45 @@ def test_a_search_on_photographs_that_are_streamed(capsys: pytest.CaptureFixture
 def test_debug_shows_where_a_mistake_was_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["find", "--prune-rate", "7", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_data_without_a_set_is_recognised(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "photos", ("books", "mugs", "plants"), count=20)
+    assert cli.main(["find", *QUICK, "--data", "photos", "--lr", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "on folder (44 training, 4 validation, 12 test images)" in captured.out
+    assert "data photos: folder, 3 classes (books, mugs, plants), 60 images: train ./, a fifth of it for the test" in captured.out
+    assert "biprop: warning: only 4 validation images: too few to choose an epoch by" in captured.err
+    assert re.search(r"to be trusted +between \d+ and \d+ %: 12 test images tell no more", captured.out)
+    assert "Search done, but no" in captured.out  # nothing was learned, as the learning rate is 0
+    assert "Multi-Prize Ticket found" not in captured.out
+    assert "epoch 1, the last; 4 validation images" in captured.out
+    run = next(Path("runs").rglob("result.json")).parent
+    assert cli.main(["pack", str(run), "-o", "photos.mpt"]) == 0
+    assert cli.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0
+    capsys.readouterr()
+    for old, new in (("books", "x"), ("plants", "books"), ("x", "plants")):
+        (tmp_path / "photos" / old).rename(tmp_path / "photos" / new)
+    assert cli.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0  # the same names: sorted, whatever the order on the disk
+    (tmp_path / "photos" / "mugs").rename(tmp_path / "photos" / "cups")
+    capsys.readouterr()
+    message = fails(capsys, "evaluate", "photos.mpt", "--data", "photos")
+    assert "made for other classes than the data have: class 1 is 'mugs' there and 'cups' here" in message
+    assert "searched other classes than the data have" in fails(capsys, "find", "--resume", str(run), "--epochs", "2")
+
+
+def test_data_that_are_not_used_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", *QUICK]) == 0
+    capsys.readouterr()
+    path = "runs/digits/width_mult=0.5/prune-rate=0.2/find"
+    for command in (["evaluate", path], ["find", "--resume", path, "--epochs", "2"]):
+        assert "--data x: not used: the digits are part" in fails(capsys, *command, "--data", "x")
+
+
+def test_class_names_that_are_not_printable_are_packed_as_escapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "d", ("\u7f8e\u77ed\u3000\u732b", "zebra"))
+    assert cli.main(["find", *QUICK, "--set", "folder", "--data", "d"]) == 0
+    run = next(Path("runs").rglob("result.json")).parent
+    assert cli.main(["pack", str(run), "-o", "cats.mpt"]) == 0
+    assert cli.main(["inspect", "cats.mpt"]) == 0
+    assert "zebra, \u7f8e\u77ed\\u3000\u732b" in capsys.readouterr().out

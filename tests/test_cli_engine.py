@@ -85,7 +85,7 @@ def test_mistakes_in_predict(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "a.mpt", "odd\n.png"]) == 0
     assert capsys.readouterr().out.count("\n") == 2
     for arguments, message in (
-        (["a.mpt", "pictures"], "pictures/3.png: not a readable image"),
+        (["a.mpt", "pictures/3.png"], "pictures/3.png: not a readable image"),
         (["a.mpt", "empty"], "empty: no pictures in this folder"),
         (["a.mpt", "none.png"], "none.png: cannot be read: No such file"),
         (["none.mpt", "pictures"], "none.mpt: cannot be read"),
@@ -99,6 +99,23 @@ def test_mistakes_in_predict(capsys: pytest.CaptureFixture[str]) -> None:
         assert message in fails(capsys, "predict", *arguments)
     random_ticket(network_of("Wide_VGG_Small_132", channels=2)).save("two.mpt")
     assert "two.mpt: takes 2 channels" in fails(capsys, "predict", "two.mpt", "pictures")
+
+
+@pytest.mark.parametrize("batch", ["1", "2", "64"])
+def test_a_damaged_picture_does_not_end_the_others(batch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = objects(capsys, "pictures")
+    Path("pictures/3.png").write_text("no picture")
+    Path("pictures/0.png").write_bytes(Path("pictures/0.png").read_bytes()[:200])
+    assert cli.main(["predict", "a.mpt", "pictures", "--json", "--batch", batch]) == 2
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [one.get("class") for one in found] == [None, *(one["class"] for one in whole[1:3]), None, whole[4]["class"]]
+    assert found[3] == {"file": "pictures/3.png", "error": err.splitlines()[1].removeprefix("biprop: ")}
+    assert err.splitlines()[2] == "biprop: 2 of 5 pictures have no answer (see above); all others have"
+    assert cli.main(["predict", "a.mpt", "pictures", "--batch", batch]) == 2
+    out, err = capsys.readouterr()
+    assert [row.split()[0] for row in out.splitlines()] == ["file", *(f"pictures/{i}.png" for i in (1, 2, 4))]
+    assert err.count("not a readable image") == 2
 
 
 def test_predict_loads_no_torch() -> None:

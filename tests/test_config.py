@@ -247,3 +247,11 @@ def test_a_data_set_of_the_hub_is_named() -> None:
     with pytest.raises(UserError, match="pass --data, the name of the data set"):
         config.resolve(None, {"set": "hub"})
     assert config.resolve(None, {"set": "hub", "data": "mnist"})[0].data == "mnist"
+
+
+def test_other_names_of_options_in_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("learning_rate: 0.3\nmultistep_lr_adjust: 7\n")
+    assert config.read_file(tmp_path / "a.yml") == {"lr": 0.3, "lr_adjust": 7}
+    (tmp_path / "a.yml").write_text("learning_rate: 0.3\nlr: 0.2\n")
+    with pytest.raises(UserError, match="learning_rate and lr are one option"):
+        config.read_file(tmp_path / "a.yml")

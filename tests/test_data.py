@@ -30,7 +30,8 @@ def test_select_on_test_holds_nothing_out() -> None:
 def test_a_tenth_is_held_out_whatever_the_seed(tmp_path: Path) -> None:
     write_cifar_parquet(tmp_path)
     images = load(set="CIFAR10", data=tmp_path.as_posix())
-    assert (len(images.train), len(images.validation), len(images.test)) == (54, 6, 20)
+    assert (len(images.train), len(images.validation), len(images.test)) == (50, 10, 20)
+    assert sorted(images.validation.labels.tolist()) == list(range(10))  # one of each class
     assert images.augment == "crop+flip"
     assert load(set="CIFAR10", data=tmp_path.as_posix(), augment="none").augment == "none"
 
@@ -111,8 +112,53 @@ def test_test_images_are_never_augmented() -> None:
 
 def test_image_folders_train_on_their_own_statistics(tmp_path: Path) -> None:
     images = load(set="folder", data=write_image_folder(tmp_path / "pets").as_posix())
-    assert (len(images.train), len(images.validation), len(images.test)) == (15, 1, 4)
+    assert (len(images.train), len(images.validation), len(images.test)) == (14, 2, 4)
     assert images.classes == ["cat", "dog"]
+
+
+def test_a_few_validation_images_are_told_of_and_choose_nothing(tmp_path: Path) -> None:
+    for count, note, chooses in ((10, "only 2 validation images: too few to choose", False), (150, "only 24 validation", True)):
+        folder = write_image_folder(tmp_path / str(count), count=count, side=4)
+        images = load(set="folder", data=folder.as_posix())
+        assert images.notes[0].startswith(note)
+        assert images.validation_chooses == chooses
+        assert images.validation.labels.bincount().min() == images.validation.labels.bincount().max()
+        assert images.test.labels.bincount().tolist() == [count // 5] * 2
+        assert load(set="folder", data=folder.as_posix(), select_on="test").notes == []
+    assert load().notes == []
+
+
+def test_a_validation_part_is_held_out_as_it_is(tmp_path: Path) -> None:
+    for part, count in (("train", 8), ("val", 3), ("test", 2)):
+        write_image_folder(tmp_path / part, count=count, side=4)
+    images = load(set="folder", data=tmp_path.as_posix())
+    assert [len(s) for s in (images.train, images.validation, images.test)] == [16, 6, 4]
+    streamed = load(set="folder", data=tmp_path.as_posix(), stream=True, workers=0, image_size=4)
+    assert [len(s) for s in (streamed.train, streamed.validation, streamed.test)] == [16, 6, 4]
+    on_test = load(set="folder", data=tmp_path.as_posix(), select_on="test")
+    assert (len(on_test.train), len(on_test.test)) == (22, 4)
+
+
+def test_class_names_are_those_that_a_ticket_can_hold(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "pets", ("caf\u00e9\u00a0noir", "dog"), side=4)
+    assert load(set="folder", data=(tmp_path / "pets").as_posix()).classes == ["caf\u00e9\\xa0noir", "dog"]
+    write_image_folder(tmp_path / "twins", ("a\u3000", "a\\u3000"), side=4)
+    with pytest.raises(UserError, match=r"two classes are both written"):
+        load(set="folder", data=(tmp_path / "twins").as_posix())
+
+
+@pytest.mark.parametrize(
+    ("made_for", "found", "difference"),
+    [
+        (["a", "b"], ["a", "b"], None),
+        (["a", "b"], ["b", "a"], "class 0 is 'a' there and 'b' here"),
+        (["a\\xa0", "b"], ["a\u00a0", "b"], None),
+        (["0", "1"], ["cat", "dog"], None),
+        ([], ["cat", "dog"], None),
+    ],
+)
+def test_classes_of_other_data(made_for: list[str], found: list[str], difference: str | None) -> None:
+    assert data.other_classes(made_for, found) == difference
 
 
 @pytest.mark.slow

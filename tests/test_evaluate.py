@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from biprop.evaluate import Counts, evaluate
+from biprop.evaluate import Counts, evaluate, is_better, likely_range
 
 
 def test_counts_are_of_images_not_of_batches() -> None:
@@ -44,3 +44,20 @@ def test_counts_from_a_file_are_counts(record: Any) -> None:
     assert Counts.of(asdict(counts)) == counts
     with pytest.raises(ValueError, match="no counts of images"):
         Counts.of(record)
+
+
+def test_better_means_by_more_than_luck() -> None:
+    assert not is_better(Counts(12, 6), Counts(12, 4))
+    assert is_better(Counts(12, 11), Counts(12, 4))
+    assert not is_better(Counts(10_000, 1000), Counts(10_000, 1000))
+    assert is_better(Counts(10_000, 1200), Counts(10_000, 1000))
+    assert not is_better(Counts(10_000, 800), Counts(10_000, 1000))
+    assert not is_better(Counts(4, 4), Counts(4, 4))
+    assert is_better(Counts(4, 4), Counts())  # nothing to compare with
+
+
+def test_the_likely_range_is_wilsons() -> None:
+    low, high = likely_range(Counts(12, 6))
+    assert (round(low, 1), round(high, 1)) == (25.4, 74.6)
+    assert likely_range(Counts(5, 5))[1] == 100
+    assert likely_range(Counts(5, 0))[0] == 0

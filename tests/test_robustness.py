@@ -193,6 +193,14 @@ def test_arrays_that_are_missing_or_of_other_classes(tmp_path: Path) -> None:
         robustness.published(folder, [("fog", 1)], (3, 8, 8), ["a"] * 3, 9, 3)
     with pytest.raises(UserError, match="no such folder"):
         robustness.published(tmp_path / "none", [("fog", 1)], (3, 8, 8), ["a"] * 3, 9, 3)
+    for labels, message in [
+        (np.arange(20) % 4 - 1, r"labels.npy: class -1: the network knows 0 \.\. 3"),
+        (np.arange(20) // 5, "labels.npy: the severities have different labels: must be the same images five times"),
+    ]:
+        np.save(folder / "labels.npy", labels)
+        with pytest.raises(UserError, match=message):
+            robustness.published(folder, [("fog", 1)], (3, 8, 8), ["a"] * 4, 9, 3)
+    published(folder)
     (tmp_path / "d").mkdir()
     np.save(tmp_path / "d" / "labels.npy", np.zeros((3, 3)))
     with pytest.raises(UserError, match=r"labels.npy: float64 \[3, 3\]: must be a list of class numbers"):

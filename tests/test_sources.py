@@ -206,13 +206,13 @@ def other_columns(folder: Path) -> Path:
         (no_class, "folder", "two classes or more, found none"),
         (lambda folder: write_image_folder(folder, ("cat",)), "folder", "found only 'cat'"),
         (empty_class, "folder", "eel: a class without images"),
-        (other_test_classes, "folder", "different classes: dog, eel"),
+        (other_test_classes, "folder", "its classes are not those of the training part: dog, eel"),
         (corrupt_image, "folder", "dog/3.png: not a readable image"),
         (truncated_image, "folder", "dog/3.png: not a readable image"),
         (odd_size, "folder", "3.png: 7x5 pixels where the first image has 32x32: pass --image-size"),
         (truncated_parquet, "CIFAR10", "not a readable parquet file"),
-        (other_columns, "CIFAR10", "not a readable parquet file of images and labels"),
-        (bad_label, "CIFAR10", "labels run from 12 to 12, but there are 10 classes"),
+        (other_columns, "CIFAR10", "the columns picture, label; images are read from image or img, labels from label"),
+        (bad_label, "CIFAR10", "the label of row 0 is 12: must be 0 .. 9"),
         (missing_test_part, "CIFAR10", "no test-"),
         (no_class, "MNIST", "no MNIST there: expected train-.* or train-images-idx3-ubyte"),
         (short_mnist, "MNIST", "t10k-images-idx3-ubyte: not a readable MNIST file"),
@@ -228,3 +228,72 @@ def test_damaged_or_missing_data_is_one_clear_line(make: Any, read: str, message
         else:
             sources.cifar(folder, read)
     assert "\n" not in str(error.value)
+
+
+def change_batch(folder: Path, **values: Any) -> Path:
+    path = write_official_cifar10(folder) / "cifar-10-batches-py" / "data_batch_2"
+    path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), **values}, protocol=2))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": np.zeros((4, 3072))}, r"data is float64 \[4, 3072\], must be uint8 \[N, 3072\]"),
+        ({"data": np.zeros((4, 3072), np.int64)}, "data is int64"),
+        ({"data": np.zeros((4, 32, 32, 3), np.uint8)}, r"data is uint8 \[4, 32, 32, 3\], must be"),
+        ({"data": np.zeros((3072, 4), np.uint8)}, "must be uint8"),
+        ({"data": [[0] * 3072] * 4}, "data is list"),
+        ({"data": np.zeros((3, 3072), np.uint8)}, "3 images and 4 labels"),
+        ({"labels": [0, 1, 2, 10]}, "labels run from 0 to 10, but there are 10 classes"),
+        ({"labels": [0, 1, 2, -1]}, "labels must be a list of class numbers"),
+        ({"labels": [0, 1, 2, 0.5]}, "labels must be a list of class numbers"),
+        ({"labels": None}, "labels must be a list of class numbers"),
+    ],
+)
+def test_arrays_of_cifar_batches_are_checked(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        sources.cifar(change_batch(tmp_path, **values), "CIFAR10")
+
+
+def test_arrays_of_other_numpys_are_the_same(tmp_path: Path) -> None:
+    labels = [np.int64(1), np.uint8(2), 3, 4]
+    assert sources.cifar(change_batch(tmp_path, labels=labels), "CIFAR10").train.labels[4:8].tolist() == [1, 2, 3, 4]
+
+
+def test_the_original_research_codes_folders(tmp_path: Path) -> None:
+    write_official_cifar10(tmp_path / "cifar10")
+    write_mnist(tmp_path / "mnist" / "MNIST" / "raw", True)
+    assert len(sources.cifar(tmp_path, "CIFAR10").train) == 20
+    assert len(sources.mnist(tmp_path).train) == 20
+    with pytest.raises(UserError, match="holds CIFAR10 and MNIST: pass --set with one of them"):
+        sources.recognise(tmp_path)
+    assert sources.recognise(tmp_path / "cifar10") == "CIFAR10"
+    assert sources.recognise(tmp_path / "mnist") == "MNIST"
+
+
+def other_magic(data: bytes) -> bytes:
+    return b"\0\0\x0d\x03" + data[4:]
+
+
+def many_images(data: bytes) -> bytes:
+    return data[:4] + struct.pack(">I", 2**31 - 1) + data[8:]
+
+
+def longer(data: bytes) -> bytes:
+    return data + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(other_magic, "its head"), (many_images, "its head"), (longer, "more than 7,840 bytes"), (lambda data: b"", "its head")],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_files_are_what_their_heads_say(packed: bool, change: Any, message: str, tmp_path: Path) -> None:
+    folder = write_mnist(tmp_path / "mnist", packed)
+    path = folder / f"t10k-images-idx3-ubyte{'.gz' if packed else ''}"
+    data = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    path.write_bytes(gzip.compress(change(data)) if packed else change(data))
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.*not a readable MNIST file") as error:
+        sources.mnist(folder)
+    assert message in str(error.value)

@@ -10,7 +10,7 @@ from conftest import write_image_folder, write_photographs
 from PIL import Image
 from test_items import write_parquet
 
-from biprop import UserError, config, data
+from biprop import UserError, config, data, pictures
 from biprop.data import items, sources, stream
 
 
@@ -46,6 +46,7 @@ def test_the_workers_number_changes_nothing(tmp_path: Path) -> None:
 def test_parquet_is_read_a_few_groups_at_a_time_and_every_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(items, "IMAGES_KEPT", 20)
     listing = items.list_parquet([write_parquet(tmp_path / "train-0.parquet", 0, 200, 10)])
+    assert listing
     split = stream.Streamed(listing.items, torch.from_numpy(listing.labels), 8, 0)
     orders = [split.order(np.random.default_rng(seed)) for seed in (0, 1)]
     for order in orders:
@@ -117,3 +118,18 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"more than half of this machine's memory .*: pass --stream"):
         load(tmp_path / "pets", set="folder", image_size=None)
     assert load(tmp_path / "pets", set="folder", stream=True).train.cuts
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_the_camera_was_held_otherwise_and_the_cut_is_the_same(orientation: int, tmp_path: Path) -> None:
+    upright = Image.open(io.BytesIO(smooth_jpeg(1600, 1200)))
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright.transpose(turn).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    for seed in range(3):
+        with pictures.opened(smooth_jpeg(1600, 1200), "a") as image:
+            plain = stream.cut_at_random(image, 64, np.random.default_rng(seed))
+        with pictures.opened(tmp_path / "turned.jpg", "b") as image:
+            turned = stream.cut_at_random(image, 64, np.random.default_rng(seed))
+        assert np.abs(np.asarray(plain, dtype=int) - np.asarray(turned, dtype=int)).mean() < 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ from .subnetwork import LayerReport
 from .ticket import Ticket, TicketError
 from .train import choose_device, evaluation_batch
 
-_TOLD = ("set", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type", "prune_rate")
+_TOLD = (
+    "set", "hub_config", "train_split", "test_split", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type",
+    "prune_rate",
+)  # fmt: skip
 """Options that are taken from what a ticket tells of its search. Where data are is not: a file does not choose what is read."""
 
 
@@ -41,6 +44,7 @@ class Subject:
         epoch: of its search; 0 where nothing says.
         layers: its masked layers.
         warnings: what the user should know, one line each.
+        classes: names, in the order of its outputs; empty where nothing says.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Subject:
     epoch: int
     layers: list[LayerReport]
     warnings: list[str]
+    classes: list[str] = field(default_factory=list)
 
 
 def of_checkpoint(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -> Subject:
@@ -67,7 +72,7 @@ def of_checkpoint(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[
         places = {name: fallback[name] for name in ("set", "workers") if name in fallback} | places
     return Subject(
         str(path), restored.network.model, _here(content.config, places), content.task, restored.mean or (), restored.std or (),
-        content.epoch, subnetwork.report() if subnetwork else [], content.warnings,
+        content.epoch, subnetwork.report() if subnetwork else [], content.warnings, list((content.ours or {}).get("classes", [])),
     )  # fmt: skip
 
 
@@ -98,8 +103,8 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
     epoch = ticket.found.get("epoch")
     epoch = epoch if type(epoch) is int and 0 <= epoch < 2**31 else 0
     task = Task(network["num_classes"], network["channels"], tuple(network["input_size"]))
-    config = dataclasses.replace(config, arch=str(network["name"]))
-    return Subject(str(path), model, _here(config, _places(flags)), task, ticket.mean, ticket.std, epoch, layers, [])
+    config = _here(dataclasses.replace(config, arch=str(network["name"])), _places(flags))
+    return Subject(str(path), model, config, task, ticket.mean, ticket.std, epoch, layers, [], ticket.classes)
 
 
 def _places(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +112,9 @@ def _places(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _here(config: Config, places: Mapping[str, Any]) -> Config:
-    return dataclasses.replace(config, **places, low_data=1.0, one_batch=False, num_classes=None)
+    here = dataclasses.replace(config, **places, low_data=1.0, one_batch=False, num_classes=None)
+    options.check_place(here, places)
+    return here
 
 
 def load_data(subject: Subject, console: Console) -> DataSet:
@@ -116,11 +123,16 @@ def load_data(subject: Subject, console: Console) -> DataSet:
     Raises:
         UserError: see `data.load`; or data of another task.
     """
-    options.check_source(subject.config)
-    images = data.load(subject.config, console.track)
+    config = subject.config
+    options.check_source(config)
+    if config.set in ("folder", "hub") and not config.stream:  # the network decides, not what the images happen to be
+        config = dataclasses.replace(config, channels=subject.task.channels)
+    images = data.load(config, console.track)
     found = Task(len(images.classes), images.channels, images.input_size)
     if found != subject.task:
         raise UserError(f"{subject.name}: made for {subject.task}, but the data have {found}")
+    if difference := data.other_classes(subject.classes, images.classes):
+        raise UserError(f"{subject.name}: made for other classes than the data have: {difference}")
     if subject.mean and subject.std:
         images.mean, images.std = subject.mean, subject.std
     return images

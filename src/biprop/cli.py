@@ -194,6 +194,8 @@ def _find(arguments: argparse.Namespace) -> int:
         if not arguments.pretrained:
             raise UserError("--evaluate needs the checkpoint: pass --pretrained FILE")
         return _show_accuracy(arguments.pretrained, given, arguments.config)
+    if arguments.resume in (None, "auto"):
+        given = _with_set(given, arguments.config)
     if arguments.resume and arguments.pretrained:
         raise UserError("--resume and --pretrained: one of them, to go on with a run or to start a new one")
     if arguments.multigpu is not None and not arguments.print_config:
@@ -246,12 +248,16 @@ def _find(arguments: argparse.Namespace) -> int:
     try:
         with group.together(choose_device(config.device, group).type):
             images = group.by_all(lambda: data.load(config, console.track))
+            if start and start.ours and resume:
+                _check_classes(start.ours.get("classes", []), images.classes, start.path)
             search = Search(config, name, images, console, start, bool(resume) or is_automatic, group)
             if group.is_first:
-                _warn([*(start.warnings if start else ()), *options.warnings(config)])
+                _warn([*(start.warnings if start else ()), *options.warnings(config), *images.notes])
             console.line(_headline(config, search.network, images, search.device, group.size))
+            if images.about:
+                console.line(f"data {config.data}: {config.set}, {images.about}")
             console.line(f"run folder {search.folder}{search.from_where()}")
-            _show_result(console, config, search.network, search.run())
+            _show_result(console, config, search.network, search.run(), images)
             return 0
     except (SearchDiverged, SearchStopped, KeyboardInterrupt) as e:
         if search is None:
@@ -260,6 +266,22 @@ def _find(arguments: argparse.Namespace) -> int:
         if group.is_first or (isinstance(e, SearchStopped) and e.is_by_accident):
             screen.tell(said)
         return code
+
+
+def _with_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
+    """The options given; where --data stands alone and the configuration searches the digits, --set as the folder has it.
+
+    Raises:
+        UserError: the folder is no known data set.
+    """
+    if "data" not in given or "set" in given:
+        return given
+    values = options.read_file(options.find_file(config_file or options.DEFAULT_CONFIG))
+    if values.get("set") != "digits":
+        return given
+    from .data import sources
+
+    return {**given, "set": sources.recognise(Path(given["data"]))}
 
 
 def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
@@ -346,16 +368,28 @@ def _headline(config: Config, network: Network, images: DataSet, device: object,
     )
 
 
-def _show_result(console: Any, config: Config, network: Network, result: Result) -> None:
+def _check_classes(made_for: Sequence[str], found: Sequence[str], path: Path) -> None:
+    """Raise UserError if a run would go on with data of other classes."""
+    from . import data
+
+    if difference := data.other_classes(made_for, found):
+        raise UserError(f"--resume {path}: searched other classes than the data have: {difference}")
+
+
+FEW_TEST_IMAGES = 300
+"""Below this the accuracy is told with its likely range: with 300, that is ten points wide."""
+
+
+def _show_result(console: Any, config: Config, network: Network, result: Result, images: DataSet) -> None:
+    from .evaluate import likely_range
+    from .train import sample_in_words
+
     test = result.test
-    chosen = (
-        "the test data themselves, as in the papers"
-        if config.select_on == "test"
-        else f"validation data: {result.validation.top1:.1f} %"
-    )
-    accuracy = f"{test.top1:.2f} %  ({test.right:,} of {test.images:,} images; epoch {result.epoch}, best on {chosen})"
+    chosen = f"epoch {result.epoch}, {_how_chosen(config, result, images)}"
+    accuracy = f"{test.top1:.2f} %  ({test.right:,} of {test.images:,} images; {chosen})"
+    rows = [("network", f"{config.arch}, dense"), ("test accuracy", accuracy)]
+    title = "Dense baseline trained"
     if result.weights:
-        kind = "MPT-1/1: binary weights and activations" if network.binary_activations else "MPT-1/32: binary weights"
         rows = [
             ("network", f"{config.arch}, random weights, never trained"),
             ("weights in all", f"{result.weights:,}"),
@@ -363,21 +397,47 @@ def _show_result(console: Any, config: Config, network: Network, result: Result)
             *_layer_rows(config, result.layers),
             ("test accuracy", accuracy),
         ]
-        if result.random_scores:
-            from .train import sample_in_words
-
-            part = sample_in_words(result.random_scores, test.images)
-            about = f"the same network, no search{f'; {part}' if part else ''}"
-            rows.append(("with random scores", f"{result.random_scores.top1:.2f} %  ({about})"))
-        title = f"Multi-Prize Ticket found ({kind})"
-    else:
-        rows = [("network", f"{config.arch}, dense"), ("test accuracy", accuracy)]
-        title = "Dense baseline trained"
+        title = "Multi-Prize Ticket found"
+    if test.images < FEW_TEST_IMAGES:
+        low, high = likely_range(test)
+        rows.append(("to be trusted", f"between {low:.0f} and {high:.0f} %: {test.images:,} test images tell no more (95 %)"))
+    if result.random_scores and result.weights:
+        part = sample_in_words(result.random_scores, test.images)
+        about = f"the same network, no search{f'; {part}' if part else ''}"
+        rows.append(("with random scores", f"{result.random_scores.top1:.2f} %  ({about})"))
+    if why := _why_in_vain(result, images):
+        title = f"Search done, but {why}: no Multi-Prize Ticket" if result.weights else f"Trained, but {why}"
+    if result.weights:
+        kind = "MPT-1/1: binary weights and activations" if network.binary_activations else "MPT-1/32: binary weights"
+        title += f" ({kind})"
     rows += [
         ("time", f"{result.seconds:.0f} s"),
         ("files", f"{result.folder}/  (checkpoints/model_best.pth, logs/, settings.txt)"),
     ]
     console.table(title, rows)
+
+
+def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
+    """By what the epoch of the result was chosen."""
+    if config.select_on == "test":
+        return "best on the test data themselves, as in the papers"
+    validation = f"{result.validation.images:,} validation images: {result.validation.top1:.1f} %"
+    return f"best on {validation}" if images.validation_chooses else f"the last; {validation}"
+
+
+def _why_in_vain(result: Result, images: DataSet) -> str | None:
+    """What the network is not better than, if it is not: the same one with random scores, or naming one class always."""
+    from .evaluate import Counts, is_better
+
+    test, labels = result.test, images.test.labels
+    rivals = {"naming one class always": Counts(len(labels), int(labels.bincount().max()))}
+    if result.random_scores:
+        rivals = {"random scores": result.random_scores, **rivals}
+    for what, rival in rivals.items():
+        if not is_better(test, rival):
+            how = "no better" if test.top1 <= rival.top1 else "not clearly better"
+            return f"{how} than {what} ({test.top1:.1f} and {rival.top1:.1f} %)"
+    return None
 
 
 def _layer_rows(config: Config, layers: Sequence[LayerReport]) -> list[tuple[str, str]]:
@@ -502,8 +562,10 @@ def _status(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     from . import log, sweep
 
-    common = overrides(arguments)
     grid = sweep.parse_grid(arguments.grid)
+    common = overrides(arguments)
+    if "config" not in grid and "set" not in grid:
+        common = _with_set(common, arguments.config)
     found = sweep.cells(grid, arguments.config, {"name": "sweep", **common})
     name = found[0].config.name
     if arguments.slurm:

@@ -43,7 +43,8 @@ def add_commands(commands: Any) -> None:
     predict = commands.add_parser(
         "predict", help="which classes pictures show", usage="biprop predict FILE PICTURE-OR-FOLDER ... [options]",
         description="The likeliest classes of pictures, by a ticket or a deck and without PyTorch. Pictures of another size\n"
-        "than the network's are scaled as its data were.", **common,
+        "than the network's are scaled as its data were. One that cannot be read is told on standard error (--json: also as an\n"
+        "object with \"error\"), the others are answered, and the exit code is 2.", **common,
     )  # fmt: skip
     predict.add_argument("file", metavar="FILE", help=f"ticket ({TICKET_ENDING}) or deck ({DECK_ENDING})")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders, whose pictures are taken in order")
@@ -142,8 +143,6 @@ def _numbers(text: str, flag: str) -> list[int]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
     from . import log, pictures
     from .engine import cores
 
@@ -158,25 +157,52 @@ def _predict(arguments: argparse.Namespace) -> int:
     console, display = log.Console(), log.Console(sys.stderr)
     if console.is_terminal:
         display = console  # one display: lines go above its bar
-    started = time.monotonic()
+    started, failed = time.monotonic(), 0
     with ExitStack() as stack, _memory_for_batches():
         bar = None
         for first in range(0, len(paths), batch):
             chosen = paths[first : first + batch]
-            pixels = np.stack([pictures.read(path, engine.shape, cut) for path in chosen])
-            with np.errstate(invalid="ignore"):
-                probabilities = answer(pixels)
-            for path, row in zip(chosen, probabilities, strict=True):
-                if not np.isfinite(row).all():
-                    raise UserError(f"{path}: the network's results are not finite")
-            head = show.head() if not first else []
-            console.line(*head, *(show.row(p, row) for p, row in zip(chosen, probabilities, strict=True)))
+            answers = _answers(chosen, lambda path: pictures.read(path, engine.shape, cut), answer)
+            lines = show.head() if not first else []
+            for path, found in zip(chosen, answers, strict=True):
+                if isinstance(found, UserError):
+                    if len(paths) == 1 and not arguments.json:
+                        raise found
+                    failed += 1
+                    screen.tell(str(found))
+                    lines += show.failed(path, found)
+                else:
+                    lines.append(show.row(path, found))
+            if lines:
+                console.line(*lines)
             if bar is None and time.monotonic() - started > PATIENCE and first + batch < len(paths):
                 bar = stack.enter_context(display.bar("pictures", len(paths)))
                 bar.advance(first)
             if bar:
                 bar.advance(len(chosen))
+    if failed:
+        raise UserError(f"{failed:,} of {len(paths):,} pictures have no answer (see above); all others have")
     return 0
+
+
+def _answers(paths: Sequence[Path], read: Callable[[Path], Any], answer: Answer) -> list[Any]:
+    """For each picture its probabilities [classes], or the mistake that it is: one damaged picture does not end all others."""
+    import numpy as np
+
+    found: list[Any] = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except UserError as e:
+            found.append(e)
+    places = [place for place, one in enumerate(found) if not isinstance(one, UserError)]
+    if places:
+        with np.errstate(invalid="ignore"):
+            probabilities = answer(np.stack([found[place] for place in places]))
+        for place, row in zip(places, probabilities, strict=True):
+            is_number = bool(np.isfinite(row).all())
+            found[place] = row if is_number else UserError(f"{paths[place]}: the network's results are not finite")
+    return found
 
 
 def _of_ticket(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answer]:
@@ -234,6 +260,10 @@ class _Rows:
         places = ["class", *("next" for _ in range(self.top - 1))]
         return ["  ".join([f"{'file':<{self.width}}", *(f"{place:<{self.name_width}}         " for place in places)]).rstrip()]
 
+    def failed(self, path: Path, error: UserError) -> list[str]:
+        """The lines of a picture without an answer: none, as standard error has it."""
+        return []
+
     def row(self, path: Path, probabilities: Any) -> str:
         best = (-probabilities).argsort(kind="stable")[: self.top]
         cells = [f"{self.names[i]:<{self.name_width}}  {100 * probabilities[i]:5.1f} %" for i in best]
@@ -248,6 +278,10 @@ class _Json:
 
     def head(self) -> list[str]:
         return []
+
+    def failed(self, path: Path, error: UserError) -> list[str]:
+        """The lines of a picture without an answer: an object with the reason."""
+        return [json.dumps({"file": str(path), "error": str(error)})]
 
     def row(self, path: Path, probabilities: Any) -> str:
         best = int(probabilities.argmax())

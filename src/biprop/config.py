@@ -23,7 +23,7 @@ from .files import is_file
 DEFAULT_CONFIG = "digits"
 MOST_YAML = 1 << 20
 """Bytes of a configuration file."""
-DATA_PLACES = ("set", "data", "image_size", "stream", "workers")
+DATA_PLACES = ("set", "data", "hub_config", "train_split", "test_split", "image_size", "stream", "workers")
 """Options that say which data, and where they are."""
 PLACES = ("data", "log_dir", "results", "name")
 """Options that say where to read and write: a checkpoint does not choose them, the command line or the run folder does."""
@@ -33,8 +33,17 @@ CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", 
 LEFT_OUT = ("conv4wide_05_baseline", "conv4wide_hlrrg_wide", "conv4wide_rg_wide", "conv6wide_hlrrg_wide", "conv6wide_rg_wide")
 """Published configurations of a layer type, RGConv, that the original research code does not have either."""
 _UNUSED = "the unused layer types and trainers of the original research code are left out"
-LEFT_OUT_KEYS = {"random_subnet": "with its first scores frozen, nothing would be searched for"}
+_PROCESSES = "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which say that themselves"
+LEFT_OUT_KEYS = {
+    "random_subnet": "with its first scores frozen, nothing would be searched for",
+    "world_size": _PROCESSES,
+    "rank": _PROCESSES,
+    "first_layer_type": "pass --first-layer-dense for an ordinary first layer; else it is like the others",
+    "score_init_constant": "with equal scores nothing tells weights apart; scores are drawn at random, by --seed",
+}
 """Options of the original research code that are left out, and why."""
+ALIASES = {"learning_rate": "lr", "multistep_lr_adjust": "lr_adjust", "multistep_lr_gamma": "lr_gamma"}
+"""Other names of options, on the command line and in files: those of the original research code."""
 _NO_RGCONV = "the original research code has no layer type RGConv either"
 
 
@@ -110,7 +119,7 @@ class Config:
 
     arch: str = option("cResNet18", "network, by name (an unknown name prints the nearest one)", _NET, short=("-a",))
     width_mult: float = option(
-        1.0, "multiplies the widths of Conv2Wide to Conv8Wide and Wide_VGG_Small", _NET, low=0, open_low=True
+        1.0, "multiplies the widths of Conv2Wide to Conv8Wide and Wide_VGG_Small", _NET, low=0.001, high=100
     )
     bn_type: str = option(
         "NonAffineBatchNorm", "batch norm: with weight and bias (Affine, Learned) or without", _NET, choices=BN_TYPES
@@ -160,10 +169,17 @@ class Config:
         choices=SETS,
     )
     data: str = option("data", "folder with the data; hub: name of the data set, or a folder", _DATA)
+    hub_config: str | None = option(None, "hub: configuration of the data set, where it has several", _DATA)
+    train_split: str | None = option(None, "hub: name of the part to search on, where no part is called train", _DATA)
+    test_split: str | None = option(None, "hub: name of the part to test on", _DATA)
+    channels: int | None = option(
+        None, "folder, hub: 1 reads grey images, 3 colour; by default grey if all images are", _DATA, low=1, high=3
+    )
     num_classes: int | None = option(None, "the data say how many; another number is an error", _DATA, low=1)
     image_size: int | None = option(
-        None, "folder, hub: resize the images to this many pixels a side; streamed: size of the cuts (224)", _DATA, low=1
-    )
+        None, "folder, hub: resize the images to this many pixels a side; streamed: size of the cuts (224)", _DATA,
+        low=1, high=16_384,
+    )  # fmt: skip
     stream: bool = option(
         False,
         "folder, hub: read images while training, with random resized cuts, instead of holding them in memory (ImageNet: always)",
@@ -223,7 +239,7 @@ class Config:
     log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
     results: str | None = option(None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN)
     baseline: bool = option(True, "before the search, measure the accuracy with random scores on up to 2,000 test images", _RUN)
-    histograms: bool = option(False, "histograms of the scores in TensorBoard, one per layer and epoch", _RUN)
+    histograms: bool = option(False, "histograms of scores, weights and gradients in TensorBoard, per layer and epoch", _RUN)
     trainer: str = option(
         "default", "for configurations of the original research code: the one trainer", _RUN, choices=("default",)
     )
@@ -398,8 +414,11 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         if base_path.resolve() in (*above, own):
             raise UserError(f"{path}: base = {shown(repr(base))}: a circle: that file is built on this one")
         values = _read_file(base_path, (*above, own))
-    for key, value in raw.items():
-        _reject_unknown(str(key), value, str(path))
+    for given, value in raw.items():
+        key = ALIASES.get(str(given), str(given))
+        if key != given and key in raw:
+            raise UserError(f"{path}: {given} and {key} are one option: give one of them")
+        _reject_unknown(key, value, str(path))
         if key == "prune_rate" and value == 0 and raw.get("conv_type", values.get("conv_type")) == "DenseConv":
             value = None  # a published baseline writes 0 for "nothing is pruned"
         values[key] = coerce(key, value, str(path))
@@ -461,6 +480,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         values[key] = coerce(key, value, flag)
     result = dataclasses.replace(config, **values)
     check(result)
+    check_place(result, values)
     return result
 
 
@@ -488,6 +508,7 @@ def check(config: Config) -> None:
         raise UserError("jsd compares an image with augmented versions of it: add --augmix or --gaussian-aug")
     if config.mixture_depth == 0:
         raise UserError("mixture_depth = 0: must be -1 (1 to 3 at random) or at least 1")
+    _check_data(config)
     if config.start_epoch >= config.epochs:
         raise UserError(f"start_epoch = {config.start_epoch}: must be below epochs = {config.epochs}")
     if config.nesterov and not config.momentum:
@@ -502,6 +523,24 @@ def check_source(config: Config) -> None:
     """Raise UserError where a data set of the Hub is asked for, and not which: nothing is downloaded that nobody named."""
     if config.set == "hub" and config.data == FIELDS["data"].default:
         raise UserError("set = hub: pass --data, the name of the data set or a folder")
+
+
+def check_place(config: Config, given: Mapping[str, Any]) -> None:
+    """Raise UserError if the user names data that would not be looked at."""
+    if "data" in given and config.set == "digits":
+        raise UserError(f"--data {given['data']}: not used: the digits are part of the program; pass --set folder, say")
+
+
+def _check_data(config: Config) -> None:
+    """Raise UserError for options of data that the data set does not take."""
+    for name in ("hub_config", "train_split", "test_split"):
+        if getattr(config, name) is not None and config.set != "hub":
+            raise UserError(f"{name} = {getattr(config, name)}: is for --set hub, and the set is {config.set}")
+    if config.channels == 2:
+        raise UserError("channels = 2: must be 1 (grey) or 3 (colour)")
+    if config.channels is not None and (config.set not in ("folder", "hub") or config.stream):
+        what = "streamed images are read in colour" if config.stream else f"{config.set} has its own"
+        raise UserError(f"channels = {config.channels}: is for --set folder and hub, held in memory; {what}")
 
 
 def warnings(config: Config) -> list[str]:

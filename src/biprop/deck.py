@@ -18,6 +18,7 @@ from .container import TicketError, check
 from .engine import Engine, Layout
 from .errors import integer
 from .gate import RINGS, Floats, Gate, Gating, features_of
+from .names import is_name
 from .ticket import DEFAULT_MOST_WEIGHTS, MOST_CHARACTERS, MOST_NAMES, Ticket
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def _read(described: Any, tensors: dict[str, NDArray[Any]], most_weights: int) -
     check(isinstance(entries, list) and 1 <= len(entries) <= MOST_CARDS, "the list of cards")
     for entry in entries:
         check(isinstance(entry, list) and len(entry) == 2, "the entry of a card")
-        check(_is_name(entry[0]), "the name of a card")
+        check(is_name(entry[0]), "the name of a card")
         check(type(entry[1]) is int and 0 <= entry[1] <= len(files), "the size of a card")
     check(sum(size for _, size in entries) == len(files), "cards of another size than the file's")
     cards: list[Ticket] = []
@@ -216,14 +217,10 @@ def _read(described: Any, tensors: dict[str, NDArray[Any]], most_weights: int) -
     return Deck(cards, [name for name, _ in entries], _gate(numbers, kinds, count, len(cards)))
 
 
-def _is_name(text: Any) -> bool:
-    return isinstance(text, str) and text.isprintable() and len(text) <= 1000
-
-
 def _gate(numbers: NDArray[np.float32], kinds: Any, count: Any, cards: int) -> Gate | None:
     check(type(count) is int and count in (0, RINGS, 2 * RINGS), "the number of features")
     check(isinstance(kinds, list) and len(kinds) <= MOST_KINDS and bool(kinds) == bool(count), "the list of kinds")
-    check(all(map(_is_name, kinds)), "the name of a kind")
+    check(all(map(is_name, kinds)), "the name of a kind")
     ends = np.cumsum([len(kinds) * count, count * count, len(kinds) * cards])
     check(len(numbers) == ends[-1], "the numbers of the gate")
     check(bool((np.abs(numbers) <= _LARGEST).all()), "a number of the gate is too large, or none")

@@ -72,6 +72,25 @@ class Counts:
         return self.loss_sum / max(1, self.images)
 
 
+def is_better(found: Counts, than: Counts) -> bool:
+    """Whether one accuracy is higher than another by more than luck: two standard errors of their difference."""
+    both = found.images + than.images
+    if not found.images or not than.images:
+        return True
+    share = (found.right + than.right) / both
+    error = math.sqrt(share * (1 - share) * (1 / found.images + 1 / than.images))
+    return (found.top1 - than.top1) / 100 > 2 * error
+
+
+def likely_range(counts: Counts) -> tuple[float, float]:
+    """Between which percentages the accuracy on any number of such images lies, with 95 % confidence (Wilson, 1927)."""
+    n, z = max(1, counts.images), 1.96
+    share = counts.right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Counts:
     """Count over (images, labels) batches, in evaluation mode; the model's mode is restored."""

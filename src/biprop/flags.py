@@ -55,6 +55,8 @@ def add_options(parser: argparse.ArgumentParser, names: Sequence[str] | None = N
             strings = [*rule.short, f"--{name.replace('_', '-')}"]
             if "_" in name:
                 strings.append(f"--{name}")
+            for other in (alias for alias, of in options.ALIASES.items() if of == name):
+                strings += [f"--{other.replace('_', '-')}", f"--{other}"]
             default = getattr(defaults, name)
             choices = f": {', '.join(rule.choices)}" if rule.choices else ""
             shown = "" if default is None or default is False or names else f" [{default}]"

@@ -28,6 +28,7 @@ from .screen import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
 
 class Console:
@@ -184,9 +185,22 @@ class RunLog:
         self._lines.flush()
         self._writer.flush()
 
-    def histogram(self, epoch: int, name: str, values: Tensor) -> None:
-        """Record how the values of a tensor are distributed, in TensorBoard only."""
-        self._writer.add_histogram(name, values.detach().float().cpu(), epoch)
+    def histograms(self, epoch: int, parameters: Iterable[tuple[str, Parameter]]) -> None:
+        """Record how scores, weights and their gradients of the last step are distributed, in TensorBoard only.
+
+        Args:
+            epoch: counted from 1.
+            parameters: as of `named_parameters`: LAYER.scores becomes scores/LAYER and gradients/LAYER.scores.
+        """
+        for name, parameter in parameters:
+            layer, _, leaf = name.rpartition(".")
+            tag = f"{leaf if leaf == 'scores' else 'weights'}/{layer if leaf in ('scores', 'weight') else name}"
+            self._histogram(epoch, tag, parameter)
+            if parameter.grad is not None:
+                self._histogram(epoch, f"gradients/{name}", parameter.grad)
+
+    def _histogram(self, epoch: int, tag: str, values: Tensor) -> None:
+        self._writer.add_histogram(tag, values.detach().float().cpu(), epoch)
 
     def __enter__(self) -> RunLog:
         return self

@@ -27,6 +27,7 @@ from .deck import Deck, softmax, together
 from .errors import UserError, did_you_mean, one_line
 from .evaluate import Counts
 from .gate import Gating
+from .names import escaped
 from .severities import EXTRA, GROUPS, NAMES, SEVERITIES
 
 Network = Callable[[Tensor], Tensor]
@@ -187,8 +188,9 @@ class PublishedArrays:
         labels = _array(folder / "labels.npy")
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
             raise UserError(f"{folder / 'labels.npy'}: {labels.dtype} {list(labels.shape)}: must be a list of class numbers")
-        if labels.min() < 0 or labels.max() >= classes:
-            raise UserError(f"{folder / 'labels.npy'}: class {int(labels.max())}: the network knows 0 .. {classes - 1}")
+        odd = labels[(labels < 0) | (labels >= classes)]
+        if len(odd):
+            raise UserError(f"{folder / 'labels.npy'}: class {int(odd[0])}: the network knows 0 .. {classes - 1}")
         self._arrays = {name: _array(folder / f"{name}.npy") for name in names}
         channels, height, width = shape
         for name, array in self._arrays.items():
@@ -201,6 +203,10 @@ class PublishedArrays:
                 raise UserError(f"{folder / name}.npy: {counts}: must be five times N images, and as many labels, or N")
         self._labels, self._batch = labels.astype(np.int64), batch
         count = len(next(iter(self._arrays.values()))) // len(SEVERITIES)
+        if len(labels) > count and (labels.reshape(len(SEVERITIES), count) != labels[:count]).any():
+            raise UserError(
+                f"{folder / 'labels.npy'}: the severities have different labels: must be the same images five times, by severity"
+            )
         self._numbers = spread(count, most)
         self.told = f"published files in {folder}, {len(self._numbers):,} images each"
 
@@ -235,8 +241,9 @@ class PublishedFolders:
             if not place.is_dir():
                 raise UserError(f"{place}: no such folder; --corrupted wants NAME.npy and labels.npy, or NAME/SEVERITY/CLASS/")
             listing = list_classes(place)
-            if listing.classes != list(classes):
-                odd = sorted(set(listing.classes) ^ set(classes))
+            names = list(map(escaped, listing.classes))
+            if names != list(classes):
+                odd = sorted(set(names) ^ set(classes))
                 raise UserError(f"{place}: other classes than the network's: {', '.join(odd[:5])}")
             numbers = spread(len(listing.labels), most)
             self._cells[name, severity] = [Path(listing.items.read(i)) for i in numbers], listing.labels[numbers]  # type: ignore[arg-type]

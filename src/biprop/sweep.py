@@ -53,6 +53,7 @@ def parse_grid(items: Sequence[str]) -> dict[str, list[str]]:
     for item in items:
         key, separator, values = item.partition("=")
         key = key.replace("-", "_")
+        key = options.ALIASES.get(key, key)
         if not separator or not all(values.split(",")):
             raise UserError(f"--grid {item}: must be KEY=VALUE,VALUE, e.g. prune_rate=0.5,0.2")
         if key not in known:
@@ -148,6 +149,8 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
         data_options = [getattr(config, name) for name in DATA_OPTIONS]
         if loaded is None or loaded[0] != data_options:
             loaded = data_options, data.load(config, console.track)
+            for note in loaded[1].notes:
+                console.line(f"warning: {note}")
         folder = sweep.state(cell).get("folder")
         last = runs.newest_checkpoint(Path(folder)) if folder else None
         start = checkpoint.read(last, {}) if last else None

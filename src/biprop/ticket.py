@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from . import coding, container, rng
 from .container import TicketError as TicketError
 from .container import check, whole_numbers
+from .names import is_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -268,7 +269,7 @@ def _read(described: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int
     size, found, classes = described["input_size"], described["found"], described["classes"]
     check(size is None or (whole_numbers(size, 1 << 20) and len(size) == 3), "the size of the images")
     check(isinstance(found, dict), "how it was found")
-    check(isinstance(classes, list) and all(map(_is_name, classes)), "the names of the classes")
+    check(isinstance(classes, list) and all(map(is_name, classes)), "the names of the classes")
     mean, std = described["mean"], described["std"]
     for numbers in (mean, std):
         check(isinstance(numbers, list) and all(type(v) in (int, float) and abs(v) < 1e6 for v in numbers), "mean or std")
@@ -289,18 +290,13 @@ def _read(described: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int
     )
 
 
-def _is_name(value: Any) -> bool:
-    """Whether it can be shown: text without control characters, line ends or halves of characters."""
-    return isinstance(value, str) and value.isprintable()
-
-
 def _layers(entries: Any, tensors: Mapping[str, NDArray[Any]], has_seed: bool, most_weights: int) -> list[Layer]:
     check(isinstance(entries, list) and len(entries) <= MOST_LAYERS, "the list of layers")
     rows = 0
     for entry in entries:
         check(isinstance(entry, list) and len(entry) == 6, "the entry of a layer")
         name, number, shape, kept, signs, model = entry
-        check(_is_name(name) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
+        check(is_name(name) and type(number) is int and 0 <= number < 2**32, "name or number of a layer")
         check(whole_numbers(shape, MOST_WEIGHTS) and len(shape) <= 8 and 0 not in shape, f"the shape of layer {name:.40}")
         check(type(kept) is int and 0 <= kept <= math.prod(shape), f"layer {name:.40} keeps {kept!r:.40} of {shape!r:.80}")
         check(signs in ("positive", "stored") or (signs == "seed" and has_seed), f"the signs of layer {name:.40}")
@@ -350,7 +346,7 @@ def _network(network: Any, size: Any, classes: Sequence[str]) -> dict[str, Any] 
     if network is None:
         return None
     check(isinstance(network, dict) and set(network) == {"name", "bn_type", "input_size", *_NETWORK}, "the network's options")
-    check(_is_name(network["name"]) and _is_name(network["bn_type"]), "the network's name")
+    check(is_name(network["name"]) and is_name(network["bn_type"]), "the network's name")
     check(whole_numbers(network["input_size"], 1 << 14) and len(network["input_size"]) == 2, "the network's input size")
     for name, (kind, low, high) in _NETWORK.items():
         value = network[name]
@@ -405,7 +401,7 @@ def _ungrouped(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float3
     for group in groups:
         check(isinstance(group, list) and len(group) == 3, "the directory of the state")
         for names in group[:2]:
-            check(isinstance(names, list) and all(map(_is_name, names)), "the names of the state")
+            check(isinstance(names, list) and all(map(is_name, names)), "the names of the state")
         check(whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
     check(sum(len(g[0]) * len(g[1]) for g in groups) <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
     characters = sum(_characters(prefixes, leaves) for prefixes, leaves, _ in groups)

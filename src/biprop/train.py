@@ -540,7 +540,9 @@ class Search:
         if train.top1 >= self.best_train.top1:
             self.best_train = train
         # Only epochs at the final density count, and of equals the later: it has seen more and has the smaller learning rate.
-        is_best = self.epoch > self.ramp and validation.right >= self.best.validation.right
+        # A few validation images choose by luck: then the last epoch counts.
+        is_better = not self.data.validation_chooses or validation.right >= self.best.validation.right
+        is_best = self.epoch > self.ramp and is_better
         if is_best:
             self.best = Best(self.epoch, validation)
         if not run_log:
@@ -616,9 +618,8 @@ class Search:
                 "density": density, "step": self.step, "memory": log.memory_peak(self.device), **told, **self._layer_densities(),
             },
         )  # fmt: skip
-        if config.histograms and self.network.subnetwork:
-            for name, layer in self.network.subnetwork.layers.items():
-                run_log.histogram(self.epoch, f"scores/{name}", layer.scores)
+        if config.histograms:
+            run_log.histograms(self.epoch, self.model.named_parameters())
         self._tell_of_progress(told)
         width = len(str(config.epochs))
         self.console.line(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from .. import rng
 from ..config import Config
 from ..distributed import ALONE, Group
 from ..errors import UserError
+from ..names import MOST_CHARACTERS, escaped, is_name
 from . import augment, augmix, sources
 from .augmix import AugMix
 from .sources import Progress, Source, Split, no_progress
+from .splits import ENOUGH_TO_CHOOSE, ENOUGH_TO_TRUST, VALIDATION_LAYER, stratified, validation_size
 
 CROP_PADDING = 4
-MOST_HELD_OUT = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,42 @@ class DataSet:
 
     Args:
         source: the images as read.
-        select_on: "validation" holds out training images for that, by a rule that no seed changes; with "test" nothing is held
-            out and `validation` is the test set, as in the papers.
+        select_on: "validation" holds out training images for that, of every class the same share, by a rule that no seed
+            changes, or those of a validation part; with "test" nothing is held out and `validation` is the test set, as in the
+            papers.
         recipe: changes to training images.
         low_data: fraction of the training images to use, the same for every seed.
 
+    Raises:
+        UserError: a class has too few images to hold one out, or a name that no ticket can hold.
+
     Attributes:
         train, validation, test: `Split`.
-        classes: names, in the order of the labels.
+        classes: names, in the order of the labels; what is not printable in them is escaped, as tickets want it.
         mean, std: per channel, of pixels in [0, 1].
+        validation_chooses: whether the validation images are enough to choose the best epoch by.
+        about: what was recognised in a folder of files, in words; empty for the sets with names.
+        notes: what the user should know of the images, a line each.
     """
 
     def __init__(
         self, source: Source, select_on: str = "validation", recipe: Recipe | None = None, low_data: float = 1.0
     ) -> None:
-        held_out = source.held_out if source.held_out is not None else _held_out(len(source.train))
+        self.classes = _printable(source.classes)
+        self.about, self.notes = source.about, list(source.notes)
         if select_on == "test":
             self.train, self.validation = source.train, source.test
         else:
+            held_out = source.held_out if source.held_out is not None else _held_out(source)
             self.train, self.validation = source.train.subset(~held_out), source.train.subset(held_out)
+        self.validation_chooses = select_on == "test" or len(self.validation) >= ENOUGH_TO_CHOOSE
+        if select_on != "test":
+            self.notes += _of_few(len(self.validation))
         if low_data < 1:
             count = len(self.train)
             self.train = self.train.subset(_chosen(count, max(2, round(low_data * count)), layer=2))
         self.test = source.test
-        self.classes, self.mean, self.std = source.classes, source.mean, source.std
+        self.mean, self.std = source.mean, source.std
         self.recipe = recipe or Recipe()
         self.augment = source.augment if self.recipe.augment == "auto" else self.recipe.augment
 
@@ -202,9 +215,49 @@ def _chosen(count: int, chosen: int, layer: int) -> Tensor:
     return mask
 
 
-def _held_out(count: int) -> Tensor:
-    """A tenth of `count` images, at most `MOST_HELD_OUT`: bool [count]."""
-    return _chosen(count, min(max(1, count // 10), MOST_HELD_OUT), layer=0)
+def _held_out(source: Source) -> Tensor:
+    """Which training images are for validation: bool [N]."""
+    labels = source.train.labels.cpu().numpy()
+    return torch.from_numpy(stratified(labels, validation_size(len(labels)), VALIDATION_LAYER, source.classes))
+
+
+def _of_few(count: int) -> list[str]:
+    """What the user should know of `count` validation images, if they are few."""
+    if count < ENOUGH_TO_CHOOSE:
+        return [
+            f"only {count} validation images: too few to choose an epoch by, so the last one is kept; "
+            f"from {ENOUGH_TO_CHOOSE} on they choose (a tenth of the training images, or a validation part)"
+        ]
+    if count < ENOUGH_TO_TRUST:
+        return [f"only {count} validation images choose the epoch: one is {100 / count:.1f} %, and the best accuracy partly luck"]
+    return []
+
+
+def _printable(classes: Sequence[str]) -> list[str]:
+    """The names as a ticket can hold them.
+
+    Raises:
+        UserError: one that is too long, or two that are escaped alike.
+    """
+    names = [escaped(name) for name in classes]
+    for name in names:
+        if not is_name(name):
+            raise UserError(f"the class {name[:40]}...: its name has {len(name):,} characters, more than {MOST_CHARACTERS:,}")
+    if len(set(names)) < len(set(classes)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two classes are both written {twice!r}: rename one of them")
+    return names
+
+
+def other_classes(made_for: Sequence[str], found: Sequence[str]) -> str | None:
+    """The first class by which two lists of names differ, in words; None if none does, or one side has numbers only."""
+    names = [list(map(escaped, side)) for side in (made_for, found)]
+    if names[0] == names[1] or any(side == list(map(str, range(len(side)))) for side in names):
+        return None
+    for number, (one, other) in enumerate(zip(*names, strict=False)):
+        if one != other:
+            return f"class {number} is {one!r} there and {other!r} here"
+    return f"{len(names[0])} there and {len(names[1])} here"
 
 
 def load(config: Config, progress: Progress = no_progress) -> DataSet:
@@ -213,25 +266,34 @@ def load(config: Config, progress: Progress = no_progress) -> DataSet:
     Raises:
         UserError: the data are missing, damaged, no classification task, or too large for memory.
     """
-    folder, size, workers = Path(config.data), config.image_size, config.workers if config.workers is not None else 8
-    if config.set == "digits":
-        source = sources.digits()
-    elif config.set in ("CIFAR10", "CIFAR100"):
-        source = sources.cifar(folder, config.set, progress)
-    elif config.set == "MNIST":
-        source = sources.mnist(folder, progress)
-    elif config.set == "TinyImageNet":
-        source = sources.tiny_imagenet(folder, progress)
-    else:
-        listings = sources.hub(config.data) if config.set == "hub" else sources.find_listings(folder)
-        stream = config.stream or config.set == "ImageNet"
-        source = sources.streamed(listings, size, workers) if stream else sources.in_memory(listings, size, progress)
+    source = _source(config, progress)
     data = DataSet(source, config.select_on, recipe_of(config), config.low_data)
     if config.one_batch:
         data.keep_one_batch(config.batch_size)
     if config.num_classes is not None and config.num_classes != len(data.classes):
         raise UserError(f"--num-classes {config.num_classes}: but the data have {len(data.classes)} classes; leave it out")
     return data
+
+
+def _source(config: Config, progress: Progress) -> Source:
+    folder = Path(config.data)
+    if config.set == "digits":
+        return sources.digits()
+    if config.set in ("CIFAR10", "CIFAR100"):
+        return sources.cifar(folder, config.set, progress)
+    if config.set == "MNIST":
+        return sources.mnist(folder, progress)
+    if config.set == "TinyImageNet":
+        return sources.tiny_imagenet(folder, progress)
+    if config.set == "hub":
+        parts = sources.hub(config.data, config.hub_config, config.train_split, config.test_split)
+    elif config.set == "ImageNet":
+        parts = sources.imagenet(folder)
+    else:
+        parts = sources.find_listings(folder)
+    if config.stream or config.set == "ImageNet":
+        return sources.streamed(parts, config.image_size, config.workers if config.workers is not None else 8)
+    return sources.in_memory(parts, config.image_size, progress, config.channels)
 
 
 def recipe_of(config: Config) -> Recipe:

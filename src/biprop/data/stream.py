@@ -6,7 +6,6 @@ from (seed, image), not from which worker does it.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError, one_line
-from ..pictures import cut_middle
+from ..pictures import as_mode, cut_middle, opened, pixels, upright_size
 from .items import Items
 
 if TYPE_CHECKING:
@@ -56,14 +55,15 @@ def cut_at_random(image: Image.Image, size: int, generator: np.random.Generator)
     """
     from PIL import Image as Pillow
 
-    full = image.size
+    full = upright_size(image)
     box = random_box(*full, generator)
     shrink = size / min(box[2] - box[0], box[3] - box[1])
     if shrink < 1:
-        image.draft("RGB", (math.ceil(full[0] * shrink), math.ceil(full[1] * shrink)))
-    scale = (image.size[0] / full[0], image.size[1] / full[1]) * 2
-    scaled = tuple(min(b * s, limit) for b, s, limit in zip(box, scale, image.size * 2, strict=True))
-    return image.convert("RGB").resize((size, size), Pillow.Resampling.BILINEAR, box=scaled)  # type: ignore[arg-type]
+        image.draft("RGB", (math.ceil(image.size[0] * shrink), math.ceil(image.size[1] * shrink)))
+    upright = as_mode(image, "RGB")
+    scale = (upright.size[0] / full[0], upright.size[1] / full[1]) * 2
+    scaled = tuple(min(b * s, limit) for b, s, limit in zip(box, scale, upright.size * 2, strict=True))
+    return upright.resize((size, size), Pillow.Resampling.BILINEAR, box=scaled)  # type: ignore[arg-type]
 
 
 class _Cuts(Dataset[Any]):
@@ -73,20 +73,15 @@ class _Cuts(Dataset[Any]):
         self.items, self.labels, self.size, self.seed = items, labels, size, seed
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | str:
-        from PIL import Image as Pillow
-
         try:
-            data = self.items.read(index)
-            with Pillow.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            with opened(self.items.read(index), self.items.name(index)) as image:
                 if self.seed is None:
-                    cut = cut_middle(image.convert("RGB"), self.size)
+                    cut = cut_middle(as_mode(image, "RGB"), self.size)
                 else:
                     cut = cut_at_random(image, self.size, np.random.default_rng([self.seed, index]))
+                return torch.from_numpy(pixels(cut).copy()), self.labels[index]
         except UserError as e:
             return str(e)
-        except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as e:
-            return f"{self.items.name(index)}: not a readable image: {one_line(e)}"
-        return torch.from_numpy(np.asarray(cut).transpose(2, 0, 1).copy()), self.labels[index]
 
 
 def _collate(samples: list[Any]) -> tuple[Tensor, Tensor] | str:
