@@ -20,17 +20,25 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
+# Both functions are in the form with setup_context and have a rule for vmap, so that torch.func's transforms take them.
+
+
 class _BinaryActivation(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, zero: int) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(x: Tensor, zero: int) -> Tensor:
         return sign(x) if zero == 1 else torch.sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return grad * (2 * (1 - x.abs())).clamp_(min=0), None
+        return grad * (2 * (1 - x.abs())).clamp(min=0), None
 
 
 def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
@@ -45,13 +53,18 @@ def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
     return _BinaryActivation.apply(x, zero)  # type: ignore[no-any-return]
 
 
+def addressable(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are in memory, as those of a tracer, of torch.func's transforms or of a sharded tensor are not."""
+    if torch.compiler.is_compiling():
+        return False
+    plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def _core(*tensors: Tensor) -> ctypes.CDLL | None:
     """The compiled core, if it can compute with these tensors."""
-    if torch.compiler.is_compiling():
-        return None
-    if all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors):
-        return native.library()
-    return None
+    cpu = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+    return native.library() if cpu and all(map(addressable, tensors)) else None
 
 
 def _by_core(function: Any, *inputs: Tensor) -> Tensor:
@@ -63,12 +76,17 @@ def _by_core(function: Any, *inputs: Tensor) -> Tensor:
 
 
 class _MaskedBinaryWeight(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
-        ctx.save_for_backward(scores, weight)
-        if core := _core(weight, gain):
+    def forward(scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
+        if addressable(mask) and (core := _core(weight, gain)):
             return _by_core(core.biprop_binary_weight, weight, mask.contiguous(), gain)
-        return torch.sign(weight).mul_(mask).mul_(gain)
+        return torch.sign(weight) * mask * gain
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     @once_differentiable
@@ -77,7 +95,7 @@ class _MaskedBinaryWeight(torch.autograd.Function):
         grad = grad.contiguous()  # it is not where the images are channels_last
         if core := _core(scores, weight, grad):
             return _by_core(core.biprop_score_gradient, scores, weight, grad), None, None, None
-        return torch.sign(scores).mul_(weight).mul_(grad), None, None, None
+        return torch.sign(scores) * weight * grad, None, None, None
 
 
 def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
@@ -110,6 +128,9 @@ def gain(weight: Tensor, mask: Tensor, kept: int | None = None) -> Tensor:
     """
     # PyTorch's own sum, and not one in double precision in the core's pass: it rounds as the original research code does,
     # and the last bit of a gain decides which of two values that are equal in exact arithmetic a pool or a ReLU lets through.
-    core = _core(weight)
-    kept_magnitudes = _by_core(core.biprop_kept_magnitudes, weight, mask.contiguous()) if core else weight.abs().mul_(mask)
-    return kept_magnitudes.sum() / (mask.count_nonzero().clamp_(min=1) if kept is None else max(1, kept))
+    core = _core(weight) if addressable(mask) else None
+    kept_magnitudes = _by_core(core.biprop_kept_magnitudes, weight, mask.contiguous()) if core else weight.abs() * mask
+    divisor = mask.count_nonzero().clamp(min=1) if kept is None else max(1, kept)
+    # Sixteen bits do not hold the sum of a large layer: float16 ends at 65,504.
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return (kept_magnitudes.sum(dtype=wide) / divisor).to(weight.dtype)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from . import __version__, checkpoint, coding, rng, runs
 from . import config as options
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _COUNTER = "num_batches_tracked"
 """Of batch norm, and of no use but in training: not in tickets."""
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _NOT_TOLD = (
     "name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "save_minutes", "histograms", "baseline",
     "data", "trainer",
@@ -35,12 +37,20 @@ _NOT_TOLD = (
 
 def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket:
     """See `Ticket.from_model`."""
+    subnetwork = _subnetwork_of(model, subnetwork)
     subnetwork.update()
-    layers = [_layer(name, subnetwork.numbers[name], module, subnetwork.seed) for name, module in subnetwork.layers.items()]
-    ours = {id(module.weight): layer.key for layer, module in zip(layers, subnetwork.layers.values(), strict=True)}
-    scores = {id(module.scores) for module in subnetwork.layers.values()}
+    plain = plain_names(model)
+    masked = {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
+    layers = []
+    for name, module in masked.items():
+        if module.weight.dtype == torch.float64:
+            raise TicketError(f"layer {name} is float64, and a ticket holds float32: call model.float() first")
+        number = subnetwork.numbers[module.source.layer]
+        layers.append(_layer(plain(f"{name}.").removesuffix("."), number, module, subnetwork.seed))
+    ours = {id(module.weight): layer.key for layer, module in zip(layers, masked.values(), strict=True)}
+    scores = {id(module.scores) for module in masked.values()}
     state = {}
-    for name, value in model.state_dict(keep_vars=True).items():
+    for name, value in _state(model).items():
         if id(value) in ours and ours[id(value)] != name:
             raise TicketError(f"{name} and {ours[id(value)]} are one weight: a module under two names cannot be packed")
         if id(value) in ours or id(value) in scores or name.endswith(_COUNTER):
@@ -51,8 +61,70 @@ def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket
             raise TicketError(f"{name} has a number that float32 does not hold: this network cannot be packed")
     uses_seed = any(layer.signs == "seed" for layer in layers)
     ticket = Ticket(about.pop("network", None), subnetwork.seed if uses_seed else None, layers, state, **about)
-    _verify(ticket, subnetwork)
+    _verify(ticket, list(masked.values()))
     return ticket
+
+
+def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
+    """The subnetwork that the model's masked layers belong to: the given one, or its copy if the model is a copy.
+
+    Raises:
+        TicketError: there is none, or it is not the one given, or the model is sharded.
+    """
+    owners = {id(m.subnetwork): m.subnetwork for m in model.modules() if isinstance(m, Masked)}
+    if not owners:
+        raise TicketError("the model has no masked layer: pass the model that convert made a subnetwork of, or a copy of it")
+    if len(owners) > 1:
+        raise TicketError(f"the model holds layers of {len(owners)} subnetworks: pass the part that is to be packed")
+    (owner,) = owners.values()
+    if not isinstance(owner, Subnetwork) or owner.origin != subnetwork.origin:
+        raise TicketError("the subnetwork is another model's: pass the one that convert returned for this model")
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            raise TicketError(
+                f"{name} is sharded: load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
+                "StateDictOptions(full_state_dict=True)) into a model converted alike and not sharded, and pass that"
+            )
+        if parameter.is_meta:
+            raise TicketError(f"{name} is on the meta device: it has no numbers yet")
+    return owner
+
+
+def plain_names(model: nn.Module) -> Callable[[str], str]:
+    """A function from names of a state dict to the names that they have without wrappers.
+
+    Wrappers are DataParallel, DistributedDataParallel, AveragedModel and what `torch.compile` returns, around the model or a
+    part of it. What belongs to a wrapper itself has no name without it: "".
+    """
+    inner = ((prefix, module, _held_as(module)) for prefix, module in model.named_modules())
+    wrappers = [(f"{prefix}." if prefix else "", f"{held}.") for prefix, module, held in inner if held]
+    wrappers.sort(key=lambda wrapper: len(wrapper[0]), reverse=True)  # the innermost first
+
+    def plain(name: str) -> str:
+        for prefix, held in wrappers:
+            if name.startswith(prefix):
+                rest = name.removeprefix(prefix)
+                if not rest.startswith(held):
+                    return ""
+                name = prefix + rest.removeprefix(held)
+        return name
+
+    return plain
+
+
+def _held_as(module: nn.Module) -> str | None:
+    """The name under which a wrapper holds its model; None: it is no wrapper."""
+    if isinstance(module, _WRAPPERS):
+        return "module"
+    return "_orig_mod" if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules else None
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own tensors, as `state_dict` has them, under their plain names."""
+    plain = plain_names(model)
+    named = {plain(name): value for name, value in model.state_dict(keep_vars=True).items()}
+    named.pop("", None)
+    return named
 
 
 def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
@@ -74,17 +146,17 @@ def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
     )  # fmt: skip
 
 
-def _verify(ticket: Ticket, subnetwork: Subnetwork) -> None:
+def _verify(ticket: Ticket, modules: Sequence[Masked]) -> None:
     """Rebuild the ticket from its own bytes and compare every weight."""
     try:
         rebuilt = Ticket.from_bytes(ticket.to_bytes(), ticket.weights)
     except ValueError as e:
         raise TicketError(f"this network cannot be packed: {e}") from None
-    for layer, module in zip(rebuilt.layers, subnetwork.layers.values(), strict=True):
+    for layer, module in zip(rebuilt.layers, modules, strict=True):
         with torch.no_grad():
             expected = module.effective_weight().cpu().double().numpy()
         if differing := int(np.count_nonzero(rebuilt.weight(layer) != expected)):
-            raise TicketError(f"layer {layer.name}: {differing} weights cannot be rebuilt exactly (are they float32?)")
+            raise TicketError(f"layer {layer.name}: {differing} weights cannot be rebuilt exactly")
 
 
 def to_model(ticket: Ticket, model: nn.Module | None = None) -> nn.Module:
@@ -102,7 +174,7 @@ def to_model(ticket: Ticket, model: nn.Module | None = None) -> nn.Module:
     if any(isinstance(module, Masked) for module in model.modules()):
         raise TicketError("the model is a subnetwork already: pass a new module")
     _check_fit(ticket, model)
-    state = model.state_dict()
+    state = _state(model)
     with torch.no_grad():
         for layer in ticket.layers:
             state[layer.key].copy_(torch.from_numpy(ticket.weight(layer)))
@@ -112,7 +184,10 @@ def to_model(ticket: Ticket, model: nn.Module | None = None) -> nn.Module:
 
 
 def _check_fit(ticket: Ticket, model: nn.Module) -> None:
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(_COUNTER)}
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise TicketError(f"does not fit the model: {name} is lazy, its shape not yet known: run one batch through the model")
+    wanted = {name: tuple(value.shape) for name, value in _state(model).items() if not name.endswith(_COUNTER)}
     given = {layer.key: layer.shape for layer in ticket.layers} | {name: value.shape for name, value in ticket.state.items()}
     if wanted != given:
         name = next(n for n in [*wanted, *given] if wanted.get(n) != given.get(n))

@@ -7,11 +7,13 @@ scale the gradient of the scores) and on the gain, which is stored.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import rng
+from .errors import UserError
 
 SIGNED = ("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant", "signed_constant", "standard", "binary")
 """Initialisations with random signs."""
@@ -20,6 +22,9 @@ UNSIGNED = ("unsigned_constant", "ones", "bernoulli", "usc_bernoulli")
 INITS = SIGNED + UNSIGNED
 SCALES_FAN = ("kaiming_normal", "signed_constant", "unsigned_constant", "usc_bernoulli", "binary")
 """Initialisations on which `scale_fan` acts."""
+
+_FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+"""Whatever torch's defaults are: a draw depends on the seed alone."""
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
@@ -32,12 +37,18 @@ def _generator(seed: int, stream: rng.Stream, layer: int) -> torch.Generator:
     return torch.Generator().manual_seed(rng.derive(seed, stream, layer))
 
 
-def check(init: str, scale_fan: bool, density: float) -> None:
-    """Raise ValueError unless `draw_weight` can follow these."""
+def check(init: str, scale_fan: bool, density: float, mode: str = "fan_in", nonlinearity: str = "relu") -> None:
+    """Raise UserError unless `draw_weight` can follow these."""
+    if mode not in ("fan_in", "fan_out"):
+        raise UserError(f"mode = {mode!r}: must be 'fan_in' or 'fan_out'")
+    try:
+        torch.nn.init.calculate_gain(nonlinearity)  # type: ignore[arg-type]
+    except ValueError:
+        raise UserError(f"nonlinearity = {nonlinearity!r}: torch.nn.init.calculate_gain does not know it; try 'relu'") from None
     if init not in INITS:
-        raise ValueError(f"init = {init!r}: must be one of {', '.join(INITS)}")
+        raise UserError(f"init = {init!r}: must be one of {', '.join(INITS)}")
     if scale_fan and init in SCALES_FAN and density >= 1:
-        raise ValueError("scale_fan multiplies the fan by (1 - density), which is 0 at density 1: turn it off or keep fewer")
+        raise UserError("scale_fan multiplies the fan by (1 - density), which is 0 at density 1: turn it off or keep fewer")
 
 
 def draw_weight(
@@ -71,9 +82,9 @@ def draw_weight(
         float32 tensor on the CPU.
 
     Raises:
-        ValueError: unknown `init`, or `scale_fan` at density 1.
+        UserError: unknown `init`, `mode` or `nonlinearity`, or `scale_fan` at density 1.
     """
-    check(init, scale_fan, density)
+    check(init, scale_fan, density, mode, nonlinearity)
     fan_in, fan_out = fans(shape)
     fan: float = fan_in if mode == "fan_in" else fan_out
     if scale_fan and init in SCALES_FAN:
@@ -83,10 +94,10 @@ def draw_weight(
     generator = _generator(seed, rng.Stream.MAGNITUDES, layer)
 
     def normal() -> Tensor:
-        return torch.randn(shape, generator=generator).abs_()
+        return torch.randn(shape, generator=generator, **_FLOAT32).abs_()
 
     def uniform() -> Tensor:
-        return torch.rand(shape, generator=generator)
+        return torch.rand(shape, generator=generator, **_FLOAT32)
 
     def coin() -> Tensor:
         return (uniform() < 0.5).float()
@@ -95,12 +106,12 @@ def draw_weight(
         "kaiming_normal": lambda: normal() * std,
         "kaiming_uniform": lambda: uniform() * std * math.sqrt(3),
         "xavier_normal": lambda: normal() * xavier,
-        "xavier_constant": lambda: torch.full(shape, xavier),
-        "signed_constant": lambda: torch.full(shape, std),
+        "xavier_constant": lambda: torch.full(shape, xavier, **_FLOAT32),
+        "signed_constant": lambda: torch.full(shape, std, **_FLOAT32),
         "standard": lambda: uniform() / math.sqrt(fan_in),
-        "binary": lambda: torch.ones(shape),
-        "unsigned_constant": lambda: torch.full(shape, std),
-        "ones": lambda: torch.ones(shape),
+        "binary": lambda: torch.ones(shape, **_FLOAT32),
+        "unsigned_constant": lambda: torch.full(shape, std, **_FLOAT32),
+        "ones": lambda: torch.ones(shape, **_FLOAT32),
         "bernoulli": coin,
         "usc_bernoulli": lambda: coin() * std,
     }[init]()
@@ -116,4 +127,4 @@ def draw_signs(shape: torch.Size, seed: int, layer: int) -> Tensor:
 def draw_scores(shape: torch.Size, seed: int, layer: int) -> Tensor:
     """First scores of one layer: Kaiming uniform with a = sqrt(5), that is U(+-1 / sqrt(fan_in)); float32 on the CPU."""
     generator = _generator(seed, rng.Stream.SCORES, layer)
-    return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(fans(shape)[0])
+    return (torch.rand(shape, generator=generator, **_FLOAT32) * 2 - 1) / math.sqrt(fans(shape)[0])

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import native
+from .binarize import addressable
+from .errors import UserError
 
 SHIFT = 18
 BINS = 1 << (31 - SHIFT)  # of |score|, by the 13 highest of its 31 bits
@@ -35,11 +37,11 @@ def floor_count(weights: int, floor: float) -> int:
 
 
 def check_floors(kept: int, floors: Sequence[int]) -> None:
-    """Raise ValueError unless `kept` weights suffice for the layers' floors."""
+    """Raise UserError unless `kept` weights suffice for the layers' floors."""
     if sum(floors) > kept:
-        raise ValueError(
-            f"the floors of the layers add up to {sum(floors)} weights, more than the {kept} to keep: "
-            "lower the floor or raise the density"
+        lower = "lower the floor or " if max(floors) > 1 else ""  # each layer keeps one weight in any case
+        raise UserError(
+            f"the floors of the layers add up to {sum(floors)} weights, more than the {kept} to keep: {lower}raise the density"
         )
 
 
@@ -103,9 +105,18 @@ def keep_top_of_all(scores: Sequence[Tensor], kept: int, ranking: Ranking | None
     return [part.view(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
+def keep_top_traced(scores: Tensor, kept: int) -> Tensor:
+    """`keep_top` by tensor operations alone, for tracers and transforms, in which no number can be looked at.
+
+    Scores that are infinite or not a number are not refused here: whoever calls sees to them.
+    """
+    return _keep_top_flat(scores.detach().flatten(), kept).view(scores.shape)
+
+
 def _core(scores: Sequence[Tensor]) -> ctypes.CDLL | None:
     """The compiled core, if it can rank these."""
-    return native.library() if all(s.device.type == "cpu" and s.dtype == torch.float32 for s in scores) else None
+    ranked = all(s.device.type == "cpu" and s.dtype == torch.float32 and addressable(s) for s in scores)
+    return native.library() if ranked else None
 
 
 def _check_finite(scores: Sequence[Tensor]) -> None:
@@ -129,7 +140,8 @@ class _Choice:
 
 
 def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int, ranking: Ranking) -> list[Tensor]:
-    flats = [s.detach().contiguous().view(-1).numpy() for s in scores]
+    # Tensors, and not numpy views of them: a storage that numpy has seen cannot be resized any more, which FSDP does.
+    flats = [s.detach().contiguous().view(-1) for s in scores]
     choice = None
     if window := ranking.window():
         choice = _choose(core, flats, window, native.WEIGHTS // 16)
@@ -140,10 +152,10 @@ def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int, ra
             return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
         choice = _choose(core, flats, *_window_by_counting(core, flats, max(1, kept)))
     assert choice.places is not None
-    candidates = np.concatenate([flat[these] for flat, these in zip(flats, choice.places, strict=True)])
-    chosen = _keep_top_flat(torch.from_numpy(candidates), kept - choice.above).numpy()
+    candidates = torch.cat([flat[torch.from_numpy(these)] for flat, these in zip(flats, choice.places, strict=True)])
+    chosen = _keep_top_flat(candidates, kept - choice.above).numpy()
     if chosen.any():
-        ranking.learn(int(np.abs(candidates[chosen]).min().view(np.uint32)))
+        ranking.learn(int(np.abs(candidates.numpy()[chosen]).min().view(np.uint32)))
     at = 0
     for mask, these in zip(choice.masks, choice.places, strict=True):
         mask[these[chosen[at : at + len(these)]]] = True
@@ -151,7 +163,7 @@ def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int, ra
     return [torch.from_numpy(mask).view(s.shape) for mask, s in zip(choice.masks, scores, strict=True)]
 
 
-def _choose(core: ctypes.CDLL, flats: Sequence[NDArray[np.float32]], window: tuple[int, int], room: int) -> _Choice:
+def _choose(core: ctypes.CDLL, flats: Sequence[Tensor], window: tuple[int, int], room: int) -> _Choice:
     """One pass over all scores. `room`: how many of a part may be in the window."""
     threads, grain = torch.get_num_threads(), native.WEIGHTS
     choice = _Choice([], 0, [])
@@ -160,7 +172,7 @@ def _choose(core: ctypes.CDLL, flats: Sequence[NDArray[np.float32]], window: tup
         mask, places = np.empty(len(flat), dtype=np.bool_), np.empty((parts, room), dtype=np.int64)
         tallies = np.zeros((parts, 3), dtype=np.int64)  # above, inside, not finite
         native.run(
-            core.biprop_choose, [flat.ctypes.data, mask.ctypes.data], len(flat), threads,
+            core.biprop_choose, [flat.data_ptr(), mask.ctypes.data], len(flat), threads,
             sizes=[grain, *window, ctypes.c_int64(room)], arrays=[tallies, places], grain=grain,
         )  # fmt: skip
         if tallies[:, 2].any():
@@ -174,12 +186,12 @@ def _choose(core: ctypes.CDLL, flats: Sequence[NDArray[np.float32]], window: tup
     return choice
 
 
-def _window_by_counting(core: ctypes.CDLL, flats: Sequence[NDArray[np.float32]], kept: int) -> tuple[tuple[int, int], int]:
+def _window_by_counting(core: ctypes.CDLL, flats: Sequence[Tensor], kept: int) -> tuple[tuple[int, int], int]:
     """The bin of |scores| in which the kept-th largest is, as a window, and the most that a part has in it."""
     threads, grain = torch.get_num_threads(), native.WEIGHTS
     histograms = [np.zeros((-(-len(flat) // grain), BINS), dtype=np.uint32) for flat in flats]
     for flat, histogram in zip(flats, histograms, strict=True):
-        addresses = [flat.ctypes.data, histogram.ctypes.data]
+        addresses = [flat.data_ptr(), histogram.ctypes.data]
         native.run(core.biprop_histogram, addresses, len(flat), threads, sizes=[grain], grain=grain)
     counts = np.concatenate(histograms)
     at_least = counts.sum(0, dtype=np.int64)[::-1].cumsum()[::-1]  # how many are in a bin or above it
@@ -204,7 +216,8 @@ def _keep_top_flat(scores: Tensor, kept: int) -> Tensor:
 def _smallest_kept(magnitudes: Tensor, kept: int) -> Tensor:
     """The kept-th largest of a flat tensor, as a scalar tensor."""
     pruned = len(magnitudes) - kept
-    if magnitudes.device.type == "cpu" and magnitudes.dtype in (torch.float32, torch.float64):
+    floats = magnitudes.dtype in (torch.float32, torch.float64)
+    if magnitudes.device.type == "cpu" and floats and addressable(magnitudes):
         # numpy partitions with vector instructions: 7 ms for 2.4 M floats where kthvalue takes 49 and a sort 375 (one core).
         return torch.from_numpy(np.partition(magnitudes.numpy(), pruned)[pruned : pruned + 1])[0]
     # Not kthvalue: on a GPU it gives a whole layer to one block of threads, topk many blocks.
@@ -225,7 +238,7 @@ def keep_top_global(scores: Sequence[Tensor], kept: int, floors: Sequence[int], 
 
     Raises:
         FloatingPointError: a score is infinite or not a number.
-        ValueError: the floors add up to more than `kept`.
+        UserError: the floors add up to more than `kept`.
     """
     check_floors(kept, floors)
     masks: dict[int, Tensor] = {}
