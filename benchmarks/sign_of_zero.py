@@ -11,9 +11,9 @@ a line a search, then mean and standard deviation for each rule, and their paire
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import tempfile
-from pathlib import Path
 
 from biprop import config, data, log
 from biprop.layers import BinaryActivation
@@ -25,7 +25,7 @@ RULES = {"sign(0) = +1": 1, "sign(0) = 0": 0}
 def search(options: dict[str, object], name: str, zero: int, folder: str) -> tuple[float, float, float]:
     """Train loss, validation and test accuracy in percent of the last epoch's network, with sign(0) = `zero`."""
     resolved, config_name = config.resolve(name, {**options, "log_dir": folder})
-    found = Search(resolved, config_name, data.load(resolved), log.Console(Path("/dev/null").open("w")))
+    found = Search(resolved, config_name, data.load(resolved), log.Console(io.StringIO()))
     for module in found.model.modules():
         if isinstance(module, BinaryActivation):
             module.zero = zero

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import re
 import shlex
 import sys
@@ -154,7 +153,7 @@ def main() -> int:
     if not arguments.check:
         temporary = README.with_suffix(".new")
         temporary.write_text(new, encoding="utf-8")
-        os.replace(temporary, README)
+        temporary.replace(README)
     return 0
 
 
