@@ -86,12 +86,12 @@ def test_a_cell_that_diverges_does_not_stop_the_others(capsys: pytest.CaptureFix
 
 
 def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, "--data", "my data", "--slurm"]) == 0
+    assert cli.main([*COMMAND, "--set", "folder", "--data", "my data", "--slurm"]) == 0
     script = capsys.readouterr().out
     assert script.startswith("#!/bin/bash\n")
     assert "#SBATCH --array=0-3\n" in script
     words = shlex.split(script.splitlines()[-1])
-    assert words == ["biprop", *COMMAND, "--data", "my data", "--cell", "$SLURM_ARRAY_TASK_ID"]
+    assert words == ["biprop", *COMMAND, "--set", "folder", "--data", "my data", "--cell", "$SLURM_ARRAY_TASK_ID"]
     assert not Path("runs").exists()
 
 
