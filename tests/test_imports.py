@@ -106,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
         "coding",
         "config",
         "deck",
+        "evaluate",
         "gate",
         "layers",
         "models",
