@@ -191,7 +191,7 @@ def mutated_ticket(content: bytes, draw: random.Random) -> bytes:
             header["__metadata__"][what] = description
         text = json.dumps(header, separators=(",", ":"))
         return sealed(garbled(text, draw) if draw.random() < 0.05 else text, data)
-    except (ValueError, KeyError, TypeError, AttributeError):  # a parent that is no such file any more
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a parent that is no such file any more
         return flipped(content, draw)
 
 
