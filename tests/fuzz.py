@@ -36,7 +36,7 @@ import torch
 import yaml
 from conftest import ROOT, network_of, random_ticket
 
-from biprop import Deck, Ticket, UserError, archive, checkpoint, coding, config, inspection, native
+from biprop import Deck, Ticket, UserError, archive, checkpoint, coding, config, export, inspection, native
 from biprop.config import Config
 from biprop.network import Task, build_network
 
@@ -191,7 +191,7 @@ def mutated_ticket(content: bytes, draw: random.Random) -> bytes:
             header["__metadata__"][what] = description
         text = json.dumps(header, separators=(",", ":"))
         return sealed(garbled(text, draw) if draw.random() < 0.05 else text, data)
-    except (ValueError, KeyError, TypeError, AttributeError):  # a parent that is no such file any more
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a parent that is no such file any more
         return flipped(content, draw)
 
 
@@ -346,6 +346,7 @@ def execute_checkpoint(content: bytes) -> None:
         path = Path(folder) / "fuzz.pth"
         path.write_bytes(content[1:])
         restored = checkpoint.restore(path, {})
+        export.pack(path, {})
     if content[:1] == _DAMAGED:
         state = restored.network.model.state_dict()
         if any(not torch.equal(value, state[key]) for key, value in _FIELDS["state_dict"].items()):

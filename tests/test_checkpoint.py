@@ -161,6 +161,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"config": {"width_mult": 1e300}}, "cannot be built|another network"),
     ({"config": {"width_mult": 1e6}}, "another network"),
     ({"num_classes": 1 << 19}, "another network"),
+    ({"config": {"arch": "\u202e"}}, "cannot be built"),
     ({"num_classes": "4"}, "a damaged checkpoint"),
     ({"num_classes": 0}, "a damaged checkpoint"),
     ({"input_size": [8]}, "a damaged checkpoint"),
@@ -183,6 +184,13 @@ def test_hostile_fields_are_one_line(path: Path, changes: dict[str, Any], said: 
     with pytest.raises(UserError, match=said) as error:
         checkpoint.restore(path, {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ours", [torch.ones(2, 2), 3, [], "x"], ids=range(4))
+def test_the_entry_of_this_program_is_a_dictionary(path: Path, ours: Any) -> None:
+    checkpoint.save(path, {**fields(), "biprop": ours})
+    with pytest.raises(UserError, match="a damaged checkpoint: biprop = "):
+        checkpoint.read(path, {})
 
 
 STATES: list[tuple[Any, str]] = [

@@ -218,3 +218,24 @@ def test_all_else_in_the_file_takes_less_than_4_kb(tmp_path: Path) -> None:
     state = 4 * sum(value.size for value in ticket.state.values())
     assert size - state - len(ticket.coded_masks()[0]) < 4096
     assert 8 * size < ticket.weights
+
+
+HOSTILE = [
+    {"classes": [torch.ones(2)] * 10},
+    {"classes": 3},
+    {"best_validation": torch.ones(2)},
+    {"best_validation": {"images": 1}},
+]
+
+
+@pytest.mark.parametrize("changes", HOSTILE, ids=range(4))
+def test_what_a_checkpoint_tells_of_its_search_is_checked(changes: dict[str, Any], tmp_path: Path) -> None:
+    options = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3)
+    made = build_network(options, Task(10, 3, (8, 8)))
+    assert made.subnetwork
+    told = {"format": 1, "version": "0", "config": as_dict(options), "densities": made.subnetwork.densities}
+    task = {"num_classes": 10, "channels": 3, "input_size": [8, 8], "mean": [0.5], "std": [0.5]}
+    ours = {**told, **task, **changes}
+    checkpoint.save(tmp_path / "a.pth", {"arch": options.arch, "state_dict": made.model.state_dict(), "biprop": ours})
+    with pytest.raises(UserError, match=r"a damaged checkpoint: (classes|ValueError|no counts)"):
+        export.pack(tmp_path / "a.pth", {})

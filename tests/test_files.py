@@ -83,3 +83,11 @@ def test_file_and_name_are_forced_to_the_disk_in_this_order(tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", fsync)
     files.replace_text(path, "x")
     assert seen == [(False, False), (True, True)]
+
+
+def test_what_cannot_be_a_name_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    assert files.is_file(tmp_path / "a")
+    assert not files.is_file(tmp_path / "b")
+    assert not files.is_file(tmp_path / ("x" * 5000))
+    assert not files.is_file(tmp_path / "a\0b")

@@ -210,6 +210,8 @@ def read(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]
 
 def _our_config(ours: Any, path: str | Path) -> tuple[Config, Task]:
     """Options and task of a checkpoint of this program, from its entry "biprop"."""
+    if not isinstance(ours, dict):
+        raise UserError(f"{path}: a damaged checkpoint: biprop = {shown(ours)}")
     try:
         form, version = ours["format"], ours["version"]
         if type(form) is not int or form > FORMAT:

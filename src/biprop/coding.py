@@ -68,7 +68,7 @@ class Model:
         if text == "":
             return Model()
         if not re.fullmatch(r"[io](1?[0-9]|20)", text):
-            raise CodingError(f"unknown model {text!r}")
+            raise CodingError(f"unknown model {text!r:.40}")
         return Model(text[0], int(text[1:]))
 
 

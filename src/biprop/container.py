@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .files import replacing
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def damage_told() -> Iterator[None]:
     except TicketError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as e:
-        raise TicketError(f"damaged: {type(e).__name__}: {e}") from None
+        raise TicketError(f"damaged: {type(e).__name__}: {one_line(e)}") from None
 
 
 def pack(what: str, version: int, description: Any, tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from . import __version__, checkpoint, coding, rng, runs
 from . import config as options
-from .errors import UserError, one_line
+from .errors import UserError, one_line, shown
+from .evaluate import Counts
 from .layers import Masked
 from .models import build, takes_width
 from .subnetwork import Subnetwork
@@ -291,12 +293,31 @@ def pack(
             "head_bias": config.last_layer_dense, "ancestor": network.of_ancestor,
         },
         input_size=(task.channels, *task.input_size),
-        classes=list((content.ours or {}).get("classes", [])),
+        classes=list(_classes(content)),
         mean=restored.mean or (),
         std=restored.std or (),
         found=_found(content, file),
         compact=compact,
     )  # fmt: skip
+
+
+def _classes(content: checkpoint.Content) -> list[str]:
+    """Names of the classes, where a checkpoint tells them."""
+    names = (content.ours or {}).get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{content.path}: a damaged checkpoint: classes = {shown(names)}")
+    return names
+
+
+def _text(value: Any) -> str | None:
+    return shown(value) if isinstance(value, str) else None
+
+
+def _counts(record: Any, file: Path) -> dict[str, Any] | None:
+    try:
+        return None if record is None else asdict(Counts.of(record))
+    except ValueError as e:
+        raise UserError(f"{file}: a damaged checkpoint: {one_line(e)}") from None
 
 
 def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
@@ -310,8 +331,8 @@ def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
     }
     if ours is None:
         return found | {"origin": "the original research code"}
-    found |= {"config": ours.get("config_name"), "searched_by": f"biprop {ours.get('version')}"}
-    found |= {"selected_on": ours.get("selected_on"), "validation": ours.get("best_validation")}
+    found |= {"config": _text(ours.get("config_name")), "searched_by": f"biprop {_text(ours.get('version'))}"}
+    found |= {"selected_on": content.config.select_on, "validation": _counts(ours.get("best_validation"), file)}
     result = file.parent.parent / runs.RESULT
     if file.name == runs.BEST and result.is_file():
         try:

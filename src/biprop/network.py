@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import models, rng
 from .config import Config
-from .errors import UserError, one_line
+from .errors import UserError, one_line, shown
 from .init import draw_weight
 from .layers import BinaryActivation, maskable
 from .subnetwork import Subnetwork, convert
@@ -83,7 +83,7 @@ def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str
         with torch.device("meta"):
             return _build_dense(config, task, ancestor).state_dict()
     except (ValueError, RuntimeError, TypeError) as e:  # a width beyond all integers
-        raise UserError(f"{config.arch}: cannot be built: {one_line(e)}") from None
+        raise UserError(f"arch = {shown(config.arch)}: cannot be built: {one_line(e)}") from None
 
 
 def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:
