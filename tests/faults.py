@@ -155,6 +155,17 @@ def terminated(folder: Path) -> Outcome:
     return outcome
 
 
+def hung_up(folder: Path) -> Outcome:
+    """SIGHUP, as from a terminal that is closed"""
+    process = start(folder)
+    wait_for((folder / RUN / LAST).exists, process)
+    since = time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    outcome = end_of(process, since)
+    outcome.after = going_on(folder)
+    return outcome
+
+
 @contextmanager
 def small_disk(folder: Path, size: str = "8m", options: str = "rw") -> Iterator[Path]:
     """A file system of its own in folder/disk."""
@@ -286,6 +297,21 @@ def first_rank_killed(folder: Path) -> Outcome:
     return rank_killed(folder, 0)
 
 
+def launcher_killed(folder: Path) -> Outcome:
+    """kill -9 to `biprop find --multigpu` itself"""
+    process = start(folder, *TWO)
+    wait_for((folder / RUN / LAST).exists, process)
+    both, since = children(process.pid), time.monotonic()
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{child}").exists() for child in both):
+        assert time.monotonic() - since < PATIENCE, "they live"
+        time.sleep(0.01)
+    outcome = Outcome(process.returncode, "", time.monotonic() - since, "")
+    outcome.after = f"both end with a checkpoint; {going_on(folder, *TWO, only='scores')}"
+    return outcome
+
+
 def restarted(folder: Path) -> Outcome:
     """One of two processes below torchrun --max-restarts 1 is killed"""
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
@@ -378,7 +404,8 @@ def damaged(folder: Path) -> Outcome:
 
 
 FAULTS: dict[Callable[[Path], Outcome], int] = {
-    killed: -signal.SIGKILL, terminated: 75, both_terminated: 75, disk_full: 2, read_only: 2, read_only_later: 2, data_vanish: 2,
+    killed: -signal.SIGKILL, terminated: 75, hung_up: 75, both_terminated: 75, launcher_killed: -signal.SIGKILL,
+    disk_full: 2, read_only: 2, read_only_later: 2, data_vanish: 2,
     reader_killed: 2, rank_killed: 137, first_rank_killed: 137, restarted: 0, not_a_number: 1, two_not_a_number: 1,
     clock_set_back: 0, same_name: 0, resumed_twice: 2, damaged: 2,
 }  # fmt: skip

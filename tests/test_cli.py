@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -249,26 +248,36 @@ def test_a_signal_before_the_first_step_is_to_be_started_again(
     assert capsys.readouterr().err == f"biprop: stopped: {number.name}; the same command does the rest\n"
 
 
-def biprop(output: str, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Exit code and standard error of a command whose standard output is `output` of the shell."""
-    command = f"{{ {shlex.join([sys.executable, '-m', 'biprop', *arguments])}; echo $? >&2; }} {output}"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
-    *said, code = done.stderr.splitlines()
-    return int(code), "\n".join(said)
+def ended(stdout: int, *command: str, **environment: str) -> tuple[int, str]:
+    """Exit code and standard error of a command that writes to `stdout`, which is closed then."""
+    try:
+        done = subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, check=False
+        )
+    finally:
+        os.close(stdout)
+    return done.returncode, done.stderr
+
+
+BIPROP = (sys.executable, "-m", "biprop")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_commands_end_quietly_with_the_one_that_reads_them(unbuffered: str) -> None:
-    assert biprop("| sleep 0", "find", "--help", PYTHONUNBUFFERED=unbuffered) == (141, "")
-    full = (2, "biprop: standard output: cannot be written: No space left on device")
-    assert biprop("> /dev/full", "list", "configs", PYTHONUNBUFFERED=unbuffered) == full
-    assert biprop("> /dev/full", "--version", PYTHONUNBUFFERED=unbuffered) == full
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert ended(writing, *BIPROP, "find", "--help", PYTHONUNBUFFERED=unbuffered) == (141, "")
+    for command in (["list", "configs"], ["--version"]):
+        code, said = ended(os.open("/dev/full", os.O_WRONLY), *BIPROP, *command, PYTHONUNBUFFERED=unbuffered)
+        assert (code, said) == (2, "biprop: standard output: cannot be written: No space left on device\n")
 
 
-def test_without_a_screen(tmp_path: Path) -> None:
-    assert biprop(">&-", "list", "networks") == (0, "")
-    code, said = biprop("", "status", "\x1b[2J日", PYTHONIOENCODING="ascii")
-    assert (code, said) == (2, r"biprop: \x1b[2J\u65e5: no run folder: it has no settings.txt")
+def test_without_a_screen_or_with_few_letters() -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    assert ended(null, "sh", "-c", 'exec "$@" >&-', "sh", *BIPROP, "list", "networks") == (0, "")
+    null = os.open(os.devnull, os.O_WRONLY)
+    code, said = ended(null, *BIPROP, "status", "\x1b[2J日", PYTHONIOENCODING="ascii")
+    assert (code, said) == (2, "biprop: \\x1b[2J\\u65e5: no run folder: it has no settings.txt\n")
 
 
 def test_a_search_needs_no_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,9 @@ def test_nohup_means_it() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_has_said_how_it_ends_ends_so(number: int) -> None:
-    code = f"import os; from biprop import interrupts; interrupts.settle(75); os.kill(os.getpid(), {number})"
+    kill = f"os.kill(os.getpid(), {number})"
+    code = f"import atexit, os; from biprop import interrupts; interrupts.settle(); {kill}; atexit.register(lambda: {kill})"
+    code += "; raise SystemExit(75)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (75, "")
 

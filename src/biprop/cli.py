@@ -633,7 +633,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen.prepare()
     code = _guarded(argv)
     if argv is None:
-        interrupts.settle(code)
+        interrupts.settle()
     return code
 
 

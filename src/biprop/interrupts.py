@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -54,15 +53,15 @@ def raised() -> AbstractContextManager[None]:
     return handled(TO_END, _raise)
 
 
-def settle(code: int) -> None:
-    """From now on `TO_STOP` end the process at once, with this exit code.
+def settle() -> None:
+    """From now on `TO_STOP` change nothing: for a program that is done, and has said how.
 
-    For a program that is done and has said so: what Python does when it ends takes a moment, in
-    which a second signal would change the code, or add a traceback.
+    Python takes a moment to end, longer with PyTorch. A second signal in it would change the exit
+    code, or add a traceback; and Python runs no handlers any more, but lets ignored ones be.
     """
     for number in TO_STOP:
         with suppress(ValueError):  # not the main thread
-            signal.signal(number, lambda *_: os._exit(code))
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
