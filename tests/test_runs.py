@@ -63,6 +63,14 @@ def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None
     assert rows["checkpoint"].startswith("checkpoints/initial.state, written 0 s ago")
 
 
+@pytest.mark.parametrize("said", ["stopped: SIGTERM", "failed: epoch 2, step 7: the loss is not finite"])
+def test_status_tells_why_a_run_ended(tmp_path: Path, said: str) -> None:
+    folder = begun(config(tmp_path))
+    runs.Progress(folder).tell(said, at_once=True)
+    assert runs.has_told_its_end(folder)
+    assert dict(runs.status(folder))["state"] == f"{said}, 0 s ago; go on with: biprop find --resume {folder}"
+
+
 def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) -> None:
     progress = runs.Progress(tmp_path, every=1e9)
     progress.tell("searches", {"epoch": 1, "epochs": 9})
@@ -74,6 +82,6 @@ def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) ->
 
 
 def test_times_in_words() -> None:
-    assert [runs.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 7500)] == [
-        "0 s", "0 s", "1 min 0 s", "59 min 59 s", "2 h 5 min",
+    assert [runs.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 3600, 7500)] == [
+        "0 s", "0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "2 h 5 min",
     ]  # fmt: skip
