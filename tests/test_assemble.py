@@ -10,6 +10,7 @@ from conftest import network_of, random_ticket
 from biprop import Ticket, UserError, assemble
 from biprop.data import DataSet, Recipe, sources
 from biprop.data.augmix import AugMix
+from biprop.gate import features
 from biprop.log import Console
 
 DIGITS = DataSet(sources.digits())
@@ -58,3 +59,5 @@ def test_test_images_decide_nothing() -> None:
     ]
     assert [deck.gate for deck in decks if deck.gate]
     assert np.array_equal(decks[0].gate.templates, decks[1].gate.templates)  # type: ignore[union-attr]
+    plain = features(DIGITS.validation.images.numpy())  # type: ignore[attr-defined]
+    assert np.allclose(decks[0].gate.templates[1], plain.mean(0), atol=1e-4)  # type: ignore[union-attr]

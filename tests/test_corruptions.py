@@ -175,6 +175,27 @@ def test_random_numbers_are_uniform_and_normal() -> None:
     assert abs(float((uniform[:, 0] * normal[:, 0]).mean())) < 0.1  # calls are streams of their own
 
 
+@pytest.mark.parametrize(
+    ("name", "variance"),
+    [
+        ("gaussian_noise", (255 * 0.04) ** 2),
+        ("speckle_noise", (128 * 0.06) ** 2),
+        ("shot_noise", 128 * 255 / 500),
+    ],
+)
+def test_noise_on_grey_has_its_published_variance(name: str, variance: float) -> None:
+    """At severity 1 of 32 pixels; rounding adds a twelfth to what is not rounded before."""
+    change = corrupt(torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), name, 1).double() - 128
+    assert float(change.var()) == pytest.approx(variance + 1 / 12, rel=0.02)
+    assert abs(float(change.mean())) < 0.6  # rounded down
+
+
+def test_impulses_are_salt_and_pepper_in_equal_shares() -> None:
+    found = corrupt(torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), "impulse_noise", 5)
+    shares = [float((found == level).double().mean()) for level in (0, 255)]
+    assert shares == pytest.approx([0.035, 0.035], rel=0.05)
+
+
 def test_mistakes() -> None:
     batch = images(2)
     with pytest.raises(UserError, match=r"corruption 'frog': not one of gaussian_noise, .*did you mean 'fog'"):

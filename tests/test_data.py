@@ -28,9 +28,9 @@ def test_select_on_test_holds_nothing_out() -> None:
 
 
 def test_a_tenth_is_held_out_whatever_the_seed(tmp_path: Path) -> None:
-    write_cifar_parquet(tmp_path)
+    write_cifar_parquet(tmp_path, train=69)
     images = load(set="CIFAR10", data=tmp_path.as_posix())
-    assert (len(images.train), len(images.validation), len(images.test)) == (50, 10, 20)
+    assert (len(images.train), len(images.validation), len(images.test)) == (59, 10, 20)
     assert sorted(images.validation.labels.tolist()) == list(range(10))  # one of each class
     assert images.augment == "crop+flip"
     assert load(set="CIFAR10", data=tmp_path.as_posix(), augment="none").augment == "none"

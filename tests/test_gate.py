@@ -62,6 +62,7 @@ def test_a_batch_shares_its_weights_and_images_have_their_own() -> None:
     by_image, by_batch = gate.weights(mixed, "image"), gate.weights(mixed, "batch")
     assert by_image[:, 0].round().tolist() == [1, 1, 1, 0]
     assert (by_batch == by_batch[0]).all()
+    assert np.allclose(by_batch, gate.weights(mixed[::-1], "batch"))
     assert (gate.weights(mixed, "none") == 0.5).all()
     assert np.allclose(gate.weights(mixed[:1], "batch"), by_image[:1])
     assert gate.weights(mixed[:0], "batch").shape == (0, 2)

@@ -17,6 +17,7 @@ def test_the_bytes_add_up() -> None:
         int(totals[name].split()[0].replace(",", "")) for name in ("  masks", "  signs", "  batch norm and dense", "  the rest")
     ]
     assert sum(parts) == pytest.approx(size, abs=2)
+    assert totals["file"].startswith(f"{size:,} bytes: {8 * size / ticket.weights:.4f} bits per weight, ")
     assert totals["test accuracy"] == "90.00 %  (9 of 10 images), as recorded"
     assert totals["found"] == "config digits, epoch 3"
 

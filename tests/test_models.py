@@ -51,6 +51,13 @@ def test_parameter_counts_are_pinned(name: str, form: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
+@pytest.mark.parametrize("name", ["Wide_VGG_Small", "Wide_VGG_Small_132"])
+def test_eight_times_the_width_of_the_wide_one_is_vgg_small(name: str) -> None:
+    with torch.device("meta"):
+        counts = [sum(p.numel() for p in models.build(name, width_mult=width).parameters()) for width in (1, 8)]
+    assert counts == [82_096, PARAMETERS["VGG_Small"]]
+
+
 @pytest.mark.parametrize("name", models.NETWORKS)
 def test_state_names_and_shapes_are_the_ancestors(name: str) -> None:
     shared("golden/zoo_networks.json")

@@ -132,6 +132,11 @@ def test_a_layer_of_tiny_scores_keeps_its_floor() -> None:
     assert [int(m.sum()) for m in masks] == [193, 7]
 
 
+def test_a_floor_is_a_fraction_and_at_least_one_weight() -> None:
+    assert [prune.floor_count(n, 0.001) for n in (1, 999, 1999, 5000)] == [1, 1, 1, 5]
+    assert prune.floor_count(70, 0.0) == 1
+
+
 def test_floors_above_the_total_are_refused() -> None:
     with pytest.raises(ValueError, match="lower the floor"):
         prune.keep_top_global([torch.randn(10)] * 2, 3, [2, 2])

@@ -113,6 +113,14 @@ def test_the_folder_of_a_run_that_was_killed_before_its_first_checkpoint_is_take
     assert runs.make(config(tmp_path), "digits") == first / "2"
 
 
+@pytest.mark.parametrize("said", ["stopped: SIGTERM", "failed: epoch 2, step 7: the loss is not finite"])
+def test_status_tells_why_a_run_ended(tmp_path: Path, said: str) -> None:
+    folder = begun(config(tmp_path))
+    runs.Progress(folder).tell(said, at_once=True)
+    assert runs.has_told_its_end(folder)
+    assert dict(runs.status(folder))["state"] == f"{said}, 0 s ago; go on with: biprop find --resume {folder}"
+
+
 def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) -> None:
     progress = runs.Progress(tmp_path, every=1e9)
     progress.tell("searches", {"epoch": 1, "epochs": 9})
@@ -124,6 +132,6 @@ def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) ->
 
 
 def test_times_in_words() -> None:
-    assert [runs.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 7500)] == [
-        "0 s", "0 s", "1 min 0 s", "59 min 59 s", "2 h 5 min",
+    assert [runs.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 3600, 7500)] == [
+        "0 s", "0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "2 h 5 min",
     ]  # fmt: skip

@@ -31,6 +31,8 @@ def test_digits_are_the_embedded_ones() -> None:
     assert len(source.test) == 360
     assert int(source.train.images.max()) == 255
     assert source.train.labels.bincount().min() > 100
+    assert source.held_out is not None
+    assert source.held_out.tolist() == [i % 10 == 1 for i in range(1797) if i % 5]
 
 
 def test_official_cifar10(tmp_path: Path) -> None:

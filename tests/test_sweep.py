@@ -83,6 +83,10 @@ def test_a_cell_that_diverges_does_not_stop_the_others(capsys: pytest.CaptureFix
     assert "diverged: epoch 1, step" in out
     assert "lr=1e38  diverged" in out
     assert "lr=0.1   " in out
+    assert cli.main(["sweep", "--grid", "lr=1e38,0.1", *QUICK]) == 0  # it would diverge again
+    again = capsys.readouterr().out
+    assert "cell 1 of 2" not in again
+    assert "lr=1e38  diverged" in again
 
 
 def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]) -> None:

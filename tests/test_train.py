@@ -115,7 +115,7 @@ def test_other_networks_and_options_learn(arch: str, options: dict[str, Any], tm
 
 
 def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
-    found = search(tmp_path, conv_type="GlobalSubnetConv", epochs=6, prune_rate_epoch=10, batch_size=256)
+    found = search(tmp_path, conv_type="GlobalSubnetConv", epochs=6, prune_rate_epoch=10, batch_size=256, save_every=1)
     assert found.ramp == 2
     result = found.run()
     assert result.epoch > 2
@@ -126,6 +126,8 @@ def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
     assert "layer_density/convs.0" in lines[0]
     saved = checkpoint.restore(result.folder / "checkpoints" / LAST, {}).network
     assert saved.density == pytest.approx(0.2, abs=1e-3)
+    first = checkpoint.restore(result.folder / "checkpoints" / "epoch_1.state", {}).network
+    assert first.density == pytest.approx(0.5, abs=1e-3)
 
 
 def test_selection_on_test_data_is_said(tmp_path: Path) -> None:
