@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow sanitize lint setup clean
+.PHONY: demo test slow sanitize fuzz-c lint setup clean
 
 setup: .venv/ready
 
@@ -30,6 +30,15 @@ sanitize: setup
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider tests/test_kernels.py tests/test_c.py tests/test_native.py
+
+# Programs at random, and mutants of them, against the C interface under the same sanitizers, for FUZZ_SECONDS.
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= 0
+fuzz-c: setup
+	cmake -B build/sanitize -S . -DBIPROP_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize --parallel --target fuzz_programs
+	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	build/sanitize/fuzz_programs $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
 """The deck file: what goes in comes out, and nothing else is read. Answers: cards alone, their mean, their gated mean."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +198,12 @@ def test_the_header_is_plain_json(deck: Deck) -> None:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header["__metadata__"]["format"] == "biprop deck"
     assert json.loads(header["__metadata__"]["deck"])["kinds"] == ["loud", "quiet"]
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_of_decks_and_of_their_modules_answer_the_same(deck: Deck, again: Any) -> None:
+    pixels = images(5)
+    answers = deck.predict(pixels, threads=np.int64(1))  # type: ignore[arg-type]
+    assert np.array_equal(again(deck).predict(pixels), answers)
+    model, seen = deck.to_model(), torch.from_numpy(pixels)
+    assert torch.equal(again(model)(seen), model(seen))
