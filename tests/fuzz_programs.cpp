@@ -1,6 +1,6 @@
 // A fuzzer of the engine's C interface: valid programs at random and mutants of them, loaded and run on every instruction set.
 //
-//     programs SECONDS [SEED]         (make fuzz-c)
+//     fuzz_programs SECONDS [SEED]         (make fuzz-c)
 //
 // Programs have no checksum, so that nothing hides a mutant from the reader of programs. What is checked, beside what the sanitizers
 // find: a valid program loads; its results are the same for one image and for many, and for one thread and two, on every instruction
@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/include/biprop.h"
+#include "../csrc/include/biprop.h"
 
 // ---- allocations that fail ----
 
@@ -28,21 +28,27 @@ namespace {
 
 std::atomic<long> allocations_left{-1};  // -1: as many as wanted
 
-void* allocate(size_t size) {
+// Null where there is none.
+void* allocate(size_t size) noexcept {
     if (allocations_left.load(std::memory_order_relaxed) >= 0 && allocations_left.fetch_sub(1) <= 0) {
         allocations_left.store(0);
-        throw std::bad_alloc();
+        return nullptr;
     }
     // Mutants may ask for more than a test needs.
-    void* memory = size < (size_t(1) << 30) ? std::malloc(size ? size : 1) : nullptr;
-    if (!memory) throw std::bad_alloc();
-    return memory;
+    return size < (size_t(1) << 30) ? std::malloc(size ? size : 1) : nullptr;
+}
+
+void* allocate_or_throw(size_t size) {
+    if (void* memory = allocate(size)) return memory;
+    throw std::bad_alloc();
 }
 
 }  // namespace
 
-void* operator new(size_t size) { return allocate(size); }
-void* operator new[](size_t size) { return allocate(size); }
+void* operator new(size_t size) { return allocate_or_throw(size); }
+void* operator new[](size_t size) { return allocate_or_throw(size); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return allocate(size); }
+void* operator new[](size_t size, const std::nothrow_t&) noexcept { return allocate(size); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
@@ -68,6 +74,7 @@ struct Value {
     bool bits;
     int channels, height, width;
     double most = 1, unit = 1;  // its numbers are multiples of `unit`, up to `most`
+    size_t numbers() const { return size_t(channels) * size_t(height) * size_t(width); }
     bool same_as(const Value& o) const { return channels == o.channels && height == o.height && width == o.width; }
 };
 
@@ -78,16 +85,17 @@ class Writer {
         const auto* from = reinterpret_cast<const uint8_t*>(&value);
         bytes.insert(bytes.end(), from, from + sizeof value);
     }
-    // A number that a mutant may change into a neighbour that means something.
-    void field(uint32_t value) { fields.push_back(bytes.size()), put(value); }
+    // Numbers that a mutant may change: of sizes, which seldom fit afterwards; and of kinds and of values, which often do.
+    void size(uint32_t value) { sizes.push_back(bytes.size()), put(value); }
+    void kind(uint32_t value) { kinds.push_back(bytes.size()), put(value); }
     std::vector<uint8_t> bytes;
-    std::vector<size_t> fields;
+    std::vector<size_t> sizes, kinds;
 };
 
 struct Program {
     std::vector<uint8_t> bytes;
-    std::vector<size_t> fields;
-    Value input;
+    std::vector<size_t> sizes, kinds;
+    Value input, output;
     bool exact;  // no number needs rounding: the same in every order of sums
 };
 
@@ -105,15 +113,16 @@ class Maker {
         if (values_.size() == 1 || values_.back().bits) count += append_copy(ops);
         Writer all;
         for (const char letter : std::string("BIPROG01")) all.put(letter);
-        all.field(uint32_t(values_.size())), all.field(uint32_t(count)), all.field(normalised);
+        all.size(uint32_t(values_.size())), all.size(uint32_t(count)), all.size(normalised);
         for (const Value& value : values_) {
-            all.field(value.bits);
-            all.field(uint32_t(value.channels)), all.field(uint32_t(value.height)), all.field(uint32_t(value.width));
+            all.kind(value.bits);
+            all.size(uint32_t(value.channels)), all.size(uint32_t(value.height)), all.size(uint32_t(value.width));
         }
         for (int i = 0; normalised && i < 2 * values_[0].channels; ++i) all.put(i < values_[0].channels ? 1.0f : 0.25f);
-        for (const size_t at : ops.fields) all.fields.push_back(all.bytes.size() + at);
+        for (const size_t at : ops.sizes) all.sizes.push_back(all.bytes.size() + at);
+        for (const size_t at : ops.kinds) all.kinds.push_back(all.bytes.size() + at);
         all.bytes.insert(all.bytes.end(), ops.bytes.begin(), ops.bytes.end());
-        return {all.bytes, all.fields, values_[0], exact_};
+        return {all.bytes, all.sizes, all.kinds, values_[0], values_.back(), exact_};
     }
 
   private:
@@ -144,7 +153,7 @@ class Maker {
         to.height = (from.height + 2 * padding - height) / stride + 1, to.width = (from.width + 2 * padding - width) / stride + 1;
         if (kind == kConv && !random_.chance(0.3)) to.channels = random_.one_of<int>({1, 2, 3, 4, 8, 16, 24, 31, 32, 33, 64, 65, 128});
         const double work = double(to.channels) * to.height * to.width * height * width * (kind == kConv ? from.channels : 1);
-        if (work > 4e5 || double(height) * width * from.channels > 65533) return false;
+        if (work > 5e4 || double(height) * width * from.channels > 65533) return false;
         int residual = -1;
         for (int v = 0; kind == kConv && v < int(values_.size()); ++v)
             if (values_[size_t(v)].same_as(to) && random_.chance(0.4)) residual = v;
@@ -160,9 +169,9 @@ class Maker {
 
     void write(Writer& ops, Kind kind, int in, int residual, const Value& from, Value to, const std::vector<int>& window) {
         const bool of_bits = kind == kMaxPool && from.bits && to.bits;
-        ops.field(kind), ops.field(uint32_t(in)), ops.field(uint32_t(values_.size())), ops.field(uint32_t(residual + 1));
-        ops.field(uint32_t(to.bits ? kSign : random_.between(kNone, kSign0)));
-        for (const int number : window) ops.field(uint32_t(number));
+        ops.kind(kind), ops.kind(uint32_t(in)), ops.kind(uint32_t(values_.size())), ops.kind(uint32_t(residual + 1));
+        ops.kind(uint32_t(to.bits ? kSign : random_.between(kNone, kSign0)));
+        for (const int number : window) ops.size(uint32_t(number));
         const bool selects = random_.chance(0.5);
         for (int c = 0; c < to.channels; ++c)
             ops.put(of_bits || selects ? (of_bits && random_.chance(0.5) ? -1.0 : 1.0) : random_.one_of<double>({1, -1, 0.5, -2, 0}));
@@ -174,7 +183,7 @@ class Maker {
         values_.push_back(to);
         if (kind != kConv) return;
         const size_t count = size_t(from.channels) * size_t(to.channels) * size_t(area);
-        ops.field(dense);
+        ops.kind(dense);
         const double density = random_.one_of<double>({0, 0.02, 0.1, 0.3, 0.5, 1});
         if (dense) {
             for (size_t i = 0; i < count; ++i) ops.put(random_.chance(density) ? float(random_.between(-6, 6)) / 4 : 0.0f);
@@ -204,18 +213,19 @@ class Maker {
     bool exact_ = true;
 };
 
-// Some fields and bytes become others; pieces are left out or come twice.
+// Some numbers and bytes become others; pieces are left out or come twice.
 std::vector<uint8_t> mutant(Random& random, const Program& program, const std::vector<uint8_t>& other) {
     std::vector<uint8_t> bytes = program.bytes;
-    for (int changes = random.between(1, 4); changes > 0; --changes) {
-        if (random.chance(0.65)) {
-            const size_t at = random.one_of(program.fields);
+    for (int changes = random.between(1, 3); changes > 0; --changes) {
+        if (random.chance(0.8)) {
+            const bool kind = random.chance(0.7);
+            const size_t at = random.one_of(kind ? program.kinds : program.sizes);
             if (at + 4 > bytes.size()) continue;
             uint32_t value;
             std::memcpy(&value, &bytes[at], 4);
             const std::vector<uint32_t> instead = {value + 1, value - 1, value * 2, value / 2, value ^ 1, 0, 1, 2, 3, uint32_t(random.between(0, 70)),
                                                    64, 65, 4095, 16384, 65533, 1u << 24, 0x7fffffff, 0xffffffff};
-            const uint32_t chosen = random.one_of(instead);
+            const uint32_t chosen = kind ? uint32_t(random.between(0, 4)) : random.one_of(instead);
             std::memcpy(&bytes[at], &chosen, 4);
         } else if (random.chance(0.6)) {
             bytes[random.generator() % bytes.size()] = uint8_t(random.generator());
@@ -325,8 +335,7 @@ void run_mutant(Random& random, const std::vector<uint8_t>& bytes, const std::ve
 // The n-th allocation fails, for n from 0 on, until loading and running need fewer.
 void run_without_memory(Random& random, const Program& program, const std::vector<std::string>& sets) {
     const std::string& set = random.one_of(sets);
-    std::vector<float> images(size_t(program.input.channels) * size_t(program.input.height) * size_t(program.input.width) * 17);
-    std::vector<float> logits(1 << 20);
+    std::vector<float> images(program.input.numbers() * 17), logits(program.output.numbers() * 17);
     for (long n = 0; n < 100000; n += 1 + n / 8) {
         allocations_left.store(n);
         biprop_network* network = nullptr;
