@@ -16,7 +16,7 @@ PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest
 SECONDS ?= 60
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-avx2 slow fuzz sanitize mutants readme lint setup clean
+.PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme lint setup clean
 
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
@@ -71,6 +71,15 @@ sanitize: setup
 # Small faults in a copy of the package, one at a time: which test notices each.
 mutants: setup
 	$(BIN)/python benchmarks/mutants.py
+
+# Programs at random, and mutants of them, against the C interface under the same sanitizers, for FUZZ_SECONDS.
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= 0
+fuzz-c: setup
+	cmake -B build/sanitize -S . -DBIPROP_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitize --parallel --target fuzz_programs
+	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	build/sanitize/fuzz_programs $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 lint: setup
 	$(BIN)/ruff check .

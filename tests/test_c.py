@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,13 @@ import pytest
 from conftest import ROOT, make_narrow, network_of, random_ticket
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import Loaded, Program, factors, kept_weights, loaded, shifts
+from programs import Loaded, Op, Program, factors, kept_weights, loaded, shifts
 
 from biprop import Engine, engine, native
 
 pytestmark = pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
 
-OK, BAD_FILE, BAD_PROGRAM, BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, TOO_LARGE, INTERNAL = range(8)
+OK, BAD_FILE, BAD_PROGRAM, BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, TOO_LARGE, INTERNAL, NO_SUCH_INSTRUCTION_SET = range(9)
 EXAMPLE = native.include_dir().parent / "examples" / "c"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
@@ -249,3 +251,75 @@ def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_array_equal(
                 predicted([qemu, str(machine)], tmp_path / "b.bprog", pixels, tmp_path), here.run(pixels, 1)
             )
+
+
+THROWING = """
+#include <cstdio>
+#include <new>
+#include "pool.h"
+int main() {
+    biprop::Pool pool(2);
+    int thrown = 0;
+    for (int round = 0; round < 200; ++round) {
+        std::atomic<int> done{0};
+        try {
+            pool.each(64, [&](int item, int thread) {
+                ++done;
+                if (round % 2 ? thread == 1 : item % 5 == 0) throw std::bad_alloc();
+            });
+        } catch (const std::bad_alloc&) {
+            ++thrown;
+        }
+        if (done != 64) return 1;
+    }
+    int after = 0;
+    pool.each(1, [&](int, int) { ++after; });
+    std::printf("%d", thrown >= 100 && after == 1);
+}
+"""
+
+
+def test_what_a_helper_thread_throws_reaches_the_caller(tmp_path: Path) -> None:
+    """It would end the process: memory may be short in any thread."""
+    if not (compiler := shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("no C++ compiler")
+    (tmp_path / "throwing.cpp").write_text(THROWING)
+    folder = ROOT / "csrc" / "engine"
+    sources = [tmp_path / "throwing.cpp", folder / "pool.cpp", folder / "fork.cpp"]
+    subprocess.run([compiler, "-std=c++17", "-pthread", f"-I{folder}", *sources, "-o", tmp_path / "throwing"], check=True)
+    assert subprocess.run([tmp_path / "throwing"], capture_output=True, text=True, timeout=60, check=False).stdout == "1"
+
+
+def test_programs_that_read_their_output_or_hold_numbers_beyond_floats_are_refused() -> None:
+    """A pool that reads the output would be joined to its convolution, which then puts out nothing."""
+    program = Program.of(1, 4, 4)
+    program.values.append(dataclasses.replace(program.values[0], height=2, width=2))
+    ones, zeros = np.ones(1), np.zeros(1)
+    program.conv(False, np.ones((1, 1, 1, 1), np.int8), ones, zeros, 0)
+    program.ops.append(Op("max_pool", 2, 1, "", (2, 2), 2, 0, ones, zeros))
+    assert load_error(program.code()) == BAD_PROGRAM
+    for scale, shift in ((1e39, 0.0), (1.0, -1e39)):
+        program = Program.of(1, 4, 4)
+        program.conv(False, np.ones((1, 1, 1, 1), np.int8), np.full(1, scale), np.full(1, shift))
+        assert load_error(program.code()) == BAD_PROGRAM
+
+
+def test_a_choice_of_one_thread_is_not_the_choice_of_another() -> None:
+    """`biprop_load_with`, while others choose for the process."""
+    core, code = engine._core(), small_program().code()
+    assert core
+
+    def used(name: bytes) -> bytes:
+        network, text = ctypes.c_void_p(), ctypes.create_string_buffer(4096)
+        assert core.biprop_use_instruction_set(b"scalar") == OK
+        assert core.biprop_load_with(code, len(code), 1, name, ctypes.byref(network)) == OK
+        core.biprop_explain(network, 1, text, len(text))
+        core.biprop_free(network)
+        return text.value.partition(b"\t")[0]
+
+    names = [name.encode() for name in engine.instruction_sets()] * 10
+    with ThreadPoolExecutor(4) as callers:
+        assert list(callers.map(used, names)) == names
+    core.biprop_use_instruction_set(b"")
+    network = ctypes.c_void_p()
+    assert core.biprop_load_with(code, len(code), 1, b"mmx", ctypes.byref(network)) == NO_SUCH_INSTRUCTION_SET

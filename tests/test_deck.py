@@ -1,6 +1,8 @@
 """The deck file: what goes in comes out, and nothing else is read. Answers: cards alone, their mean, their gated mean."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +208,12 @@ def test_the_names_of_all_cards_are_limited_together(deck: Deck, monkeypatch: py
     monkeypatch.setattr(module, "MOST_NAMES", 2 * len(deck.cards[0].state) - 1)
     with pytest.raises(TicketError, match="names of tensors"):
         Deck.from_bytes(content)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_of_decks_and_of_their_modules_answer_the_same(deck: Deck, again: Any) -> None:
+    pixels = images(5)
+    answers = deck.predict(pixels, threads=np.int64(1))  # type: ignore[arg-type]
+    assert np.array_equal(again(deck).predict(pixels), answers)
+    model, seen = deck.to_model(), torch.from_numpy(pixels)
+    assert torch.equal(again(model)(seen), model(seen))

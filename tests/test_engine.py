@@ -1,6 +1,14 @@
 """The engine's arguments, and whole networks; its kernels are tested in test_kernels.py."""
 
+import copy
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +27,12 @@ def ticket() -> Ticket:
 
 
 def test_mistakes_in_the_arguments(ticket: Ticket) -> None:
-    for threads in (0, -1, cores() + 1, 1.0, True):
+    for threads in (0, -1, cores() + 1):
         with pytest.raises(UserError, match=r"threads = .*: must be 1 \.\. "):
-            Engine(ticket, threads)  # type: ignore[arg-type]
+            Engine(ticket, threads)
+    for none in (1.0, True, "1", np.True_, np.ones(2, int), None):
+        with pytest.raises(UserError, match=r"threads = .*: must be a whole number"):
+            Engine(ticket, none)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="instruction set 'mmx': this machine has"):
         Engine(ticket, instruction_set="mmx")
     with pytest.raises(TicketError, match=r"none\.mpt: cannot be read"):
@@ -85,3 +96,92 @@ def test_calibration_needs_images(ticket: Ticket) -> None:
         Engine(ticket, calibration=np.zeros((0, 1, 32, 32), np.float32))
     with pytest.raises(UserError, match="images of shape"):
         Engine(ticket, calibration=np.zeros((4, 1, 31, 32), np.float32))
+
+
+def test_integers_of_numpy(ticket: Ticket) -> None:
+    engine = Engine(ticket, np.int64(1))  # type: ignore[arg-type]
+    assert type(engine.threads) is int
+    if engine.compiled:
+        assert engine.explain(np.uint8(2))[1] in (1, 2, 16, 64)  # type: ignore[arg-type]
+    network = network_of("Conv2Wide", (np.int32(8), np.int32(8)), width_mult=0.0625, num_classes=np.int64(3))  # type: ignore[arg-type]
+    assert Ticket.from_bytes(random_ticket(network).to_bytes()).network == network
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+def test_copies_are_engines_of_their_own(ticket: Ticket, again: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32), dtype=np.uint8)
+    floats = (pixels / np.float32(255)).astype(np.float32)
+    for calibration in (None, pixels, pixels.transpose(0, 2, 3, 1), floats):
+        engine = Engine(ticket, min(2, cores()), "scalar" if native.library() else None, calibration)
+        expected = engine.run(pixels)
+        copied = again(engine)
+        del engine
+        assert np.array_equal(copied.run(pixels), expected) and copied.threads == min(2, cores())
+        assert not copied.compiled or copied.explain()[0] == "scalar"
+
+
+def test_a_spawned_process_gets_an_engine_of_its_own(ticket: Ticket) -> None:
+    engine, pixels = Engine(ticket), np.zeros((2, 1, 32, 32), np.uint8)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as workers:
+        assert np.array_equal(workers.submit(engine.run, pixels).result(), engine.run(pixels))
+
+
+FORKS = """
+import os, sys, threading, time, warnings
+import numpy as np
+from biprop import Engine
+warnings.simplefilter("ignore")  # of forks beside threads: that is what is tried
+engine, pixels = Engine(sys.argv[1], min(2, len(os.sched_getaffinity(0)))), np.zeros((65, 1, 32, 32), np.uint8)
+expected, stop = engine.run(pixels), False
+
+def busy():
+    while not stop:
+        engine.run(pixels)
+
+def child(end):
+    pid = os.fork()
+    if not pid:
+        right = np.array_equal(engine.run(pixels), expected)
+        end(0 if right else 3)
+    for _ in range(2000):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    raise SystemExit("a forked child hangs")
+
+child(sys.exit)  # the engine is destroyed in the child
+threads = [threading.Thread(target=busy) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(20):
+    child(os._exit)
+stop = True
+for thread in threads:
+    thread.join()
+assert np.array_equal(engine.run(pixels), expected)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="a system without forks of threads")
+def test_forked_children_answer_and_end(ticket: Ticket, tmp_path: Any) -> None:
+    ticket.save(tmp_path / "t.mpt")
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, tmp_path / "t.mpt"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_maps_that_are_too_large_are_computed_by_numpy_and_no_program_is_written(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2^25 numbers and more."""
+    if not native.library():
+        pytest.skip("no compiled core")
+    make_narrow(monkeypatch, "ResNet18")
+    ticket = random_ticket(network_of("ResNet18", (3400, 3400)))
+    with pytest.warns(RuntimeWarning, match="numpy runs this network, slowly"):
+        engine = Engine(ticket)
+    with pytest.raises(UserError, match=r"t\.bprog: not written, as no core could load it"):
+        engine.save_program(tmp_path / "t.bprog")

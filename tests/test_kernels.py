@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import network_of, random_ticket
+from conftest import make_narrow, narrow, network_of, random_ticket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import (
@@ -32,8 +32,9 @@ from programs import (
     shifts,
 )
 
-from biprop import engine
+from biprop import engine, plans
 from biprop.engine import Engine
+from biprop.engine.reference import Reference
 
 SETS = engine.instruction_sets()
 pytestmark = pytest.mark.skipif(not SETS, reason="no compiled core")
@@ -681,3 +682,80 @@ def test_a_network_on_levels_is_near_the_one_on_floats() -> None:
         assert np.allclose(levels, found[0], atol=0.02 * np.abs(floats).max())  # a rounding may turn a level
     single = Engine(ticket, calibration=known, instruction_set=SETS[0])
     assert np.allclose(single.run(images[:1]), found[0][:1], atol=0.02 * np.abs(floats).max())
+
+
+PLANS = {str(narrow(name)): name for name in plans.NETWORKS}
+"""A network for each narrow plan; deep ones have that of a shallow one."""
+
+
+@pytest.mark.parametrize("name", PLANS.values())
+def test_every_network_on_levels_is_near_numpy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8-bit activations where a layer reads and gives floats; where a step knows bits and floats only, its values stay floats."""
+    make_narrow(monkeypatch, name)
+    imagenet = name in plans.RESIDUAL and plans.RESIDUAL[name].imagenet
+    size = (64, 64) if imagenet else (32, 32)
+    ticket = random_ticket(network_of(name, size))
+    pixels = np.random.default_rng(0).standard_normal((18, 3, *size)).astype(np.float32)
+    expected = Reference(ticket).run(pixels)
+    run, most = Engine(ticket, calibration=pixels), np.abs(expected).max()
+    many, one = run.run(pixels), run.run(pixels[:1])
+    assert np.abs(many - expected).max() < 0.1 * most
+    assert np.allclose(one, many[:1], atol=1e-3 * most), "one image, and many"
+
+
+KINDS = ("floats", "bits")
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("residual", (*KINDS, None))
+@pytest.mark.parametrize("to", KINDS)
+def test_calibrated_steps_write_what_their_readers_read(name: str, source: str, residual: str | None, to: str) -> None:
+    """Whatever kinds of values meet in a convolution, and whoever reads its result: all stay near floats, or are the same."""
+    rng = np.random.default_rng(21)
+    program = Program.of(16, 8, 8)
+    program.conv(source == "bits", kept_weights(rng, (24, 16, 3, 3), 0.3), factors(rng, 24), np.full(24, 0.25), 0, 1, 1)
+    first = len(program.values) - 1
+    if residual:
+        program.conv(residual == "bits", kept_weights(rng, (24, 16, 3, 3), 0.3), factors(rng, 24), np.full(24, 0.25), 0, 1, 1)
+    other = (len(program.values) - 1, np.full(24, 0.5)) if residual else (None, None)
+    program.conv(
+        to == "bits", kept_weights(rng, (24, 24, 3, 3), 0.3), factors(rng, 24), np.full(24, 0.25), first, 1, 1, "", *other
+    )
+    program.conv(False, kept_weights(rng, (5, 24, 3, 3), 0.3), np.ones(5), np.zeros(5), None, 1, 1, "relu")
+    program.pool("max_pool", kernel=(2, 2), stride=2)
+    program.conv(False, kept_weights(rng, (3, 5, 4, 4), 0.9), np.ones(3), np.zeros(3))
+    images = random_pixels(rng, 18, program)
+    images[:, :, 0, 0] = 8
+    truth = program.truth(images).reshape(18, -1)
+    with loaded(program, instruction_set=name) as network:
+        before = network.run(images)
+        for _ in range(2):  # also of a network that has run, and anew
+            network.calibrate(images)
+            many, one = network.run(images), network.run(images[:1])
+            assert np.array_equal(one, many[:1])
+            assert np.abs(many - truth).max() <= 0.1 * np.abs(truth).max()
+        same(before, truth, program.last.unit > 0, name, program)
+
+
+@pytest.mark.parametrize("values", [1e-42, 1e-30, 3e38])
+def test_ranges_at_the_ends_of_floats(values: float) -> None:
+    """Steps of levels are neither 0 nor infinite, and what has no finite range stays floats."""
+    program = Program([Value(False, 3, 8, 8, most=1.0)])
+    program.conv(False, np.ones((4, 3, 3, 3), np.int8), np.full(4, values), np.zeros(4), None, 1, 1)
+    program.conv(False, np.ones((4, 4, 3, 3), np.int8), np.full(4, min(1.0, 1 / values / 4e3)), np.zeros(4), None, 1, 1)
+    images = np.random.default_rng(0).random((17, 3, 8, 8)).astype(np.float32)
+    for name in SETS:
+        with loaded(program, instruction_set=name) as network:
+            network.calibrate(images)
+            assert np.array_equal(network.run(images)[:1], network.run(images[:1]), equal_nan=True)
+
+
+@pytest.mark.parametrize("kernel,size", [((1, 4095), (2, 4099)), ((4095, 1), (4097, 3)), ((2, 2047), (4, 2060))])
+@pytest.mark.parametrize("dense", [False, True])
+def test_kernels_that_span_most_of_what_16_bits_name(kernel: tuple[int, int], size: tuple[int, int], dense: bool) -> None:
+    rng = np.random.default_rng(23)
+    program = Program.of(1, *size)
+    weights = (dense_weights if dense else kept_weights)(rng, (2, 1, *kernel), 0.5)
+    program.conv(False, weights, np.ones(2), np.zeros(2))
+    check(program, rng, (SETS[0], SETS[-1]), 17)

@@ -54,7 +54,7 @@ def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
 
 
 def addressable(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers are in memory, as those of a tracer, of torch.func's transforms or of a sharded tensor are not."""
+    """Whether a tensor has its numbers in memory: not one of a tracer, of torch.func or of a sharded parameter."""
     if torch.compiler.is_compiling():
         return False
     plain = type(tensor) in (Tensor, torch.nn.Parameter)
