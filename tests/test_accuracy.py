@@ -17,7 +17,7 @@ from biprop.train import Search
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short search on the digits."""
     folder = tmp_path_factory.mktemp("runs")
-    config, name = resolve(None, {"width_mult": "0.5", "epochs": "2", "device": "cpu", "log_dir": str(folder)})
+    config, name = resolve(None, {"width_mult": "0.25", "epochs": "2", "device": "cpu", "log_dir": str(folder)})
     return Search(config, name, load(config), log.Console()).run().folder
 
 

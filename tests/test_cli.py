@@ -19,7 +19,7 @@ from conftest import shared, write_cifar_parquet, write_image_folder, write_phot
 
 from biprop import UserError, cli, models, runs, train
 
-QUICK = ["--width-mult", "0.5", "--epochs", "1", "--device", "cpu"]
+QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
         assert re.search(rf"^  {row}  ", out, re.M), row
     accuracy = re.search(r"^  test accuracy +([\d.]+ %)", out, re.M)
     assert accuracy
-    checkpoint = "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/model_best.pth"
+    checkpoint = "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/model_best.pth"
     assert cli.main(["evaluate", "--pretrained", checkpoint]) == 0
     evaluated = capsys.readouterr().out
     assert f"test accuracy        {accuracy[1]}" in evaluated
@@ -56,11 +56,11 @@ def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "BASELINE_IMAGES", 100)
-    run, tickets = "runs/digits/width_mult=0.5/prune-rate=0.2/find", []
+    run, tickets = "runs/digits/width_mult=0.25/prune-rate=0.2/find", []
     for number, flag in enumerate(("--baseline", "--no-baseline")):
         assert cli.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
         out = capsys.readouterr().out
-        said = out.count(r"on 100 of 360 test images)")
+        said = out.count("of 100 test images right (a sample of 360)") + out.count("on 100 of 360 test images)")
         assert said == out.count("random scores") == (0 if number else 2)
         assert cli.main(["pack", run + "/0" * number, "-o", "a.mpt"]) == 0
         tickets.append(Path("a.mpt").read_bytes())
@@ -182,7 +182,7 @@ def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert "name one file to evaluate" in fails(capsys, "evaluate")
     assert cli.main(["find", *QUICK]) == 0
     capsys.readouterr()
-    path = "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/model_best.pth"
+    path = "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/model_best.pth"
     write_image_folder(tmp_path / "pets")
     assert "made for 10 classes of 1 x 32 x 32 images, but the data have 2" in fails(
         capsys, "evaluate", "--pretrained", path, "--set", "folder", "--data", "pets"
@@ -218,11 +218,11 @@ def test_a_search_that_diverges_exits_with_1(capsys: pytest.CaptureFixture[str])
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "biprop", "find", "--width-mult", "0.5", "--epochs", "500"]
+    command = [sys.executable, "-m", "biprop", "find", "--width-mult", "0.25", "--epochs", "500"]
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
     )
-    last = tmp_path / "runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints/epoch_most_recent.state"
+    last = tmp_path / "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/epoch_most_recent.state"
     for _ in range(600):
         time.sleep(0.1)
         if last.exists():
@@ -293,8 +293,8 @@ def test_a_search_needs_no_screen(capsys: pytest.CaptureFixture[str], monkeypatc
 
 def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for name, epochs in (("whole", 4), ("part", 4)):
-        assert cli.main(["find", "--width-mult", "0.5", "--epochs", str(epochs), "--save-every", "1", "--name", name]) == 0
-    whole, part = (tmp_path / f"runs/digits/width_mult=0.5/prune-rate=0.2/{name}" for name in ("whole", "part"))
+        assert cli.main(["find", "--width-mult", "0.25", "--epochs", str(epochs), "--save-every", "1", "--name", name]) == 0
+    whole, part = (tmp_path / f"runs/digits/width_mult=0.25/prune-rate=0.2/{name}" for name in ("whole", "part"))
     for name in ("epoch_3.state", "epoch_4.state", "epoch_most_recent.state", "model_best.pth"):
         (part / "checkpoints" / name).unlink()
     capsys.readouterr()
@@ -412,7 +412,7 @@ def test_a_malicious_or_truncated_checkpoint_is_refused(capsys: pytest.CaptureFi
 def test_global_runs_report_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["find", *QUICK, "--conv-type", "GlobalSubnetConv", "--results", "tables", "--histograms"]) == 0
     out = capsys.readouterr().out
-    folder = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find")
+    folder = Path("runs/digits/width_mult=0.25/prune-rate=0.2/find")
     layers = json.loads((folder / "layers.json").read_text())
     assert len(layers) == 7
     for layer in layers:
@@ -436,7 +436,7 @@ def test_warnings_do_not_stop_a_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_augmentation_is_in_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--augmix", "--jsd", "--mixture-width", "2", "--aug-severity", "1", "--low-data", "0.2"]
     assert cli.main(["find", *QUICK, *flags]) == 0
-    folder = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find/checkpoints")
+    folder = Path("runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints")
     content = torch.load(folder / "model_best.pth", weights_only=True)
     fields = ("train_augmentation", "use_augmix", "jsd", "augmix_mixture_width", "augmix_severity", "use_gaussian_aug")
     assert [content[field] for field in fields] == ["Augmix", True, True, 2, 1, False]
@@ -488,7 +488,7 @@ def test_data_without_a_set_is_recognised(capsys: pytest.CaptureFixture[str], tm
 def test_data_that_are_not_used_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["find", *QUICK]) == 0
     capsys.readouterr()
-    path = "runs/digits/width_mult=0.5/prune-rate=0.2/find"
+    path = "runs/digits/width_mult=0.25/prune-rate=0.2/find"
     for command in (["evaluate", path], ["find", "--resume", path, "--epochs", "2"]):
         assert "--data x: not used: the digits are part" in fails(capsys, *command, "--data", "x")
 

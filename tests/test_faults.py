@@ -5,14 +5,9 @@ from pathlib import Path
 import pytest
 from faults import FAULTS, CannotBeDone, killed
 
-IN_EVERY_TEST_RUN = ("killed",)
 
-
-@pytest.mark.parametrize(
-    "fault",
-    [f if f.__name__ in IN_EVERY_TEST_RUN else pytest.param(f, marks=pytest.mark.slow) for f in FAULTS],
-    ids=lambda f: f.__name__,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_nothing_is_lost(fault, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     try:
         outcome = fault(tmp_path)
@@ -21,6 +16,11 @@ def test_nothing_is_lost(fault, tmp_path: Path) -> None:  # type: ignore[no-unty
     assert outcome.code == FAULTS[fault]
     assert outcome.seconds < 30
     assert bool(outcome.said) == (outcome.code > 0), outcome.said
+
+
+def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """The one fault that no test in this process can stand for."""
+    assert "1 times" in killed(tmp_path, 1).after
 
 
 @pytest.mark.slow

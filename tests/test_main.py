@@ -15,13 +15,30 @@ from conftest import ROOT, shared, write_cifar_parquet
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
-@pytest.mark.parametrize("script", ["main.py", "parallel_main.py"])
-def test_both_commands_are_biprop_find(script: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / script), "--width-mult", "0.5", "--epochs", "1", "--prune-rate", "0.3", "--name", "old"]
+def test_its_command_for_several_machines_is_biprop_find() -> None:
+    command = [sys.executable, str(ROOT / "parallel_main.py"), "--prune-rate", "0.3", "--print-config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["prune_rate"] == 0.3
+
+
+def test_its_command_is_biprop_find(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "main.py"),
+        "--width-mult",
+        "0.25",
+        "--epochs",
+        "1",
+        "--prune-rate",
+        "0.3",
+        "--name",
+        "old",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "keeps 30 %" in done.stdout
-    assert (tmp_path / "runs/digits/width_mult=0.5/prune-rate=0.3/old/checkpoints/model_best.pth").is_file()
+    assert (tmp_path / "runs/digits/width_mult=0.25/prune-rate=0.3/old/checkpoints/model_best.pth").is_file()
 
 
 def test_evaluation_as_users_of_the_original_research_code_call_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from biprop import UserError, cli, config, data, sweep
 from biprop.train import Search
 
-QUICK = ["--width-mult", "0.5", "--epochs", "1", "--device", "cpu"]
+QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 COMMAND = ["sweep", "--grid", "prune_rate=0.3,0.1", "seed=0,1", *QUICK]
 
 
@@ -43,7 +43,7 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: 
     # Cell 0 was killed after its first epoch of two, by a fault that no one could handle.
     two = [part if part != "1" else "2" for part in COMMAND]
     folder = Path("runs/sweeps/other")
-    cells = sweep.cells(sweep.parse_grid(["prune_rate=0.3,0.1"]), None, {"width_mult": "0.5", "epochs": "2", "name": "other"})
+    cells = sweep.cells(sweep.parse_grid(["prune_rate=0.3,0.1"]), None, {"width_mult": "0.25", "epochs": "2", "name": "other"})
     state = sweep.Sweep(folder, cells)
     found = Search(cells[0].config, "digits", data.load(cells[0].config), __import__("biprop.log").log.Console())
     end, epochs = found._end_epoch, []

@@ -370,7 +370,7 @@ def test_random_scores_are_measured_with_the_statistics_of_twenty_batches(tmp_pa
     for batch, _ in batches[:20]:
         model(batch)
     expected = evaluated(model, few(options).test, images)
-    counts = Search(options, "by-hand", few(options), log.Console()).random_scores
+    counts = Search(options, "by-hand", few(options), log.Console()).run().random_scores
     assert counts
     assert (counts.images, counts.right, counts.right_in_5) == (60, expected.right, expected.right_in_5)
     assert counts.loss_sum == pytest.approx(expected.loss, rel=1e-5)
