@@ -23,18 +23,8 @@ def test_its_command_for_several_machines_is_biprop_find() -> None:
 
 
 def test_its_command_is_biprop_find(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "main.py"),
-        "--width-mult",
-        "0.25",
-        "--epochs",
-        "1",
-        "--prune-rate",
-        "0.3",
-        "--name",
-        "old",
-    ]
+    flags = ["--width-mult", "0.25", "--epochs", "1", "--prune-rate", "0.3", "--name", "old"]
+    command = [sys.executable, str(ROOT / "main.py"), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "keeps 30 %" in done.stdout
