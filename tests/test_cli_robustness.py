@@ -54,6 +54,8 @@ def test_a_ticket_gets_a_table_and_files(capsys: pytest.CaptureFixture[str]) -> 
     (result,) = told["results"]
     assert list(result["corruptions"]) == ["fog", "gaussian_noise", "shot_noise", "impulse_noise"]
     cells = [cell["accuracy"] for of in result["corruptions"].values() for cell in of.values()]
+    (clean,) = re.findall(r"clean +corrupted +noise +weather\n +a +(\d+\.\d\d)", out)
+    assert float(clean) == pytest.approx(result["clean"]["accuracy"], abs=0.006)
     assert result["mean"] == pytest.approx(sum(cells) / len(cells), abs=1e-3)
     rows = list(csv.DictReader(Path("a.robustness.csv").read_text().splitlines()))
     assert len(rows) == 9

@@ -91,6 +91,31 @@ def test_two_layouts_and_two_types_of_pixels(ticket: Ticket) -> None:
     assert np.allclose(engine.run(pixels.astype(np.float64) / 255), logits, atol=1e-5)
 
 
+def test_layouts_of_colour_images_that_are_not_square() -> None:
+    engine = Engine(random_ticket(network_of("Wide_VGG_Small_132", (16, 24), width_mult=0.25)))
+    pixels = np.random.default_rng(0).random((5, 3, 16, 24), np.float32)
+    logits = engine.run(pixels)
+    assert np.abs(logits - Reference(engine.ticket).run(pixels)).max() < 1e-4 * np.abs(logits).max()
+    assert np.array_equal(engine.run(pixels.transpose(0, 2, 3, 1)), logits)
+    assert np.array_equal(engine.run(pixels[3].transpose(1, 2, 0)), logits[3:4])
+
+
+def test_floats_become_the_nearest_bytes(ticket: Ticket) -> None:
+    levels = np.arange(1024).reshape(1, 1, 32, 32) % 256
+    floats = (levels + 0.4 * (-1) ** levels).clip(0, 255) / 255
+    assert np.array_equal(Engine(ticket).as_bytes(floats), levels.astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["Conv4_BinAct", "Wide_VGG_Small", "VGG_Small_bn_BinAct", "cResNet20_BinAct"])
+def test_batch_norms_that_turn_the_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the factors are negative: the pool before such a sign is "all" of the bits, not "any"."""
+    make_narrow(monkeypatch, name)
+    ticket = random_ticket(network_of(name, bn_type="AffineBatchNorm"))
+    images = np.random.default_rng(0).standard_normal((65, 3, 32, 32)).astype(np.float32)
+    logits, expected = Engine(ticket).run(images), Reference(ticket).run(images)
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
 def test_calibration_needs_images(ticket: Ticket) -> None:
     with pytest.raises(UserError, match="calibration: no images"):
         Engine(ticket, calibration=np.zeros((0, 1, 32, 32), np.float32))

@@ -9,6 +9,7 @@ def test_one_line_whatever_the_exception_says() -> None:
 
 def test_the_nearest_word_is_offered_whatever_its_case() -> None:
     assert did_you_mean("cifar10", ["digits", "CIFAR10"]) == "; did you mean 'CIFAR10'?"
+    assert did_you_mean("MNITS", ["digits", "MNIST"]) == "; did you mean 'MNIST'?"
     assert did_you_mean("qqq", ["digits", "CIFAR10"]) == ""
 
 
