@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "flags": {"config"},
     "speed": {"engine", "ticket"},
     "binarize": {"native"},
-    "prune": {"native"},
+    "prune": {"binarize", "native"},
     "init": {"rng"},
     "layers": {"binarize"},
     "subnetwork": {"binarize", "prune", "init", "layers"},
