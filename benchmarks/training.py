@@ -6,6 +6,7 @@
     python benchmarks/training.py options --batches 128             # channels_last, bf16 and compile beside neither
     python benchmarks/training.py pipeline --batches 128            # batches with AugMix, made on the spot, beside a ready batch
     python benchmarks/training.py noise --batches 32                # three times the same dense step: what this machine can tell
+    python benchmarks/training.py masks --batches 1                 # of a forward pass, looking whether the masks are up to date
     python benchmarks/training.py --device cuda --batches 256 --amp bf16 --channels-last
 
 A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is kept. In every round each
@@ -22,7 +23,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is loaded
 
@@ -36,13 +40,24 @@ from biprop.data.augmix import AugMix
 from biprop.data.sources import CIFAR_MEAN, CIFAR_STD, Images, Source
 from biprop.network import Task, build_network
 from biprop.optim import build_optimizer
+from biprop.subnetwork import Subnetwork
 
 KINDS = {"dense": "DenseConv", "layer": "SubnetConv", "global": "GlobalSubnetConv"}
 NETWORKS = {
     "Conv4": ("Conv4", "Conv4_BinAct"),
     "VGG_Small": ("VGG_Small", "VGG_Small_BinAct"),
     "cResNet18": ("cResNet18", "cResNet18_BinAct"),
+    "cResNet110": ("cResNet110", "cResNet110_BinAct"),
 }
+TABLES = {
+    "kinds": "step / step in [ ]: median (quartiles; range)",
+    "memory": "MiB at the peak / those of the dense step",
+    "options": "step / step in [ ]: median (quartiles; range)",
+    "pipeline": "step / step in [ ]: median (quartiles; range)",
+    "noise": "step / step in [ ]: median (quartiles; range)",
+    "masks": "looking whether the masks are up to date, of a forward pass on the CPU without gradients: medians",
+}
+"""What can be measured, and what the numbers of its table are."""
 Step = Callable[[], None]
 
 
@@ -134,12 +149,53 @@ def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]
         yield from (made for made in data.training_batches(batch, 0, epoch) if len(made[1]) == batch)
 
 
+def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> None:
+    """A line: what of a forward pass without gradients goes into looking whether the masks are up to date, which they are."""
+    made = build_network(Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32)))
+    assert made.subnetwork
+    made.model.eval()
+    images = torch.randn(batch, 3, 32, 32)
+    spent = 0.0
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal spent
+            start = time.perf_counter()
+            result = function(*arguments)
+            spent += time.perf_counter() - start
+            return result
+
+        return call
+
+    looks: list[float] = []
+    passes: list[float] = []
+    with torch.no_grad():
+        for turn in range(2 * rounds + 2):
+            with ExitStack() as patches:
+                if timing := turn % 2:
+                    for name in ("mask_and_gain", "_begin_pass", "_end_pass"):
+                        whole = timed(getattr(Subnetwork, name))
+                        patches.enter_context(mock.patch.object(Subnetwork, name, whole))
+                spent, start = 0.0, time.perf_counter()
+                made.model(images)
+                seconds = time.perf_counter() - start
+            if turn > 1:
+                (looks if timing else passes).append(spent if timing else seconds)
+    look, whole_pass = 1000 * statistics.median(looks), 1000 * statistics.median(passes)
+    layers = len(made.subnetwork.layers)
+    print(f"{title} {kind:6} {layers} layers: {look:.2f} ms of {whole_pass:.0f} ms ({100 * look / whole_pass:.1f} %)", flush=True)
+
+
 def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
     title = f"{arch:18} batch {batch:4} "
     if what == "memory":
         peaks = {kind: peak_memory(arch, kind, batch, how) for kind in KINDS}
         shown = [f"{kind} {peaks[kind] / peaks['dense']:.2f}" for kind in ("layer", "global")]
         print(f"{title}  {'  '.join(shown)}  [dense {peaks['dense']:.0f} MiB]", flush=True)
+        return
+    if what == "masks":
+        for kind in ("layer", "global"):
+            show_masks(title, arch, kind, batch, rounds)
         return
     if what == "options":
         hows = [How(how.device), How(how.device, channels_last=True), How(how.device, "bf16"), How(how.device, "bf16", True)]
@@ -158,8 +214,8 @@ def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("kinds", "memory", "options", "pipeline", "noise"), default="kinds")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("what", nargs="?", choices=TABLES, default="kinds")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["Conv4", "VGG_Small", "cResNet18"])
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 128])
     parser.add_argument("--activations", nargs="+", choices=("float", "binary"), default=["float", "binary"])
     parser.add_argument("--rounds", type=int, default=9)
@@ -173,11 +229,7 @@ def main() -> None:
     how = How(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
     machine = f"{torch.get_num_threads()} threads" if how.device == "cpu" else torch.cuda.get_device_name()
     print(f"{machine}, PyTorch {torch.__version__}, {how}, n = {arguments.rounds}, 20 % kept")
-    print(
-        "MiB at the peak / those of the dense step"
-        if arguments.what == "memory"
-        else "step / step in [ ]: median (quartiles; range)"
-    )
+    print(TABLES[arguments.what])
     for network in arguments.networks:
         for activation in arguments.activations:
             for batch in arguments.batches:

@@ -53,6 +53,33 @@ def test_the_published_bytes_where_nothing_is_random(name: str) -> None:
     assert max(apart) <= 0.1  # asked for: 1
 
 
+@pytest.mark.parametrize(("radius", "sigma", "side", "total"), [(8, 0.5, 17, 1.013), (10, 0.5, 21, 1.011), (6, 0.5, 15, 1.0)])
+def test_the_disk_of_large_images_is_smoothed_with_mirrored_borders(radius: int, sigma: float, side: int, total: float) -> None:
+    kernel = corruptions._disk(radius, sigma)
+    assert kernel.shape == (side, side)
+    assert kernel.sum() == pytest.approx(total, abs=5e-4)
+    reach, soft = max(8, radius), 1 if radius <= 8 else 2
+    at = np.arange(-reach, reach + 1)
+    disk = (at**2 + at[:, None] ** 2 <= radius**2) / np.sum(at**2 + at[:, None] ** 2 <= radius**2)
+    framed = np.pad(disk, soft, mode="reflect")
+    weights = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * sigma**2))
+    expected = sum(
+        (a / weights.sum()) * (b / weights.sum()) * framed[i : i + len(disk), j : j + len(disk)]
+        for i, a in enumerate(weights)
+        for j, b in enumerate(weights)
+    )
+    around = (len(expected) - side) // 2
+    np.testing.assert_allclose(kernel, expected[around : around + side, around : around + side], atol=1e-15)
+    assert np.count_nonzero(expected) == np.count_nonzero(kernel)
+
+
+@pytest.mark.parametrize(("severity", "level"), [(3, 200), (4, 202), (5, 202)])
+def test_defocus_blur_makes_large_images_lighter_where_the_authors_does(severity: int, level: int) -> None:
+    flat = torch.full((1, 1, 224, 224), 200, dtype=torch.uint8)
+    assert corrupt(flat, "defocus_blur", severity).unique().tolist() == [level]
+    assert corrupt(torch.full_like(flat, 255), "defocus_blur", severity).unique().tolist() == [255]
+
+
 @cache
 def bands() -> NDArray[np.int64]:
     """Eight rings of equal width in frequency, up to half a wave a pixel; the corners belong to the last."""

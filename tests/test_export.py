@@ -1,6 +1,8 @@
 """Tickets of real networks: the packed one computes what the trained one does, to the bit."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,120 @@ def test_a_single_layer_and_parameters_named_scores_come_back() -> None:
     assert torch.equal(ticket.to_model(attention())[1].scores, own[1].scores)
 
 
+def perceptron() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def packs_as(model: nn.Module, subnetwork: Any, plain: nn.Module, fresh: nn.Module) -> None:
+    """The ticket of `model` makes `fresh` compute what `plain` does."""
+    x = torch.randn(5, 8)
+    ticket = Ticket.from_bytes(Ticket.from_model(model, subnetwork).to_bytes())
+    assert torch.equal(ticket.to_model(fresh)(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        copy.deepcopy,
+        lambda model: torch.optim.swa_utils.AveragedModel(model).module,
+        lambda model: pickle.loads(pickle.dumps(model)),
+    ],
+    ids=["deepcopy", "AveragedModel.module", "pickle"],
+)
+def test_a_copy_is_packed_with_its_own_masks(make: Any, scope: Any) -> None:
+    model = perceptron()
+    subnetwork = convert(model, 0.5, scope)
+    best = make(model)
+    with torch.no_grad():
+        best[0].scores.copy_(torch.randn_like(best[0].scores))
+    packs_as(best, subnetwork, best, perceptron())
+    packs_as(model, subnetwork, model, perceptron())
+    packs_as(best, best[0].subnetwork, best, perceptron())
+    assert not torch.equal(best[0].mask, model[0].mask)
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "compile": lambda model: torch.compile(model, backend="eager"),
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrapped_models_are_packed_under_their_plain_names(wrap: Any) -> None:
+    model = perceptron()
+    subnetwork = convert(model, 0.5)
+    packs_as(wrap(model), subnetwork, model, perceptron())
+    assert Ticket.from_model(wrap(model), subnetwork).to_bytes() == Ticket.from_model(model, subnetwork).to_bytes()
+
+    wrapped = wrap(perceptron())
+    subnetwork = convert(wrapped, 0.5)
+    plain = wrapped
+    while type(plain) is not nn.Sequential:
+        plain = plain.module if hasattr(plain, "module") else plain._orig_mod
+    packs_as(wrapped, subnetwork, plain, perceptron())
+
+    part = nn.Sequential(wrap(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 3))
+    ticket = Ticket.from_model(part, convert(part, 0.5))
+    assert [layer.name for layer in ticket.layers] == ["0", "2"]
+
+
+def test_tickets_load_into_wrapped_models() -> None:
+    model = perceptron()
+    ticket = Ticket.from_model(model, convert(model, 0.5))
+    x = torch.randn(5, 8)
+    assert torch.equal(ticket.to_model(nn.DataParallel(perceptron()))(x), model.eval()(x))
+
+
+def test_a_new_head_is_packed_as_it_is() -> None:
+    model = perceptron()
+    subnetwork = convert(model, 0.5)
+    model[3] = nn.Linear(16, 7)
+    fresh = perceptron()
+    fresh[3] = nn.Linear(16, 7)
+    packs_as(model, subnetwork, model, fresh)
+    assert [layer.name for layer in Ticket.from_model(model, subnetwork).layers] == ["0"]
+
+
+def test_a_part_and_a_larger_model_are_packed_under_their_own_names() -> None:
+    body = perceptron()
+    subnetwork = convert(body, 0.5)
+    model = nn.Sequential(body, nn.ReLU())
+    packs_as(model, subnetwork, model, nn.Sequential(perceptron(), nn.ReLU()))
+    assert [layer.name for layer in Ticket.from_model(body[:3], subnetwork).layers] == ["0"]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_what_belongs_to_no_subnetwork_or_another_is_refused() -> None:
+    model, other = perceptron(), perceptron()
+    subnetwork, others = convert(model, 0.5), convert(other, 0.5)
+    for wrong, given, message in (
+        (perceptron(), subnetwork, "has no masked layer: pass the model"),
+        (model, others, "another model's: pass the one that convert returned"),
+        (nn.Sequential(model, copy.deepcopy(model)), subnetwork, "layers of 2 subnetworks: pass the part"),
+    ):
+        with pytest.raises(TicketError, match=message):
+            Ticket.from_model(wrong, given)
+    with torch.device("meta"):
+        empty = perceptron()
+        of_meta = convert(empty, 0.5)
+    with pytest.raises(TicketError, match="on the meta device"):
+        Ticket.from_model(empty, of_meta)
+    with pytest.raises(TicketError, match="run one batch through the model"):
+        Ticket.from_model(model, subnetwork).to_model(nn.Sequential(nn.LazyLinear(16)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_of_sixteen_bits_are_packed_exactly(dtype: torch.dtype) -> None:
+    model = perceptron().to(dtype)
+    subnetwork = convert(model, 0.5)
+    ticket = Ticket.from_model(model, subnetwork)
+    x = torch.randn(3, 8).to(dtype)
+    assert torch.equal(ticket.to_model(perceptron().to(dtype))(x), model.eval()(x))
+
+
 def test_one_module_under_two_names_is_refused() -> None:
     model = nn.Module()
     model.a = model.b = nn.Linear(4, 4)
@@ -122,10 +238,11 @@ def test_one_module_under_two_names_is_refused() -> None:
 
 
 def test_what_cannot_be_rebuilt_is_refused_and_named(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5)).double()
+    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
     subnetwork = convert(model, 0.5)
-    with pytest.raises(TicketError, match="layer 0: 13 weights cannot be rebuilt exactly"):
-        Ticket.from_model(model, subnetwork)
+    with pytest.raises(TicketError, match=r"layer 0 is float64, .* call model\.float\(\) first"):
+        Ticket.from_model(model.double(), subnetwork)
+    Ticket.from_model(model.float(), subnetwork)
     norm = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     subnetwork = convert(norm, 0.5)
     norm[1].running_var[0] = torch.nan

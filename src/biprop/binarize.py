@@ -20,7 +20,15 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
-# Both functions are in the form with setup_context and have a rule for vmap, so that torch.func's transforms take them.
+# Both functions are in the form with setup_context and have a rule for vmap, so that torch.func's
+# transforms take them.
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """`function.apply`, without its search for default arguments, which takes longer than a small layer."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
 
 
 class _BinaryActivation(torch.autograd.Function):
@@ -50,11 +58,14 @@ def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
         x: float activations, any shape.
         zero: the value of sign(0): +1, or 0 to reproduce networks of the original research code.
     """
-    return _BinaryActivation.apply(x, zero)  # type: ignore[no-any-return]
+    return _apply(_BinaryActivation, x, zero)  # type: ignore[no-any-return]
 
 
 def addressable(tensor: Tensor) -> bool:
-    """Whether a tensor has its numbers in memory: not one of a tracer, of torch.func or of a sharded parameter."""
+    """Whether a tensor's numbers are in memory.
+
+    Those of tracers, of torch.func's transforms and of sharded tensors are not.
+    """
     if torch.compiler.is_compiling():
         return False
     plain = type(tensor) in (Tensor, torch.nn.Parameter)
@@ -114,7 +125,7 @@ def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Ten
     Returns:
         Tensor of the shape and dtype of `weight`, with values in {-gain, 0, +gain}.
     """
-    return _MaskedBinaryWeight.apply(scores, weight, mask, gain)  # type: ignore[no-any-return]
+    return _apply(_MaskedBinaryWeight, scores, weight, mask, gain)  # type: ignore[no-any-return]
 
 
 def gain(weight: Tensor, mask: Tensor, kept: int | None = None) -> Tensor:

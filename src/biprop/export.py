@@ -20,7 +20,7 @@ from .errors import UserError, one_line, shown
 from .evaluate import Counts
 from .layers import Masked
 from .models import build, takes_width
-from .subnetwork import Subnetwork
+from .subnetwork import Subnetwork, sharded_part
 from .ticket import Layer, Plane, Signs, Ticket, TicketError
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
     (owner,) = owners.values()
     if not isinstance(owner, Subnetwork) or owner.origin != subnetwork.origin:
         raise TicketError("the subnetwork is another model's: pass the one that convert returned for this model")
+    if (name := sharded_part(model)) is not None:
+        raise TicketError(
+            f"{name!r} is sharded: load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
+            "StateDictOptions(full_state_dict=True)) into a model converted alike and not sharded, and pass that"
+        )
     for name, parameter in model.named_parameters():
-        if hasattr(parameter, "full_tensor"):
-            raise TicketError(
-                f"{name} is sharded: load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
-                "StateDictOptions(full_state_dict=True)) into a model converted alike and not sharded, and pass that"
-            )
         if parameter.is_meta:
             raise TicketError(f"{name} is on the meta device: it has no numbers yet")
     return owner

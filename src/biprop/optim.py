@@ -16,7 +16,8 @@ STEPS: dict[str, tuple[tuple[int, float], ...]] = {
     "mpt11_w18_2_lr": ((46, 0.1), (65, 0.1), (80, 0.01)),
     "mpt11_w18_2_v2_lr": ((35, 0.1), (50, 0.1), (60, 0.01)),
 }
-"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. cos_multi_lr adds a cosine from epoch 55 on."""
+"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. From epoch 55 on, cos_multi_lr is multiplied by a cosine
+over the whole run, which counts from epoch 0."""
 
 POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
 
@@ -36,7 +37,7 @@ def learning_rate(
     if policy == "multistep_lr":
         return lr * lr_gamma ** (epoch // lr_adjust)
     factor = math.prod(f for at, f in STEPS[policy] if epoch >= at)
-    return lr * factor * (cosine(55) if policy == "cos_multi_lr" and epoch >= 55 else 1)
+    return lr * factor * (cosine(0) if policy == "cos_multi_lr" and epoch >= 55 else 1)
 
 
 def build_optimizer(

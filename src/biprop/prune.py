@@ -152,7 +152,8 @@ def _keep_top_by_core(core: ctypes.CDLL, scores: Sequence[Tensor], kept: int, ra
             return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
         choice = _choose(core, flats, *_window_by_counting(core, flats, max(1, kept)))
     assert choice.places is not None
-    candidates = torch.cat([flat[torch.from_numpy(these)] for flat, these in zip(flats, choice.places, strict=True)])
+    places = map(torch.from_numpy, choice.places)
+    candidates = torch.cat([flat.index_select(0, these) for flat, these in zip(flats, places, strict=True)])
     chosen = _keep_top_flat(candidates, kept - choice.above).numpy()
     if chosen.any():
         ranking.learn(int(np.abs(candidates.numpy()[chosen]).min().view(np.uint32)))

@@ -211,13 +211,13 @@ class Subnetwork:
     def _refresh(self) -> None:
         """Bring the masks up to date that are not, where the layers' numbers are at hand."""
         outdated = self._outdated()
-        if self.scope == "global" and outdated:
-            outdated = list(self.layers) if all(map(_is_readable, self.layers.values())) else []
-        layers = {name: self.layers[name] for name in outdated if _is_readable(self.layers[name])}
-        if not layers:
-            return
-        if torch.jit.is_tracing():
+        if outdated and torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise UserError("the masks are older than the scores: call subnetwork.update() before torch.jit.trace")
+        if self.scope == "global" and outdated:
+            outdated = list(self.layers)
+        layers = {name: self.layers[name] for name in outdated if _is_readable(self.layers[name])}
+        if not layers or (self.scope == "global" and len(layers) < len(self.layers)):
+            return
         # These tensors are ordinary ones, also where the layer computes in one of torch.func's transforms; and masks of
         # inference mode could not be changed outside of it.
         with torch._C._DisableFuncTorch(), torch.inference_mode(False):
@@ -283,16 +283,17 @@ class Subnetwork:
         if hasattr(scores, "full_tensor"):
             return f"layer {name}: its scores are sharded while it computes: of sharded models only those of fully_shard work"
         if scores.shape != layer.weight.shape:
-            return (
-                f"layer {name}: its scores are {list(scores.shape)} and its weight is {list(layer.weight.shape)}: must be equal"
-            )
+            shapes = f"its scores are {list(scores.shape)} and its weight is {list(layer.weight.shape)}"
+            return f"layer {name}: {shapes}: must be equal"
         return (
             f"layer {name}: global scope ranks the scores of all layers together, and some are not at hand while it computes: "
             "give the whole model to fully_shard in one call, or convert with scope='layer'"
         )
 
 
-@torch.compiler.disable(reason="global scope ranks all scores together: call subnetwork.update() after each optimiser step")
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="global scope ranks all scores together: call subnetwork.update() after each optimiser step"
+)
 def _refresh_outside(subnetwork: Subnetwork) -> None:
     """Between the parts of a compiled program: a common ranking looks at numbers."""
     subnetwork._refresh()
@@ -314,6 +315,18 @@ def _store(layer: Masked, mask: Tensor, gain: Tensor) -> None:
     else:
         layer.mask, layer.gain = mask, gain
     layer.source.remember(layer.scores, layer.weight)
+
+
+def sharded_part(model: nn.Module) -> str | None:
+    """The name of a module or parameter of which each process holds a part only (FSDP, DTensor), or None."""
+    name: str
+    for name, module in model.named_modules():
+        if {"FSDPModule", "FullyShardedDataParallel"} & {base.__name__ for base in type(module).__mro__}:
+            return name
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            return name
+    return None
 
 
 def check_density(density: float) -> None:
@@ -407,9 +420,9 @@ def _check_model(model: nn.Module) -> None:
                 f"layer {name!r} is lazy ({type(module).__name__}), its shape not yet known: "
                 "run one batch through the model, then convert it"
             )
+    if (name := sharded_part(model)) is not None:
+        raise UserError(f"{name!r} is sharded: convert the model first, then shard it (fully_shard)")
     for name, parameter in model.named_parameters():
-        if hasattr(parameter, "full_tensor"):
-            raise UserError(f"parameter {name!r} is sharded: convert the model first, then shard it (fully_shard)")
         if parameter.dtype == torch.float64:
             raise UserError(f"parameter {name!r} is float64, and tickets hold float32: call model.float(), then convert it")
 

@@ -174,6 +174,8 @@ class Search:
             raise UserError(f"--batch-size {config.batch_size}: {smallest} images a step are too few for {group.size} processes")
         self.runner: nn.Module = self._data_parallel()
         if config.compile:
+            if self.network.subnetwork:
+                self.network.subnetwork.update()  # moving a model makes its masks stale, and another program would be compiled
             self.runner = torch.compile(self.runner)  # type: ignore[assignment]
         self.data = data.to(self.device)
         self.optimizer = build_optimizer(
