@@ -83,7 +83,11 @@ def test_a_damaged_progress_is_one_line(content: str, tmp_path: Path) -> None:
         runs.status(folder)
 
 
-@pytest.mark.parametrize(("process", "state"), [(os.getpid(), "searches (process"), (2**22 + 1, "dead: "), (2**80, "dead: ")])
+@pytest.mark.parametrize(
+    ("process", "state"),
+    [(os.getpid(), "searches (process"), (2**22 + 1, "dead: "), (2**80, "dead: ")],
+    ids=["this one", "none", "no number of a process"],
+)
 def test_whether_a_run_lives_is_known_where_its_lock_cannot_be_opened(process: int, state: str, tmp_path: Path) -> None:
     folder = begun(config(tmp_path))
     (folder / ".running").mkdir()  # what root cannot open, either
