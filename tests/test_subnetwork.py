@@ -181,6 +181,19 @@ def test_each_layer_looks_at_itself_alone(scope: Any, monkeypatch: pytest.Monkey
     assert looks == (layers if scope == "layer" else 2 * layers)  # a common ranking is looked at once, too
 
 
+@pytest.mark.parametrize(
+    "change",
+    [set_parameters, CHANGES["load_state_dict"], CHANGES["load_state_dict(assign=True)"], lambda model, _: model.to(torch.half)],
+)
+def test_changes_that_a_compiled_program_must_see_are_noted_at_once(change: Change) -> None:
+    """It looks at this flag alone; and FSDP sets the same tensors, filled anew, in each pass."""
+    model = net()
+    convert(model, 0.3)
+    assert not model[0].source.stale
+    change(model, {name: value.clone() for name, value in model.state_dict().items()})
+    assert model[0].source.stale
+
+
 def test_a_pass_that_fails_does_not_count_as_under_way() -> None:
     model = net()
     convert(model, 0.3, "global")

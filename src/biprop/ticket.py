@@ -220,12 +220,15 @@ class Ticket:
         """The ticket of a model that `convert` made a subnetwork of; checked, weight by weight.
 
         Args:
-            model: the module.
+            model: the module, or a copy of it (`copy.deepcopy`, EMA), which is packed with its own
+                masks. Wrappers (DataParallel, DistributedDataParallel, AveragedModel, `torch.compile`)
+                leave no trace in the ticket; layers that took the place of masked ones are dense.
             subnetwork: what `convert` returned for it.
             about: `network`, `input_size`, `classes`, `mean`, `std`, `found` and `compact` of the ticket.
 
         Raises:
-            TicketError: a layer cannot be rebuilt exactly; the message names it.
+            TicketError: a layer cannot be rebuilt exactly, is sharded or float64, or the subnetwork is
+                another model's; the message says what to pass.
         """
         from . import export
 
