@@ -341,7 +341,7 @@ def test_three_views_share_a_loss_and_the_plain_one_is_counted(how: dict[str, An
         ("cosine_lr", {"epochs": 4, "warmup_length": 1}, [1, 1, 0.75, 0.25]),
         ("multistep_lr", {"epochs": 5, "lr_adjust": 2, "lr_gamma": 0.3}, [1, 1, 0.3, 0.3, 0.09]),
         ("xnor_lr", {"start_epoch": 29, "epochs": 31}, [1, 0.1]),
-        ("cos_multi_lr", {"start_epoch": 53, "epochs": 57}, [0.01, 0.001, 0.001, 0.0005]),
+        ("cos_multi_lr", {"start_epoch": 53, "epochs": 57}, [0.01, 0.001, 3.034661341025e-06, 7.592417833e-07]),
         ("mpt132_w34_2_lr", {"start_epoch": 53, "epochs": 55}, [0.01, 0.0001]),
         ("mpt11_w34_2_v2_lr", {"start_epoch": 69, "epochs": 71}, [0.01, 0.0001]),
         ("mpt11_w18_2_lr", {"start_epoch": 79, "epochs": 81}, [0.01, 0.0001]),

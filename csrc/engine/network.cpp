@@ -246,6 +246,10 @@ class Network {
             levels[v] = levels[v] && plan.shapes[v].plain() && std::isfinite(least) && std::isfinite(most);
         }
         for (const Op& op : program_.ops) {
+            if (op.act == Act::sign0) {  // the sign of a small number is not the sign of its level, which is 0
+                levels[op.in] = false;
+                if (op.residual != kNone) levels[op.residual] = false;
+            }
             if (op.kind != Kind::conv) continue;
             if (!plan.shapes[op.in].bits) {
                 levels[op.in] = levels[op.in] && reads_levels(op, plan.shapes, shape(op.in));
