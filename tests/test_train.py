@@ -23,7 +23,7 @@ from biprop.optim import build_optimizer
 from biprop.runs import BEST, INITIAL, LAST
 from biprop.train import Result, Search, SearchDiverged, SearchStopped
 
-SMALL = {"width_mult": "0.25", "epochs": "2", "device": "cpu"}
+SMALL = {"width_mult": "0.25", "epochs": "2", "device": "cpu", "baseline": False}
 
 
 def search(folder: Path, **overrides: Any) -> Search:
@@ -245,7 +245,7 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
     def killed(_: Result) -> None:
         raise KeyboardInterrupt
 
-    found = search(tmp_path, epochs=1)
+    found = search(tmp_path, baseline=True, epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr("biprop.train.evaluate", lambda *_: next(found._looking_up(iter([os.kill(os.getpid(), signal.SIGHUP)]))))
         with pytest.raises(SearchStopped, match="SIGHUP"):
@@ -263,7 +263,7 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
 
 
 def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, saved = search(tmp_path, epochs=1, save_minutes="1e-9"), []
+    found, saved = search(tmp_path, epochs=1, save_minutes="1e-9", baseline=True), []
     save = found._save
     monkeypatch.setattr(found, "_save", lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)))
     found.run()
