@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--config", default="conv4_BinAct_kn_unsigned", help="configuration [%(default)s]")
     parser.add_argument("--prune-rate", default="0.2", help="fraction of weights kept [%(default)s]")
     parser.add_argument("--low-data", default="0.1", help="fraction of the training images [%(default)s]")
-    parser.add_argument("--epochs", default="8", help="epochs of each search [%(default)s]")
+    parser.add_argument("--epochs", default="3", help="epochs of each search [%(default)s]")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 [%(default)s]")
     parser.add_argument("--learn-batchnorm", action="store_true", help="batch norm with weight and bias that train")
     arguments = parser.parse_args()
@@ -49,6 +49,7 @@ def main() -> None:
         "low_data": arguments.low_data,
         "epochs": arguments.epochs,
         "device": "cpu",
+        "baseline": False,
     }
     if arguments.learn_batchnorm:
         options |= {"bn_type": "AffineBatchNorm", "learn_batchnorm": True}
