@@ -7,8 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import readme
 from conftest import ROOT
 
+SHORT = ["--epochs", "5", "--low-data", "0.2"]
 README = (ROOT / "README.md").read_text()
 TREE = re.findall(r"^(\S+) {2,}\S", README.split("## Where everything is")[1].split("```")[1], re.M)
 
@@ -51,3 +53,39 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def shown_blocks() -> list[str]:
+    """README.md's blocks of commands and what they print."""
+    return readme.BLOCK.findall(README)
+
+
+@pytest.fixture
+def _folder_with_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme.write_digits(Path("digits"))
+
+
+@pytest.mark.usefixtures("_folder_with_digits")
+def test_the_program_prints_what_the_page_shows() -> None:
+    """Words, not numbers: its search is a short one here. The pages' later blocks take longer."""
+    demo, _, ticket, *_ = shown_blocks()
+    for block in (demo, ticket):
+        assert readme.renewed_block(block, SHORT).count("\n$ ") == block.count("\n$ ")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_folder_with_digits")
+def test_the_program_prints_all_that_the_page_shows() -> None:
+    for block in shown_blocks():
+        readme.renewed_block(block, SHORT)
+
+
+def test_what_the_page_shows_and_the_program_does_not_print_is_found() -> None:
+    shown = ["epoch 1/9  loss 0.5  best", "...", "accuracy 97.2 %  (avx512)"]
+    printed = ["epoch 1/3  loss 0.7", "epoch 2/3  loss 0.6", "accuracy 1 %  (amx)"]
+    assert readme.renewed(shown, printed) == [printed[0], "...", printed[2]]
+    with pytest.raises(readme.Differs, match="shows 'precision 97 %'; the program prints 'nothing like it'"):
+        readme.renewed([*shown[:2], "precision 97 %"], printed)
+    with pytest.raises(readme.Differs, match="goes on with 'accuracy 1 %"):
+        readme.renewed([shown[0], shown[0]], printed)
