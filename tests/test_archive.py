@@ -115,6 +115,15 @@ def test_compressed_and_overlapping_records_are_refused(tmp_path: Path) -> None:
             new.writestr("archive/data.pkl", b"x")
     with pytest.raises(UserError, match="overlaps another one"):
         archive.read(path)
+    with zipfile.ZipFile(path, "w") as new:
+        for name in ("archive/data.pkl", "archive/data/0"):
+            new.writestr(name, b"x")
+    raw = bytearray(path.read_bytes())
+    second = raw.rindex(b"PK\1\2") + 42  # where the directory's last entry says that its record begins
+    raw[second : second + 4] = bytes(4)
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match="overlaps another one"):
+        archive.read(path)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +138,13 @@ def test_compressed_and_overlapping_records_are_refused(tmp_path: Path) -> None:
 def test_tensors_larger_than_their_file_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
     torch.save({"arch": "x", "state_dict": {"w": [tensor]}}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="refused: a tensor"):
+        archive.read(tmp_path / "a.pth")
+
+
+def test_many_views_of_a_tensor_are_no_more_than_their_file(tmp_path: Path) -> None:
+    numbers = torch.ones(1000)
+    torch.save([numbers.view(1000) for _ in range(100)], tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a tensor of \(1000,\), larger than what the file has"):
         archive.read(tmp_path / "a.pth")
 
 
@@ -173,19 +189,19 @@ def test_objects_that_many_save_are_passed_over(tmp_path: Path, value: Any) -> N
 class Forged:
     """Pickled as numpy's scalar whose type has flags, a size and fields of the file's choice."""
 
-    def __init__(self, code: str, data: bytes) -> None:
-        self.code, self.data = code, data
+    def __init__(self, code: str, data: bytes, order: str = "|") -> None:
+        self.kind, self.data = ForgedType(code, order), data
 
     def __reduce__(self) -> Any:
-        return np._core.multiarray.scalar, (ForgedType(self.code), self.data)  # type: ignore[attr-defined]
+        return np._core.multiarray.scalar, (self.kind, self.data)  # type: ignore[attr-defined]
 
 
 class ForgedType:
-    def __init__(self, code: str) -> None:
-        self.code = code
+    def __init__(self, code: str, order: str) -> None:
+        self.code, self.order = code, order
 
     def __reduce__(self) -> Any:
-        return np.dtype, (self.code, False, True), (3, "|", None, None, None, 1 << 40, 1 << 40, 63)
+        return np.dtype, (self.code, False, True), (3, self.order, None, None, None, 1 << 40, 1 << 40, 63)
 
 
 @pytest.mark.parametrize(("code", "data"), [("f8", b"short"), ("i4", b""), ("f8", bytes(1000))])
@@ -193,6 +209,12 @@ def test_a_forged_type_of_numbers_builds_nothing(tmp_path: Path, code: str, data
     torch.save({"x": Forged(code, data)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"cannot be read as a checkpoint|an object of bytes"):
         archive.read(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("order", [">", "<"])
+def test_numbers_in_the_other_byte_order_are_read(tmp_path: Path, order: str) -> None:
+    torch.save({"x": Forged("i4", np.array(258, f"{order}i4").tobytes(), order)}, tmp_path / "a.pth")
+    assert archive.read(tmp_path / "a.pth")[0]["x"] == 258
 
 
 @pytest.mark.parametrize("code", ["O", "V8", "M8", "S5"])

@@ -322,8 +322,12 @@ def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.Captur
 def test_resume_auto_begins_goes_on_and_is_content_with_what_is_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli.main(["find", *QUICK, "--resume", "auto"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("biprop.train.Search.run", lambda _: signal.raise_signal(signal.SIGINT))
+        assert cli.main(["find", *QUICK]) == 130
+    assert cli.main(["find", *QUICK, "--resume", "auto"]) == 0  # in the folder of the one that left no checkpoint
     folder = next(Path("runs").glob("digits/**/result.json")).parent
+    assert folder.name == "find"
     capsys.readouterr()
     assert cli.main(["find", *QUICK, "--resume", "auto", "--print-freq", "7"]) == 0
     assert capsys.readouterr().out == f"{folder}: complete already; another --name begins a new run\n"

@@ -55,6 +55,7 @@ def test_two_names_of_one_part_are_refused() -> None:
         (["x_train/x_train/a", "x_train/x_train/b", "x_test/a"], {TRAIN: "x_train/x_train", TEST: "x_test"}),
         (["photos/cat", "photos/dog"], {"": "photos"}),
         (["photos/train/cat", "photos/train/dog"], {TRAIN: "photos/train"}),
+        (["photos/Train/cat", "photos/Train/dog"], {TRAIN: "photos/Train"}),
         (["cat", "dog"], {"": "."}),
         (["cat/images", "dog/images"], {"": "."}),
         (["car", "ship", "train"], {"": "."}),

@@ -16,5 +16,7 @@ def test_what_is_escaped_how() -> None:
     assert escaped("caf\u00e9\u00a0noir") == "caf\u00e9\\xa0noir"
     assert escaped("\u7f8e\u3000\u732b") == "\u7f8e\\u3000\u732b"
     assert escaped("a\nb\x1b[31m\u202e\udcff") == "a\\nb\\x1b[31m\\u202e\\udcff"
+    assert not is_name("a\u202eb")
+    assert is_name("a" * 1000)
     assert not is_name("a" * 1001)
     assert not is_name(7)

@@ -58,7 +58,14 @@ def dtype_of(kind: str, state: bytes = b"") -> bytes:
 
 
 FORGED = b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-FIELDS = b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + dtype_of("O8") + b"K\x00\x86s" + b"K\x08K\x01K\x00tb"
+
+
+def fields_of(kind: str) -> bytes:
+    """The state of a type that has a field "a" of another type."""
+    return b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + dtype_of(kind) + b"K\x00\x86s" + b"K\x08K\x01K\x00tb"
+
+
+FIELDS = fields_of("O8")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,7 @@ FIELDS = b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + dtype
         (array_of(dtype_of("O8", FORGED), 1, b"A" * 8), "an array of 'O8', which is no type of numbers"),
         (array_of(dtype_of("V8", FIELDS), 1, b"A" * 8), "an array of 'V8'"),
         (array_of(dtype_of("u8", FIELDS), 1, b"A" * 8), "'O8', which is no type of numbers"),
+        (array_of(dtype_of("u8", fields_of("u8")), 1, b"A" * 8), "an array of structures"),
         (array_of(dtype_of("u8"), 9, b"A" * 8), r"an array \[9\] of 8 bytes"),
         (array_of(dtype_of("u1", b"K\x07b"), 1, b"A"), "not a readable CIFAR batch"),
         (b"\x80\x02" + name("os", "system") + text("touch was-here") + b"\x85R.", "it asks for os.system, which is no array"),

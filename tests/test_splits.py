@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biprop import UserError
-from biprop.data.splits import stratified, validation_size
+from biprop.data.splits import TEST_LAYER, VALIDATION_LAYER, stratified, validation_size
 
 
 @given(st.lists(st.integers(2, 60), min_size=2, max_size=12), st.floats(0.01, 0.5))
@@ -28,6 +28,12 @@ def test_a_class_with_one_image_cannot_be_split() -> None:
     with pytest.raises(UserError, match="class 'eel' has too few images"):
         stratified(np.array([0, 0, 1, 1, 2]), 2, 0, ["cat", "dog", "eel"])
     assert stratified(np.array([0, 0, 2, 2]), 2, 0, ["cat", "dog", "eel"]).sum() == 2  # a class without any is left alone
+
+
+def test_each_split_has_a_draw_of_its_own() -> None:
+    labels = np.repeat(np.arange(2), 50)
+    test, validation = (stratified(labels, 10, layer, ["cat", "dog"]) for layer in (TEST_LAYER, VALIDATION_LAYER))
+    assert not np.array_equal(test, validation)
 
 
 def test_a_tenth_is_held_out() -> None:

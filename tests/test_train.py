@@ -282,6 +282,13 @@ def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:
     assert (again.epoch, again.batch, again.train.images) == (1, 0, 0)
 
 
+def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(tmp_path: Path) -> None:
+    killed = search(tmp_path)
+    again = Search(killed.config, "digits", killed.data, log.Console(), start=None, resume=True)
+    assert again.folder == killed.folder
+    assert search(tmp_path).folder != killed.folder
+
+
 def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
     found = search(tmp_path, epochs=1)
     with runs.held(found.folder), pytest.raises(UserError, match="another process runs this search"):
