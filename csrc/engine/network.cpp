@@ -223,7 +223,7 @@ class Network {
     }
 
     // Floats become levels where whoever makes them and everybody who reads them knows levels: convolutions on floats, their residual
-    // sums, and pools. Input and output stay floats, and what has no finite range.
+    // sums, and pools. Input and output stay floats, and what has a range too large or too small for a step.
     void use_levels(Plan& plan, const Ranges& ranges) const {
         const size_t count = program_.values.size();
         std::vector<bool> levels(count, true);
@@ -241,10 +241,8 @@ class Network {
         const auto shape = [&](int v) {
             return plan.shapes[v].with_levels(ranges[v].first, ranges[v].second, 32767 / most_kept[v]);
         };
-        for (size_t v = 0; v < count; ++v) {
-            const auto [least, most] = ranges[v];
-            levels[v] = levels[v] && plan.shapes[v].plain() && std::isfinite(least) && std::isfinite(most);
-        }
+        for (size_t v = 0; v < count; ++v)
+            levels[v] = levels[v] && plan.shapes[v].plain() && std::isnormal(shape(int(v)).step);
         for (const Op& op : program_.ops) {
             if (op.act == Act::sign0) {  // the sign of a small number is not the sign of its level, which is 0
                 levels[op.in] = false;

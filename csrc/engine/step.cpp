@@ -1,8 +1,6 @@
 #include "step.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 namespace biprop {
 
@@ -35,7 +33,6 @@ Shape Shape::with_levels(float least, float most, int limit) const {
     shape.low = least < 0 ? -shape.high : 0;
     const float largest = std::max(most, -least);
     shape.step = (largest > 0 ? largest : 1) / float(shape.high);
-    shape.step = std::max(shape.step, std::numeric_limits<float>::min());  // 0 is for floats
     shape.plane = apart(round_up(size_t(lanes()), 32) * sizeof(int16_t));
     return shape;
 }
