@@ -181,7 +181,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             if bar:
                 bar.advance(len(chosen))
     if failed:
-        raise UserError(f"{failed:,} of {len(paths):,} pictures have no answer (see above); all others have")
+        raise UserError(f"{failed:,} of {len(paths):,} pictures failed (see above); the others were classified")
     return 0
 
 
