@@ -245,7 +245,7 @@ def test_a_signal_before_the_first_step_is_to_be_started_again(
 ) -> None:
     monkeypatch.setattr("biprop.data.load", lambda *_: os.kill(os.getpid(), number))
     assert cli.main(["find", *QUICK]) == 75
-    assert capsys.readouterr().err == f"biprop: stopped: {number.name}; the same command does the rest\n"
+    assert capsys.readouterr().err == f"biprop: stopped: {number.name}; run the same command again\n"
 
 
 def ended(stdout: int, *command: str, **environment: str) -> tuple[int, str]:

@@ -656,5 +656,5 @@ def _guarded(argv: Sequence[str] | None) -> int:
         screen.tell("interrupted", start="\n")
         return INTERRUPTED
     except interrupts.Terminated as e:
-        screen.tell(f"stopped: {e}; the same command does the rest")
+        screen.tell(f"stopped: {e}; run the same command again")
         return interrupts.STOPPED
