@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 
-from biprop import UserError, checkpoint, config, models
+from biprop import UserError, accuracy, checkpoint, config, models
 from biprop.config import Config
 from biprop.network import Task, build_network
 
@@ -184,6 +185,22 @@ def test_hostile_fields_are_one_line(path: Path, changes: dict[str, Any], said: 
     with pytest.raises(UserError, match=said) as error:
         checkpoint.restore(path, {})
     assert "\n" not in str(error.value)
+
+
+def test_a_ticket_is_recognised() -> None:
+    with pytest.raises(UserError, match=r"tiny.mpt: a ticket or a deck, not a checkpoint: pass the run folder"):
+        checkpoint.load(ROOT / "tests" / "golden" / "tiny.mpt")
+
+
+def test_class_names_are_texts_or_refused(path: Path) -> None:
+    checkpoint.save(path, fields(classes=["a", "b"]))
+    assert checkpoint.class_names(checkpoint.read(path, {})) == ["a", "b"]
+    for classes in (3, [1], {"a": 1}, [torch.ones(2)], "ab"):
+        checkpoint.save(path, fields(classes=classes))
+        with pytest.raises(UserError, match="a damaged checkpoint: classes = "):
+            checkpoint.class_names(checkpoint.read(path, {}))
+        with pytest.raises(UserError, match="a damaged checkpoint: classes = "):
+            accuracy.of_checkpoint(path, {}, {})
 
 
 @pytest.mark.parametrize("ours", [torch.ones(2, 2), 3, [], "x"], ids=range(4))

@@ -60,7 +60,7 @@ def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
     for number, flag in enumerate(("--baseline", "--no-baseline")):
         assert cli.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
         out = capsys.readouterr().out
-        said = out.count("of 100 test images right (a sample of 360)") + out.count("on 100 of 360 test images)")
+        said = out.count("on 100 of 360 test images)")
         assert said == out.count("random scores") == (0 if number else 2)
         assert cli.main(["pack", run + "/0" * number, "-o", "a.mpt"]) == 0
         tickets.append(Path("a.mpt").read_bytes())
@@ -245,7 +245,7 @@ def test_a_signal_before_the_first_step_is_to_be_started_again(
 ) -> None:
     monkeypatch.setattr("biprop.data.load", lambda *_: os.kill(os.getpid(), number))
     assert cli.main(["find", *QUICK]) == 75
-    assert capsys.readouterr().err == f"biprop: stopped: {number.name}; the same command does the rest\n"
+    assert capsys.readouterr().err == f"biprop: stopped: {number.name}; run the same command again\n"
 
 
 def ended(stdout: int, *command: str, **environment: str) -> tuple[int, str]:
@@ -469,9 +469,12 @@ def test_data_without_a_set_is_recognised(capsys: pytest.CaptureFixture[str], tm
     assert cli.main(["find", *QUICK, "--data", "photos", "--lr", "0"]) == 0
     captured = capsys.readouterr()
     assert "on folder (44 training, 4 validation, 12 test images)" in captured.out
-    assert "data photos: folder, 3 classes (books, mugs, plants), 60 images: train ./, a fifth of it for the test" in captured.out
+    assert (
+        "data photos: folder, 3 classes (books, mugs, plants), 60 images: train ./, a fifth of it held out as the test set"
+        in captured.out
+    )
     assert "biprop: warning: only 4 validation images: too few to choose an epoch by" in captured.err
-    assert re.search(r"to be trusted +between \d+ and \d+ %: 12 test images tell no more", captured.out)
+    assert re.search(r"confidence interval +\d+ to \d+ %  \(95 %; there are only 12 test images\)", captured.out)
     assert "Search done, but no" in captured.out  # nothing was learned, as the learning rate is 0
     assert "Multi-Prize Ticket found" not in captured.out
     assert "epoch 1, the last; 4 validation images" in captured.out

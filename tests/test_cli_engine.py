@@ -111,7 +111,7 @@ def test_a_damaged_picture_does_not_end_the_others(batch: str, capsys: pytest.Ca
     found = [json.loads(line) for line in out.splitlines()]
     assert [one.get("class") for one in found] == [None, *(one["class"] for one in whole[1:3]), None, whole[4]["class"]]
     assert found[3] == {"file": "pictures/3.png", "error": err.splitlines()[1].removeprefix("biprop: ")}
-    assert err.splitlines()[2] == "biprop: 2 of 5 pictures have no answer (see above); all others have"
+    assert err.splitlines()[2] == "biprop: 2 of 5 pictures failed (see above); the others were classified"
     assert cli.main(["predict", "a.mpt", "pictures", "--batch", batch]) == 2
     out, err = capsys.readouterr()
     assert [row.split()[0] for row in out.splitlines()] == ["file", *(f"pictures/{i}.png" for i in (1, 2, 4))]
@@ -252,7 +252,7 @@ def test_evaluate_by_the_engine(normalised: bool, capsys: pytest.CaptureFixture[
         out = capsys.readouterr().out
         rights += re.findall(r"; (\d+) of 360 images", out)
         assert ("computed by" in out) == ("--engine" in flags)
-        different = re.search(r"not as PyTorch in float64 +(\d+) of 540 predictions", out)
+        different = re.search(r"disagreements +(\d+) of 540 predictions +\(with PyTorch in float64\)", out)
         assert bool(different) == ("--compare" in flags)
         assert not different or int(different[1]) <= 2
     assert rights[1] == rights[2]

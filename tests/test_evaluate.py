@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from biprop.evaluate import Counts, evaluate, is_better, likely_range
+from biprop.evaluate import Counts, confidence_interval, evaluate, is_better
 
 
 def test_counts_are_of_images_not_of_batches() -> None:
@@ -56,8 +56,8 @@ def test_better_means_by_more_than_luck() -> None:
     assert is_better(Counts(4, 4), Counts())  # nothing to compare with
 
 
-def test_the_likely_range_is_wilsons() -> None:
-    low, high = likely_range(Counts(12, 6))
+def test_the_confidence_interval_is_wilsons() -> None:
+    low, high = confidence_interval(Counts(12, 6))
     assert (round(low, 1), round(high, 1)) == (25.4, 74.6)
-    assert likely_range(Counts(5, 5))[1] == 100
-    assert likely_range(Counts(5, 0))[0] == 0
+    assert confidence_interval(Counts(5, 5))[1] == 100
+    assert confidence_interval(Counts(5, 0))[0] == 0

@@ -40,6 +40,18 @@ def test_a_terminal_gets_a_bar_and_a_table(monkeypatch: pytest.MonkeyPatch) -> N
         assert expected in stream.getvalue()
 
 
+def test_a_narrow_terminal_shows_long_paths_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/".join(f"folder{number:02}" for number in range(12))
+    for show in (lambda c: c.table("t", [("files", path)]), lambda c: c.columns("t", ["files", ""], [[path, ""]])):
+        stream = Terminal()
+        show(log.Console(stream))
+        letters = "".join(c for c in stream.getvalue() if c.isalnum() or c == "/")
+        assert all(f"folder{number:02}" in letters for number in range(12))
+        assert "…" not in stream.getvalue()
+
+
 @pytest.mark.parametrize("stream_type", [io.StringIO, Terminal])
 def test_names_cannot_command_the_screen(stream_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import write_image_folder
 
 from biprop import UserError, cli, config, data, sweep
 from biprop.train import Search
@@ -87,6 +88,14 @@ def test_a_cell_that_diverges_does_not_stop_the_others(capsys: pytest.CaptureFix
     again = capsys.readouterr().out
     assert "cell 1 of 2" not in again
     assert "lr=1e38  diverged" in again
+
+
+def test_warnings_of_the_data_are_on_standard_error_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "photos")
+    assert cli.main(["sweep", "--grid", "seed=0,1", *QUICK, "--data", "photos", "--no-baseline"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("biprop: warning: only 2 validation images") == 1
+    assert "warning" not in captured.out
 
 
 def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]) -> None:

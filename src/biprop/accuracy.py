@@ -72,7 +72,7 @@ def of_checkpoint(path: str | Path, flags: Mapping[str, Any], fallback: Mapping[
         places = {name: fallback[name] for name in ("set", "workers") if name in fallback} | places
     return Subject(
         str(path), restored.network.model, _here(content.config, places), content.task, restored.mean or (), restored.std or (),
-        content.epoch, subnetwork.report() if subnetwork else [], content.warnings, list((content.ours or {}).get("classes", [])),
+        content.epoch, subnetwork.report() if subnetwork else [], content.warnings, checkpoint.class_names(content),
     )  # fmt: skip
 
 
@@ -182,4 +182,4 @@ def measure(
     model = packed or subject.model
     model.to(where)
     batches = images.evaluation_batches(split.to(where), size, normalised=packed is None)
-    return evaluate(model, console.track(batches, what, -(-len(split) // size)))
+    return evaluate(model, console.track(batches, f"{what}, batches", -(-len(split) // size)))

@@ -108,6 +108,8 @@ def _check(file: IO[bytes], path: Path) -> Iterator[str]:
     start = file.read(len(_BEFORE_ZIP))
     if start == _BEFORE_ZIP:
         yield f"{path}: written by a PyTorch before 1.6, without a checksum: damage to its numbers is not noticed"
+    elif start[8:9] == b"{":
+        raise UserError(f"{path}: a ticket or a deck, not a checkpoint: pass the run folder, or a file of its checkpoints/")
     elif not start.startswith(_ZIP):
         raise UserError(f"{path}: refused: not a plain checkpoint: it does not begin like a file of torch.save")
     else:

@@ -268,6 +268,18 @@ def config_name(content: Content) -> str:
     return str(name)
 
 
+def class_names(content: Content) -> list[str]:
+    """Of the classes, in the order of the network's outputs; none where a checkpoint does not say.
+
+    Raises:
+        UserError: they are something else.
+    """
+    names = (content.ours or {}).get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{content.path}: a damaged checkpoint: classes = {shown(names)}")
+    return list(names)
+
+
 def run_folder(path: Path) -> Path | None:
     """The run folder that a checkpoint lies in; None where it lies somewhere else."""
     folder = path.parent.parent

@@ -248,8 +248,8 @@ def _find(arguments: argparse.Namespace) -> int:
     try:
         with group.together(choose_device(config.device, group).type):
             images = group.by_all(lambda: data.load(config, console.track))
-            if start and start.ours and resume:
-                _check_classes(start.ours.get("classes", []), images.classes, start.path)
+            if start and resume:
+                _check_classes(checkpoint.class_names(start), images.classes, start.path)
             search = Search(config, name, images, console, start, bool(resume) or is_automatic, group)
             if group.is_first:
                 _warn([*(start.warnings if start else ()), *options.warnings(config), *images.notes])
@@ -377,11 +377,11 @@ def _check_classes(made_for: Sequence[str], found: Sequence[str], path: Path) ->
 
 
 FEW_TEST_IMAGES = 300
-"""Below this the accuracy is told with its likely range: with 300, that is ten points wide."""
+"""Below this the accuracy is shown with its confidence interval: with 300, that is about ten points wide."""
 
 
 def _show_result(console: Any, config: Config, network: Network, result: Result, images: DataSet) -> None:
-    from .evaluate import likely_range
+    from .evaluate import confidence_interval
     from .train import sample_in_words
 
     test = result.test
@@ -399,8 +399,8 @@ def _show_result(console: Any, config: Config, network: Network, result: Result,
         ]
         title = "Multi-Prize Ticket found"
     if test.images < FEW_TEST_IMAGES:
-        low, high = likely_range(test)
-        rows.append(("to be trusted", f"between {low:.0f} and {high:.0f} %: {test.images:,} test images tell no more (95 %)"))
+        low, high = confidence_interval(test)
+        rows.append(("confidence interval", f"{low:.0f} to {high:.0f} %  (95 %; there are only {test.images:,} test images)"))
     if result.random_scores and result.weights:
         part = sample_in_words(result.random_scores, test.images)
         about = f"the same network, no search{f'; {part}' if part else ''}"
@@ -426,11 +426,11 @@ def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
 
 
 def _why_in_vain(result: Result, images: DataSet) -> str | None:
-    """What the network is not better than, if it is not: the same one with random scores, or naming one class always."""
+    """What the network is not better than, if it is not: the same one with random scores, or always the most frequent class."""
     from .evaluate import Counts, is_better
 
     test, labels = result.test, images.test.labels
-    rivals = {"naming one class always": Counts(len(labels), int(labels.bincount().max()))}
+    rivals = {"always predicting the most frequent class": Counts(len(labels), int(labels.bincount().max()))}
     if result.random_scores:
         rivals = {"random scores": result.random_scores, **rivals}
     for what, rival in rivals.items():
@@ -500,7 +500,8 @@ def _show_accuracy(
         counts = accuracy.measure(subject, images, split, flags.get("device", "auto"), console, what, packed)
         rows.append((what, f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of {counts.images:,} images)"))
     if packed and compare:
-        rows.append(("not as PyTorch in float64", f"{packed.differing:,} of {packed.compared:,} predictions"))
+        disagreements = f"{packed.differing:,} of {packed.compared:,} predictions  (with PyTorch in float64)"
+        rows.append(("disagreements", disagreements))
     console.table(path, rows)
     return 0
 
@@ -655,5 +656,5 @@ def _guarded(argv: Sequence[str] | None) -> int:
         screen.tell("interrupted", start="\n")
         return INTERRUPTED
     except interrupts.Terminated as e:
-        screen.tell(f"stopped: {e}; the same command does the rest")
+        screen.tell(f"stopped: {e}; run the same command again")
         return interrupts.STOPPED

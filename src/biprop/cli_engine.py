@@ -43,8 +43,8 @@ def add_commands(commands: Any) -> None:
     predict = commands.add_parser(
         "predict", help="which classes pictures show", usage="biprop predict FILE PICTURE-OR-FOLDER ... [options]",
         description="The likeliest classes of pictures, by a ticket or a deck and without PyTorch. Pictures of another size\n"
-        "than the network's are scaled as its data were. One that cannot be read is told on standard error (--json: also as an\n"
-        "object with \"error\"), the others are answered, and the exit code is 2.", **common,
+        "than the network's are scaled as its data were. A picture that cannot be read is reported on standard error\n"
+        "(with --json also as an object with \"error\"); the others are classified, and the exit code is 2.", **common,
     )  # fmt: skip
     predict.add_argument("file", metavar="FILE", help=f"ticket ({TICKET_ENDING}) or deck ({DECK_ENDING})")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, or folders, whose pictures are taken in order")
@@ -181,7 +181,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             if bar:
                 bar.advance(len(chosen))
     if failed:
-        raise UserError(f"{failed:,} of {len(paths):,} pictures have no answer (see above); all others have")
+        raise UserError(f"{failed:,} of {len(paths):,} pictures failed (see above); the others were classified")
     return 0
 
 

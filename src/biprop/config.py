@@ -528,7 +528,7 @@ def check_source(config: Config) -> None:
 def check_place(config: Config, given: Mapping[str, Any]) -> None:
     """Raise UserError if the user names data that would not be looked at."""
     if "data" in given and config.set == "digits":
-        raise UserError(f"--data {given['data']}: not used: the digits are part of the program; pass --set folder, say")
+        raise UserError(f"--data {given['data']}: not used: the digits are part of the program; pass --set folder, for example")
 
 
 def _check_data(config: Config) -> None:

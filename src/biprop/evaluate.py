@@ -82,8 +82,8 @@ def is_better(found: Counts, than: Counts) -> bool:
     return (found.top1 - than.top1) / 100 > 2 * error
 
 
-def likely_range(counts: Counts) -> tuple[float, float]:
-    """Between which percentages the accuracy on any number of such images lies, with 95 % confidence (Wilson, 1927)."""
+def confidence_interval(counts: Counts) -> tuple[float, float]:
+    """The 95 % confidence interval of the accuracy, in percent (Wilson's score interval, 1927)."""
     n, z = max(1, counts.images), 1.96
     share = counts.right / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)

@@ -293,20 +293,12 @@ def pack(
             "head_bias": config.last_layer_dense, "ancestor": network.of_ancestor,
         },
         input_size=(task.channels, *task.input_size),
-        classes=list(_classes(content)),
+        classes=checkpoint.class_names(content),
         mean=restored.mean or (),
         std=restored.std or (),
         found=_found(content, file),
         compact=compact,
     )  # fmt: skip
-
-
-def _classes(content: checkpoint.Content) -> list[str]:
-    """Names of the classes, where a checkpoint tells them."""
-    names = (content.ours or {}).get("classes", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{content.path}: a damaged checkpoint: classes = {shown(names)}")
-    return names
 
 
 def _text(value: Any) -> str | None:

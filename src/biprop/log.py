@@ -92,6 +92,8 @@ class Console:
             from rich.table import Table
 
             table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+            table.add_column(overflow="fold")
+            table.add_column(overflow="fold")  # long paths go on in the next line, and lose nothing
             for row in cells:
                 table.add_row(*row)
             self._rich.print(table)
@@ -109,7 +111,7 @@ class Console:
 
             table = Table(title=title, title_justify="left", title_style="bold")
             for number, head in enumerate(head_cells):
-                table.add_column(head, justify="right" if number else "left")
+                table.add_column(head, justify="right" if number else "left", overflow="fold")
             for row in cells:
                 table.add_row(*row)
             self._rich.print(table)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
 from .errors import UserError, one_line
+from .names import escaped
 
 _KEPT = "\u00a0\u3000\u200c\u200d"
 """Spaces and joiners that words of several languages need, though Python calls them unprintable."""
@@ -26,13 +27,9 @@ def printable(text: str) -> str:
     others change the order in which the rest is shown. They become "\x1b" or "\u202e". Backslashes
     stay as they are: the result is to be read, not to be decoded.
     """
-    return text if text.isprintable() else "".join(map(_printable_character, text))
-
-
-def _printable_character(character: str) -> str:
-    if character.isprintable() or character in _KEPT:
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+    if text.isprintable():
+        return text
+    return "".join(character if character in _KEPT else escaped(character) for character in text)
 
 
 def prepare() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import config as options
+from . import screen
 from .config import Config
 from .errors import UserError, did_you_mean
 from .files import replace_text
@@ -150,7 +151,7 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
         if loaded is None or loaded[0] != data_options:
             loaded = data_options, data.load(config, console.track)
             for note in loaded[1].notes:
-                console.line(f"warning: {note}")
+                screen.tell(f"warning: {note}")
         folder = sweep.state(cell).get("folder")
         last = runs.newest_checkpoint(Path(folder)) if folder else None
         start = checkpoint.read(last, {}) if last else None

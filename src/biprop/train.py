@@ -502,10 +502,9 @@ class Search:
         self._baseline_is_due = False
         if self.group.is_first:
             self._save(INITIAL, Counts(), Counts())
-            counts, everything = self.random_scores, len(self.data.test)
-            sampled = f" (a sample of {everything:,})" if counts.images < everything else ""
-            accuracy = f"{counts.top1:.1f} % of {counts.images:,} test images right{sampled}"
-            self.console.line(f"before the search, with random scores: {accuracy}")
+            part = sample_in_words(self.random_scores, len(self.data.test))
+            accuracy = f"{self.random_scores.top1:.1f} %{f' ({part})' if part else ''}"
+            self.console.line(f"before the search, with random scores: test accuracy {accuracy}")
 
     @torch.no_grad()
     def _accuracy_before_search(self) -> Counts:

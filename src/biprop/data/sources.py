@@ -486,7 +486,7 @@ def _assembled(folder: Path, train: Listing, others: Mapping[str, Listing | None
         told.append(f"{TEST} {names[VALIDATION]}")
     else:
         train, test = split_off_test(train)
-        told.append("a fifth of it for the test")
+        told.append("a fifth of it held out as the test set")
     shown = ", ".join(map(escaped, train.classes[:5])) + (", ..." if len(train.classes) > 5 else "")
     count = len(train.labels) + len(test.labels)
     return Parts(train, test, held_out, f"{len(train.classes)} classes ({shown}), {count:,} images: {', '.join(told)}")
@@ -555,7 +555,7 @@ def in_memory(parts: Parts, image_size: int | None, progress: Progress = no_prog
     mode = pictures.mode_of(channels) if channels else _common_mode(listings)
     train, test = (_in_memory(part, image_size, progress, mode) for part in listings)
     if train.shape != test.shape:
-        raise UserError("training and test images have different sizes: pass --image-size")
+        raise UserError(f"training and test images have different sizes: {_SCALE}")
     mean, std = _mean_and_std(train.images)
     return _source(parts, train, test, mean, std)
 
@@ -586,6 +586,9 @@ def _common_mode(listings: Sequence[Listing]) -> str:
     return "L"
 
 
+_SCALE = "pass --image-size N to scale all to N x N pixels"
+
+
 def _in_memory(listing: Listing, size: int | None, progress: Progress, mode: str) -> Images:
     """All images decoded; they must have the size of the first unless `size` (pixels a side) is given."""
     items = listing.items
@@ -609,7 +612,7 @@ def _in_memory(listing: Listing, size: int | None, progress: Progress, mode: str
         if image.shape != first.shape:
             height, width = image.shape[1:]
             wanted = f"{first.shape[2]}x{first.shape[1]}"
-            raise UserError(f"{items.name(i)}: {width}x{height} pixels where the first image has {wanted}: pass --image-size")
+            raise UserError(f"{items.name(i)}: {width}x{height} pixels where the first image has {wanted}: {_SCALE}")
         result[i] = image
     return Images(torch.from_numpy(result), torch.from_numpy(listing.labels))
 
