@@ -244,17 +244,10 @@ class Network {
         for (size_t v = 0; v < count; ++v)
             levels[v] = levels[v] && plan.shapes[v].plain() && std::isnormal(shape(int(v)).step);
         for (const Op& op : program_.ops) {
-            if (op.act == Act::sign0) {  // the sign of a small number is not the sign of its level, which is 0
-                levels[op.in] = false;
-                if (op.residual != kNone) levels[op.residual] = false;
-            }
-            if (op.kind != Kind::conv) continue;
-            if (!plan.shapes[op.in].bits) {
-                levels[op.in] = levels[op.in] && reads_levels(op, plan.shapes, shape(op.in));
-                continue;
-            }
-            levels[op.out] = false;
-            if (op.residual != kNone) levels[op.residual] = false;
+            const bool counts = op.kind == Kind::conv && plan.shapes[op.in].bits;  // a convolution on bits
+            if (counts) levels[op.out] = false;
+            else levels[op.in] = levels[op.in] && reads_levels(op, plan.shapes, shape(op.in));
+            if (op.residual != kNone && (counts || op.act == Act::sign0)) levels[op.residual] = false;
         }
         for (size_t v = 0; v < count; ++v)
             if (levels[v]) plan.shapes[v] = shape(int(v));

@@ -494,6 +494,8 @@ bool can_sum(const Op& op, const Value& in, int images) {
 }
 
 bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
+    if (op.act == Act::sign0) return false;  // the sign of a small number is not the sign of its level, which is 0
+    if (op.kind != Kind::conv) return true;
     if (is_dot(op, in, shapes[op.out])) return true;
     const bool bits = shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits);
     return !bits && LevelSum::fits(op, in);
