@@ -2,7 +2,7 @@
 
 The checksum is the archive's comment, at its very end: torch.load, in every mode, and tools for zip files read on as ever. It is
 BLAKE2b of all bytes before it. Against damage any good hash would do; BLAKE2b is in the standard library and fast on every
-processor (0.8 GB/s on one core), where SHA-256 needs special instructions to be; a CRC-32 of the whole would be weaker, and the
+processor, where SHA-256 needs special instructions to be; a CRC-32 of the whole would be weaker, and the
 ones that torch.save leaves per record do not notice a record that is missing or in another one's place.
 """
 
@@ -298,18 +298,13 @@ def _path(*parts: Any) -> str:
     return "/".join(part for part in parts if isinstance(part, str))
 
 
-def _unbuilt(*_: Any) -> Foreign:
-    return Foreign()
-
-
 _STAND_INS: tuple[tuple[Any, str], ...] = (
-    *((Foreign, name) for name in ("argparse.Namespace", "types.SimpleNamespace")),
-    *((_NumberType, name) for name in ("numpy.dtype",)),
+    *((Foreign, name) for name in ("argparse.Namespace", "types.SimpleNamespace", "numpy.ndarray")),
+    (_NumberType, "numpy.dtype"),
     *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((_unbuilt, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    (_unbuilt, "numpy.ndarray"),
+    *((Foreign, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     (_dictionary, "collections.defaultdict"),
-    *((_unbuilt, f"builtins.{name}") for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
+    *((Foreign, f"builtins.{name}") for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
     *(
         (_path, f"{module}.{kind}{name}")
         for module in ("pathlib", "pathlib._local")
