@@ -16,7 +16,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from biprop import Ticket, models, plans
+from biprop import Ticket, checkpoint, config, models, plans
+from biprop.config import Config
+from biprop.network import Task, build_network
 from biprop.ticket import Layer
 
 settings.register_profile("biprop", deadline=None)  # a shared machine stalls now and then; timings live in benchmarks/
@@ -42,7 +44,7 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def found_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short real search: the digits' network, 82,000 weights of which 20 % are kept, a few seconds."""
-    from biprop import config, data, log
+    from biprop import data, log
     from biprop.train import Search
 
     options, name = config.resolve(
@@ -50,6 +52,26 @@ def found_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"epochs": 2, "low_data": 0.3, "batch_size": 32, "device": "cpu", "log_dir": str(tmp_path_factory.mktemp("found"))},
     )
     return Search(options, name, data.load(options), log.Console(io.StringIO())).run().folder
+
+
+def checkpoint_fields(options: Config, task: Task) -> dict[str, Any]:
+    """The fields of a small checkpoint, as a search writes them; what no test looks at is left out."""
+    network = build_network(options, task)
+    assert network.subnetwork
+    ours = {
+        "format": checkpoint.FORMAT,
+        "version": "0",
+        "config": config.as_dict(options),
+        "config_name": "c",
+        "of_ancestor": False,
+        "densities": network.subnetwork.densities,
+        "num_classes": task.num_classes,
+        "channels": task.channels,
+        "input_size": list(task.input_size),
+        "mean": [0.5],
+        "std": [0.5],
+    }
+    return {"arch": options.arch, "epoch": 1, "state_dict": network.model.state_dict(), "biprop": ours}
 
 
 def png(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]

@@ -34,11 +34,11 @@ from typing import Any
 
 import torch
 import yaml
-from conftest import ROOT, network_of, random_ticket
+from conftest import ROOT, checkpoint_fields, network_of, random_ticket
 
 from biprop import Deck, Ticket, UserError, archive, checkpoint, coding, config, export, inspection, native
 from biprop.config import Config
-from biprop.network import Task, build_network
+from biprop.network import Task
 
 MOST_WEIGHTS = 1 << 18
 MOST_SECONDS = 5.0
@@ -276,23 +276,9 @@ _SEALED, _DAMAGED = b"s", b"d"
 
 def small_checkpoint() -> dict[str, Any]:
     options, task = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3), Task(4, 1, (8, 8))
-    network = build_network(options, task)
-    assert network.subnetwork
-    ours = {
-        "format": checkpoint.FORMAT,
-        "version": "0",
-        "config": config.as_dict(options),
-        "config_name": "fuzz",
-        "of_ancestor": False,
-        "densities": network.subnetwork.densities,
-        "num_classes": 4,
-        "channels": 1,
-        "input_size": [8, 8],
-        "mean": [0.5],
-        "std": [0.5],
-    }
-    fields = {"arch": options.arch, "conv_type": "SubnetConv", "prune_rate": 0.3, "epoch": 1, "biprop": ours}
-    return {**fields, "state_dict": dict(network.model.state_dict()), "optimizer": {"state": {}, "param_groups": []}}
+    content = checkpoint_fields(options, task)
+    others = {"conv_type": "SubnetConv", "prune_rate": 0.3, "optimizer": {"state": {}, "param_groups": []}}
+    return {**content, **others, "state_dict": dict(content["state_dict"])}
 
 
 def as_file(fields: Any) -> bytes:

@@ -10,25 +10,16 @@ from biprop import Engine, Ticket, UserError, accuracy, cli, export, log
 from biprop.config import resolve
 from biprop.data import load
 from biprop.runs import BEST
-from biprop.train import Search
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short search on the digits."""
-    folder = tmp_path_factory.mktemp("runs")
-    config, name = resolve(None, {"width_mult": "0.25", "epochs": "2", "device": "cpu", "log_dir": str(folder)})
-    return Search(config, name, load(config), log.Console()).run().folder
-
-
-def test_a_ticket_scores_what_its_checkpoint_scores(run_folder: Path, tmp_path: Path) -> None:
-    ticket = export.pack(run_folder, {})
+def test_a_ticket_scores_what_its_checkpoint_scores(found_run: Path, tmp_path: Path) -> None:
+    ticket = export.pack(found_run, {})
     ticket.save(tmp_path / "a.mpt")
     console = log.Console()
     counts = []
     for subject in (
         accuracy.of_ticket(tmp_path / "a.mpt", {}),
-        accuracy.of_checkpoint(run_folder / "checkpoints" / BEST, {}, {}),
+        accuracy.of_checkpoint(found_run / "checkpoints" / BEST, {}, {}),
     ):
         images = accuracy.load_data(subject, console)
         counts.append(accuracy.measure(subject, images, images.test, "cpu", console, "test"))
@@ -36,9 +27,9 @@ def test_a_ticket_scores_what_its_checkpoint_scores(run_folder: Path, tmp_path: 
     assert ticket.found["test"]["right"] == counts[0].right
 
 
-def test_pack_inspect_evaluate(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_inspect_evaluate(found_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = str(tmp_path / "a.mpt")
-    assert cli.main(["pack", str(run_folder), "-o", name]) == 0
+    assert cli.main(["pack", str(found_run), "-o", name]) == 0
     assert "every weight, rebuilt from the file, equals the network's" in capsys.readouterr().out
     assert cli.main(["inspect", name]) == 0
     shown = capsys.readouterr().out
@@ -46,22 +37,22 @@ def test_pack_inspect_evaluate(run_folder: Path, tmp_path: Path, capsys: pytest.
     assert cli.main(["evaluate", name, "--device", "cpu"]) == 0
     assert f"{Ticket.load(name).found['test']['right']} of 360 images" in capsys.readouterr().out
     compact = str(tmp_path / "c.mpt")
-    assert cli.main(["pack", str(run_folder / "checkpoints" / BEST), "-o", compact, "--compact", "--device", "cpu"]) == 0
+    assert cli.main(["pack", str(found_run / "checkpoints" / BEST), "-o", compact, "--compact", "--device", "cpu"]) == 0
     assert "in float32" in capsys.readouterr().out
     assert Path(compact).stat().st_size < Path(name).stat().st_size
 
 
-def test_mistakes_are_one_line(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(found_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = str(tmp_path / "a.mpt")
-    export.pack(run_folder, {}).save(name)
+    export.pack(found_run, {}).save(name)
     damaged = bytearray(Path(name).read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "d.mpt").write_bytes(damaged)
     for command, message in (
-        (["pack", str(run_folder), "-o", str(tmp_path / "a.bin")], "the name of a ticket ends with .mpt"),
+        (["pack", str(found_run), "-o", str(tmp_path / "a.bin")], "the name of a ticket ends with .mpt"),
         (["pack", str(tmp_path), "-o", name], "no run folder"),
-        (["pack", str(run_folder), "-o", str(tmp_path / "no" / "a.mpt")], "cannot be written"),
-        (["pack", str(run_folder)], "required: -o"),
+        (["pack", str(found_run), "-o", str(tmp_path / "no" / "a.mpt")], "cannot be written"),
+        (["pack", str(found_run)], "required: -o"),
         (["inspect", str(tmp_path / "d.mpt")], "the checksum does not fit the content"),
         (["evaluate", str(tmp_path / "d.mpt")], "the checksum does not fit the content"),
         (["evaluate", str(tmp_path / "none.mpt")], "cannot be read: No such file"),
@@ -74,17 +65,17 @@ def test_mistakes_are_one_line(run_folder: Path, tmp_path: Path, capsys: pytest.
         assert message in error and error.count("\n") == 1, error
 
 
-def test_a_ticket_of_other_data_is_refused(run_folder: Path, tmp_path: Path) -> None:
-    export.pack(run_folder, {}).save(tmp_path / "a.mpt")
+def test_a_ticket_of_other_data_is_refused(found_run: Path, tmp_path: Path) -> None:
+    export.pack(found_run, {}).save(tmp_path / "a.mpt")
     subject = accuracy.of_ticket(tmp_path / "a.mpt", {})
     subject.task = accuracy.Task(7, 1, (32, 32))
     with pytest.raises(UserError, match="made for 7 classes"):
         accuracy.load_data(subject, log.Console())
 
 
-def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(run_folder: Path, tmp_path: Path) -> None:
+def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(found_run: Path, tmp_path: Path) -> None:
     """However few of them the search had, and whatever the data themselves say."""
-    ticket = export.pack(run_folder, {})
+    ticket = export.pack(found_run, {})
     ticket.mean, ticket.std = (0.25,), (0.5,)
     ticket.found["options"] |= {"low_data": 0.1, "one_batch": True}
     ticket.save(tmp_path / "a.mpt")

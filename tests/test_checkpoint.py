@@ -1,15 +1,14 @@
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, checkpoint_fields
 
 from biprop import UserError, accuracy, checkpoint, config, models
 from biprop.config import Config
-from biprop.network import Task, build_network
+from biprop.network import Task
 
 
 class Evil:
@@ -107,22 +106,8 @@ TASK = Task(4, 1, (8, 8))
 
 def fields(**changes: Any) -> dict[str, Any]:
     """A small checkpoint as a search writes it; `changes` are of its entry "biprop"."""
-    network = build_network(replace(CONFIG, name="x"), TASK)
-    assert network.subnetwork
-    ours = {
-        "format": checkpoint.FORMAT,
-        "version": "0",
-        "config": config.as_dict(CONFIG),
-        "config_name": "c",
-        "of_ancestor": False,
-        "densities": network.subnetwork.densities,
-        "num_classes": 4,
-        "channels": 1,
-        "input_size": [8, 8],
-        "mean": [0.5],
-        "std": [0.5],
-    }
-    return {"arch": CONFIG.arch, "epoch": 1, "state_dict": network.model.state_dict(), "biprop": {**ours, **changes}}
+    content = checkpoint_fields(CONFIG, TASK)
+    return {**content, "biprop": {**content["biprop"], **changes}}
 
 
 @pytest.fixture
