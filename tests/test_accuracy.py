@@ -93,3 +93,15 @@ def test_the_engine_is_double_precisions_own() -> None:
     packed = accuracy.Packed(Engine(ticket), images, ticket.to_model().double())
     packed(torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8))
     assert (packed.differing, packed.compared) == (0, 24)
+
+
+def test_double_precision_starts_from_the_pixels_that_the_engine_sees() -> None:
+    """Normalised in float32: products with a gain are exact then, and sums on a black border cancel to 0, whose sign is +1."""
+    ticket = random_ticket(network_of("Conv2_BinAct"))
+    images = load(resolve(None, {"device": "cpu"})[0])
+    images.mean, images.std = (0.1307,), (0.3081,)
+    seen = []
+    packed = accuracy.Packed(Engine(ticket), images, lambda x: seen.append(x) or torch.zeros(len(x), 10))  # type: ignore
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    packed(pixels)
+    assert torch.equal(seen[0], images.normalise(pixels).double())

@@ -478,10 +478,13 @@ def test_data_without_a_set_is_recognised(capsys: pytest.CaptureFixture[str], tm
     assert "Search done, but no" in captured.out  # nothing was learned, as the learning rate is 0
     assert "Multi-Prize Ticket found" not in captured.out
     assert "epoch 1, the last; 4 validation images" in captured.out
+    assert "  best" not in captured.out  # so few choose no epoch
     run = next(Path("runs").rglob("result.json")).parent
     assert cli.main(["pack", str(run), "-o", "photos.mpt"]) == 0
+    (tmp_path / "photos" / "stray.png").write_bytes(b"")
     assert cli.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0
-    capsys.readouterr()
+    assert "1 images that are in no class are left out" in capsys.readouterr().err
+    (tmp_path / "photos" / "stray.png").unlink()
     for old, new in (("books", "x"), ("plants", "books"), ("x", "plants")):
         (tmp_path / "photos" / old).rename(tmp_path / "photos" / new)
     assert cli.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0  # the same names: sorted, whatever the order on the disk

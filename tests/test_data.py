@@ -120,12 +120,12 @@ def test_a_few_validation_images_are_told_of_and_choose_nothing(tmp_path: Path) 
     for count, note, chooses in ((10, "only 2 validation images: too few to choose", False), (150, "only 24 validation", True)):
         folder = write_image_folder(tmp_path / str(count), count=count, side=4)
         images = load(set="folder", data=folder.as_posix())
-        assert images.notes[0].startswith(note)
+        assert images.search_notes[0].startswith(note)
         assert images.validation_chooses == chooses
         assert images.validation.labels.bincount().min() == images.validation.labels.bincount().max()
         assert images.test.labels.bincount().tolist() == [count // 5] * 2
-        assert load(set="folder", data=folder.as_posix(), select_on="test").notes == []
-    assert load().notes == []
+        assert load(set="folder", data=folder.as_posix(), select_on="test").search_notes == []
+    assert load().search_notes == []
 
 
 def test_a_validation_part_is_held_out_as_it_is(tmp_path: Path) -> None:

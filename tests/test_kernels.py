@@ -739,6 +739,24 @@ def test_calibrated_steps_write_what_their_readers_read(name: str, source: str, 
         same(before, truth, program.last.unit > 0, name, program)
 
 
+@pytest.mark.parametrize("residual", (*KINDS, None))
+def test_a_sign_of_a_dot_product_reads_floats(residual: str | None) -> None:
+    """One image is a dot product, which could read levels; a group is none. Their signs must be of the same sums."""
+    rng = np.random.default_rng(31)
+    program = Program.of(3, 4, 4)
+    program.conv(False, kept_weights(rng, (24, 3, 3, 3), 0.5), factors(rng, 24), np.full(24, 0.25), None, 1, 1, "relu")
+    whole, first = (300, 24, 4, 4), len(program.values) - 1
+    if residual:
+        program.conv(residual == "bits", kept_weights(rng, whole, 0.3), np.ones(300), np.zeros(300))
+    other = (len(program.values) - 1, np.full(300, 0.5)) if residual else (None, None)
+    program.conv(True, kept_weights(rng, whole, 0.3), np.ones(300), np.zeros(300), first, 1, 0, "", *other)
+    program.conv(False, kept_weights(rng, (5, 300, 1, 1), 0.5), np.ones(5), np.zeros(5))
+    images = random_pixels(rng, 64, program)
+    with loaded(program) as network:
+        network.calibrate(images)
+        assert np.array_equal(network.run(images), np.concatenate([network.run(images[i : i + 1]) for i in range(64)]))
+
+
 @pytest.mark.parametrize("factor", [1e-45, 1e-42, 1e-30, 3e38])
 def test_ranges_at_the_ends_of_floats(factor: float) -> None:
     """What has no step that is a normal number stays floats."""

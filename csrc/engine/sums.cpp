@@ -496,9 +496,9 @@ bool can_sum(const Op& op, const Value& in, int images) {
 bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
     if (op.act == Act::sign0) return false;  // the sign of a small number is not the sign of its level, which is 0
     if (op.kind != Kind::conv) return true;
-    if (is_dot(op, in, shapes[op.out])) return true;
-    const bool bits = shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits);
-    return !bits && LevelSum::fits(op, in);
+    // Before the question for a dot product: it could, but one image and a group would round differently before the sign.
+    if (shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits)) return false;
+    return is_dot(op, in, shapes[op.out]) || LevelSum::fits(op, in);
 }
 
 std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {

@@ -252,7 +252,8 @@ def _find(arguments: argparse.Namespace) -> int:
                 _check_classes(checkpoint.class_names(start), images.classes, start.path)
             search = Search(config, name, images, console, start, bool(resume) or is_automatic, group)
             if group.is_first:
-                _warn([*(start.warnings if start else ()), *options.warnings(config), *images.notes])
+                of_checkpoint = start.warnings if start else []
+                _warn([*of_checkpoint, *options.warnings(config), *images.notes, *images.search_notes])
             console.line(_headline(config, search.network, images, search.device, group.size))
             if images.about:
                 console.line(f"data {config.data}: {config.set}, {images.about}")
@@ -481,6 +482,7 @@ def _show_accuracy(
     _warn(subject.warnings)
     console = log.Console()
     images = accuracy.load_data(subject, console)
+    _warn(images.notes)
     rows = [("network", subject.config.arch), ("epoch", str(subject.epoch))]
     if subject.layers:
         kept, weights = sum(layer.kept for layer in subject.layers), sum(layer.weights for layer in subject.layers)

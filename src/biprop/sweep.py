@@ -150,7 +150,7 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
         data_options = [getattr(config, name) for name in DATA_OPTIONS]
         if loaded is None or loaded[0] != data_options:
             loaded = data_options, data.load(config, console.track)
-            for note in loaded[1].notes:
+            for note in (*loaded[1].notes, *loaded[1].search_notes):
                 screen.tell(f"warning: {note}")
         folder = sweep.state(cell).get("folder")
         last = runs.newest_checkpoint(Path(folder)) if folder else None

@@ -627,7 +627,7 @@ class Search:
         self.console.line(
             f"epoch {self.epoch:>{width}}/{config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
             f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {told['lr']:.3g}  {told['seconds']:.1f} s"
-            f"{'  best' if self.best.epoch == self.epoch else ''}"
+            f"{'  best' if self.data.validation_chooses and self.best.epoch == self.epoch else ''}"
         )
 
     def _layer_densities(self) -> dict[str, float]:

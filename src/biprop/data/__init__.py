@@ -62,6 +62,7 @@ class DataSet:
         validation_chooses: whether the validation images are enough to choose the best epoch by.
         about: what was recognised in a folder of files, in words; empty for the sets with names.
         notes: what the user should know of the images, a line each.
+        search_notes: what the user should know before a search that chooses on `validation`, a line each.
     """
 
     def __init__(
@@ -75,8 +76,7 @@ class DataSet:
             held_out = source.held_out if source.held_out is not None else _held_out(source)
             self.train, self.validation = source.train.subset(~held_out), source.train.subset(held_out)
         self.validation_chooses = select_on == "test" or len(self.validation) >= ENOUGH_TO_CHOOSE
-        if select_on != "test":
-            self.notes += _of_few(len(self.validation))
+        self.search_notes = [] if select_on == "test" else _of_few(len(self.validation))
         if low_data < 1:
             count = len(self.train)
             self.train = self.train.subset(_chosen(count, max(2, round(low_data * count)), layer=2))
