@@ -178,7 +178,7 @@ def to_model(ticket: Ticket, model: nn.Module | None = None) -> nn.Module:
     _check_fit(ticket, model)
     state = _state(model)
     if on_meta := next((name for name, value in state.items() if value.is_meta), None):
-        raise TicketError(f"{on_meta} of the model is on the meta device, without memory: call model.to_empty(device=\"cpu\") before")
+        raise TicketError(f'{on_meta} of the model is on the meta device: call model.to_empty(device="cpu") before')
     with torch.no_grad():
         for layer in ticket.layers:
             state[layer.key].copy_(torch.from_numpy(ticket.weight(layer)))
