@@ -23,9 +23,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from biprop.data import DataSet, Recipe
+from biprop.data import DataSet, Recipe, Source
 from biprop.data.augmix import AugMix
-from biprop.data.sources import CIFAR_MEAN, CIFAR_STD, Images, Source
+from biprop.data.cifar import CIFAR_MEAN, CIFAR_STD
+from biprop.data.sources import Images
 
 BATCH, BATCHES, SIDE, SEVERITY, WIDTH = 128, 16, 32, 3, 3
 RANDOM = np.random.default_rng(0)
@@ -40,7 +41,9 @@ def either_sign(value: float) -> float:
 
 
 def affine(image: Image.Image, *matrix: float) -> Image.Image:
-    return image.transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
+    return image.transform(
+        (SIDE, SIDE), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    )
 
 
 OPERATIONS: list[Callable[[Image.Image], Image.Image]] = [
@@ -58,7 +61,15 @@ MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (CIFAR_MEAN, CIFAR
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255).sub_(MEAN).div_(STD)
+    return (
+        torch.from_numpy(np.array(image))
+        .permute(2, 0, 1)
+        .contiguous()
+        .float()
+        .div_(255)
+        .sub_(MEAN)
+        .div_(STD)
+    )
 
 
 class PillowAugMix(Dataset[tuple[Tensor, int]]):
@@ -88,19 +99,28 @@ class PillowAugMix(Dataset[tuple[Tensor, int]]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.cores)
     # Natural pictures have smooth areas and all sorts of histograms; noise would flatter neither way.
     coarse = torch.rand(BATCH * BATCHES, 3, 6, 6)
-    pixels = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1).mul(255).to(torch.uint8)
+    pixels = (
+        torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
+        .clamp(0, 1)
+        .mul(255)
+        .to(torch.uint8)
+    )
     images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
     source = Source(images, images, ["a", "b"], CIFAR_MEAN, CIFAR_STD, augment="crop+flip")
     recipe = Recipe(augmix=AugMix(WIDTH, -1, SEVERITY))
     ours = DataSet(source, select_on="test", recipe=recipe)
-    pillow = DataLoader(PillowAugMix(pixels), BATCH, num_workers=arguments.cores, persistent_workers=True)
+    pillow = DataLoader(
+        PillowAugMix(pixels), BATCH, num_workers=arguments.cores, persistent_workers=True
+    )
 
     def seconds(batches: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -119,10 +139,14 @@ def main() -> None:
             if turn:  # the first starts workers and fills caches
                 rates[name].append(rate)
     for name, values in rates.items():
-        print(f"{name:26} {statistics.median(values):9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})")
+        print(
+            f"{name:26} {statistics.median(values):9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})"
+        )
     slow, fast = rates.values()
     ratios = [b / a for a, b in zip(slow, fast, strict=True)]
-    print(f"ratio {statistics.median(ratios):.1f} (median; {min(ratios):.1f} to {max(ratios):.1f}, n = {len(ratios)})")
+    print(
+        f"ratio {statistics.median(ratios):.1f} (median; {min(ratios):.1f} to {max(ratios):.1f}, n = {len(ratios)})"
+    )
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from biprop.corruptions import corrupt
-from biprop.data import sources
-from biprop.severities import NAMES, SEVERITIES
+from biprop.data import cifar
+from biprop.robustness.corruptions import corrupt
+from biprop.robustness.severities import NAMES, SEVERITIES
 
 OURS, THEIRS = 1000, 32
 """Images of each corruption and severity in a round."""
@@ -41,13 +41,15 @@ def one_by_one(task: tuple[NDArray[np.uint8], str, int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.cores)
-    test = sources.cifar(arguments.data, "CIFAR10").test
+    test = cifar.cifar(arguments.data, "CIFAR10").test
     (pixels,) = (images for images, _ in test.batches([np.arange(OURS)], None))
     arrays = pixels[:THEIRS].permute(0, 2, 3, 1).numpy()
 
@@ -56,12 +58,15 @@ def main() -> None:
             "imagecorruptions-imaug": (
                 THEIRS,
                 lambda name, severity: pool.map(
-                    one_by_one, [(part, name, severity) for part in np.array_split(arrays, arguments.cores)]
+                    one_by_one,
+                    [(part, name, severity) for part in np.array_split(arrays, arguments.cores)],
                 ),
             ),
             "biprop": (OURS, lambda name, severity: corrupt(pixels, name, severity)),
         }
-        seconds: dict[str, dict[str, list[float]]] = {way: {name: [] for name in NAMES} for way in ways}
+        seconds: dict[str, dict[str, list[float]]] = {
+            way: {name: [] for name in NAMES} for way in ways
+        }
         for turn in range(arguments.rounds + 1):
             for name in NAMES:
                 for way, (count, do) in ways.items():
@@ -69,13 +74,20 @@ def main() -> None:
                     for severity in SEVERITIES:
                         do(name, severity)
                     if turn:  # the first imports, compiles and fills caches
-                        seconds[way][name].append((time.perf_counter() - start) / (count * len(SEVERITIES)))
+                        seconds[way][name].append(
+                            (time.perf_counter() - start) / (count * len(SEVERITIES))
+                        )
 
     theirs, ours = seconds.values()
     print(f"images/s on {arguments.cores} cores, median (range) of {arguments.rounds} rounds")
     for name in NAMES:
-        print(f"{name:18} {told([1 / s for s in theirs[name]])}   {told([1 / s for s in ours[name]])}")
-    means = [[statistics.mean(column) for column in zip(*way.values(), strict=True)] for way in (theirs, ours)]
+        print(
+            f"{name:18} {told([1 / s for s in theirs[name]])}   {told([1 / s for s in ours[name]])}"
+        )
+    means = [
+        [statistics.mean(column) for column in zip(*way.values(), strict=True)]
+        for way in (theirs, ours)
+    ]
     print(f"{'all 15':18} {told([1 / s for s in means[0]])}   {told([1 / s for s in means[1]])}")
     print(f"ratio {told([a / b for a, b in zip(*means, strict=True)])}")
 

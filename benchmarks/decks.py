@@ -36,8 +36,29 @@ def find_and_measure(out: Path, data: Path, seed: int, images: int, options: lis
     for card, ticket in zip(CARDS, tickets, strict=True):
         if ticket.is_file():
             continue
-        flags = ["--set", "CIFAR10", "--data", data, "--log-dir", out / "runs", "--name", f"seed{seed}", "--seed", seed, *options]
-        run("find", "--config", f"small_card_{card}", "--resume", "auto", "--print-freq", 1000, *flags)
+        flags = [
+            "--set",
+            "CIFAR10",
+            "--data",
+            data,
+            "--log-dir",
+            out / "runs",
+            "--name",
+            f"seed{seed}",
+            "--seed",
+            seed,
+            *options,
+        ]
+        run(
+            "find",
+            "--config",
+            f"small_card_{card}",
+            "--resume",
+            "auto",
+            "--print-freq",
+            1000,
+            *flags,
+        )
         (folder,) = (out / "runs" / f"small_card_{card}").glob(f"*/seed{seed}")
         run("pack", folder, "-o", ticket)
     deck = out / f"{seed}.deck"
@@ -57,31 +78,53 @@ def table(out: Path, seeds: list[int]) -> str:
     rows: dict[str, list[dict[str, float]]] = {}
     for results in found:
         for one in results:
-            name = next((f"card, {card}" for card in CARDS if one["name"].startswith(f"{card}-")), one["name"])
-            rows.setdefault(name, []).append({"clean": one["clean"]["accuracy"], "mean": one["mean"], **one["groups"]})
-    lines = ["| | clean | corrupted mean | noise | blur | weather | digital |", "|---|---|---|---|---|---|---|"]
+            name = next(
+                (f"card, {card}" for card in CARDS if one["name"].startswith(f"{card}-")),
+                one["name"],
+            )
+            rows.setdefault(name, []).append(
+                {"clean": one["clean"]["accuracy"], "mean": one["mean"], **one["groups"]}
+            )
+    lines = [
+        "| | clean | corrupted mean | noise | blur | weather | digital |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, values in rows.items():
         cells = [told([value[column] for value in values]) for column in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for gating in ("batch", "image"):
         gated, mean = rows[f"deck, gated by {gating}"], rows["deck, mean"]
         apart = [
-            " ".join(f"{a[column] - b[column]:+.2f}" for a, b in zip(gated, mean, strict=True)) for column in ("mean", "clean")
+            " ".join(f"{a[column] - b[column]:+.2f}" for a, b in zip(gated, mean, strict=True))
+            for column in ("mean", "clean")
         ]
-        lines.append(f"gated by {gating} less mean deck, seed by seed: corrupted {apart[0]}; clean {apart[1]}")
+        lines.append(
+            f"gated by {gating} less mean deck, seed by seed: corrupted {apart[0]}; clean {apart[1]}"
+        )
     return "\n".join(lines)
 
 
 def told(values: list[float]) -> str:
-    return f"{statistics.mean(values):.2f} ({statistics.stdev(values) if len(values) > 1 else 0:.2f})"
+    return (
+        f"{statistics.mean(values):.2f} ({statistics.stdev(values) if len(values) > 1 else 0:.2f})"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for runs, tickets, decks and results")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="folder for runs, tickets, decks and results"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10")
     parser.add_argument("--seeds", default="0,1,2", help="[0,1,2]")
-    parser.add_argument("--images", type=int, default=2000, help="test images of each corruption and severity [2000]")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=2000,
+        help="test images of each corruption and severity [2000]",
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("options", nargs="*", help="options of biprop find, after --")
     arguments = parser.parse_args()
@@ -89,7 +132,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
         for seed in seeds:
-            find_and_measure(arguments.out, arguments.data, seed, arguments.images, arguments.options)
+            find_and_measure(
+                arguments.out, arguments.data, seed, arguments.images, arguments.options
+            )
     print(table(arguments.out, seeds))
 
 

@@ -22,7 +22,9 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0 [5]")
     parser.add_argument("options", nargs="*", help="options of biprop find, after --")
     arguments = parser.parse_args()
@@ -32,14 +34,29 @@ def main() -> None:
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(arguments.seeds):
-            command = [sys.executable, "-m", "biprop", "find", "--log-dir", folder, "--seed", str(seed), *arguments.options]
+            command = [
+                sys.executable,
+                "-m",
+                "biprop",
+                "find",
+                "--log-dir",
+                folder,
+                "--seed",
+                str(seed),
+                *arguments.options,
+            ]
             started = time.monotonic()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.monotonic() - started)
-            rows = list(csv.DictReader((Path(folder) / "results.csv").open(newline="", encoding="utf-8")))
+            rows = list(
+                csv.DictReader((Path(folder) / "results.csv").open(newline="", encoding="utf-8"))
+            )
             row = rows[-1]
             accuracy, density = float(row["Test Top 1"]), float(row["Density"])
-            print(f"seed {seed}: test accuracy {accuracy:.2f} %, density {density:.4f}, {seconds[-1]:.1f} s", flush=True)
+            print(
+                f"seed {seed}: test accuracy {accuracy:.2f} %, density {density:.4f}, {seconds[-1]:.1f} s",
+                flush=True,
+            )
     accuracies = [float(row["Test Top 1"]) for row in rows]
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     print(

@@ -31,11 +31,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from biprop import cli, config, data, distributed, sync_batchnorm, train
-from biprop.layers import BinaryActivation
-from biprop.models import build
-from biprop.network import Network, Task, build_network
-from biprop.plans import NETWORKS
+from biprop import config, data, distributed
+from biprop.cli import command_line
+from biprop.distributed import sync_batchnorm
+from biprop.models.build import build
+from biprop.models.network import Network, Task, build_network
+from biprop.models.plans import NETWORKS
+from biprop.search import loop
+from biprop.subnetwork.layers import BinaryActivation
 
 SEARCHES = {
     "MPT-1/32": ["--arch", "cResNet20", "--prune-rate", "0.5"],
@@ -44,7 +47,20 @@ SEARCHES = {
     ],
     "MPT-1/1": ["--arch", "cResNet20_BinAct", "--prune-rate", "0.5"],
 }  # fmt: skip
-COMMON = ["--set", "CIFAR10", "--low-data", "0.05", "--epochs", "3", "--batch-size", "128", "--lr", "0.1", "--device", "cpu"]
+COMMON = [
+    "--set",
+    "CIFAR10",
+    "--low-data",
+    "0.05",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "128",
+    "--lr",
+    "0.1",
+    "--device",
+    "cpu",
+]
 
 
 def find(
@@ -57,8 +73,13 @@ def find(
     if code := distributed.launch(command, processes, environment):
         raise SystemExit(code)
     (result,) = folder.glob("**/result.json")
-    state = torch.load(result.parent / "checkpoints" / "epoch_most_recent.state", weights_only=True)["state_dict"]
-    lines = [json.loads(line) for line in (result.parent / "logs" / "metrics.jsonl").read_text().splitlines()]
+    state = torch.load(
+        result.parent / "checkpoints" / "epoch_most_recent.state", weights_only=True
+    )["state_dict"]
+    lines = [
+        json.loads(line)
+        for line in (result.parent / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
     test = json.loads(result.read_text())["test"]
     return state, lines, 100 * test["right"] / test["images"]
 
@@ -69,7 +90,13 @@ def kept(state: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     for name, scores in state.items():
         if name.endswith("scores"):
             size = scores.abs().numel()
-            masks[name] = scores.abs().flatten().argsort(descending=True)[: size - int((1 - density) * size)].sort().values
+            masks[name] = (
+                scores.abs()
+                .flatten()
+                .argsort(descending=True)[: size - int((1 - density) * size)]
+                .sort()
+                .values
+            )
     return masks
 
 
@@ -86,8 +113,8 @@ def find_in_double(flags: list[str]) -> int:
         network.model.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
         return network
 
-    with patch.object(train, "build_network", build_double):
-        return cli.main(["find", *flags])
+    with patch.object(loop, "build_network", build_double):
+        return command_line.main(["find", *flags])
 
 
 def compare(folder: Path, name: str, flags: list[str], seeds: int, double: bool) -> None:
@@ -101,22 +128,40 @@ def compare(folder: Path, name: str, flags: list[str], seeds: int, double: bool)
         first: dict[str, Tensor] = {}
         for way, (processes, threads) in WAYS.items():
             where = folder / f"{seed}-{processes}-{threads}"
-            state, lines, top = find(where, processes, [*flags, "--sync-batchnorm", "--seed", str(seed)], threads, double)
+            state, lines, top = find(
+                where, processes, [*flags, "--sync-batchnorm", "--seed", str(seed)], threads, double
+            )
             first = first or state
             scores = [(first[key], state[key]) for key in state if key.endswith("scores")]
             apart = max(float((one - own).abs().max() / one.abs().max()) for one, own in scores)
             pairs = list(zip(kept(first, 0.5).values(), kept(state, 0.5).values(), strict=True))
-            differ, total = sum(len(np.setdiff1d(x, y)) for x, y in pairs), sum(len(x) for x, _ in pairs)
+            differ, total = (
+                sum(len(np.setdiff1d(x, y)) for x, y in pairs),
+                sum(len(x) for x, _ in pairs),
+            )
             losses = " ".join(f"{line['train/loss']:.7f}" for line in lines)
-            print(f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {apart:.1e}; {top:.2f} %", flush=True)
+            print(
+                f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {apart:.1e}; {top:.2f} %",
+                flush=True,
+            )
             tops[way].append(top)
     for way, found in tops.items():
-        print(f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n = {seeds})", flush=True)
+        print(
+            f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n = {seeds})",
+            flush=True,
+        )
 
 
 QUICK = {
     "MPT-1/32": ["--arch", "cResNet20", "--prune-rate", "0.5"],
-    "MPT-1/1, global": ["--arch", "cResNet20_BinAct", "--prune-rate", "0.5", "--conv-type", "GlobalSubnetConv"],
+    "MPT-1/1, global": [
+        "--arch",
+        "cResNet20_BinAct",
+        "--prune-rate",
+        "0.5",
+        "--conv-type",
+        "GlobalSubnetConv",
+    ],
 }
 
 
@@ -131,7 +176,10 @@ def compare_speed(folder: Path, name: str, flags: list[str], rounds: int) -> Non
     ratios = np.array(speeds[2]) / np.array(speeds[1])
     each = " / ".join(f"{np.median(s):.0f} ({min(s):.0f} to {max(s):.0f})" for s in speeds.values())
     print(f"{name}: images a second of one / two processes: {each}")
-    print(f"  two over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}, n = {rounds})", flush=True)
+    print(
+        f"  two over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}, n = {rounds})",
+        flush=True,
+    )
 
 
 def first_step(out: Path, synchronised: bool) -> None:
@@ -156,7 +204,14 @@ def first_step(out: Path, synchronised: bool) -> None:
         torch.save(signs, out / f"{group.rank}.pt")
 
 
-FIRST = {"arch": "cResNet20_BinAct", "prune_rate": 0.5, "set": "CIFAR10", "low_data": 0.05, "batch_size": 128, "scale_fan": False}
+FIRST = {
+    "arch": "cResNet20_BinAct",
+    "prune_rate": 0.5,
+    "set": "CIFAR10",
+    "low_data": 0.05,
+    "batch_size": 128,
+    "scale_fan": False,
+}
 
 
 def count_flips(folder: Path) -> None:
@@ -165,15 +220,26 @@ def count_flips(folder: Path) -> None:
         for processes in (1, 2):
             out = folder / f"{synchronised}{processes}"
             out.mkdir()
-            command = [sys.executable, __file__, "--first-step", str(out), *["--synchronised"] * synchronised]
-            if code := distributed.launch(command, processes, {**os.environ, "OMP_NUM_THREADS": "1"}):
+            command = [
+                sys.executable,
+                __file__,
+                "--first-step",
+                str(out),
+                *["--synchronised"] * synchronised,
+            ]
+            if code := distributed.launch(
+                command, processes, {**os.environ, "OMP_NUM_THREADS": "1"}
+            ):
                 raise SystemExit(code)
             parts = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(processes)]
             found.append([torch.cat(layers) for layers in zip(*parts, strict=True)])
         flips = sum(int((a != b).sum()) for a, b in zip(*found, strict=True))
         total = sum(a.numel() for a in found[0])
         how = "statistics over both" if synchronised else "statistics of each share"
-        print(f"MPT-1/1, first forward pass: {flips:,} of {total:,} signs flip with two processes ({how})", flush=True)
+        print(
+            f"MPT-1/1, first forward pass: {flips:,} of {total:,} signs flip with two processes ({how})",
+            flush=True,
+        )
 
 
 BUCKET = 25 * 2**20
@@ -194,8 +260,19 @@ def predict(network: str, images_a_second: float, share: int, microseconds: floa
     counts, step = (8, 64, 256, 1024), share / images_a_second
     print("| network | scores | MB a step | as bfloat16 |\n|---|---|---|---|")
     for name in NETWORKS:
-        if name in ("Conv4", "cResNet20", "VGG_Small", "cResNet18", "WidePreActResNet", "ResNet34", "ResNet50", "WideResNet50_2"):
-            print(f"| {name} | {scores_of(name):,} | {4e-6 * scores_of(name):.1f} | {2e-6 * scores_of(name):.1f} |")
+        if name in (
+            "Conv4",
+            "cResNet20",
+            "VGG_Small",
+            "cResNet18",
+            "WidePreActResNet",
+            "ResNet34",
+            "ResNet50",
+            "WideResNet50_2",
+        ):
+            print(
+                f"| {name} | {scores_of(name):,} | {4e-6 * scores_of(name):.1f} | {2e-6 * scores_of(name):.1f} |"
+            )
 
     scores = scores_of(network)
 
@@ -203,11 +280,18 @@ def predict(network: str, images_a_second: float, share: int, microseconds: floa
         """`size`: bytes of a gradient when it is sent."""
 
         def ring(sent: float) -> float:
-            return 2 * (processes - 1) / processes * sent / bandwidth + 2 * (processes - 1) * microseconds * 1e-6
+            return (
+                2 * (processes - 1) / processes * sent / bandwidth
+                + 2 * (processes - 1) * microseconds * 1e-6
+            )
 
-        return step / (step + max(ring(size * scores) - step / 2, ring(size * min(scores, BUCKET // 4))))
+        return step / (
+            step + max(ring(size * scores) - step / 2, ring(size * min(scores, BUCKET // 4)))
+        )
 
-    print(f"\n| {network}, {share} images a process, {1000 * step:.0f} ms | {' | '.join(f'{n:,} processes' for n in counts)} |")
+    print(
+        f"\n| {network}, {share} images a process, {1000 * step:.0f} ms | {' | '.join(f'{n:,} processes' for n in counts)} |"
+    )
     print("|---|" + "---|" * len(counts))
     for link, bandwidth in LINKS.items():
         for kind, size in (("float32", 4), ("bfloat16", 2)):
@@ -216,19 +300,48 @@ def predict(network: str, images_a_second: float, share: int, microseconds: floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of CIFAR-10")
-    parser.add_argument("--predict", type=float, metavar="RATE", help="the model's table, for GPUs of RATE images a second each")
-    parser.add_argument(
-        "--network", default="ResNet50", choices=NETWORKS, metavar="NAME", help="of that table (default ResNet50)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, help="only speed, on the digits: one and two processes take turns this often")
-    parser.add_argument("--digits", action="store_true", help="compare on the embedded digits: quick, and needs no --data")
-    parser.add_argument("--seeds", type=int, default=3, help="searches of each kind to compare (default 3)")
-    parser.add_argument("--double", action="store_true", help="compare searches in double precision")
-    parser.add_argument("--only", help="of the searches to compare, only those with this in their names")
-    parser.add_argument("--share", type=int, default=128, help="images a GPU and step (default 128)")
-    parser.add_argument("--microseconds", type=float, default=5, help="latency of a message (default 5)")
+    parser.add_argument("--data", help="folder of CIFAR-10")
+    parser.add_argument(
+        "--predict",
+        type=float,
+        metavar="RATE",
+        help="the model's table, for GPUs of RATE images a second each",
+    )
+    parser.add_argument(
+        "--network",
+        default="ResNet50",
+        choices=NETWORKS,
+        metavar="NAME",
+        help="of that table (default ResNet50)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="only speed, on the digits: one and two processes take turns this often",
+    )
+    parser.add_argument(
+        "--digits",
+        action="store_true",
+        help="compare on the embedded digits: quick, and needs no --data",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="searches of each kind to compare (default 3)"
+    )
+    parser.add_argument(
+        "--double", action="store_true", help="compare searches in double precision"
+    )
+    parser.add_argument(
+        "--only", help="of the searches to compare, only those with this in their names"
+    )
+    parser.add_argument(
+        "--share", type=int, default=128, help="images a GPU and step (default 128)"
+    )
+    parser.add_argument(
+        "--microseconds", type=float, default=5, help="latency of a message (default 5)"
+    )
     parser.add_argument("--first-step", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--synchronised", action="store_true", help=argparse.SUPPRESS)
     if sys.argv[1:2] == ["--in-double"]:
@@ -245,14 +358,24 @@ def main() -> None:
                     compare_speed(Path(folder) / str(number), name, flags, arguments.rounds)
     else:
         os.environ["BIPROP_DATA"] = arguments.data or ""
-        images = ["--set", "digits", *COMMON[4:]] if arguments.digits else [*COMMON, "--data", arguments.data]
+        images = (
+            ["--set", "digits", *COMMON[4:]]
+            if arguments.digits
+            else [*COMMON, "--data", arguments.data]
+        )
         with tempfile.TemporaryDirectory() as folder:
             if not arguments.digits:
                 count_flips(Path(folder))
             for number, (name, flags) in enumerate(SEARCHES.items()):
                 if (arguments.only or "") not in name:
                     continue
-                compare(Path(folder) / str(number), name, [*flags, *images], arguments.seeds, arguments.double)
+                compare(
+                    Path(folder) / str(number),
+                    name,
+                    [*flags, *images],
+                    arguments.seeds,
+                    arguments.double,
+                )
 
 
 if __name__ == "__main__":

@@ -22,14 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads of PyTorch that have finished must not hold up the others
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "10000"
+)  # threads of PyTorch that have finished must not hold up the others
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from biprop import Engine, Ticket, convert
-from biprop.models import build
+from biprop.models.build import build
 
 CASES = {
     "vgg11-05": ("VGG_Small_bn_BinAct", 0.05, False),
@@ -71,9 +73,13 @@ def timed(run: Callable[[], object], seconds: float) -> float:
     return statistics.median(times)
 
 
-def contestants(ticket: Ticket, levels: bool, batch: int, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+def contestants(
+    ticket: Ticket, levels: bool, batch: int, args: argparse.Namespace
+) -> dict[str, Callable[[], object]]:
     """Everybody who computes the batch, by name; PyTorch is the first."""
-    images = np.random.default_rng(0).standard_normal((batch, *ticket_shape(ticket)), dtype=np.float32)
+    images = np.random.default_rng(0).standard_normal(
+        (batch, *ticket_shape(ticket)), dtype=np.float32
+    )
     model, tensor = ticket.to_model(), torch.from_numpy(images)
 
     def eager() -> None:
@@ -94,7 +100,11 @@ def contestants(ticket: Ticket, levels: bool, batch: int, args: argparse.Namespa
 
 
 def calibration(ticket: Ticket, levels: bool) -> NDArray[np.float32] | None:
-    return np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32) if levels else None
+    return (
+        np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32)
+        if levels
+        else None
+    )
 
 
 def ticket_shape(ticket: Ticket) -> tuple[int, int, int]:
@@ -112,7 +122,9 @@ def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -
             for who, run in runs.items():
                 seconds[who].append(timed(run, args.seconds))
         for who in list(runs)[1:]:
-            ratios = [torch_ / own for torch_, own in zip(seconds["PyTorch"], seconds[who], strict=True)]
+            ratios = [
+                torch_ / own for torch_, own in zip(seconds["PyTorch"], seconds[who], strict=True)
+            ]
             low, middle, high = statistics.quantiles(ratios, n=4)
             own, eager = (statistics.median(seconds[w]) / batch * 1e3 for w in (who, "PyTorch"))
             print(
@@ -131,7 +143,9 @@ def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace)
     if levels:
         engine = Engine(ticket, args.threads, args.instruction_set, calibration(ticket, levels))
     packed = ticket.weights / 4e6
-    print(f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB")
+    print(
+        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB"
+    )
     for batch in args.batches:
         engine.run(np.zeros((batch, *ticket_shape(ticket)), np.float32))
         memory, activations = (number / 1e6 for number in engine.memory)
@@ -142,18 +156,25 @@ def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--tickets", nargs="+", type=Path, help="ticket files instead of the cases")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--threads", type=int, default=1, help="of everybody (default 1)")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument(
-        "--seconds", type=float, default=0.2, help="that each computes in a round (default 0.2; at least 3 calls)"
+        "--seconds",
+        type=float,
+        default=0.2,
+        help="that each computes in a round (default 0.2; at least 3 calls)",
     )
     parser.add_argument("--instruction-set", help="of the engine; default: the best")
     parser.add_argument("--peers", action="store_true", help="other engines too")
-    parser.add_argument("--quiet", action="store_true", help="leave out the time to open and the memory")
+    parser.add_argument(
+        "--quiet", action="store_true", help="leave out the time to open and the memory"
+    )
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: quartiles need 2 rounds or more")

@@ -70,7 +70,9 @@ def read(path: Path) -> list[Mutant]:
             mutants.append(Mutant(file, old, line[4:], tests))
         elif line and not line.startswith("#"):
             file, _, tests = line.partition("  ")
-            assert tests, f"{path.name}, line {number}: neither a file with its tests, nor a text to replace, nor its replacement"
+            assert tests, (
+                f"{path.name}, line {number}: neither a file with its tests, nor a text to replace, nor its replacement"
+            )
     return mutants
 
 
@@ -104,7 +106,9 @@ class Tree:
         self.folder = folder
         for name in COPIED:
             if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(
+                    ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+                )
             else:
                 shutil.copy(ROOT / name, folder / name)
         self.environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
@@ -140,7 +144,9 @@ class Tree:
     def mutated(self, mutant: Mutant) -> Iterator[None]:
         path = self.path(mutant)
         original = path.read_text(encoding="utf-8")
-        assert original.count(mutant.old) == 1, f"{mutant.file} has {mutant.old!r} {original.count(mutant.old)} times"
+        assert original.count(mutant.old) == 1, (
+            f"{mutant.file} has {mutant.old!r} {original.count(mutant.old)} times"
+        )
         self._write(path, original.replace(mutant.old, mutant.new))
         try:
             yield
@@ -149,7 +155,16 @@ class Tree:
 
     def pytest(self, node_ids: Sequence[str]) -> tuple[int, str]:
         """Exit status and output of these tests, up to the first that fails. Examples of hypothesis are always the same."""
-        arguments = ["-x", "-q", "--no-header", "--assert=plain", "-p", "no:cacheprovider", "--hypothesis-seed=0", *node_ids]
+        arguments = [
+            "-x",
+            "-q",
+            "--no-header",
+            "--assert=plain",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-seed=0",
+            *node_ids,
+        ]
         assert self._runner and self._runner.stdin and self._runner.stdout
         self._runner.stdin.write(json.dumps(arguments) + "\n")
         self._runner.stdin.flush()
@@ -159,7 +174,13 @@ class Tree:
     def check(self) -> None:
         """End with a message unless the tests import this copy, core included."""
         code = "import biprop; from biprop import native; print(biprop.__file__, native.library() is not None)"
-        done = subprocess.run([sys.executable, "-c", code], env=self.environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         file, has_core = done.stdout.split()
         if not Path(file).is_relative_to(self.folder):
             sys.exit(f"the tests would import {file} and not the copy in {self.folder}")
@@ -201,7 +222,9 @@ def judge(mutant: Mutant, tree: Tree) -> Outcome:
     if code == 0:
         return Outcome(mutant, "SURVIVED", f"all pass: {mutant.tests}", seconds)
     # A fault that keeps a test from being collected or set up says nothing about what the tests look at.
-    return Outcome(mutant, "NOT JUDGED", (output.strip().splitlines() or [f"exit status {code}"])[-1], seconds)
+    return Outcome(
+        mutant, "NOT JUDGED", (output.strip().splitlines() or [f"exit status {code}"])[-1], seconds
+    )
 
 
 def judged(mutants: Sequence[Mutant], trees: Sequence[Tree]) -> Iterator[Outcome]:
@@ -223,8 +246,19 @@ def judged(mutants: Sequence[Mutant], trees: Sequence[Tree]) -> Iterator[Outcome
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", metavar="PATTERN", default="", help="regular expression: mutants whose description has it")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="how many at a time [one a core]")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        default="",
+        help="regular expression: mutants whose description has it",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="how many at a time [one a core]",
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in read(LIST) if re.search(arguments.only, str(mutant))]
@@ -246,9 +280,14 @@ def main() -> int:
         for outcome in judged(chosen, trees):
             outcomes.append(outcome)
             progress = f"[{len(outcomes)}/{len(chosen)}]"
-            print(f"{progress} {outcome.status}  {outcome.mutant}\n    {outcome.why}  ({outcome.seconds:.0f} s)", flush=True)
+            print(
+                f"{progress} {outcome.status}  {outcome.mutant}\n    {outcome.why}  ({outcome.seconds:.0f} s)",
+                flush=True,
+            )
     left = [outcome for outcome in outcomes if outcome.status != "killed"]
-    print(f"\n{len(outcomes) - len(left)} of {len(outcomes)} killed, in {time.monotonic() - started:.0f} s")
+    print(
+        f"\n{len(outcomes) - len(left)} of {len(outcomes)} killed, in {time.monotonic() - started:.0f} s"
+    )
     for outcome in left:
         print(f"{outcome.status}  {outcome.mutant}\n    {outcome.why}")
     return 1 if left else 0

@@ -23,7 +23,9 @@ import numpy as np
 import torch
 
 
-def contestants(model: torch.nn.Module, images: torch.Tensor, threads: int) -> dict[str, Callable[[], object]]:
+def contestants(
+    model: torch.nn.Module, images: torch.Tensor, threads: int
+) -> dict[str, Callable[[], object]]:
     """Functions that compute `images`, by the engine's name. One that cannot run the network is left out, with its reason."""
     found: dict[str, Callable[[], object]] = {}
     for name, package, make in (
@@ -47,12 +49,16 @@ def _onnx(model: torch.nn.Module, images: torch.Tensor) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def _onnxruntime(model: torch.nn.Module, images: torch.Tensor, threads: int) -> Callable[[], object]:
+def _onnxruntime(
+    model: torch.nn.Module, images: torch.Tensor, threads: int
+) -> Callable[[], object]:
     import onnxruntime  # type: ignore[import-not-found]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(_onnx(model, images), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        _onnx(model, images), options, providers=["CPUExecutionProvider"]
+    )
     feed = {session.get_inputs()[0].name: images.numpy()}
     return lambda: session.run(None, feed)
 
@@ -72,12 +78,17 @@ def _openvino(model: torch.nn.Module, images: torch.Tensor, threads: int) -> Cal
     return _compiled(openvino.convert_model(model, example_input=images), images, threads)
 
 
-def _openvino_int8(model: torch.nn.Module, images: torch.Tensor, threads: int) -> Callable[[], object]:
+def _openvino_int8(
+    model: torch.nn.Module, images: torch.Tensor, threads: int
+) -> Callable[[], object]:
     import nncf  # type: ignore[import-not-found]
     import openvino
 
     network = openvino.convert_model(model, example_input=images)
-    known = [np.random.default_rng(i).standard_normal(tuple(images.shape), dtype=np.float32) for i in range(8)]
+    known = [
+        np.random.default_rng(i).standard_normal(tuple(images.shape), dtype=np.float32)
+        for i in range(8)
+    ]
     return _compiled(nncf.quantize(network, nncf.Dataset(known)), images, threads)
 
 
@@ -85,7 +96,9 @@ def _deepsparse(model: torch.nn.Module, images: torch.Tensor, threads: int) -> C
     import deepsparse  # type: ignore[import-not-found]
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs a newer onnx than deepsparse can read
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the newer exporter needs a newer onnx than deepsparse can read
         path = str(Path(folder) / "network.onnx")
         torch.onnx.export(model, (images,), path, dynamo=False, opset_version=13)
         engine = deepsparse.compile_model(path, batch_size=len(images), num_cores=threads)

@@ -15,17 +15,20 @@ import io
 import statistics
 import tempfile
 
-from biprop import config, data, log
-from biprop.layers import BinaryActivation
-from biprop.train import Search
+from biprop import config, data
+from biprop.console import Console
+from biprop.search.loop import Search
+from biprop.subnetwork.layers import BinaryActivation
 
 RULES = {"sign(0) = +1": 1, "sign(0) = 0": 0}
 
 
-def search(options: dict[str, object], name: str, zero: int, folder: str) -> tuple[float, float, float]:
+def search(
+    options: dict[str, object], name: str, zero: int, folder: str
+) -> tuple[float, float, float]:
     """Train loss, validation and test accuracy in percent of the last epoch's network, with sign(0) = `zero`."""
     resolved, config_name = config.resolve(name, {**options, "log_dir": folder})
-    found = Search(resolved, config_name, data.load(resolved), log.Console(io.StringIO()))
+    found = Search(resolved, config_name, data.load(resolved), Console(io.StringIO()))
     for module in found.model.modules():
         if isinstance(module, BinaryActivation):
             module.zero = zero
@@ -34,14 +37,26 @@ def search(options: dict[str, object], name: str, zero: int, folder: str) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument("--config", default="conv4_BinAct_kn_unsigned", help="configuration [%(default)s]")
-    parser.add_argument("--prune-rate", default="0.2", help="fraction of weights kept [%(default)s]")
-    parser.add_argument("--low-data", default="0.1", help="fraction of the training images [%(default)s]")
+    parser.add_argument(
+        "--config", default="conv4_BinAct_kn_unsigned", help="configuration [%(default)s]"
+    )
+    parser.add_argument(
+        "--prune-rate", default="0.2", help="fraction of weights kept [%(default)s]"
+    )
+    parser.add_argument(
+        "--low-data", default="0.1", help="fraction of the training images [%(default)s]"
+    )
     parser.add_argument("--epochs", default="3", help="epochs of each search [%(default)s]")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 [%(default)s]")
-    parser.add_argument("--learn-batchnorm", action="store_true", help="batch norm with weight and bias that train")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="number of seeds, from 0 [%(default)s]"
+    )
+    parser.add_argument(
+        "--learn-batchnorm", action="store_true", help="batch norm with weight and bias that train"
+    )
     arguments = parser.parse_args()
     options: dict[str, object] = {
         "data": arguments.data,
@@ -57,14 +72,23 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for rule, zero in RULES.items():
             with tempfile.TemporaryDirectory() as folder:
-                loss, validation, test = search({**options, "seed": seed}, arguments.config, zero, folder)
+                loss, validation, test = search(
+                    {**options, "seed": seed}, arguments.config, zero, folder
+                )
             tests[rule].append(test)
-            print(f"seed {seed}, {rule}: loss {loss:.3f}, validation {validation:.2f} %, test {test:.2f} %", flush=True)
+            print(
+                f"seed {seed}, {rule}: loss {loss:.3f}, validation {validation:.2f} %, test {test:.2f} %",
+                flush=True,
+            )
     for rule, accuracies in tests.items():
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-        print(f"{rule}: test accuracy {statistics.mean(accuracies):.2f} % (sd {spread:.2f}, n = {len(accuracies)})")
+        print(
+            f"{rule}: test accuracy {statistics.mean(accuracies):.2f} % (sd {spread:.2f}, n = {len(accuracies)})"
+        )
     differences = [one - zero for one, zero in zip(*tests.values(), strict=True)]
-    print(f"+1 less 0, by seed: {', '.join(f'{d:+.2f}' for d in differences)}; mean {statistics.mean(differences):+.2f}")
+    print(
+        f"+1 less 0, by seed: {', '.join(f'{d:+.2f}' for d in differences)}; mean {statistics.mean(differences):+.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -35,11 +35,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biprop.config import Config
-from biprop.data import DataSet, Recipe
+from biprop.data import DataSet, Recipe, Source
 from biprop.data.augmix import AugMix
-from biprop.data.sources import CIFAR_MEAN, CIFAR_STD, Images, Source
-from biprop.network import Task, build_network
-from biprop.optim import build_optimizer
+from biprop.data.cifar import CIFAR_MEAN, CIFAR_STD
+from biprop.data.sources import Images
+from biprop.models.network import Task, build_network
+from biprop.search.optim import build_optimizer
 from biprop.subnetwork import Subnetwork
 
 KINDS = {"dense": "DenseConv", "layer": "SubnetConv", "global": "GlobalSubnetConv"}
@@ -71,15 +72,30 @@ class How:
     compile: bool = False
 
     def __str__(self) -> str:
-        named = [f"amp {self.amp}" * (self.amp != "none"), "channels_last" * self.channels_last, "compile" * self.compile]
+        named = [
+            f"amp {self.amp}" * (self.amp != "none"),
+            "channels_last" * self.channels_last,
+            "compile" * self.compile,
+        ]
         return " ".join(filter(None, named)) or "plain"
 
 
-def make_step(arch: str, kind: str, batch: int, how: How, batches: Iterator[tuple[Tensor, Tensor]] | None = None) -> Step:
+def make_step(
+    arch: str,
+    kind: str,
+    batch: int,
+    how: How,
+    batches: Iterator[tuple[Tensor, Tensor]] | None = None,
+) -> Step:
     """A function that takes one training step, on the next of `batches` or always on the same."""
-    made = build_network(Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32)))
+    made = build_network(
+        Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32))
+    )
     made.model.to(how.device).train()
-    ready = torch.randn(batch, 3, 32, 32, device=how.device), torch.randint(10, (batch,), device=how.device)
+    ready = (
+        torch.randn(batch, 3, 32, 32, device=how.device),
+        torch.randint(10, (batch,), device=how.device),
+    )
     source = batches or itertools.repeat(ready)
     optimizer = build_optimizer(made.model, "sgd", lr=0.01, weight_decay=1e-4)
     runner = torch.compile(made.model) if how.compile else made.model
@@ -104,7 +120,9 @@ def take_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, li
     found: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     for turn in range(rounds + 2):
-        order.append(order.pop(0))  # who comes first finds another state of the caches and of the heap
+        order.append(
+            order.pop(0)
+        )  # who comes first finds another state of the caches and of the heap
         for name in order:
             step = steps[name]
             start = time.perf_counter()
@@ -123,8 +141,13 @@ def show(title: str, found: dict[str, list[float]], base: str) -> None:
         if name != base:
             ratios = sorted(a / b for a, b in zip(seconds, found[base], strict=True))
             low, _, high = statistics.quantiles(ratios, n=4)
-            shown.append(f"{name} {statistics.median(ratios):.3f} ({low:.2f} to {high:.2f}; {ratios[0]:.2f} to {ratios[-1]:.2f})")
-    print(f"{title}  {'  '.join(shown)}  [{base} {1000 * statistics.median(found[base]):.0f} ms]", flush=True)
+            shown.append(
+                f"{name} {statistics.median(ratios):.3f} ({low:.2f} to {high:.2f}; {ratios[0]:.2f} to {ratios[-1]:.2f})"
+            )
+    print(
+        f"{title}  {'  '.join(shown)}  [{base} {1000 * statistics.median(found[base]):.0f} ms]",
+        flush=True,
+    )
 
 
 def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
@@ -142,16 +165,22 @@ def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
 
 def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images of CIFAR-10's size: cropped, flipped, AugMix, normalised. Random pixels cost what pictures cost."""
-    images = Images(torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (10_000,)))
+    images = Images(
+        torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (10_000,))
+    )
     source = Source(images, images, [str(i) for i in range(10)], CIFAR_MEAN, CIFAR_STD, "crop+flip")
     data = DataSet(source, "test", Recipe(augmix=AugMix())).to(torch.device(device))
     for epoch in itertools.count():
-        yield from (made for made in data.training_batches(batch, 0, epoch) if len(made[1]) == batch)
+        yield from (
+            made for made in data.training_batches(batch, 0, epoch) if len(made[1]) == batch
+        )
 
 
 def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> None:
     """A line: what of a forward pass without gradients goes into looking whether the masks are up to date, which they are."""
-    made = build_network(Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32)))
+    made = build_network(
+        Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32))
+    )
     assert made.subnetwork
     made.model.eval()
     images = torch.randn(batch, 3, 32, 32)
@@ -183,7 +212,10 @@ def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> Non
                 (looks if timing else passes).append(spent if timing else seconds)
     look, whole_pass = 1000 * statistics.median(looks), 1000 * statistics.median(passes)
     layers = len(made.subnetwork.layers)
-    print(f"{title} {kind:6} {layers} layers: {look:.2f} ms of {whole_pass:.0f} ms ({100 * look / whole_pass:.1f} %)", flush=True)
+    print(
+        f"{title} {kind:6} {layers} layers: {look:.2f} ms of {whole_pass:.0f} ms ({100 * look / whole_pass:.1f} %)",
+        flush=True,
+    )
 
 
 def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
@@ -198,26 +230,46 @@ def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
             show_masks(title, arch, kind, batch, rounds)
         return
     if what == "options":
-        hows = [How(how.device), How(how.device, channels_last=True), How(how.device, "bf16"), How(how.device, "bf16", True)]
+        hows = [
+            How(how.device),
+            How(how.device, channels_last=True),
+            How(how.device, "bf16"),
+            How(how.device, "bf16", True),
+        ]
         hows += [How(how.device, compile=True)]
         steps, base = {str(h): make_step(arch, "layer", batch, h) for h in hows}, "plain"
     elif what == "pipeline":
         made = augmented_batches(batch, how.device)
-        steps = {"ready": make_step(arch, "layer", batch, how), "AugMix": make_step(arch, "layer", batch, how, made)}
+        steps = {
+            "ready": make_step(arch, "layer", batch, how),
+            "AugMix": make_step(arch, "layer", batch, how, made),
+        }
         base = "ready"
     elif what == "noise":
-        steps, base = {name: make_step(arch, "dense", batch, how) for name in ("dense", "again", "once more")}, "dense"
+        steps, base = (
+            {
+                name: make_step(arch, "dense", batch, how)
+                for name in ("dense", "again", "once more")
+            },
+            "dense",
+        )
     else:
         steps, base = {kind: make_step(arch, kind, batch, how) for kind in KINDS}, "dense"
     show(title, take_turns(steps, rounds, how.device), base)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="?", choices=TABLES, default="kinds")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["Conv4", "VGG_Small", "cResNet18"])
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=["Conv4", "VGG_Small", "cResNet18"]
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 128])
-    parser.add_argument("--activations", nargs="+", choices=("float", "binary"), default=["float", "binary"])
+    parser.add_argument(
+        "--activations", nargs="+", choices=("float", "binary"), default=["float", "binary"]
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--amp", choices=("none", "bf16"), default="none")
@@ -227,13 +279,23 @@ def main() -> None:
     if arguments.rounds < 2:
         parser.error(f"--rounds {arguments.rounds}: a spread needs at least 2")
     how = How(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
-    machine = f"{torch.get_num_threads()} threads" if how.device == "cpu" else torch.cuda.get_device_name()
+    machine = (
+        f"{torch.get_num_threads()} threads"
+        if how.device == "cpu"
+        else torch.cuda.get_device_name()
+    )
     print(f"{machine}, PyTorch {torch.__version__}, {how}, n = {arguments.rounds}, 20 % kept")
     print(TABLES[arguments.what])
     for network in arguments.networks:
         for activation in arguments.activations:
             for batch in arguments.batches:
-                measure(arguments.what, NETWORKS[network][activation == "binary"], batch, arguments.rounds, how)
+                measure(
+                    arguments.what,
+                    NETWORKS[network][activation == "binary"],
+                    batch,
+                    arguments.rounds,
+                    how,
+                )
 
 
 if __name__ == "__main__":

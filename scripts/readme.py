@@ -63,8 +63,12 @@ def renewed(shown: Sequence[str], printed: Sequence[str]) -> list[str]:
     place = 0
     for number, segment in enumerate(segments(shown)):
         wanted = [key(line) for line in segment]
-        last = len(keys) - len(wanted) if number else place  # the first segment begins where the output does
-        found = next((i for i in range(place, last + 1) if keys[i : i + len(wanted)] == wanted), None)
+        last = (
+            len(keys) - len(wanted) if number else place
+        )  # the first segment begins where the output does
+        found = next(
+            (i for i in range(place, last + 1) if keys[i : i + len(wanted)] == wanted), None
+        )
         if found is None:
             raise Differs(_difference(segment, printed[place:]))
         if number:
@@ -80,7 +84,9 @@ def _difference(segment: Sequence[str], printed: Sequence[str]) -> str:
     """Which line of a segment is the first that the program does not print."""
     keys = {key(line) for line in printed}
     missing = next((line for line in segment if key(line) not in keys), segment[0])
-    alike = next((line for line in printed if line.split()[:1] == missing.split()[:1]), "nothing like it")
+    alike = next(
+        (line for line in printed if line.split()[:1] == missing.split()[:1]), "nothing like it"
+    )
     return f"README.md shows {missing!r}; the program prints {alike!r}"
 
 
@@ -97,7 +103,7 @@ def run(command: str, extra: Sequence[str] = ()) -> list[str]:
     Raises:
         Differs: it fails.
     """
-    from biprop import cli
+    from biprop.cli import command_line
 
     screen = io.StringIO()
     for one in command.split(" && "):
@@ -105,7 +111,7 @@ def run(command: str, extra: Sequence[str] = ()) -> list[str]:
         if arguments[0] == "find":
             arguments += extra
         with contextlib.redirect_stdout(screen):
-            code = cli.main(arguments)
+            code = command_line.main(arguments)
         if code:
             raise Differs(f"{one!r} ends with exit code {code}")
     return screen.getvalue().strip("\n").splitlines()
@@ -139,7 +145,9 @@ def renewed_block(block: str, extra: Sequence[str] = ()) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     arguments = parser.parse_args()
     text = README.read_text(encoding="utf-8")

@@ -9,19 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it: beside other programs ten times as fast
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "10000"
+)  # as the command line sets it: beside other programs ten times as fast
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
-from biprop import Ticket, checkpoint, config, models, plans
+from biprop import Ticket, checkpoint, config
 from biprop.config import Config
-from biprop.network import Task, build_network
+from biprop.models import build
+from biprop.models.network import Task, build_network
+from biprop.models.plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan
 from biprop.ticket import Layer
 
-settings.register_profile("biprop", deadline=None)  # a shared machine stalls now and then; timings live in benchmarks/
+settings.register_profile(
+    "biprop", deadline=None
+)  # a shared machine stalls now and then; timings live in benchmarks/
 settings.load_profile("biprop")
 
 ROOT = Path(__file__).parents[1]
@@ -44,14 +50,21 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def found_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short real search: the digits' network, 82,000 weights of which 20 % are kept, a few seconds."""
-    from biprop import data, log
-    from biprop.train import Search
+    from biprop import data
+    from biprop.console import Console
+    from biprop.search.loop import Search
 
     options, name = config.resolve(
         None,
-        {"epochs": 2, "low_data": 0.3, "batch_size": 32, "device": "cpu", "log_dir": str(tmp_path_factory.mktemp("found"))},
+        {
+            "epochs": 2,
+            "low_data": 0.3,
+            "batch_size": 32,
+            "device": "cpu",
+            "log_dir": str(tmp_path_factory.mktemp("found")),
+        },
     )
-    return Search(options, name, data.load(options), log.Console(io.StringIO())).run().folder
+    return Search(options, name, data.load(options), Console(io.StringIO())).run().folder
 
 
 def checkpoint_fields(options: Config, task: Task) -> dict[str, Any]:
@@ -71,7 +84,12 @@ def checkpoint_fields(options: Config, task: Task) -> dict[str, Any]:
         "mean": [0.5],
         "std": [0.5],
     }
-    return {"arch": options.arch, "epoch": 1, "state_dict": network.model.state_dict(), "biprop": ours}
+    return {
+        "arch": options.arch,
+        "epoch": 1,
+        "state_dict": network.model.state_dict(),
+        "biprop": ours,
+    }
 
 
 def png(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
@@ -83,14 +101,18 @@ def png(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
     return buffer.getvalue()
 
 
-def write_image_folder(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 10, side: int = 32) -> Path:
+def write_image_folder(
+    folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 10, side: int = 32
+) -> Path:
     """One folder of grey PNGs per class; class i is brighter than class i - 1."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(count):
             base = 40 + 150 * label // max(1, len(classes) - 1)
-            (folder / name / f"{i}.png").write_bytes(png(rng.integers(base, base + 60, (side, side), dtype=np.uint8)))
+            (folder / name / f"{i}.png").write_bytes(
+                png(rng.integers(base, base + 60, (side, side), dtype=np.uint8))
+            )
     return folder
 
 
@@ -118,7 +140,10 @@ def write_cifar_parquet(folder: Path, train: int = 60, test: int = 20) -> Path:
     place = folder / "cifar10" / "plain_text"
     place.mkdir(parents=True)
     for part, count in (("train", train), ("test", test)):
-        images = [{"bytes": png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "path": None} for _ in range(count)]
+        images = [
+            {"bytes": png(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), "path": None}
+            for _ in range(count)
+        ]
         table = pa.table({"img": images, "label": [i % 10 for i in range(count)]})
         pq.write_table(table, place / f"{part}-00000-of-00001.parquet")
     return folder
@@ -126,11 +151,19 @@ def write_cifar_parquet(folder: Path, train: int = 60, test: int = 20) -> Path:
 
 def network_of(name: str, size: tuple[int, int] = (32, 32), **options: Any) -> dict[str, Any]:
     """`Ticket.network` of a network by name."""
-    default = {"num_classes": 10, "channels": 3, "bn_type": "NonAffineBatchNorm", "width_mult": 1.0, "head_bias": False}
+    default = {
+        "num_classes": 10,
+        "channels": 3,
+        "bn_type": "NonAffineBatchNorm",
+        "width_mult": 1.0,
+        "head_bias": False,
+    }
     return {"name": name, "input_size": list(size), "ancestor": False, **default, **options}
 
 
-def random_ticket(network: dict[str, Any], density: float = 0.3, dense: tuple[str, ...] = (), seed: int = 0) -> Ticket:
+def random_ticket(
+    network: dict[str, Any], density: float = 0.3, dense: tuple[str, ...] = (), seed: int = 0
+) -> Ticket:
     """A ticket of a network that nobody trained. Some layers store their signs; a batch norm's factors have both signs.
 
     Args:
@@ -141,7 +174,7 @@ def random_ticket(network: dict[str, Any], density: float = 0.3, dense: tuple[st
     """
     rng = np.random.default_rng(seed)
     with torch.device("meta"):
-        shapes = {key: tuple(v.shape) for key, v in models.build(**network).state_dict().items()}
+        shapes = {key: tuple(v.shape) for key, v in build.build(**network).state_dict().items()}
     layers: list[Layer] = []
     state: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
     for key, shape in shapes.items():
@@ -160,23 +193,31 @@ def random_ticket(network: dict[str, Any], density: float = 0.3, dense: tuple[st
         elif leaf == "running_var":
             state[key] = rng.uniform(0.5, 2, shape).astype(np.float32)
         elif leaf == "weight":
-            state[key] = (rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)).astype(np.float32)
+            state[key] = (rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)).astype(
+                np.float32
+            )
         elif leaf != "num_batches_tracked":
             state[key] = (0.3 * rng.standard_normal(shape)).astype(np.float32)
     return Ticket(network, seed, layers, state)
 
 
-def narrow(name: str) -> plans.PlainPlan | plans.ResidualPlan:
+def narrow(name: str) -> PlainPlan | ResidualPlan:
     """A network's plan with an eighth of its width and at most two blocks a stage."""
-    if name in plans.PLAIN:
-        plan = plans.PLAIN[name]
-        convs, head = (re.sub(r"\d+", lambda width: str(int(width[0]) // 8), tokens) for tokens in (plan.convs, plan.head))
+    if name in PLAIN:
+        plan = PLAIN[name]
+        convs, head = (
+            re.sub(r"\d+", lambda width: str(int(width[0]) // 8), tokens)
+            for tokens in (plan.convs, plan.head)
+        )
         return replace(plan, convs=convs, head=head)
-    deep = plans.RESIDUAL[name]
-    blocks, widths = tuple(min(2, blocks) for blocks in deep.blocks), tuple(width // 8 for width in deep.widths)
+    deep = RESIDUAL[name]
+    blocks, widths = (
+        tuple(min(2, blocks) for blocks in deep.blocks),
+        tuple(width // 8 for width in deep.widths),
+    )
     return replace(deep, blocks=blocks, widths=widths, stem=deep.stem // 8)
 
 
 def make_narrow(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Give a network its narrow plan for the length of a test."""
-    monkeypatch.setitem(plans.PLAIN if name in plans.PLAIN else plans.RESIDUAL, name, narrow(name))  # type: ignore[arg-type]
+    monkeypatch.setitem(PLAIN if name in PLAIN else RESIDUAL, name, narrow(name))  # type: ignore[arg-type]

@@ -63,7 +63,14 @@ def command(*flags: str) -> list[str]:
 def start(folder: Path, *flags: str, program: Sequence[str] | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     what = program or command(*flags)
-    return subprocess.Popen(what, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        what,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -74,7 +81,9 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.001)
 
 
-def end_of(process: subprocess.Popen[str], since: float, after: str = "", where: Path | None = None) -> Outcome:
+def end_of(
+    process: subprocess.Popen[str], since: float, after: str = "", where: Path | None = None
+) -> Outcome:
     _, err = process.communicate(timeout=PATIENCE)
     said = re.sub(r"^biprop: ", "", (err.strip().splitlines() or [""])[-1])
     if where:
@@ -87,13 +96,19 @@ def state_of(run: Path) -> dict[str, torch.Tensor]:
     """Everything that training changes, at the end of a run."""
     content = torch.load(run / LAST, weights_only=True)
     momenta = content["optimizer"]["state"].values()
-    moved = {f"momentum.{i}": m["momentum_buffer"] for i, m in enumerate(momenta) if m.get("momentum_buffer") is not None}
+    moved = {
+        f"momentum.{i}": m["momentum_buffer"]
+        for i, m in enumerate(momenta)
+        if m.get("momentum_buffer") is not None
+    }
     return content["state_dict"] | moved
 
 
 def same_bits(a: Path, b: Path, only: str = "") -> bool:
     one, other = state_of(a), state_of(b)
-    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items() if only in key)
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[key]) for key, value in one.items() if only in key
+    )
 
 
 @cache
@@ -114,7 +129,11 @@ def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
 
 
 def killed(
-    folder: Path, kills: int = 4, flags: Sequence[str] = ("--epochs", "6"), run: Path = RUN, spread: float = 0.5
+    folder: Path,
+    kills: int = 4,
+    flags: Sequence[str] = ("--epochs", "6"),
+    run: Path = RUN,
+    spread: float = 0.5,
 ) -> Outcome:
     """kill -9: while a checkpoint is being written, at random moments between, and while the run begins or goes on
 
@@ -129,7 +148,10 @@ def killed(
         if number % 3 < 2:  # it gets further before it is killed
             wait_for(lambda seen=before: last.exists() and last.stat().st_mtime_ns != seen, process)  # type: ignore[misc]
         if number % 3 == 0:
-            wait_for(lambda p=process: any(checkpoints.glob(".*.unfinished")) or p.poll() is not None, process)  # type: ignore[misc]
+            wait_for(
+                lambda p=process: any(checkpoints.glob(".*.unfinished")) or p.poll() is not None,
+                process,
+            )  # type: ignore[misc]
         else:
             time.sleep(rng.uniform(0, spread if number % 3 == 1 else 4 * spread))
         process.kill()
@@ -141,7 +163,12 @@ def killed(
     assert done >= kills // 2
     after = going_on(folder, *flags, run=run)
     assert not list(checkpoints.glob(".*.unfinished"))
-    return Outcome(-signal.SIGKILL, "", 0, f"{done} times, {inside} inside a write, {early} before any new checkpoint: {after}")
+    return Outcome(
+        -signal.SIGKILL,
+        "",
+        0,
+        f"{done} times, {inside} inside a write, {early} before any new checkpoint: {after}",
+    )
 
 
 def terminated(folder: Path) -> Outcome:
@@ -171,7 +198,10 @@ def small_disk(folder: Path, size: str = "8m", options: str = "rw") -> Iterator[
     """A file system of its own in folder/disk."""
     place = folder / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},{options}", "tmpfs", str(place)], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},{options}", "tmpfs", str(place)],
+        capture_output=True,
+    )
     if made.returncode:
         raise CannotBeDone("only root can mount a small disk")
     try:
@@ -202,7 +232,12 @@ def disk_full(folder: Path) -> Outcome:
 def read_only(folder: Path) -> Outcome:
     """The folder for runs is read-only"""
     with small_disk(folder, options="ro") as disk:
-        return end_of(start(folder, "--log-dir", str(disk / "runs")), time.monotonic(), "nothing was begun", folder)
+        return end_of(
+            start(folder, "--log-dir", str(disk / "runs")),
+            time.monotonic(),
+            "nothing was begun",
+            folder,
+        )
 
 
 def read_only_later(folder: Path) -> Outcome:
@@ -219,7 +254,19 @@ def read_only_later(folder: Path) -> Outcome:
         return outcome
 
 
-STREAMED = ["--set", "folder", "--stream", "--image-size", "32", "--data", "pictures", "--workers", "2", "--batch-size", "8"]
+STREAMED = [
+    "--set",
+    "folder",
+    "--stream",
+    "--image-size",
+    "32",
+    "--data",
+    "pictures",
+    "--workers",
+    "2",
+    "--batch-size",
+    "8",
+]
 STREAMED_RUN = Path(f"runs/folder-Wide_VGG_Small_132/width_mult=0.5/prune-rate=0.2/{RUN.name}")
 
 
@@ -261,7 +308,11 @@ def data_vanish(folder: Path) -> Outcome:
 
 
 def children(process: int) -> list[int]:
-    return [int(p) for task in Path(f"/proc/{process}/task").iterdir() for p in (task / "children").read_text().split()]
+    return [
+        int(p)
+        for task in Path(f"/proc/{process}/task").iterdir()
+        for p in (task / "children").read_text().split()
+    ]
 
 
 def reader_killed(folder: Path) -> Outcome:
@@ -314,7 +365,16 @@ def launcher_killed(folder: Path) -> Outcome:
 
 def restarted(folder: Path) -> Outcome:
     """One of two processes below torchrun --max-restarts 1 is killed"""
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    agent = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "1",
+    ]
     process = start(folder, program=[*agent, *command()[1:]])
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
@@ -351,7 +411,9 @@ def two_not_a_number(folder: Path) -> Outcome:
 
 def diverged(folder: Path, *flags: str) -> Outcome:
     """A search that takes far too long steps."""
-    outcome = end_of(start(folder, *flags, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays")
+    outcome = end_of(
+        start(folder, *flags, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays"
+    )
     assert list(folder.rglob("initial.state"))
     return outcome
 
@@ -413,8 +475,12 @@ FAULTS: dict[Callable[[Path], Outcome], int] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help="only these, by the names of their functions")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "faults", nargs="*", metavar="FAULT", help="only these, by the names of their functions"
+    )
     parser.add_argument("--kills", type=int, help="only kill -9, this often, on CIFAR-10 in --data")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
     arguments = parser.parse_args()
@@ -422,13 +488,30 @@ def main() -> None:
     try:
         if arguments.kills:
             data = str(arguments.data.absolute())
-            flags = ["--set", "CIFAR10", "--data", data, "--arch", "Conv2Wide", "--low-data", "0.1", "--batch-size", "50"]
+            flags = [
+                "--set",
+                "CIFAR10",
+                "--data",
+                data,
+                "--arch",
+                "Conv2Wide",
+                "--low-data",
+                "0.1",
+                "--batch-size",
+                "50",
+            ]
             run = Path("runs/CIFAR10-Conv2Wide/width_mult=0.5/prune-rate=0.2/find")
             outcome = killed(place, arguments.kills, flags, run, spread=3)
             print(f"kill -9 on CIFAR-10: {outcome.after}")
             return
-        print("| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|")
-        for fault in FAULTS if not arguments.faults else [f for f in FAULTS if f.__name__ in arguments.faults]:
+        print(
+            "| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|"
+        )
+        for fault in (
+            FAULTS
+            if not arguments.faults
+            else [f for f in FAULTS if f.__name__ in arguments.faults]
+        ):
             folder = place / fault.__name__
             folder.mkdir()
             what = (fault.__doc__ or "").strip().splitlines()[0]

@@ -36,9 +36,13 @@ import torch
 import yaml
 from conftest import ROOT, checkpoint_fields, network_of, random_ticket
 
-from biprop import Deck, Ticket, UserError, archive, checkpoint, coding, config, export, inspection, native
+from biprop import Deck, Ticket, UserError, checkpoint, config, native
+from biprop.checkpoint import archive
 from biprop.config import Config
-from biprop.network import Task
+from biprop.deck.report import deck_report
+from biprop.models.network import Task
+from biprop.search import pack
+from biprop.ticket.report import ticket_report
 
 MOST_WEIGHTS = 1 << 18
 MOST_SECONDS = 5.0
@@ -48,18 +52,79 @@ LARGEST_MUTANT = 1 << 18
 
 SMALL = [None, True, False, -1, 0, 1, 2, 7, 8, 9, 255, 256, 65535, 65536, 0.5, 1e300, 1e-320]
 LARGE = [2**31, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63)]
-WORDS = ["", "x", "seed", "stored", "positive", "i9", "o6", "o20", "i21", "../x", "conv.weight", "Conv2", "cResNet20"]
+WORDS = [
+    "",
+    "x",
+    "seed",
+    "stored",
+    "positive",
+    "i9",
+    "o6",
+    "o20",
+    "i21",
+    "../x",
+    "conv.weight",
+    "Conv2",
+    "cResNet20",
+]
 ODD_WORDS = ["\0", "\u202e", "é", "\ud800", "x" * 5000, "0" * 64]
 LISTS = [[], [0], [1], [2**33], [1] * 9, [2**20, 2**20], [-1, 5], [[], [], []], [[""], [""], []]]
 VALUES: list[Any] = [*SMALL, *LARGE, *WORDS, *ODD_WORDS, *LISTS, {}, {"a": 1}]
 """What takes the place of a value."""
-IN_JSON = ["1e999", "-1e999", "NaN", "Infinity", "[" * 3000, '{"a":' * 2000, "9" * 4400, '"\\ud83d"', "-0", "\ufeff", "\0"]
-IN_YAML = ["*a", "&a ", "<<: ", "!!python/name:os.system ", "2024-02-30", "base: fuzz.yml\n", "? ", "- ", "|\n", "%YAML 9\n"]
+IN_JSON = [
+    "1e999",
+    "-1e999",
+    "NaN",
+    "Infinity",
+    "[" * 3000,
+    '{"a":' * 2000,
+    "9" * 4400,
+    '"\\ud83d"',
+    "-0",
+    "\ufeff",
+    "\0",
+]
+IN_YAML = [
+    "*a",
+    "&a ",
+    "<<: ",
+    "!!python/name:os.system ",
+    "2024-02-30",
+    "base: fuzz.yml\n",
+    "? ",
+    "- ",
+    "|\n",
+    "%YAML 9\n",
+]
 TEXTS = [*IN_JSON, *IN_YAML, "---\n", "0x1F", "1:30", ".inf", "\t", "//"]
 """What is put into a text."""
-MOVES = [b".", b"(", b")", b"]", b"}", b"s", b"u", b"R", b"b", b"t", b"0", b"a", b"e", b"N", b"Q", b"\x81", b"\x80\5", b"\x93"]
+MOVES = [
+    b".",
+    b"(",
+    b")",
+    b"]",
+    b"}",
+    b"s",
+    b"u",
+    b"R",
+    b"b",
+    b"t",
+    b"0",
+    b"a",
+    b"e",
+    b"N",
+    b"Q",
+    b"\x81",
+    b"\x80\5",
+    b"\x93",
+]
 MEMO = [b"\x85", b"\x86", b"\x87", b"q\0", b"h\0", b"h\1"]
-NUMBERS = [b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"G\x7f\xf0\0\0\0\0\0\0", b"B\0\0\0\x10"]
+NUMBERS = [
+    b"J\xff\xff\xff\x7f",
+    b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+    b"G\x7f\xf0\0\0\0\0\0\0",
+    b"B\0\0\0\x10",
+]
 NAMES = [
     "os.system",
     "builtins.eval",
@@ -77,7 +142,12 @@ NAMES = [
     "numpy._core.multiarray.scalar",
     "numpy._core.multiarray._reconstruct",
 ]
-OPCODES = [*MOVES, *MEMO, *NUMBERS, *("c{}\n{}\n".format(*name.rsplit(".", 1)).encode() for name in NAMES)]
+OPCODES = [
+    *MOVES,
+    *MEMO,
+    *NUMBERS,
+    *("c{}\n{}\n".format(*name.rsplit(".", 1)).encode() for name in NAMES),
+]
 """What is put into a pickle."""
 
 
@@ -166,7 +236,9 @@ def taken_apart(content: bytes) -> tuple[dict[str, Any], str, bytes]:
 
 def sealed(header: str, data: bytes) -> bytes:
     """A file of this header and data whose checksum fits."""
-    text = re.sub(r'("sha256":\s*")[0-9a-f]{64}"', rf'\g<1>{"0" * 64}"', header, count=1).encode("utf-8", "surrogatepass")
+    text = re.sub(r'("sha256":\s*")[0-9a-f]{64}"', rf'\g<1>{"0" * 64}"', header, count=1).encode(
+        "utf-8", "surrogatepass"
+    )
     whole = struct.pack("<Q", len(text)) + text + data
     return whole.replace(b"0" * 64, hashlib.sha256(whole).hexdigest().encode(), 1)
 
@@ -191,7 +263,13 @@ def mutated_ticket(content: bytes, draw: random.Random) -> bytes:
             header["__metadata__"][what] = description
         text = json.dumps(header, separators=(",", ":"))
         return sealed(garbled(text, draw) if draw.random() < 0.05 else text, data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a parent that is no such file any more
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # a parent that is no such file any more
         return flipped(content, draw)
 
 
@@ -199,16 +277,22 @@ def mutated_ticket(content: bytes, draw: random.Random) -> bytes:
 def by_numpy() -> Iterator[None]:
     """While the block runs, numpy decodes and not the compiled core."""
     library = native.library
-    coding.native.library = lambda: None  # type: ignore[assignment]
+    native.library = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        coding.native.library = library
+        native.library = library
 
 
 def planes(ticket: Ticket) -> list[Any]:
     own = [
-        (one.name, one.mask.tobytes(), None if one.stored is None else one.stored.tobytes(), one.gain) for one in ticket.layers
+        (
+            one.name,
+            one.mask.tobytes(),
+            None if one.stored is None else one.stored.tobytes(),
+            one.gain,
+        )
+        for one in ticket.layers
     ]
     return [own, {name: value.tobytes() for name, value in ticket.state.items()}]
 
@@ -240,7 +324,7 @@ def read_by_both(read: Callable[[bytes], Any], content: bytes) -> Any:
 
 def execute_ticket(content: bytes) -> None:
     ticket = read_by_both(lambda one: Ticket.from_bytes(one, MOST_WEIGHTS), content)
-    inspection.report(ticket, len(content))
+    ticket_report(ticket, len(content))
     for layer in ticket.layers:
         ticket.weight(layer)
     if planes(Ticket.from_bytes(ticket.to_bytes(), MOST_WEIGHTS)) != planes(ticket):
@@ -249,14 +333,19 @@ def execute_ticket(content: bytes) -> None:
 
 def execute_deck(content: bytes) -> None:
     deck = read_by_both(lambda one: Deck.from_bytes(one, MOST_WEIGHTS), content)
-    inspection.deck_report(deck, len(content))
-    if [planes(card) for card in Deck.from_bytes(deck.to_bytes(), MOST_WEIGHTS).cards] != [planes(card) for card in deck.cards]:
+    deck_report(deck, len(content))
+    if [planes(card) for card in Deck.from_bytes(deck.to_bytes(), MOST_WEIGHTS).cards] != [
+        planes(card) for card in deck.cards
+    ]:
         raise Fault("written and read again it is another deck")
 
 
 def sample_tickets() -> list[bytes]:
     golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.mpt"))]
-    return [*(content for content in golden if len(content) < LARGEST_MUTANT // 4), random_card(0).to_bytes()]
+    return [
+        *(content for content in golden if len(content) < LARGEST_MUTANT // 4),
+        random_card(0).to_bytes(),
+    ]
 
 
 def random_card(seed: int) -> Ticket:
@@ -277,7 +366,11 @@ _SEALED, _DAMAGED = b"s", b"d"
 def small_checkpoint() -> dict[str, Any]:
     options, task = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3), Task(4, 1, (8, 8))
     content = checkpoint_fields(options, task)
-    others = {"conv_type": "SubnetConv", "prune_rate": 0.3, "optimizer": {"state": {}, "param_groups": []}}
+    others = {
+        "conv_type": "SubnetConv",
+        "prune_rate": 0.3,
+        "optimizer": {"state": {}, "param_groups": []},
+    }
     return {**content, **others, "state_dict": dict(content["state_dict"])}
 
 
@@ -332,7 +425,7 @@ def execute_checkpoint(content: bytes) -> None:
         path = Path(folder) / "fuzz.pth"
         path.write_bytes(content[1:])
         restored = checkpoint.restore(path, {})
-        export.pack(path, {})
+        pack.pack(path, {})
     if content[:1] == _DAMAGED:
         state = restored.network.model.state_dict()
         if any(not torch.equal(value, state[key]) for key, value in _FIELDS["state_dict"].items()):
@@ -349,7 +442,10 @@ def sample_configurations() -> list[bytes]:
     """Packaged ones, with what their bases say, and one in full."""
     files = [config.read_file(path) for path in config.packaged_files()[::20]]
     settings = [{**values, "prune_rate": values.get("prune_rate") or 0.3} for values in files]
-    return [yaml.safe_dump(values).encode() for values in [*settings, config.as_dict(Config(prune_rate=0.3))]]
+    return [
+        yaml.safe_dump(values).encode()
+        for values in [*settings, config.as_dict(Config(prune_rate=0.3))]
+    ]
 
 
 def mutated_configuration(content: bytes, draw: random.Random) -> bytes:
@@ -384,9 +480,14 @@ class Target:
 
 TARGETS = {
     "tickets": Target(
-        sample_tickets, mutated_ticket, execute_ticket, ("ticket.py", "container.py", "coding.py", "inspection.py")
+        sample_tickets,
+        mutated_ticket,
+        execute_ticket,
+        ("ticket.py", "container.py", "coding.py", "inspection.py"),
     ),
-    "decks": Target(sample_decks, mutated_ticket, execute_deck, ("deck.py", "container.py", "ticket.py")),
+    "decks": Target(
+        sample_decks, mutated_ticket, execute_deck, ("deck.py", "container.py", "ticket.py")
+    ),
     "checkpoints": Target(
         lambda: [_SEALED + as_file(_FIELDS)],
         mutated_checkpoint,
@@ -394,7 +495,10 @@ TARGETS = {
         ("archive.py", "checkpoint.py", "ancestor.py"),
     ),
     "configurations": Target(
-        sample_configurations, mutated_configuration, execute_configuration, ("config.py", "yaml_loader.py")
+        sample_configurations,
+        mutated_configuration,
+        execute_configuration,
+        ("config.py", "yaml_loader.py"),
     ),
 }
 
@@ -428,7 +532,9 @@ def outcome(target: Target, content: bytes) -> str:
         raise
     except Exception as e:
         where = traceback.extract_tb(e.__traceback__)[-1]
-        raise Fault(f"{type(e).__name__} in {Path(where.filename).name}:{where.lineno}: {e!s:.100}") from None
+        raise Fault(
+            f"{type(e).__name__} in {Path(where.filename).name}:{where.lineno}: {e!s:.100}"
+        ) from None
     if (seconds := time.monotonic() - began) > MOST_SECONDS:
         raise Fault(f"{seconds:.0f} seconds")
     return re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|-?\d[\d.,e+]*", "#", said)[:120]
@@ -485,7 +591,11 @@ def lines_reached(target: Target, inputs: list[bytes]) -> tuple[int, int]:
 
 
 def _lines_of_functions(path: Path) -> Iterator[int]:
-    waiting = [one for one in compile(path.read_text(), str(path), "exec").co_consts if isinstance(one, types.CodeType)]
+    waiting = [
+        one
+        for one in compile(path.read_text(), str(path), "exec").co_consts
+        if isinstance(one, types.CodeType)
+    ]
     while waiting:
         code = waiting.pop()
         yield from (line for _, _, line in code.co_lines() if line)
@@ -500,15 +610,28 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the inputs of faults")
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    print("| target | seconds | executions | of them read | distinct outcomes | lines reached | faults |")
+    print(
+        "| target | seconds | executions | of them read | distinct outcomes | lines reached | faults |"
+    )
     print("|---" * 7 + "|")
     faults: Counter[str] = Counter()
     for name in arguments.targets or TARGETS:
         target = TARGETS[name]
         found = fuzz(target, arguments.seconds, arguments.seed, arguments.keep)
         reached, every = lines_reached(target, found.inputs)
-        row = (name, f"{arguments.seconds:g}", f"{found.executions:,}", f"{found.read:,}", len(found.outcomes))
-        print("|", *(f"{cell} |" for cell in row), f"{reached} of {every} | {len(found.faults)} |", flush=True)
+        row = (
+            name,
+            f"{arguments.seconds:g}",
+            f"{found.executions:,}",
+            f"{found.read:,}",
+            len(found.outcomes),
+        )
+        print(
+            "|",
+            *(f"{cell} |" for cell in row),
+            f"{reached} of {every} | {len(found.faults)} |",
+            flush=True,
+        )
         faults += Counter({f"{name}: {what}": count for what, count in found.faults.items()})
     for what, count in faults.most_common():
         print(f"FAULT, {count} times: {what}")

@@ -55,7 +55,9 @@ def round_gains(subnetwork: Subnetwork) -> None:
 
 def difference(ours: Tensor, theirs: object) -> float:
     """Largest difference, relative to the reference's largest value."""
-    a, b = (torch.as_tensor(values, dtype=torch.float64).detach().flatten() for values in (ours, theirs))
+    a, b = (
+        torch.as_tensor(values, dtype=torch.float64).detach().flatten() for values in (ours, theirs)
+    )
     return float((a - b).abs().max() / b.abs().max())
 
 
@@ -63,4 +65,7 @@ def norm_differences(ours: Mapping[str, Tensor], theirs: Mapping[str, float]) ->
     """Relative differences of gradients' norms; the norm of what is 0 but for rounding counts as a thousandth of the largest."""
     assert ours.keys() == theirs.keys()
     smallest = 1e-3 * max(map(abs, theirs.values()))
-    return {name: abs(float(ours[name]) - norm) / max(abs(norm), smallest) for name, norm in theirs.items()}
+    return {
+        name: abs(float(ours[name]) - norm) / max(abs(norm), smallest)
+        for name, norm in theirs.items()
+    }

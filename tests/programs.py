@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biprop import engine
+from biprop.engine import engine
 from biprop.engine.lower import _ACTS, _KINDS, MAGIC
 
 Array = NDArray[np.float64]
@@ -73,12 +73,19 @@ class Op:
             "<9I", _KINDS[self.kind], self.source, self.out, 0 if self.residual is None else self.residual + 1, _ACTS[self.act],
             *self.kernel, self.stride, self.padding,
         )  # fmt: skip
-        numbers = b"".join(n.astype("<f8").tobytes() for n in (self.scale, self.shift, self.residual_scale) if n is not None)
+        numbers = b"".join(
+            n.astype("<f8").tobytes()
+            for n in (self.scale, self.shift, self.residual_scale)
+            if n is not None
+        )
         if self.weights is None:
             return head + numbers
         if self.weights.dtype == np.float32:
             return head + numbers + struct.pack("<I", 1) + self.weights.astype("<f4").tobytes()
-        planes = (np.packbits(plane, bitorder="little").tobytes() for plane in (self.weights != 0, self.weights > 0))
+        planes = (
+            np.packbits(plane, bitorder="little").tobytes()
+            for plane in (self.weights != 0, self.weights > 0)
+        )
         return head + numbers + struct.pack("<I", 0) + b"".join(planes)
 
     def apply(self, x: Array, residual: Array | None, bits: bool) -> Array:
@@ -86,7 +93,9 @@ class Op:
         pad = [(0, 0), (0, 0), (self.padding, self.padding), (self.padding, self.padding)]
         padded = np.pad(x, pad, constant_values=-np.inf if self.kind == "max_pool" else 0)
         step = self.stride
-        windows = np.lib.stride_tricks.sliding_window_view(padded, self.kernel, axis=(2, 3))[:, :, ::step, ::step]
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.kernel, axis=(2, 3))[
+            :, :, ::step, ::step
+        ]
         scale, shift = self.scale[:, None, None], self.shift[:, None, None]
         if self.kind == "max_pool":
             if bits:  # the sign came before the pool: where it turned the order, "any" became "all"
@@ -99,7 +108,11 @@ class Op:
             assert self.weights is not None
             flat = self.weights.astype(np.float64).reshape(len(self.weights), -1)
             columns = windows.transpose(1, 4, 5, 0, 2, 3).reshape(flat.shape[1], -1)
-            y = (flat @ columns).reshape(len(flat), len(x), *windows.shape[2:4]).transpose(1, 0, 2, 3)
+            y = (
+                (flat @ columns)
+                .reshape(len(flat), len(x), *windows.shape[2:4])
+                .transpose(1, 0, 2, 3)
+            )
         y = scale * y + shift
         if residual is not None:
             assert self.residual_scale is not None
@@ -135,7 +148,11 @@ class Program:
 
         return "; ".join(
             f"{op.kind} {op.kernel[0]}x{op.kernel[1]}/{op.stride}+{op.padding} {op.act} {shape(op.source)} -> {shape(op.out)}"
-            + ("" if op.weights is None else f" {op.weights.dtype} {np.count_nonzero(op.weights)} of {op.weights.size}")
+            + (
+                ""
+                if op.weights is None
+                else f" {op.weights.dtype} {np.count_nonzero(op.weights)} of {op.weights.size}"
+            )
             + ("" if op.residual is None else f" residual {shape(op.residual)}")
             for op in self.ops
         )
@@ -147,14 +164,21 @@ class Program:
     def code(self) -> bytes:
         head = MAGIC + struct.pack("<III", len(self.values), len(self.ops), len(self.mean) > 0)
         shapes = b"".join(struct.pack("<IIII", value.bits, *value.shape) for value in self.values)
-        return head + shapes + np.array([*self.mean, *self.std], "<f4").tobytes() + b"".join(op.code() for op in self.ops)
+        return (
+            head
+            + shapes
+            + np.array([*self.mean, *self.std], "<f4").tobytes()
+            + b"".join(op.code() for op in self.ops)
+        )
 
     def truth(self, images: NDArray[Any]) -> Array:
         """What it gives for [B, C, H, W], already normalised."""
         made: dict[int, Array] = {0: images.astype(np.float64)}
         for op in self.ops:
             both = self.values[op.source].bits and self.values[op.out].bits
-            made[op.out] = op.apply(made[op.source], None if op.residual is None else made[op.residual], both)
+            made[op.out] = op.apply(
+                made[op.source], None if op.residual is None else made[op.residual], both
+            )
         return made[len(self.values) - 1]
 
     def pool(
@@ -163,11 +187,20 @@ class Program:
     ) -> int:  # fmt: skip
         source = len(self.values) - 1 if source is None else source
         channels = self.values[source].channels
-        scale, shift = np.ones(channels) if scale is None else scale, np.zeros(channels) if shift is None else shift
+        scale, shift = (
+            np.ones(channels) if scale is None else scale,
+            np.zeros(channels) if shift is None else shift,
+        )
         act = "sign" if bits else act
         area = math.prod(kernel) if kind == "avg_pool" else 1
         op = Op(kind, source, len(self.values), act, kernel, stride, padding, scale, shift)
-        return self._append(op, channels, bits, unit=self.values[source].unit / area if area & (area - 1) == 0 else 0, sums=1)
+        return self._append(
+            op,
+            channels,
+            bits,
+            unit=self.values[source].unit / area if area & (area - 1) == 0 else 0,
+            sums=1,
+        )
 
     def conv(
         self, bits: bool, weights: NDArray[Any], scale: Array, shift: Array, source: int | None = None, stride: int = 1,
@@ -186,14 +219,21 @@ class Program:
     def _append(self, op: Op, channels: int, bits: bool, unit: float, sums: float) -> int:
         source = self.values[op.source]
         sides = [
-            (side + 2 * op.padding - k) // op.stride + 1 for side, k in zip((source.height, source.width), op.kernel, strict=True)
+            (side + 2 * op.padding - k) // op.stride + 1
+            for side, k in zip((source.height, source.width), op.kernel, strict=True)
         ]
         assert min(sides) > 0
-        unit, most = unit * 0.25, float(np.abs(op.scale).max() * sums * source.most + np.abs(op.shift).max())
+        unit, most = (
+            unit * 0.25,
+            float(np.abs(op.scale).max() * sums * source.most + np.abs(op.shift).max()),
+        )
         if op.residual is not None:
             assert op.residual_scale is not None
             other = self.values[op.residual]
-            unit, most = min(unit, 0.25 * other.unit), most + float(np.abs(op.residual_scale).max()) * other.most
+            unit, most = (
+                min(unit, 0.25 * other.unit),
+                most + float(np.abs(op.residual_scale).max()) * other.most,
+            )
         if sums * source.most + most > EXACT * unit:
             unit = 0.0
         if not unit and "sign" in op.act:
@@ -214,7 +254,9 @@ class Program:
 
 def factors(rng: np.random.Generator, count: int) -> Array:
     """Of both signs, and zero."""
-    return rng.choice([1.0, -1.0, 0.5, -0.5, 0.25, -2.0, 0.0], count, p=[0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04])
+    return rng.choice(
+        [1.0, -1.0, 0.5, -0.5, 0.25, -2.0, 0.0], count, p=[0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04]
+    )
 
 
 def shifts(rng: np.random.Generator, scale: Array, spread: float) -> Array:
@@ -223,15 +265,21 @@ def shifts(rng: np.random.Generator, scale: Array, spread: float) -> Array:
     return -scale * n + rng.choice([0, 0, 0, 0, 0.25, -0.25], len(scale))  # type: ignore[no-any-return]
 
 
-def kept_weights(rng: np.random.Generator, shape: tuple[int, ...], density: float) -> NDArray[np.int8]:
+def kept_weights(
+    rng: np.random.Generator, shape: tuple[int, ...], density: float
+) -> NDArray[np.int8]:
     """Of -1, 0 and 1; the first channel of several keeps nothing."""
-    weights = rng.choice(np.array([-1, 1], np.int8), shape) * (rng.random(shape) < density).astype(np.int8)
+    weights = rng.choice(np.array([-1, 1], np.int8), shape) * (rng.random(shape) < density).astype(
+        np.int8
+    )
     if shape[0] > 2 and density < 1:
         weights[0] = 0
     return weights  # type: ignore[no-any-return]
 
 
-def dense_weights(rng: np.random.Generator, shape: tuple[int, ...], density: float) -> NDArray[np.float32]:
+def dense_weights(
+    rng: np.random.Generator, shape: tuple[int, ...], density: float
+) -> NDArray[np.float32]:
     return (rng.integers(-6, 7, shape) * 0.25 * (rng.random(shape) < density)).astype(np.float32)  # type: ignore[no-any-return]
 
 
@@ -247,7 +295,9 @@ class Loaded:
         RuntimeError: the same when it is not run.
     """
 
-    def __init__(self, program: Program | bytes, threads: int = 1, instruction_set: str = "") -> None:
+    def __init__(
+        self, program: Program | bytes, threads: int = 1, instruction_set: str = ""
+    ) -> None:
         core = engine._core()
         assert core is not None
         self.core, self.network, self.program = core, ctypes.c_void_p(), program
@@ -266,7 +316,9 @@ class Loaded:
         images = np.ascontiguousarray(images)
         logits = np.full((len(images) + 1, self.outputs), 12345, np.float32)
         function = self.core.biprop_run_u8 if images.dtype == np.uint8 else self.core.biprop_run_f32
-        if error := function(self.network, images.ctypes.data, len(images), layout, logits.ctypes.data):
+        if error := function(
+            self.network, images.ctypes.data, len(images), layout, logits.ctypes.data
+        ):
             raise RuntimeError(error)
         assert (logits[-1] == 12345).all()
         return logits[:-1]
@@ -291,7 +343,9 @@ class Loaded:
 
 
 @contextmanager
-def loaded(program: Program | bytes, threads: int = 1, instruction_set: str = "") -> Iterator[Loaded]:
+def loaded(
+    program: Program | bytes, threads: int = 1, instruction_set: str = ""
+) -> Iterator[Loaded]:
     network = Loaded(program, threads, instruction_set)
     try:
         yield network
@@ -302,9 +356,17 @@ def loaded(program: Program | bytes, threads: int = 1, instruction_set: str = ""
 def same(got: NDArray[Any], expected: Array, exact: bool, *what: object) -> None:
     expected = expected.reshape(len(expected), math.prod(expected.shape[1:]))
     most = float(np.abs(expected).max(initial=1))
-    equal = np.array_equal(got, expected) if exact else np.allclose(got, expected, rtol=1e-5, atol=1e-5 * most)
+    equal = (
+        np.array_equal(got, expected)
+        if exact
+        else np.allclose(got, expected, rtol=1e-5, atol=1e-5 * most)
+    )
     if not equal:
-        wrong = np.argwhere(got != expected) if exact else np.argwhere(~np.isclose(got, expected, rtol=1e-5, atol=1e-5 * most))
+        wrong = (
+            np.argwhere(got != expected)
+            if exact
+            else np.argwhere(~np.isclose(got, expected, rtol=1e-5, atol=1e-5 * most))
+        )
         at = tuple(wrong[0])
         raise AssertionError(
             f"{len(wrong)} of {got.size} differ, first [image, output] = {at}: {got[at]} instead of {expected[at]}; "
@@ -312,7 +374,9 @@ def same(got: NDArray[Any], expected: Array, exact: bool, *what: object) -> None
         )
 
 
-def check(program: Program, rng: np.random.Generator, sets: Sequence[str], many: int = 65) -> set[str]:
+def check(
+    program: Program, rng: np.random.Generator, sets: Sequence[str], many: int = 65
+) -> set[str]:
     """Compare all instruction sets with the truth, for 0, 1, 3 and `many` images; returns the kernels that ran."""
     images = random_pixels(rng, 5, program)
     expected, exact = program.truth(images), program.last.unit > 0
@@ -320,7 +384,20 @@ def check(program: Program, rng: np.random.Generator, sets: Sequence[str], many:
     kernels = set()
     for name in sets:
         with loaded(program, instruction_set=name) as network:
-            for order in (np.array([], int), np.array([0]), np.array([1, 2, 3]), pick, np.array([4])):
-                same(network.run(images[order]), expected[order], exact, name, f"{len(order)} images", program)
+            for order in (
+                np.array([], int),
+                np.array([0]),
+                np.array([1, 2, 3]),
+                pick,
+                np.array([4]),
+            ):
+                same(
+                    network.run(images[order]),
+                    expected[order],
+                    exact,
+                    name,
+                    f"{len(order)} images",
+                    program,
+                )
             kernels |= {*network.kernels(1), *network.kernels(64)}
     return kernels

@@ -6,50 +6,76 @@ import pytest
 import torch
 from conftest import network_of, random_ticket
 
-from biprop import Engine, Ticket, UserError, accuracy, cli, export, log
+from biprop import Engine, Ticket, UserError
+from biprop.cli import command_line
 from biprop.config import resolve
+from biprop.console import Console
 from biprop.data import load
-from biprop.runs import BEST
+from biprop.evaluation.engine_model import Packed
+from biprop.evaluation.subject import load_data, measure, of_checkpoint, of_ticket
+from biprop.models.network import Task
+from biprop.runs.folder import BEST
+from biprop.search import pack
 
 
 def test_a_ticket_scores_what_its_checkpoint_scores(found_run: Path, tmp_path: Path) -> None:
-    ticket = export.pack(found_run, {})
+    ticket = pack.pack(found_run, {})
     ticket.save(tmp_path / "a.mpt")
-    console = log.Console()
+    console = Console()
     counts = []
     for subject in (
-        accuracy.of_ticket(tmp_path / "a.mpt", {}),
-        accuracy.of_checkpoint(found_run / "checkpoints" / BEST, {}, {}),
+        of_ticket(tmp_path / "a.mpt", {}),
+        of_checkpoint(found_run / "checkpoints" / BEST, {}, {}),
     ):
-        images = accuracy.load_data(subject, console)
-        counts.append(accuracy.measure(subject, images, images.test, "cpu", console, "test"))
+        images = load_data(subject, console)
+        counts.append(measure(subject, images, images.test, "cpu", console, "test"))
     assert counts[0] == counts[1]
     assert ticket.found["test"]["right"] == counts[0].right
 
 
-def test_pack_inspect_evaluate(found_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_inspect_evaluate(
+    found_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = str(tmp_path / "a.mpt")
-    assert cli.main(["pack", str(found_run), "-o", name]) == 0
+    assert command_line.main(["pack", str(found_run), "-o", name]) == 0
     assert "every weight, rebuilt from the file, equals the network's" in capsys.readouterr().out
-    assert cli.main(["inspect", name]) == 0
+    assert command_line.main(["inspect", name]) == 0
     shown = capsys.readouterr().out
     assert "convs.0" in shown and "test accuracy" in shown and "they follow from the seed" in shown
-    assert cli.main(["evaluate", name, "--device", "cpu"]) == 0
+    assert command_line.main(["evaluate", name, "--device", "cpu"]) == 0
     assert f"{Ticket.load(name).found['test']['right']} of 360 images" in capsys.readouterr().out
     compact = str(tmp_path / "c.mpt")
-    assert cli.main(["pack", str(found_run / "checkpoints" / BEST), "-o", compact, "--compact", "--device", "cpu"]) == 0
+    assert (
+        command_line.main(
+            [
+                "pack",
+                str(found_run / "checkpoints" / BEST),
+                "-o",
+                compact,
+                "--compact",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     assert "in float32" in capsys.readouterr().out
     assert Path(compact).stat().st_size < Path(name).stat().st_size
 
 
-def test_mistakes_are_one_line(found_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(
+    found_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = str(tmp_path / "a.mpt")
-    export.pack(found_run, {}).save(name)
+    pack.pack(found_run, {}).save(name)
     damaged = bytearray(Path(name).read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "d.mpt").write_bytes(damaged)
     for command, message in (
-        (["pack", str(found_run), "-o", str(tmp_path / "a.bin")], "the name of a ticket ends with .mpt"),
+        (
+            ["pack", str(found_run), "-o", str(tmp_path / "a.bin")],
+            "the name of a ticket ends with .mpt",
+        ),
         (["pack", str(tmp_path), "-o", name], "no run folder"),
         (["pack", str(found_run), "-o", str(tmp_path / "no" / "a.mpt")], "cannot be written"),
         (["pack", str(found_run)], "required: -o"),
@@ -60,28 +86,36 @@ def test_mistakes_are_one_line(found_run: Path, tmp_path: Path, capsys: pytest.C
         (["evaluate", name, "--set", "MNIST", "--data", str(tmp_path)], "MNIST"),
         (["evaluate"], "name one file"),
     ):
-        assert cli.main(command) == 2, command
+        assert command_line.main(command) == 2, command
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
 
 
 def test_a_ticket_of_other_data_is_refused(found_run: Path, tmp_path: Path) -> None:
-    export.pack(found_run, {}).save(tmp_path / "a.mpt")
-    subject = accuracy.of_ticket(tmp_path / "a.mpt", {})
-    subject.task = accuracy.Task(7, 1, (32, 32))
+    pack.pack(found_run, {}).save(tmp_path / "a.mpt")
+    subject = of_ticket(tmp_path / "a.mpt", {})
+    subject.task = Task(7, 1, (32, 32))
     with pytest.raises(UserError, match="made for 7 classes"):
-        accuracy.load_data(subject, log.Console())
+        load_data(subject, Console())
 
 
-def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(found_run: Path, tmp_path: Path) -> None:
+def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(
+    found_run: Path, tmp_path: Path
+) -> None:
     """However few of them the search had, and whatever the data themselves say."""
-    ticket = export.pack(found_run, {})
+    ticket = pack.pack(found_run, {})
     ticket.mean, ticket.std = (0.25,), (0.5,)
     ticket.found["options"] |= {"low_data": 0.1, "one_batch": True}
     ticket.save(tmp_path / "a.mpt")
-    images = accuracy.load_data(accuracy.of_ticket(tmp_path / "a.mpt", {}), log.Console())
-    assert [len(split) for split in (images.train, images.validation, images.test)] == [1257, 180, 360]
-    (batch, _), (pixels, _) = (next(images.evaluation_batches(images.test, 9, normalised=way)) for way in (True, False))
+    images = load_data(of_ticket(tmp_path / "a.mpt", {}), Console())
+    assert [len(split) for split in (images.train, images.validation, images.test)] == [
+        1257,
+        180,
+        360,
+    ]
+    (batch, _), (pixels, _) = (
+        next(images.evaluation_batches(images.test, 9, normalised=way)) for way in (True, False)
+    )
     assert torch.allclose(batch, (pixels / 255 - 0.25) / 0.5)
 
 
@@ -90,7 +124,7 @@ def test_the_engine_is_double_precisions_own() -> None:
     ticket = random_ticket(network_of("cResNet44_BinAct"))
     images = load(resolve(None, {"device": "cpu"})[0])
     images.mean, images.std = (0.5,), (0.25,)
-    packed = accuracy.Packed(Engine(ticket), images, ticket.to_model().double())
+    packed = Packed(Engine(ticket), images, ticket.to_model().double())
     packed(torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8))
     assert (packed.differing, packed.compared) == (0, 24)
 
@@ -101,7 +135,7 @@ def test_double_precision_starts_from_the_pixels_that_the_engine_sees() -> None:
     images = load(resolve(None, {"device": "cpu"})[0])
     images.mean, images.std = (0.1307,), (0.3081,)
     seen = []
-    packed = accuracy.Packed(Engine(ticket), images, lambda x: seen.append(x) or torch.zeros(len(x), 10))  # type: ignore
+    packed = Packed(Engine(ticket), images, lambda x: seen.append(x) or torch.zeros(len(x), 10))  # type: ignore
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     packed(pixels)
     assert torch.equal(seen[0], images.normalise(pixels).double())

@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import shared
 
-from biprop import UserError, ancestor, checkpoint, convert, models
+from biprop import UserError, checkpoint, convert
+from biprop.checkpoint import legacy
+from biprop.models import build
 
 
 @pytest.mark.parametrize(
@@ -18,14 +20,20 @@ from biprop import UserError, ancestor, checkpoint, convert, models
         ("cResNet20_BinAct", {"num_classes": 7, "bn_type": "AffineBatchNorm"}),
     ],
 )
-def test_width_classes_and_batch_norm_are_read_off_the_tensors(name: str, options: dict[str, Any]) -> None:
+def test_width_classes_and_batch_norm_are_read_off_the_tensors(
+    name: str, options: dict[str, Any]
+) -> None:
     with torch.device("meta"):
-        model = models.build(name, **options)
+        model = build.build(name, **options)
     convert(model)
-    found, task = ancestor.describe({"arch": name, "conv_type": "SubnetConv", "prune_rate": 0.3}, model.state_dict(), "x")
+    found, task = legacy.describe(
+        {"arch": name, "conv_type": "SubnetConv", "prune_rate": 0.3}, model.state_dict(), "x"
+    )
     assert found.width_mult == options.get("width_mult", 1)
     assert task.num_classes == options.get("num_classes", 10)
-    assert (found.bn_type == "AffineBatchNorm") == (options.get("bn_type") == "AffineBatchNorm" and "BatchNorm" in repr(model))
+    assert (found.bn_type == "AffineBatchNorm") == (
+        options.get("bn_type") == "AffineBatchNorm" and "BatchNorm" in repr(model)
+    )
     if name == "FC":
         assert task.input_size[0] * task.input_size[1] * task.channels == 784
 
@@ -59,15 +67,17 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused() -> None:
 )
 def test_fields_are_checked(changes: dict[str, Any], said: str) -> None:
     with torch.device("meta"):
-        state = models.build("Conv4").state_dict()
+        state = build.build("Conv4").state_dict()
     with pytest.raises(UserError, match=said):
-        ancestor.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3, **changes}, state, "x")
+        legacy.describe(
+            {"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3, **changes}, state, "x"
+        )
 
 
 def test_tensors_of_another_network_are_named() -> None:
     with torch.device("meta"):
-        state = models.build("cResNet20").state_dict()
+        state = build.build("cResNet20").state_dict()
     with pytest.raises(UserError, match=r"lacks linear.0.weight"):
-        ancestor.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3}, state, "x")
+        legacy.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3}, state, "x")
     with pytest.raises(UserError, match="no convolution"):
-        ancestor.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3}, {}, "x")
+        legacy.describe({"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3}, {}, "x")

@@ -13,9 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from biprop import UserError, archive
+from biprop import UserError
+from biprop.checkpoint import archive
+from biprop.checkpoint.foreign import Foreign
 
-CONTENT = {"arch": "x", "state_dict": {"w": torch.arange(600.0), "n": torch.tensor(3)}, "text": "a" * 100}
+CONTENT = {
+    "arch": "x",
+    "state_dict": {"w": torch.arange(600.0), "n": torch.tensor(3)},
+    "text": "a" * 100,
+}
 
 
 def written(path: Path, content: Any = CONTENT) -> bytes:
@@ -32,7 +38,10 @@ def rewritten(content: bytes, path: Path, change: Any) -> None:
             new.writestr(zipfile.ZipInfo(name), data, compression)
 
 
-@pytest.mark.parametrize("options", [{}, {"weights_only": True}, {"mmap": True, "weights_only": True}, {"weights_only": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights_only": True}, {"mmap": True, "weights_only": True}, {"weights_only": False}],
+)
 def test_pytorch_reads_it_as_its_own(tmp_path: Path, options: dict[str, Any]) -> None:
     written(tmp_path / "a.pth")
     read = torch.load(tmp_path / "a.pth", **options)
@@ -107,7 +116,11 @@ def test_compressed_and_overlapping_records_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     whole = written(tmp_path / "b.pth")
     deflated = zipfile.ZIP_DEFLATED
-    rewritten(whole, path, lambda name, data: (data, deflated if name.endswith("data/0") else zipfile.ZIP_STORED))
+    rewritten(
+        whole,
+        path,
+        lambda name, data: (data, deflated if name.endswith("data/0") else zipfile.ZIP_STORED),
+    )
     with pytest.raises(UserError, match=r"data/0' is compressed"):
         archive.read(path)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "w") as new:
@@ -119,7 +132,9 @@ def test_compressed_and_overlapping_records_are_refused(tmp_path: Path) -> None:
         for name in ("archive/data.pkl", "archive/data/0"):
             new.writestr(name, b"x")
     raw = bytearray(path.read_bytes())
-    second = raw.rindex(b"PK\1\2") + 42  # where the directory's last entry says that its record begins
+    second = (
+        raw.rindex(b"PK\1\2") + 42
+    )  # where the directory's last entry says that its record begins
     raw[second : second + 4] = bytes(4)
     path.write_bytes(raw)
     with pytest.raises(UserError, match="overlaps another one"):
@@ -177,12 +192,19 @@ def test_plain_values_in_foreign_form_are_read(tmp_path: Path, value: Any, read:
 
 
 @pytest.mark.parametrize(
-    "value", [argparse.Namespace(a=1, p=Path("x")), types.SimpleNamespace(a=1), np.arange(3), np.array(["a"])], ids=str
+    "value",
+    [
+        argparse.Namespace(a=1, p=Path("x")),
+        types.SimpleNamespace(a=1),
+        np.arange(3),
+        np.array(["a"]),
+    ],
+    ids=str,
 )
 def test_objects_that_many_save_are_passed_over(tmp_path: Path, value: Any) -> None:
     torch.save({"x": value, "y": 1}, tmp_path / "a.pth")
     found = archive.read(tmp_path / "a.pth")[0]
-    assert isinstance(found["x"], archive.Foreign)
+    assert isinstance(found["x"], Foreign)
     assert found["y"] == 1
 
 
@@ -201,7 +223,11 @@ class ForgedType:
         self.code, self.order = code, order
 
     def __reduce__(self) -> Any:
-        return np.dtype, (self.code, False, True), (3, self.order, None, None, None, 1 << 40, 1 << 40, 63)
+        return (
+            np.dtype,
+            (self.code, False, True),
+            (3, self.order, None, None, None, 1 << 40, 1 << 40, 63),
+        )
 
 
 @pytest.mark.parametrize(("code", "data"), [("f8", b"short"), ("i4", b""), ("f8", bytes(1000))])
@@ -213,20 +239,25 @@ def test_a_forged_type_of_numbers_builds_nothing(tmp_path: Path, code: str, data
 
 @pytest.mark.parametrize("order", [">", "<"])
 def test_numbers_in_the_other_byte_order_are_read(tmp_path: Path, order: str) -> None:
-    torch.save({"x": Forged("i4", np.array(258, f"{order}i4").tobytes(), order)}, tmp_path / "a.pth")
+    torch.save(
+        {"x": Forged("i4", np.array(258, f"{order}i4").tobytes(), order)}, tmp_path / "a.pth"
+    )
     assert archive.read(tmp_path / "a.pth")[0]["x"] == 258
 
 
 @pytest.mark.parametrize("code", ["O", "V8", "M8", "S5"])
 def test_other_types_are_not_built(tmp_path: Path, code: str) -> None:
     torch.save({"x": Forged(code, bytes(8))}, tmp_path / "a.pth")
-    assert isinstance(archive.read(tmp_path / "a.pth")[0]["x"], archive.Foreign)
+    assert isinstance(archive.read(tmp_path / "a.pth")[0]["x"], Foreign)
 
 
 def test_what_else_a_file_asks_for_is_refused_with_what_to_do(tmp_path: Path) -> None:
     allowed = torch.serialization.get_safe_globals()
     torch.save({"x": collections.deque([1])}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"holds an object of collections\.deque, .* save it anew without that: c = torch\.load"):
+    with pytest.raises(
+        UserError,
+        match=r"holds an object of collections\.deque, .* save it anew without that: c = torch\.load",
+    ):
         archive.read(tmp_path / "a.pth")
     assert set(torch.serialization.get_safe_globals()) == set(
         allowed

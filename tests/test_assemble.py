@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import network_of, random_ticket
 
-from biprop import Ticket, UserError, assemble
-from biprop.data import DataSet, Recipe, sources
+from biprop import Ticket, UserError
+from biprop.console import Console
+from biprop.data import DataSet, Recipe, digits
 from biprop.data.augmix import AugMix
-from biprop.gate import features
-from biprop.log import Console
+from biprop.deck import build
+from biprop.deck.gate import features
 
-DIGITS = DataSet(sources.digits())
+DIGITS = DataSet(digits.digits())
 
 
 def card(seed: int, **options: object) -> Ticket:
@@ -24,9 +25,12 @@ def card(seed: int, **options: object) -> Ticket:
 
 
 def test_each_way_of_training_is_a_kind_and_the_gate_tells_them_apart() -> None:
-    noise, mix = {"gaussian_aug": True, "std_gauss": 0.2, "p_clean": 0.5}, {"augmix": True, "jsd": True}
+    noise, mix = (
+        {"gaussian_aug": True, "std_gauss": 0.2, "p_clean": 0.5},
+        {"augmix": True, "jsd": True},
+    )
     cards = [card(0, **noise), card(1, **mix), card(2, **noise)]
-    deck = assemble.build(cards, ["a", "b", "c"], {}, Console(io.StringIO()), 1)
+    deck = build.build(cards, ["a", "b", "c"], {}, Console(io.StringIO()), 1)
     assert deck.gate
     assert deck.gate.kinds == ["noise 0.2", "AugMix 3", "no augmentation"]
     assert deck.gate.worth.shape == (3, 3)
@@ -34,27 +38,36 @@ def test_each_way_of_training_is_a_kind_and_the_gate_tells_them_apart() -> None:
     noise_of = torch.from_numpy(np.random.default_rng(0).standard_normal(plain.shape))
     noisy = (plain + 51 * noise_of).clamp(0, 255).byte()
     for pixels, kind in ((noisy, 0), (plain, 2)):
-        assert np.allclose(deck.card_weights(pixels.numpy(), "batch"), deck.gate.worth[kind], atol=0.1)
-    assert deck.to_bytes() == assemble.build(cards, ["a", "b", "c"], {}, Console(io.StringIO()), 2).to_bytes()
+        assert np.allclose(
+            deck.card_weights(pixels.numpy(), "batch"), deck.gate.worth[kind], atol=0.1
+        )
+    assert (
+        deck.to_bytes()
+        == build.build(cards, ["a", "b", "c"], {}, Console(io.StringIO()), 2).to_bytes()
+    )
 
 
 def test_what_cards_were_trained_on() -> None:
-    assert assemble.training_recipe(card(0), "a") == Recipe("none")
-    assert assemble.training_recipe(card(0, gaussian_aug=True), "a") == Recipe("none", None, (0.1, 0.0))
-    mixed = assemble.training_recipe(card(0, augmix=True, aug_severity=5, jsd=True), "a")
+    assert build.training_recipe(card(0), "a") == Recipe("none")
+    assert build.training_recipe(card(0, gaussian_aug=True), "a") == Recipe(
+        "none", None, (0.1, 0.0)
+    )
+    mixed = build.training_recipe(card(0, augmix=True, aug_severity=5, jsd=True), "a")
     assert mixed == Recipe("none", AugMix(severity=5))
-    assert assemble.in_words(Recipe("none")) == "no augmentation"
+    assert build.in_words(Recipe("none")) == "no augmentation"
     untold = card(0)
     untold.found = {}
-    assert assemble.training_recipe(untold, "a") == Recipe("none")
+    assert build.training_recipe(untold, "a") == Recipe("none")
     with pytest.raises(UserError, match="aug_severity"):
-        assemble.training_recipe(card(0, augmix=True, aug_severity="x"), "a")
+        build.training_recipe(card(0, augmix=True, aug_severity="x"), "a")
 
 
 def test_test_images_decide_nothing() -> None:
     """A search that chose its epoch on test images holds out none; the gate's come from the training images all the same."""
     decks = [
-        assemble.build([card(0, gaussian_aug=True, select_on=on)], ["a"], {}, Console(io.StringIO()), 1)
+        build.build(
+            [card(0, gaussian_aug=True, select_on=on)], ["a"], {}, Console(io.StringIO()), 1
+        )
         for on in ("test", "validation")
     ]
     assert [deck.gate for deck in decks if deck.gate]

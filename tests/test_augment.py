@@ -8,14 +8,20 @@ from biprop.data import augment
 
 def crop_and_flip(images: torch.Tensor, padding: int, flip: bool, seed: int) -> torch.Tensor:
     height, width = images.shape[2:]
-    drawn = augment.draw_crop_and_flip(len(images), (height, width), padding, flip, np.random.default_rng(seed))
+    drawn = augment.draw_crop_and_flip(
+        len(images), (height, width), padding, flip, np.random.default_rng(seed)
+    )
     picked = augment.pick(images, *drawn)
-    assert torch.equal(picked, augment.pick_columns(augment.pick_rows(images, drawn[0]), drawn[1]))  # compiled or not
+    assert torch.equal(
+        picked, augment.pick_columns(augment.pick_rows(images, drawn[0]), drawn[1])
+    )  # compiled or not
     return picked
 
 
 def add_noise(images: torch.Tensor, std: float, p_clean: float) -> torch.Tensor:
-    return augment.gaussian_noise(images, std, *augment.draw_noisy(len(images), p_clean, np.random.default_rng(3)))
+    return augment.gaussian_noise(
+        images, std, *augment.draw_noisy(len(images), p_clean, np.random.default_rng(3))
+    )
 
 
 @given(
@@ -26,7 +32,9 @@ def test_every_result_is_a_window_of_its_padded_image_mirrored_or_not(
     batch: int, channels: int, height: int, width: int, padding: int, flip: bool, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(1, 255, (batch, channels, height, width), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        1, 255, (batch, channels, height, width), dtype=torch.uint8, generator=generator
+    )
     results = crop_and_flip(images, padding, flip, seed)
     assert results.dtype == torch.uint8
     assert results.shape == images.shape
@@ -37,14 +45,18 @@ def test_every_result_is_a_window_of_its_padded_image_mirrored_or_not(
             for top in range(2 * padding + 1)
             for left in range(2 * padding + 1)
         ]
-        assert any(torch.equal(result, w) or (flip and torch.equal(result, w.flip(2))) for w in windows)
+        assert any(
+            torch.equal(result, w) or (flip and torch.equal(result, w.flip(2))) for w in windows
+        )
 
 
 def test_crops_cover_all_places_evenly() -> None:
     image = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
     image[0, 0, 4, 4] = 1
     crops = crop_and_flip(image.expand(8100, 1, 9, 9), 4, False, 0)
-    counts = crops.sum(dim=(0, 1)).float()  # the one bright pixel lands on each of the 81 places about 100 times
+    counts = crops.sum(
+        dim=(0, 1)
+    ).float()  # the one bright pixel lands on each of the 81 places about 100 times
     assert counts.sum() == 8100
     assert counts.min() > 50
     assert counts.max() < 160

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biprop import native
-from biprop.binarize import binary_activation, gain, masked_binary_weight, sign
+from biprop.subnetwork.binarize import binary_activation, gain, masked_binary_weight, sign
 
 FLOATS = st.floats(-3, 3, width=32)
 
@@ -28,7 +28,9 @@ def test_binary_activation_may_give_zero_for_zero() -> None:
     assert binary_activation(torch.tensor([-1.0, 0.0, 2.0]), zero=0).tolist() == [-1, 0, 1]
 
 
-def test_the_compiled_core_and_tensor_operations_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_core_and_tensor_operations_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if native.library() is None:
         pytest.skip("installed without the compiled core")
     shape = (3, 5, 70_001)

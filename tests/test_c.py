@@ -22,7 +22,17 @@ from biprop import Engine, engine, native
 
 pytestmark = pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
 
-OK, BAD_FILE, BAD_PROGRAM, BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, TOO_LARGE, INTERNAL, NO_SUCH_INSTRUCTION_SET = range(9)
+(
+    OK,
+    BAD_FILE,
+    BAD_PROGRAM,
+    BAD_ARGUMENT,
+    NOT_FINITE,
+    NO_MEMORY,
+    TOO_LARGE,
+    INTERNAL,
+    NO_SUCH_INSTRUCTION_SET,
+) = range(9)
 EXAMPLE = native.include_dir().parent / "examples" / "c"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
@@ -32,8 +42,21 @@ def small_program() -> Program:
     rng = np.random.default_rng(0)
     program = Program([*Program.of(2, 4, 5).values], mean=(0.5, 0.25), std=(1.0, 2.0))
     scale = factors(rng, 3)
-    program.conv(True, kept_weights(rng, (3, 2, 3, 3), 0.5), scale, shifts(rng, scale, 8), padding=1)
-    program.conv(True, kept_weights(rng, (3, 3, 3, 3), 0.5), scale, shifts(rng, scale, 2), 1, 1, 1, "", 1, factors(rng, 3))
+    program.conv(
+        True, kept_weights(rng, (3, 2, 3, 3), 0.5), scale, shifts(rng, scale, 8), padding=1
+    )
+    program.conv(
+        True,
+        kept_weights(rng, (3, 3, 3, 3), 0.5),
+        scale,
+        shifts(rng, scale, 2),
+        1,
+        1,
+        1,
+        "",
+        1,
+        factors(rng, 3),
+    )
     program.pool("max_pool", True, kernel=(2, 2), stride=2)
     program.pool("avg_pool", kernel=(2, 2))
     program.conv(False, np.ones((2, 3, 1, 1), np.float32), np.ones(2), np.zeros(2), act="relu")
@@ -89,8 +112,16 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     for threads in (0, -1, 1025, -(2**31)):
         assert core.biprop_load(code, len(code), threads, place) == BAD_ARGUMENT
         assert core.biprop_load_file(str(tmp_path / "absent").encode(), threads, place) != OK
-    assert core.biprop_load(None, 10, 1, place) == core.biprop_load(code, len(code), 1, None) == BAD_ARGUMENT
-    assert core.biprop_load_file(None, 1, place) == core.biprop_load_file(b"x", 1, None) == BAD_ARGUMENT
+    assert (
+        core.biprop_load(None, 10, 1, place)
+        == core.biprop_load(code, len(code), 1, None)
+        == BAD_ARGUMENT
+    )
+    assert (
+        core.biprop_load_file(None, 1, place)
+        == core.biprop_load_file(b"x", 1, None)
+        == BAD_ARGUMENT
+    )
     assert core.biprop_load(code, 0, 1, place) == BAD_PROGRAM
     assert core.biprop_load_file(str(tmp_path / "absent").encode(), 1, place) == BAD_FILE
     assert core.biprop_load_file(str(tmp_path).encode(), 1, place) == BAD_FILE
@@ -103,20 +134,33 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     for run, scalar in ((core.biprop_run_f32, 4), (core.biprop_run_u8, 1)):
         pixels, to = images.ctypes.data, logits.ctypes.data
         assert scalar * images.size > 1 and run(network, pixels, 1, 0, to) == OK
-        assert run(None, pixels, 1, 0, to) == run(network, None, 1, 0, to) == run(network, pixels, 1, 0, None) == BAD_ARGUMENT
-        assert run(network, pixels, -1, 0, to) == run(network, pixels, -(2**63), 0, to) == BAD_ARGUMENT
+        assert (
+            run(None, pixels, 1, 0, to)
+            == run(network, None, 1, 0, to)
+            == run(network, pixels, 1, 0, None)
+            == BAD_ARGUMENT
+        )
+        assert (
+            run(network, pixels, -1, 0, to) == run(network, pixels, -(2**63), 0, to) == BAD_ARGUMENT
+        )
         assert run(network, pixels, 1, 7, to) == run(network, pixels, 1, -1, to) == BAD_ARGUMENT
         assert run(network, None, 0, 0, None) == run(network, None, 0, 1, None) == OK
     for bad in (np.nan, np.inf, -np.inf):
         images[39] = bad
-        assert core.biprop_run_f32(network, images.ctypes.data, 1, 0, logits.ctypes.data) == NOT_FINITE
+        assert (
+            core.biprop_run_f32(network, images.ctypes.data, 1, 0, logits.ctypes.data) == NOT_FINITE
+        )
         images[39] = 0
         assert core.biprop_run_f32(network, images.ctypes.data, 1, 0, logits.ctypes.data) == OK
 
     assert core.biprop_explain(None, 1, None, 0) == 0
     assert core.biprop_explain(network, -5, None, 0) > 0
     text = ctypes.create_string_buffer(b"12345678")
-    assert core.biprop_explain(network, 1, text, 4) > 4 and len(text.value) == 3 and text.raw[4:8] == b"5678"
+    assert (
+        core.biprop_explain(network, 1, text, 4) > 4
+        and len(text.value) == 3
+        and text.raw[4:8] == b"5678"
+    )
     for name in (b"mmx", b"SCALAR", b"avx", b" ", None):
         assert core.biprop_use_instruction_set(name) == BAD_ARGUMENT
     assert core.biprop_use_instruction_set(b"") == OK
@@ -127,7 +171,11 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 
 def test_a_refused_instruction_set_changes_nothing() -> None:
     core = engine._core()
-    assert core and core.biprop_use_instruction_set(b"scalar") == OK and core.biprop_use_instruction_set(b"mmx") == BAD_ARGUMENT
+    assert (
+        core
+        and core.biprop_use_instruction_set(b"scalar") == OK
+        and core.biprop_use_instruction_set(b"mmx") == BAD_ARGUMENT
+    )
     code, network = small_program().code(), ctypes.c_void_p()
     core.biprop_load(code, len(code), 1, ctypes.byref(network))
     text = ctypes.create_string_buffer(4096)
@@ -140,10 +188,17 @@ def test_a_refused_instruction_set_changes_nothing() -> None:
 def predicted(command: list[str], program: Path, pixels: np.ndarray, folder: Path) -> np.ndarray:  # type: ignore[type-arg]
     """The logits of the C example; what it prints is their greatest."""
     (folder / "pixels").write_bytes(pixels.tobytes())
-    done = subprocess.run([*command, program, folder / "pixels", folder / "logits"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, program, folder / "pixels", folder / "logits"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     logits = np.fromfile(folder / "logits", np.float32).reshape(len(pixels), -1)
-    assert [int(line.split()[0]) for line in done.stdout.splitlines()] == logits.argmax(axis=1).tolist()
+    assert [int(line.split()[0]) for line in done.stdout.splitlines()] == logits.argmax(
+        axis=1
+    ).tolist()
     return logits
 
 
@@ -156,8 +211,18 @@ def example(tmp_path: Path) -> Path:
     if os.environ.get("BIPROP_CORE"):
         pytest.skip("of the installed library")
     core = Path(native.__file__).with_name(native.FILE)
-    command = [compiler, *STRICT, "-I", native.include_dir(), EXAMPLE / "predict.c", core, f"-Wl,-rpath,{core.parent}"]
-    done = subprocess.run([*command, "-o", tmp_path / "predict"], capture_output=True, text=True, check=False)
+    command = [
+        compiler,
+        *STRICT,
+        "-I",
+        native.include_dir(),
+        EXAMPLE / "predict.c",
+        core,
+        f"-Wl,-rpath,{core.parent}",
+    ]
+    done = subprocess.run(
+        [*command, "-o", tmp_path / "predict"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return tmp_path / "predict"
 
@@ -173,7 +238,9 @@ def test_the_c_example(example: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(logits[64:], run.run(pixels[64:], "NHWC"))
 
 
-@pytest.mark.skipif(sys.platform == "win32" or not shutil.which("cmake"), reason="no cmake, or Windows")
+@pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which("cmake"), reason="no cmake, or Windows"
+)
 def test_cmake_finds_the_engine_and_the_program_runs_from_any_folder(tmp_path: Path) -> None:
     source, build = EXAMPLE, tmp_path / "build"
     configure = ["cmake", "-S", source, "-B", build, f"-Dbiprop_DIR={native.cmake_dir()}"]
@@ -191,7 +258,9 @@ def test_what_the_c_example_says_of_mistakes(example: Path, tmp_path: Path) -> N
         ([], "usage"), (["absent", "absent"], "read"), (["half", "half"], "not a program"), (["a.bprog", "absent"], "read"),
         (["a.bprog", "half"], "whole number"),
     ):  # fmt: skip
-        done = subprocess.run([example, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [example, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode in (1, 2) and word in done.stderr, (arguments, done)
 
 
@@ -202,7 +271,11 @@ def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiler or not qemu:
         pytest.skip("no aarch64-linux-gnu-g++ and qemu-aarch64")
     sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc/engine").glob("*.cpp")]
-    sources = [path for path in sources if path.stem not in ("kernels_avx2", "kernels_avx512", "kernels_amx")]
+    sources = [
+        path
+        for path in sources
+        if path.stem not in ("kernels_avx2", "kernels_avx512", "kernels_amx")
+    ]
     flags = [
         "-O2",
         "-std=c++17",
@@ -216,40 +289,75 @@ def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         native.include_dir(),
     ]
     machines = {"neon": tmp_path / "neon", "scalar": tmp_path / "scalar"}
-    example = [compiler.removesuffix("g++") + "gcc", *STRICT, "-c", "-I", native.include_dir(), EXAMPLE / "predict.c"]
+    example = [
+        compiler.removesuffix("g++") + "gcc",
+        *STRICT,
+        "-c",
+        "-I",
+        native.include_dir(),
+        EXAMPLE / "predict.c",
+    ]
     commands = [[*example, "-o", tmp_path / "predict.o"]]
     for name, machine in machines.items():
         own = [path for path in sources if name == "neon" or path.stem != "kernels_neon"]
         commands.append(
-            [compiler, *flags, *(["-DBIPROP_NEON"] if name == "neon" else []), *own, tmp_path / "predict.o", "-o", machine]
+            [
+                compiler,
+                *flags,
+                *(["-DBIPROP_NEON"] if name == "neon" else []),
+                *own,
+                tmp_path / "predict.o",
+                "-o",
+                machine,
+            ]
         )
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     rng = np.random.default_rng(0)
-    for network in ("VGG_Small_BinAct", "Wide_VGG_Small_132", "cResNet20_BinAct", "WidePreActResNet", "Conv4"):
+    for network in (
+        "VGG_Small_BinAct",
+        "Wide_VGG_Small_132",
+        "cResNet20_BinAct",
+        "WidePreActResNet",
+        "Conv4",
+    ):
         make_narrow(monkeypatch, network)
         size = (9, 11) if "Res" in network else (32, 32)
-        run = Engine(random_ticket(network_of(network, size), density=0.5), instruction_set="scalar")
+        run = Engine(
+            random_ticket(network_of(network, size), density=0.5), instruction_set="scalar"
+        )
         run.save_program(tmp_path / "a.bprog")
         pixels = rng.integers(0, 256, (66, *size, 3), dtype=np.uint8)
         for count in (1, 66):
-            expected = np.concatenate([run.run(pixels[:count][at : at + 64], "NHWC") for at in range(0, count, 64)])
+            expected = np.concatenate(
+                [run.run(pixels[:count][at : at + 64], "NHWC") for at in range(0, count, 64)]
+            )
             for machine in machines.values():
-                got = predicted([qemu, str(machine)], tmp_path / "a.bprog", pixels[:count], tmp_path)
-                np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+                got = predicted(
+                    [qemu, str(machine)], tmp_path / "a.bprog", pixels[:count], tmp_path
+                )
+                np.testing.assert_allclose(
+                    got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+                )
     # Bits, exactly.
     program = Program([*Program.of(3, 7, 9).values])
     for channels in (65, 64, 200):
-        weights, scale = kept_weights(rng, (channels, program.last.channels, 3, 3), 0.5), factors(rng, channels)
-        program.conv(True, weights, scale, shifts(rng, scale, 0.7 * weights[0].size ** 0.5), padding=1)
+        weights, scale = (
+            kept_weights(rng, (channels, program.last.channels, 3, 3), 0.5),
+            factors(rng, channels),
+        )
+        program.conv(
+            True, weights, scale, shifts(rng, scale, 0.7 * weights[0].size ** 0.5), padding=1
+        )
     program.to_floats()
     (tmp_path / "b.bprog").write_bytes(program.code())
     pixels = rng.integers(0, 2, (66, 7, 9, 3), dtype=np.uint8) * np.uint8(255)
     for machine in machines.values():
         with loaded(program) as here:
             np.testing.assert_array_equal(
-                predicted([qemu, str(machine)], tmp_path / "b.bprog", pixels, tmp_path), here.run(pixels, 1)
+                predicted([qemu, str(machine)], tmp_path / "b.bprog", pixels, tmp_path),
+                here.run(pixels, 1),
             )
 
 
@@ -303,15 +411,25 @@ int main() {
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without forks")
-def test_what_a_helper_thread_throws_reaches_the_caller_and_a_fork_finds_all_at_rest(tmp_path: Path) -> None:
+def test_what_a_helper_thread_throws_reaches_the_caller_and_a_fork_finds_all_at_rest(
+    tmp_path: Path,
+) -> None:
     """Memory may be short in any thread; and a child would wait for ever for a mutex that another thread held."""
     if not (compiler := shutil.which("c++") or shutil.which("g++")):
         pytest.skip("no C++ compiler")
     (tmp_path / "threads.cpp").write_text(THREADS)
     folder = ROOT / "csrc" / "engine"
     sources = [tmp_path / "threads.cpp", folder / "pool.cpp", folder / "fork.cpp"]
-    subprocess.run([compiler, "-std=c++17", "-pthread", f"-I{folder}", *sources, "-o", tmp_path / "threads"], check=True)
-    assert subprocess.run([tmp_path / "threads"], capture_output=True, text=True, timeout=60, check=False).stdout == "1"
+    subprocess.run(
+        [compiler, "-std=c++17", "-pthread", f"-I{folder}", *sources, "-o", tmp_path / "threads"],
+        check=True,
+    )
+    assert (
+        subprocess.run(
+            [tmp_path / "threads"], capture_output=True, text=True, timeout=60, check=False
+        ).stdout
+        == "1"
+    )
 
 
 def test_programs_that_read_their_output_or_hold_numbers_beyond_floats_are_refused() -> None:
@@ -346,4 +464,7 @@ def test_a_choice_of_one_thread_is_not_the_choice_of_another() -> None:
         assert list(callers.map(used, names)) == names
     core.biprop_use_instruction_set(b"")
     network = ctypes.c_void_p()
-    assert core.biprop_load_with(code, len(code), 1, b"mmx", ctypes.byref(network)) == NO_SUCH_INSTRUCTION_SET
+    assert (
+        core.biprop_load_with(code, len(code), 1, b"mmx", ctypes.byref(network))
+        == NO_SUCH_INSTRUCTION_SET
+    )

@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import ROOT, checkpoint_fields
 
-from biprop import UserError, accuracy, checkpoint, config, models
+from biprop import UserError, checkpoint, config
 from biprop.config import Config
-from biprop.network import Task
+from biprop.evaluation import subject
+from biprop.models import build
+from biprop.models.network import Task
 
 
 class Evil:
@@ -26,7 +28,9 @@ def test_save_replaces_in_one_step_and_leaves_nothing_beside(tmp_path: Path) -> 
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_carries_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"arch": "Conv4", "state_dict": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Evil()))
@@ -54,19 +58,31 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
 
 
 def test_a_state_of_another_network_lists_the_difference() -> None:
-    model = models.build("Conv2")
-    with pytest.raises(UserError, match=r"x\.pth: a checkpoint of another network: lacks convs.0.weight; lacks .* and 5 more"):
+    model = build.build("Conv2")
+    with pytest.raises(
+        UserError,
+        match=r"x\.pth: a checkpoint of another network: lacks convs.0.weight; lacks .* and 5 more",
+    ):
         checkpoint.load_state(model, {f"other.{i}": torch.ones(1) for i in range(4)}, "x.pth")
     state = model.state_dict()
     state["linear.4.weight"] = torch.ones(7, 256, 1, 1)
-    with pytest.raises(UserError, match=r"linear.4.weight is \(7, 256, 1, 1\), not \(10, 256, 1, 1\)$"):
+    with pytest.raises(
+        UserError, match=r"linear.4.weight is \(7, 256, 1, 1\), not \(10, 256, 1, 1\)$"
+    ):
         checkpoint.load_state(model, state, "x.pth")
 
 
 def test_each_option_of_the_augmentation_has_its_field() -> None:
     """Under the names of the original research code, all with values of their own."""
     config = Config(
-        augmix=True, jsd=False, mixture_width=2, mixture_depth=4, aug_severity=7, gaussian_aug=False, p_clean=0.25, std_gauss=0.5
+        augmix=True,
+        jsd=False,
+        mixture_width=2,
+        mixture_depth=4,
+        aug_severity=7,
+        gaussian_aug=False,
+        p_clean=0.25,
+        std_gauss=0.5,
     )
     assert checkpoint.augmentation_fields(config) == {
         "train_augmentation": "Augmix",
@@ -80,7 +96,11 @@ def test_each_option_of_the_augmentation_has_its_field() -> None:
         "std_gauss": 0.5,
     }
     noisy = checkpoint.augmentation_fields(Config(gaussian_aug=True, jsd=True))
-    assert (noisy["train_augmentation"], noisy["use_gaussian_aug"], noisy["jsd"]) == ("Gaussian", True, True)
+    assert (noisy["train_augmentation"], noisy["use_gaussian_aug"], noisy["jsd"]) == (
+        "Gaussian",
+        True,
+        True,
+    )
     assert checkpoint.augmentation_fields(Config())["train_augmentation"] == "Default"
 
 
@@ -124,7 +144,9 @@ def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: 
     assert checkpoint.config_name(content) == "c"
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "settings.txt").write_text("log_dir: here\nresults: r.csv\nname: mine\ndata: d\nprune_rate: 0.9\n")
+    (run / "settings.txt").write_text(
+        "log_dir: here\nresults: r.csv\nname: mine\ndata: d\nprune_rate: 0.9\n"
+    )
     path.rename(run / "checkpoints" / "a.pth")
     found = checkpoint.read(run / "checkpoints" / "a.pth", {}).config
     assert [getattr(found, name) for name in config.PLACES] == ["d", "here", "r.csv", "mine"]
@@ -173,7 +195,9 @@ def test_hostile_fields_are_one_line(path: Path, changes: dict[str, Any], said: 
 
 
 def test_a_ticket_is_recognised() -> None:
-    with pytest.raises(UserError, match=r"tiny.mpt: a ticket or a deck, not a checkpoint: pass the run folder"):
+    with pytest.raises(
+        UserError, match=r"tiny.mpt: a ticket or a deck, not a checkpoint: pass the run folder"
+    ):
         checkpoint.load(ROOT / "tests" / "golden" / "tiny.mpt")
 
 
@@ -185,7 +209,7 @@ def test_class_names_are_texts_or_refused(path: Path) -> None:
         with pytest.raises(UserError, match="a damaged checkpoint: classes = "):
             checkpoint.class_names(checkpoint.read(path, {}))
         with pytest.raises(UserError, match="a damaged checkpoint: classes = "):
-            accuracy.of_checkpoint(path, {}, {})
+            subject.of_checkpoint(path, {}, {})
 
 
 @pytest.mark.parametrize("ours", [torch.ones(2, 2), 3, [], "x"], ids=range(4))

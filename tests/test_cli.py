@@ -17,7 +17,12 @@ import torch
 import yaml
 from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
 
-from biprop import UserError, cli, models, runs, train
+from biprop import UserError
+from biprop.cli import command_line, find
+from biprop.models.plans import NETWORKS
+from biprop.runs import status
+from biprop.runs.folder import held
+from biprop.search import loop
 
 QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 
@@ -29,7 +34,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line of an exit with code 2."""
-    assert cli.main(arguments) == 2
+    assert command_line.main(arguments) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert err.startswith("biprop: ")
@@ -38,15 +43,22 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", *QUICK]) == 0
+    assert command_line.main(["find", *QUICK]) == 0
     out = capsys.readouterr().out
     assert "epoch 1/1" in out
-    for row in ("network", "weights in all", "weights kept", "test accuracy", "with random scores", "files"):
+    for row in (
+        "network",
+        "weights in all",
+        "weights kept",
+        "test accuracy",
+        "with random scores",
+        "files",
+    ):
         assert re.search(rf"^  {row}  ", out, re.M), row
     accuracy = re.search(r"^  test accuracy +([\d.]+ %)", out, re.M)
     assert accuracy
     checkpoint = "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/model_best.pth"
-    assert cli.main(["evaluate", "--pretrained", checkpoint]) == 0
+    assert command_line.main(["evaluate", "--pretrained", checkpoint]) == 0
     evaluated = capsys.readouterr().out
     assert f"test accuracy        {accuracy[1]}" in evaluated
     assert "validation accuracy" in evaluated
@@ -55,14 +67,14 @@ def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "BASELINE_IMAGES", 100)
+    monkeypatch.setattr(loop, "BASELINE_IMAGES", 100)
     run, tickets = "runs/digits/width_mult=0.25/prune-rate=0.2/find", []
     for number, flag in enumerate(("--baseline", "--no-baseline")):
-        assert cli.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
+        assert command_line.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
         out = capsys.readouterr().out
         said = out.count("on 100 of 360 test images)")
         assert said == out.count("random scores") == (0 if number else 2)
-        assert cli.main(["pack", run + "/0" * number, "-o", "a.mpt"]) == 0
+        assert command_line.main(["pack", run + "/0" * number, "-o", "a.mpt"]) == 0
         tickets.append(Path("a.mpt").read_bytes())
         capsys.readouterr()
     assert tickets[0] == tickets[1]
@@ -70,52 +82,74 @@ def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
 
 def test_gpus_are_counted_among_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert cli._gpus("1,0", "auto") == ["1", "0"]
+    assert find._gpus("1,0", "auto") == ["1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert cli._gpus("0,1", "cuda") == ["5", "7"]
+    assert find._gpus("0,1", "cuda") == ["5", "7"]
     with pytest.raises(UserError, match=r"--multigpu 5,7: PyTorch finds GPU 0 .. 1 here"):
-        cli._gpus("5,7", "auto")
+        find._gpus("5,7", "auto")
 
 
 def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        cli.main(["find", "--prune_rate", "0.3", "--weight-decay=0.5", "--layer_prune_rates", "linear.0=0.5", "--print_config"])
+        command_line.main(
+            [
+                "find",
+                "--prune_rate",
+                "0.3",
+                "--weight-decay=0.5",
+                "--layer_prune_rates",
+                "linear.0=0.5",
+                "--print_config",
+            ]
+        )
         == 0
     )
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert (printed["prune_rate"], printed["weight_decay"], printed["layer_prune_rates"]) == (0.3, 0.5, {"linear.0": 0.5})
-    assert cli.main(["find", "--no-scale_fan", "--wd", "0.1", "-b", "7", "--print-config"]) == 0
+    assert (printed["prune_rate"], printed["weight_decay"], printed["layer_prune_rates"]) == (
+        0.3,
+        0.5,
+        {"linear.0": 0.5},
+    )
+    assert (
+        command_line.main(["find", "--no-scale_fan", "--wd", "0.1", "-b", "7", "--print-config"])
+        == 0
+    )
     printed = yaml.safe_load(capsys.readouterr().out)
     spelled = ["--learning-rate", "0.3", "--multistep_lr_adjust=7", "--multistep-lr-gamma", "0.2"]
-    assert cli.main(["find", *spelled, "--print-config"]) == 0
+    assert command_line.main(["find", *spelled, "--print-config"]) == 0
     original = yaml.safe_load(capsys.readouterr().out)
     assert (original["lr"], original["lr_adjust"], original["lr_gamma"]) == (0.3, 7, 0.2)
     assert (printed["scale_fan"], printed["weight_decay"], printed["batch_size"]) == (False, 0.1, 7)
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list", "networks"]) == 0
-    assert capsys.readouterr().out.split() == list(models.NETWORKS)
-    assert cli.main(["list", "configs"]) == 0
+    assert command_line.main(["list", "networks"]) == 0
+    assert capsys.readouterr().out.split() == list(NETWORKS)
+    assert command_line.main(["list", "configs"]) == 0
     assert "configs/smallscale/conv4/conv4_kn_unsigned.yml" in capsys.readouterr().out.split()
 
 
-def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_the_prune_rate_and_shows_one_spelling(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["find", "--help"])
+        command_line.main(["find", "--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert "fraction of weights KEPT (0.2 keeps 20 % and prunes 80 %)" in " ".join(out.split())
     assert "--prune_rate" not in out
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
+        command_line.main(["--help"])
     assert "find" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prune-rate", "0"], "--prune-rate 0: must be above 0 and at most 1 (the fraction of weights KEPT)"),
+        (
+            ["--prune-rate", "0"],
+            "--prune-rate 0: must be above 0 and at most 1 (the fraction of weights KEPT)",
+        ),
         (["--prune-rate", "1.5"], "--prune-rate 1.5: must be above 0"),
         (["--prune-rate", "nan"], "--prune-rate nan: must be above 0"),
         (["--prun-rate", "0.5"], "unknown argument --prun-rate; did you mean '--prune-rate'?"),
@@ -142,15 +176,30 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.Capt
         (["--multigpu", "0,00"], "--multigpu 0,00: must be numbers of GPUs"),
         (["--multigpu", "98,99"], "--multigpu 98,99: PyTorch finds"),
         (["--multigpu", "99"], "--multigpu 99: PyTorch finds"),
-        (["--multigpu", "98,99", "--device", "cuda"], "--device cpu searches in as many processes on the CPU"),
-        (["--multigpu", "0,1", "--device", "cuda:1"], "gives each process its own GPU: leave out --device cuda:1"),
+        (
+            ["--multigpu", "98,99", "--device", "cuda"],
+            "--device cpu searches in as many processes on the CPU",
+        ),
+        (
+            ["--multigpu", "0,1", "--device", "cuda:1"],
+            "gives each process its own GPU: leave out --device cuda:1",
+        ),
         (["--multigpu", "98,99", "--resume", "a"], "--multigpu 98,99: PyTorch finds"),
         (["--set", "ImageNet", "--data", "nowhere"], "--data nowhere: no such folder"),
         (["--data", "nowhere"], "--data nowhere: no such folder; pass --data DIR, or --set hub"),
-        (["--data", "nowhere", "--set", "digits"], "--data nowhere: not used: the digits are part of the program"),
-        (["--world-size", "2"], "--world-size is left out: processes are started by --multigpu, torchrun"),
+        (
+            ["--data", "nowhere", "--set", "digits"],
+            "--data nowhere: not used: the digits are part of the program",
+        ),
+        (
+            ["--world-size", "2"],
+            "--world-size is left out: processes are started by --multigpu, torchrun",
+        ),
         (["--rank=0"], "--rank is left out"),
-        (["--first_layer_type", "DenseConv"], "--first_layer_type is left out: pass --first-layer-dense"),
+        (
+            ["--first_layer_type", "DenseConv"],
+            "--first_layer_type is left out: pass --first-layer-dense",
+        ),
         (["--score-init-constant", "1"], "--score-init-constant is left out"),
         (["--hub-config", "small"], "hub_config = small: is for --set hub"),
         (["--channels", "1"], "channels = 1: is for --set folder and hub"),
@@ -159,7 +208,9 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(capsys: pytest.Capt
         (["--image-size", "20000"], "--image-size 20000: must be at least 1 and at most 16384"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert message in fails(capsys, "find", *arguments)
 
 
@@ -170,17 +221,26 @@ def test_mistakes_in_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert "found only 'cat'" in fails(capsys, "find", "--set", "folder", "--data", "one")
     write_image_folder(tmp_path / "two")
     (tmp_path / "two" / "dog" / "0.png").write_bytes(b"no image")
-    assert "0.png: not a readable image" in fails(capsys, "find", "--set", "folder", "--data", "two")
-    parquet = write_cifar_parquet(tmp_path / "hub") / "cifar10" / "plain_text" / "train-00000-of-00001.parquet"
+    assert "0.png: not a readable image" in fails(
+        capsys, "find", "--set", "folder", "--data", "two"
+    )
+    parquet = (
+        write_cifar_parquet(tmp_path / "hub")
+        / "cifar10"
+        / "plain_text"
+        / "train-00000-of-00001.parquet"
+    )
     parquet.write_bytes(parquet.read_bytes()[:1000])
-    assert "not a readable parquet file" in fails(capsys, "find", "--set", "CIFAR10", "--data", "hub")
+    assert "not a readable parquet file" in fails(
+        capsys, "find", "--set", "CIFAR10", "--data", "hub"
+    )
     assert not (tmp_path / "runs").exists()
 
 
 def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no such checkpoint" in fails(capsys, "evaluate", "--pretrained", "none.pth")
     assert "name one file to evaluate" in fails(capsys, "evaluate")
-    assert cli.main(["find", *QUICK]) == 0
+    assert command_line.main(["find", *QUICK]) == 0
     capsys.readouterr()
     path = "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/model_best.pth"
     write_image_folder(tmp_path / "pets")
@@ -191,7 +251,9 @@ def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path
     content["biprop"]["config"]["arch"] = "cResNet20"
     content["biprop"]["config"]["width_mult"] = 1.0
     torch.save(content, "other.pth")
-    assert "a checkpoint of another network: lacks conv1.weight" in fails(capsys, "evaluate", "--pretrained", "other.pth")
+    assert "a checkpoint of another network: lacks conv1.weight" in fails(
+        capsys, "evaluate", "--pretrained", "other.pth"
+    )
     content["biprop"]["format"] = 99
     torch.save(content, "newer.pth")
     assert "of a newer biprop" in fails(capsys, "evaluate", "--pretrained", "newer.pth")
@@ -204,7 +266,10 @@ def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path
 @pytest.mark.slow
 def test_evaluating_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     path = shared("golden/conv4wide_025_BinAct_affine_p40.pth")
-    assert cli.main(["evaluate", "--pretrained", str(path), "--data", str(shared("data"))]) == 0
+    assert (
+        command_line.main(["evaluate", "--pretrained", str(path), "--data", str(shared("data"))])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "Conv4Wide_BinAct" in out
     assert re.search(r"\(40\.0\d %\)", out)
@@ -212,17 +277,26 @@ def test_evaluating_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_search_that_diverges_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", *QUICK, "--lr", "1e38"]) == 1
+    assert command_line.main(["find", *QUICK, "--lr", "1e38"]) == 1
     err = capsys.readouterr().err
-    assert re.search(r"the search diverged: epoch 1, step \d+: layer .* Checkpoints so far are in runs/", err)
+    assert re.search(
+        r"the search diverged: epoch 1, step \d+: layer .* Checkpoints so far are in runs/", err
+    )
 
 
 def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "biprop", "find", "--width-mult", "0.25", "--epochs", "500"]
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
     )
-    last = tmp_path / "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/epoch_most_recent.state"
+    last = (
+        tmp_path
+        / "runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints/epoch_most_recent.state"
+    )
     for _ in range(600):
         time.sleep(0.1)
         if last.exists():
@@ -235,7 +309,7 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert "best so far: epoch" in err
     assert f"Go on with: biprop find --resume {run}" in err
     assert torch.load(last, weights_only=True)["epoch"] >= 1
-    assert dict(runs.status(last.parents[1]))["state"].startswith("stopped: Ctrl-C, ")
+    assert dict(status.status(last.parents[1]))["state"].startswith("stopped: Ctrl-C, ")
     assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
 
 
@@ -244,15 +318,22 @@ def test_a_signal_before_the_first_step_is_to_be_started_again(
     number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("biprop.data.load", lambda *_: os.kill(os.getpid(), number))
-    assert cli.main(["find", *QUICK]) == 75
-    assert capsys.readouterr().err == f"biprop: stopped: {number.name}; run the same command again\n"
+    assert command_line.main(["find", *QUICK]) == 75
+    assert (
+        capsys.readouterr().err == f"biprop: stopped: {number.name}; run the same command again\n"
+    )
 
 
 def ended(stdout: int, *command: str, **environment: str) -> tuple[int, str]:
     """Exit code and standard error of a command that writes to `stdout`, which is closed then."""
     try:
         done = subprocess.run(
-            command, stdout=stdout, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, check=False
+            command,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            check=False,
         )
     finally:
         os.close(stdout)
@@ -268,8 +349,13 @@ def test_commands_end_quietly_with_the_one_that_reads_them(unbuffered: str) -> N
     os.close(reading)
     assert ended(writing, *BIPROP, "find", "--help", PYTHONUNBUFFERED=unbuffered) == (141, "")
     for command in (["list", "configs"], ["--version"]):
-        code, said = ended(os.open("/dev/full", os.O_WRONLY), *BIPROP, *command, PYTHONUNBUFFERED=unbuffered)
-        assert (code, said) == (2, "biprop: standard output: cannot be written: No space left on device\n")
+        code, said = ended(
+            os.open("/dev/full", os.O_WRONLY), *BIPROP, *command, PYTHONUNBUFFERED=unbuffered
+        )
+        assert (code, said) == (
+            2,
+            "biprop: standard output: cannot be written: No space left on device\n",
+        )
 
 
 def test_without_a_screen_or_with_few_letters() -> None:
@@ -280,32 +366,65 @@ def test_without_a_screen_or_with_few_letters() -> None:
     assert (code, said) == (2, "biprop: \\x1b[2J\\u65e5: no run folder: it has no settings.txt\n")
 
 
-def test_a_search_needs_no_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_needs_no_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    assert cli.main(["find", *QUICK, "--no-baseline"]) == 0
-    assert capsys.readouterr().err.count("Broken pipe; nothing more is shown, and the work goes on\n") == 1
+    assert command_line.main(["find", *QUICK, "--no-baseline"]) == 0
+    assert (
+        capsys.readouterr().err.count("Broken pipe; nothing more is shown, and the work goes on\n")
+        == 1
+    )
     assert list(Path("runs").rglob("result.json"))
 
 
-def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_run_is_resumed_in_its_folder_with_the_same_bits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     for name, epochs in (("whole", 4), ("part", 4)):
-        assert cli.main(["find", "--width-mult", "0.25", "--epochs", str(epochs), "--save-every", "1", "--name", name]) == 0
-    whole, part = (tmp_path / f"runs/digits/width_mult=0.25/prune-rate=0.2/{name}" for name in ("whole", "part"))
+        assert (
+            command_line.main(
+                [
+                    "find",
+                    "--width-mult",
+                    "0.25",
+                    "--epochs",
+                    str(epochs),
+                    "--save-every",
+                    "1",
+                    "--name",
+                    name,
+                ]
+            )
+            == 0
+        )
+    whole, part = (
+        tmp_path / f"runs/digits/width_mult=0.25/prune-rate=0.2/{name}"
+        for name in ("whole", "part")
+    )
     for name in ("epoch_3.state", "epoch_4.state", "epoch_most_recent.state", "model_best.pth"):
         (part / "checkpoints" / name).unlink()
     capsys.readouterr()
-    assert cli.main(["find", "--resume", str(part / "checkpoints" / "epoch_2.state")]) == 0
+    assert command_line.main(["find", "--resume", str(part / "checkpoints" / "epoch_2.state")]) == 0
     out = capsys.readouterr().out
     assert f"run folder {part.relative_to(tmp_path)}" in out.replace(str(tmp_path) + "/", "")
     assert "from epoch 3 on" in out
-    a, b = (torch.load(f / "checkpoints" / "epoch_4.state", weights_only=True) for f in (whole, part))
+    a, b = (
+        torch.load(f / "checkpoints" / "epoch_4.state", weights_only=True) for f in (whole, part)
+    )
     assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
-    assert (a["best_acc1"], a["best_train_acc1"], a["curr_acc5"]) == (b["best_acc1"], b["best_train_acc1"], b["curr_acc5"])
-    lines = [json.loads(line) for line in (part / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert (a["best_acc1"], a["best_train_acc1"], a["curr_acc5"]) == (
+        b["best_acc1"],
+        b["best_train_acc1"],
+        b["curr_acc5"],
+    )
+    lines = [
+        json.loads(line) for line in (part / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     state = str(part / "checkpoints" / "epoch_4.state")
     assert "is at epoch 4 of 4: pass more --epochs" in fails(capsys, "find", "--resume", state)
@@ -313,93 +432,142 @@ def test_a_run_is_resumed_in_its_folder_with_the_same_bits(capsys: pytest.Captur
     result = Path(state).parent.parent / "result.json"
     before = result.read_text()
     result.unlink()
-    assert cli.main(["find", "--resume", state]) == 0
+    assert command_line.main(["find", "--resume", state]) == 0
     assert result.read_text() == before
     assert "--arch Conv4: but" in fails(capsys, "find", "--resume", state, "--arch", "Conv4")
-    assert cli.main(["find", "--resume", state, "--epochs", "5"]) == 0
+    assert command_line.main(["find", "--resume", state, "--epochs", "5"]) == 0
 
 
 def test_resume_auto_begins_goes_on_and_is_content_with_what_is_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("biprop.train.Search.run", lambda _: signal.raise_signal(signal.SIGINT))
-        assert cli.main(["find", *QUICK]) == 130
-    assert cli.main(["find", *QUICK, "--resume", "auto"]) == 0  # in the folder of the one that left no checkpoint
+        patch.setattr("biprop.search.loop.Search.run", lambda _: signal.raise_signal(signal.SIGINT))
+        assert command_line.main(["find", *QUICK]) == 130
+    assert (
+        command_line.main(["find", *QUICK, "--resume", "auto"]) == 0
+    )  # in the folder of the one that left no checkpoint
     folder = next(Path("runs").glob("digits/**/result.json")).parent
     assert folder.name == "find"
     capsys.readouterr()
-    assert cli.main(["find", *QUICK, "--resume", "auto", "--print-freq", "7"]) == 0
-    assert capsys.readouterr().out == f"{folder}: complete already; another --name begins a new run\n"
+    assert command_line.main(["find", *QUICK, "--resume", "auto", "--print-freq", "7"]) == 0
+    assert (
+        capsys.readouterr().out == f"{folder}: complete already; another --name begins a new run\n"
+    )
     (folder / "result.json").unlink()
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # the same command, started again by the scheduler
-    assert cli.main(["find", *QUICK]) == 0
+    monkeypatch.setenv(
+        "SLURM_RESTART_COUNT", "1"
+    )  # the same command, started again by the scheduler
+    assert command_line.main(["find", *QUICK]) == 0
     assert "from epoch 2 on" in capsys.readouterr().out
-    assert cli.main(["find", *QUICK, "--seed", "1"]) == 0  # another run
+    assert command_line.main(["find", *QUICK, "--seed", "1"]) == 0  # another run
     assert f"run folder {folder / '0'}\n" in capsys.readouterr().out
     (folder / "result.json").unlink()
-    assert cli.main(["find", "--resume", str(folder)]) == 0
+    assert command_line.main(["find", "--resume", str(folder)]) == 0
     assert f"run folder {folder}, from epoch 2 on" in capsys.readouterr().out
     assert "no run folder with a checkpoint" in fails(capsys, "find", "--resume", "runs")
 
 
 def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", *QUICK]) == 0
+    assert command_line.main(["find", *QUICK]) == 0
     folder = next(Path("runs").glob("digits/**/result.json")).parent
     capsys.readouterr()
-    assert cli.main(["status", str(folder)]) == 0
+    assert command_line.main(["status", str(folder)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"state +complete", out)
     assert re.search(r"epochs done +1 of 1", out)
     assert re.search(r"test accuracy +\d", out)
     (folder / "result.json").unlink()
     said = json.loads((folder / "progress.json").read_text())
-    (folder / "progress.json").write_text(json.dumps({**said, "state": "searches", "batch": 5, "seconds_left": 7500}))
-    state = dict(runs.status(folder))
+    (folder / "progress.json").write_text(
+        json.dumps({**said, "state": "searches", "batch": 5, "seconds_left": 7500})
+    )
+    state = dict(status.status(folder))
     assert state["state"].startswith(f"dead: process {os.getpid()} on ")
     assert state["state"].endswith(f"go on with: biprop find --resume {folder}")
     assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
-    with runs.held(folder):
-        assert dict(runs.status(folder))["state"].startswith("searches (process ")
+    with held(folder):
+        assert dict(status.status(folder))["state"].startswith("searches (process ")
     assert "no run folder: it has no settings.txt" in fails(capsys, "status", "runs")
 
 
-def test_resuming_and_starting_from_the_ancestors_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_resuming_and_starting_from_the_ancestors_checkpoint(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """Two epochs were done there? One, of three steps: the optimiser state and the 40 outputs of cResNet20 have to come along."""
     golden = str(shared("golden/cresnet20_affine_p50.pth"))
     write_cifar_parquet(tmp_path)
     common = ["--set", "CIFAR10", "--data", ".", "--device", "cpu", "--batch-size", "16"]
     assert "pass --config too" in fails(capsys, "find", "--resume", golden, *common)
-    flags = ["--config", "resnet20-affine-ukn-unsigned", "--prune-rate", "0.5", "--learn_batchnorm", *common]
-    assert cli.main(["find", "--resume", golden, *flags, "--epochs", "2"]) == 0
+    flags = [
+        "--config",
+        "resnet20-affine-ukn-unsigned",
+        "--prune-rate",
+        "0.5",
+        "--learn_batchnorm",
+        *common,
+    ]
+    assert command_line.main(["find", "--resume", golden, *flags, "--epochs", "2"]) == 0
     out = capsys.readouterr().out
     assert "from epoch 2 on" in out
     assert "epoch 2/2" in out
-    assert cli.main(["find", "--pretrained", golden, *flags, "--epochs", "1", "--name", "again"]) == 0
+    assert (
+        command_line.main(
+            ["find", "--pretrained", golden, *flags, "--epochs", "1", "--name", "again"]
+        )
+        == 0
+    )
     folder = Path("runs/resnet20-affine-ukn-unsigned/prune-rate=0.5")
     saved = torch.load(folder / "again/checkpoints/initial.state", weights_only=True)
     first = torch.load(golden, weights_only=True)["state_dict"]
-    assert all(torch.equal(value, saved["state_dict"][key.removeprefix("module.")]) for key, value in first.items())
-    assert cli.main(["evaluate", "--pretrained", str(folder / "again/checkpoints/model_best.pth")]) == 0
+    assert all(
+        torch.equal(value, saved["state_dict"][key.removeprefix("module.")])
+        for key, value in first.items()
+    )
+    assert (
+        command_line.main(
+            ["evaluate", "--pretrained", str(folder / "again/checkpoints/model_best.pth")]
+        )
+        == 0
+    )
     assert "no checksum of the whole" in capsys.readouterr().err
-    assert "--prune-rate 0.3: but" in fails(capsys, "find", "--pretrained", golden, *flags, "--prune-rate", "0.3")
+    assert "--prune-rate 0.3: but" in fails(
+        capsys, "find", "--pretrained", golden, *flags, "--prune-rate", "0.3"
+    )
 
 
-def test_the_ancestors_first_version_wants_flags_and_warns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_ancestors_first_version_wants_flags_and_warns(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     golden = str(shared("golden/wide_vgg_small_132_w2_p05_oldformat.pth"))
     write_cifar_parquet(tmp_path)
     data = ["--set", "CIFAR10", "--data", "."]
-    assert "pass --conv-type and --prune-rate" in fails(capsys, "evaluate", "--pretrained", golden, *data)
-    flags = ["--conv-type", "SubnetConv", "--prune-rate", "0.05", "--width-mult", "2", "--bn-type", "NonAffineBatchNorm"]
-    assert cli.main(["evaluate", "--pretrained", golden, *data, *flags]) == 0
+    assert "pass --conv-type and --prune-rate" in fails(
+        capsys, "evaluate", "--pretrained", golden, *data
+    )
+    flags = [
+        "--conv-type",
+        "SubnetConv",
+        "--prune-rate",
+        "0.05",
+        "--width-mult",
+        "2",
+        "--bn-type",
+        "NonAffineBatchNorm",
+    ]
+    assert command_line.main(["evaluate", "--pretrained", golden, *data, *flags]) == 0
     captured = capsys.readouterr()
     assert "biprop: warning:" in captured.err
     assert "does not say its conv_type and prune_rate; taken as given" in captured.err
     assert "(5.0" in captured.out
-    assert "--width-mult 8.0: but" in fails(capsys, "evaluate", "--pretrained", golden, *data, *flags, "--width-mult", "8")
+    assert "--width-mult 8.0: but" in fails(
+        capsys, "evaluate", "--pretrained", golden, *data, *flags, "--width-mult", "8"
+    )
 
 
-def test_a_malicious_or_truncated_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_malicious_or_truncated_checkpoint_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (Path("was-here"),))
@@ -408,13 +576,28 @@ def test_a_malicious_or_truncated_checkpoint_is_refused(capsys: pytest.CaptureFi
     whole = shared("golden/conv4wide_025_p20.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     for command in (["evaluate"], ["find", "--evaluate"], ["find"]):
-        assert "refused: not a plain checkpoint" in fails(capsys, *command, "--pretrained", "evil.pth")
+        assert "refused: not a plain checkpoint" in fails(
+            capsys, *command, "--pretrained", "evil.pth"
+        )
         assert "damaged or truncated?" in fails(capsys, *command, "--pretrained", "half.pth")
     assert not (tmp_path / "was-here").exists()
 
 
 def test_global_runs_report_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", *QUICK, "--conv-type", "GlobalSubnetConv", "--results", "tables", "--histograms"]) == 0
+    assert (
+        command_line.main(
+            [
+                "find",
+                *QUICK,
+                "--conv-type",
+                "GlobalSubnetConv",
+                "--results",
+                "tables",
+                "--histograms",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     folder = Path("runs/digits/width_mult=0.25/prune-rate=0.2/find")
     layers = json.loads((folder / "layers.json").read_text())
@@ -429,84 +612,132 @@ def test_global_runs_report_every_layer(capsys: pytest.CaptureFixture[str]) -> N
     events = EventAccumulator(str(folder / "logs"))
     events.Reload()
     assert {f"layer_density/{layer['name']}" for layer in layers} <= set(events.Tags()["scalars"])
-    assert {"scores/convs.0", "weights/convs.0", "gradients/convs.0.scores"} <= set(events.Tags()["histograms"])
+    assert {"scores/convs.0", "weights/convs.0", "gradients/convs.0.scores"} <= set(
+        events.Tags()["histograms"]
+    )
 
 
 def test_warnings_do_not_stop_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", *QUICK, "--gaussian_aug", "--one-batch"]) == 0
+    assert command_line.main(["find", *QUICK, "--gaussian_aug", "--one-batch"]) == 0
     assert "biprop: warning: gaussian_aug does nothing at p_clean = 1" in capsys.readouterr().err
 
 
 def test_augmentation_is_in_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--augmix", "--jsd", "--mixture-width", "2", "--aug-severity", "1", "--low-data", "0.2"]
-    assert cli.main(["find", *QUICK, *flags]) == 0
+    flags = [
+        "--augmix",
+        "--jsd",
+        "--mixture-width",
+        "2",
+        "--aug-severity",
+        "1",
+        "--low-data",
+        "0.2",
+    ]
+    assert command_line.main(["find", *QUICK, *flags]) == 0
     folder = Path("runs/digits/width_mult=0.25/prune-rate=0.2/find/checkpoints")
     content = torch.load(folder / "model_best.pth", weights_only=True)
-    fields = ("train_augmentation", "use_augmix", "jsd", "augmix_mixture_width", "augmix_severity", "use_gaussian_aug")
+    fields = (
+        "train_augmentation",
+        "use_augmix",
+        "jsd",
+        "augmix_mixture_width",
+        "augmix_severity",
+        "use_gaussian_aug",
+    )
     assert [content[field] for field in fields] == ["Augmix", True, True, 2, 1, False]
 
 
-def test_a_search_on_photographs_that_are_streamed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_search_on_photographs_that_are_streamed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     write_photographs(tmp_path / "photographs")
-    flags = ["--image-size", "32", "--arch", "ResNet18", "--batch-size", "8", "--epochs", "1", "--workers", "1", "--lr", "0.05"]
-    assert cli.main(["find", "--set", "ImageNet", "--data", "photographs", *flags]) == 0
+    flags = [
+        "--image-size",
+        "32",
+        "--arch",
+        "ResNet18",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "1",
+        "--workers",
+        "1",
+        "--lr",
+        "0.05",
+    ]
+    assert command_line.main(["find", "--set", "ImageNet", "--data", "photographs", *flags]) == 0
     out = capsys.readouterr().out
     assert "on ImageNet (41 training, 4 validation, 15 test images)" in out
     checkpoint = "runs/ImageNet-ResNet18/prune-rate=0.2/find/checkpoints/model_best.pth"
-    assert cli.main(["evaluate", "--pretrained", checkpoint]) == 0
+    assert command_line.main(["evaluate", "--pretrained", checkpoint]) == 0
     accuracy = re.search(r"^  test accuracy +([\d.]+ %)", out, re.M)
     assert accuracy
     assert accuracy[1] in capsys.readouterr().out
 
 
 def test_debug_shows_where_a_mistake_was_noticed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", "--prune-rate", "7", "--debug"]) == 2
+    assert command_line.main(["find", "--prune-rate", "7", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_data_without_a_set_is_recognised(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_data_without_a_set_is_recognised(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     write_image_folder(tmp_path / "photos", ("books", "mugs", "plants"), count=20)
-    assert cli.main(["find", *QUICK, "--data", "photos", "--lr", "0"]) == 0
+    assert command_line.main(["find", *QUICK, "--data", "photos", "--lr", "0"]) == 0
     captured = capsys.readouterr()
     assert "on folder (44 training, 4 validation, 12 test images)" in captured.out
     assert (
         "data photos: folder, 3 classes (books, mugs, plants), 60 images: train ./, a fifth of it held out as the test set"
         in captured.out
     )
-    assert "biprop: warning: only 4 validation images: too few to choose an epoch by" in captured.err
-    assert re.search(r"confidence interval +\d+ to \d+ %  \(95 %; there are only 12 test images\)", captured.out)
+    assert (
+        "biprop: warning: only 4 validation images: too few to choose an epoch by" in captured.err
+    )
+    assert re.search(
+        r"confidence interval +\d+ to \d+ %  \(95 %; there are only 12 test images\)", captured.out
+    )
     assert "Search done, but no" in captured.out  # nothing was learned, as the learning rate is 0
     assert "Multi-Prize Ticket found" not in captured.out
     assert "epoch 1, the last; 4 validation images" in captured.out
     assert "  best" not in captured.out  # so few choose no epoch
     run = next(Path("runs").rglob("result.json")).parent
-    assert cli.main(["pack", str(run), "-o", "photos.mpt"]) == 0
+    assert command_line.main(["pack", str(run), "-o", "photos.mpt"]) == 0
     (tmp_path / "photos" / "stray.png").write_bytes(b"")
-    assert cli.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0
+    assert command_line.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0
     assert "1 images that are in no class are left out" in capsys.readouterr().err
     (tmp_path / "photos" / "stray.png").unlink()
     for old, new in (("books", "x"), ("plants", "books"), ("x", "plants")):
         (tmp_path / "photos" / old).rename(tmp_path / "photos" / new)
-    assert cli.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0  # the same names: sorted, whatever the order on the disk
+    assert (
+        command_line.main(["evaluate", "photos.mpt", "--data", "photos"]) == 0
+    )  # the same names: sorted, whatever the order on the disk
     (tmp_path / "photos" / "mugs").rename(tmp_path / "photos" / "cups")
     capsys.readouterr()
     message = fails(capsys, "evaluate", "photos.mpt", "--data", "photos")
-    assert "made for other classes than the data have: class 1 is 'mugs' there and 'cups' here" in message
-    assert "searched other classes than the data have" in fails(capsys, "find", "--resume", str(run), "--epochs", "2")
+    assert (
+        "made for other classes than the data have: class 1 is 'mugs' there and 'cups' here"
+        in message
+    )
+    assert "searched other classes than the data have" in fails(
+        capsys, "find", "--resume", str(run), "--epochs", "2"
+    )
 
 
 def test_data_that_are_not_used_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find", *QUICK]) == 0
+    assert command_line.main(["find", *QUICK]) == 0
     capsys.readouterr()
     path = "runs/digits/width_mult=0.25/prune-rate=0.2/find"
     for command in (["evaluate", path], ["find", "--resume", path, "--epochs", "2"]):
         assert "--data x: not used: the digits are part" in fails(capsys, *command, "--data", "x")
 
 
-def test_class_names_that_are_not_printable_are_packed_as_escapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_class_names_that_are_not_printable_are_packed_as_escapes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     write_image_folder(tmp_path / "d", ("\u7f8e\u77ed\u3000\u732b", "zebra"))
-    assert cli.main(["find", *QUICK, "--set", "folder", "--data", "d"]) == 0
+    assert command_line.main(["find", *QUICK, "--set", "folder", "--data", "d"]) == 0
     run = next(Path("runs").rglob("result.json")).parent
-    assert cli.main(["pack", str(run), "-o", "cats.mpt"]) == 0
-    assert cli.main(["inspect", "cats.mpt"]) == 0
+    assert command_line.main(["pack", str(run), "-o", "cats.mpt"]) == 0
+    assert command_line.main(["inspect", "cats.mpt"]) == 0
     assert "zebra, \u7f8e\u77ed\\u3000\u732b" in capsys.readouterr().out

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from conftest import network_of, png, random_ticket
 
-from biprop import Deck, Ticket, cli
-from biprop.data import DataSet, sources
+from biprop import Deck, Ticket
+from biprop.cli import command_line
+from biprop.data import DataSet, digits
 
-DIGITS = DataSet(sources.digits())
+DIGITS = DataSet(digits.digits())
 FEW = ["--corruptions", "fog,noise", "--severities", "1,4", "--images", "40"]
 
 
@@ -29,13 +30,13 @@ def _in_a_folder_of_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     card(0, augmix=True).save("a.mpt")
     card(1, gaussian_aug=True).save("b.mpt")
-    assert cli.main(["deck", "build", "a.mpt", "b.mpt", "-o", "two.deck"]) == 0
+    assert command_line.main(["deck", "build", "a.mpt", "b.mpt", "-o", "two.deck"]) == 0
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a mistake gets."""
     capsys.readouterr()
-    assert cli.main(list(arguments)) == 2
+    assert command_line.main(list(arguments)) == 2
     error = capsys.readouterr().err
     assert error.startswith("biprop: ")
     assert error.count("\n") == 1
@@ -44,7 +45,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_a_ticket_gets_a_table_and_files(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert cli.main(["robustness", "a.mpt", *FEW]) == 0
+    assert command_line.main(["robustness", "a.mpt", *FEW]) == 0
     out = capsys.readouterr().out
     assert "a.mpt: corrupted here, from 40 test images (seed 0); not the published files" in out
     assert re.search(r"accuracy, % +severity 1 +severity 4 +mean", out)
@@ -63,11 +64,25 @@ def test_a_ticket_gets_a_table_and_files(capsys: pytest.CaptureFixture[str]) -> 
     assert Path("a.robustness.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_engine_and_pytorch_agree_and_a_network_is_its_own_reference(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["robustness", "a.mpt", *FEW]) == 0
-    arguments = ["robustness", "a.mpt", *FEW, "--engine", "--reference", "a.robustness.json", "-o", "again.csv"]
-    assert cli.main(arguments) == 0
-    first, again = (json.loads(Path(f"{name}.json").read_text())["results"][0] for name in ("a.robustness", "again"))
+def test_the_engine_and_pytorch_agree_and_a_network_is_its_own_reference(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main(["robustness", "a.mpt", *FEW]) == 0
+    arguments = [
+        "robustness",
+        "a.mpt",
+        *FEW,
+        "--engine",
+        "--reference",
+        "a.robustness.json",
+        "-o",
+        "again.csv",
+    ]
+    assert command_line.main(arguments) == 0
+    first, again = (
+        json.loads(Path(f"{name}.json").read_text())["results"][0]
+        for name in ("a.robustness", "again")
+    )
     assert again.pop("mce") == 100
     first.pop("mce")
     assert again == first
@@ -75,17 +90,25 @@ def test_the_engine_and_pytorch_agree_and_a_network_is_its_own_reference(capsys:
 
 
 @pytest.mark.parametrize("engine", [[], ["--engine"]])
-def test_a_deck_is_measured_card_by_card_and_together(capsys: pytest.CaptureFixture[str], engine: list[str]) -> None:
-    assert cli.main(["robustness", "two.deck", *FEW, *engine]) == 0
-    results = {one["name"]: one for one in json.loads(Path("two.robustness.json").read_text())["results"]}
+def test_a_deck_is_measured_card_by_card_and_together(
+    capsys: pytest.CaptureFixture[str], engine: list[str]
+) -> None:
+    assert command_line.main(["robustness", "two.deck", *FEW, *engine]) == 0
+    results = {
+        one["name"]: one for one in json.loads(Path("two.robustness.json").read_text())["results"]
+    }
     assert list(results) == ["a", "b", "deck, mean", "deck, gated by batch", "deck, gated by image"]
     numbers = np.arange(40) * len(DIGITS.test) // 40
     pixels, labels = DIGITS.test.images[numbers].numpy(), DIGITS.test.labels[numbers].numpy()  # type: ignore[attr-defined]
     deck = Deck.load("two.deck")
-    for name, gating in (("deck, mean", "none"), ("deck, gated by batch", "batch"), ("deck, gated by image", "image")):
+    for name, gating in (
+        ("deck, mean", "none"),
+        ("deck, gated by batch", "batch"),
+        ("deck, gated by image", "image"),
+    ):
         right = int((deck.predict(pixels, gating).argmax(1) == labels).sum())  # type: ignore[arg-type]
         assert results[name]["clean"]["right"] == right
-    assert cli.main(["robustness", "a.mpt", *FEW]) == 0
+    assert command_line.main(["robustness", "a.mpt", *FEW]) == 0
     alone = json.loads(Path("a.robustness.json").read_text())["results"][0]
     assert results["a"]["corruptions"] == alone["corruptions"]
 
@@ -97,7 +120,7 @@ def test_published_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     np.save(folder / "fog.npy", np.concatenate([images] * 5))
     np.save(folder / "labels.npy", np.tile(DIGITS.test.labels[:30].numpy(), 5))
     arguments = ["robustness", "a.mpt", "--corruptions", "fog", "--corrupted", str(folder)]
-    assert cli.main(arguments) == 0
+    assert command_line.main(arguments) == 0
     assert f"published files in {folder}, 30 images each" in capsys.readouterr().out
     cells = json.loads(Path("a.robustness.json").read_text())["results"][0]["corruptions"]["fog"]
     assert len({cell["right"] for cell in cells.values()}) == 1
@@ -108,11 +131,13 @@ def test_published_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 def test_inspecting_a_deck(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert cli.main(["inspect", "two.deck"]) == 0
+    assert command_line.main(["inspect", "two.deck"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\n +b +Conv2Wide", out)
     assert re.search(r"images with AugMix 3 +a \d+ %, b \d+ %", out)
-    assert cli.main(["deck", "build", "a.mpt", "b.mpt", "-o", "plain.deck", "--no-gate"]) == 0
+    assert (
+        command_line.main(["deck", "build", "a.mpt", "b.mpt", "-o", "plain.deck", "--no-gate"]) == 0
+    )
     assert "none: the mean of the cards answers" in capsys.readouterr().out
 
 
@@ -122,18 +147,26 @@ def test_predicting_by_a_deck(capsys: pytest.CaptureFixture[str]) -> None:
     for number, one in enumerate(pixels):
         Path(f"pictures/{number}.png").write_bytes(png(one[0]))
     deck = Deck.load("two.deck")
-    for flags, gating in (([], "image"), (["--gating", "batch"], "batch"), (["--gating", "none"], "none")):
+    for flags, gating in (
+        ([], "image"),
+        (["--gating", "batch"], "batch"),
+        (["--gating", "none"], "none"),
+    ):
         capsys.readouterr()
-        assert cli.main(["predict", "two.deck", "pictures", "--json", *flags]) == 0
+        assert command_line.main(["predict", "two.deck", "pictures", "--json", *flags]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         found = [list(row["probabilities"].values()) for row in rows]
         assert np.allclose(found, deck.predict(pixels, gating, "NCHW"), atol=1e-6)  # type: ignore[arg-type]
-    assert "--calibration: is for tickets" in fails(capsys, "predict", "two.deck", "pictures", "--calibration", "pictures")
+    assert "--calibration: is for tickets" in fails(
+        capsys, "predict", "two.deck", "pictures", "--calibration", "pictures"
+    )
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "did you mean 'fog'" in fails(capsys, "robustness", "a.mpt", "--corruptions", "frog")
-    assert "--severities 0: must be 1, 2, 3, 4 or 5" in fails(capsys, "robustness", "a.mpt", "--severities", "0")
+    assert "--severities 0: must be 1, 2, 3, 4 or 5" in fails(
+        capsys, "robustness", "a.mpt", "--severities", "0"
+    )
     assert "--severities 6" in fails(capsys, "robustness", "a.mpt", "--severities", "5,6")
     assert "--images 0: must be 1 or more" in fails(capsys, "robustness", "a.mpt", "--images", "0")
     assert "--seed -1" in fails(capsys, "robustness", "a.mpt", "--seed", "-1")
@@ -148,12 +181,18 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     other = card(2)
     other.classes = [*DIGITS.classes[1:], "ten"]
     other.save("c.mpt")
-    assert "c has other classes than a" in fails(capsys, "deck", "build", "a.mpt", "c.mpt", "-o", "x.deck")
+    assert "c has other classes than a" in fails(
+        capsys, "deck", "build", "a.mpt", "c.mpt", "-o", "x.deck"
+    )
     other = card(2)
     other.mean = other.std = ()
     other.save("d.mpt")
-    assert "d: does not tell its normalisation" in fails(capsys, "deck", "build", "a.mpt", "d.mpt", "-o", "x.deck")
-    assert "the name of a deck ends with .deck" in fails(capsys, "deck", "build", "a.mpt", "-o", "x.mpt")
+    assert "d: does not tell its normalisation" in fails(
+        capsys, "deck", "build", "a.mpt", "d.mpt", "-o", "x.deck"
+    )
+    assert "the name of a deck ends with .deck" in fails(
+        capsys, "deck", "build", "a.mpt", "-o", "x.mpt"
+    )
     assert not Path("x.deck").exists()
     assert "--engine: runs tickets and decks" in fails(capsys, "robustness", "a.pth", "--engine")
 
@@ -161,12 +200,22 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_names_of_cards_are_paths_where_names_are_the_same() -> None:
     Path("other").mkdir()
     card(3).save("other/a.mpt")
-    assert cli.main(["deck", "build", "a.mpt", "other/a.mpt", "-o", "same.deck", "--no-gate"]) == 0
+    assert (
+        command_line.main(["deck", "build", "a.mpt", "other/a.mpt", "-o", "same.deck", "--no-gate"])
+        == 0
+    )
     assert Deck.load("same.deck").names == ["a.mpt", "other/a.mpt"]
 
 
-def test_where_there_is_no_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biprop.plots.is_installed", lambda: False)
-    assert cli.main(["robustness", "a.mpt", "--corruptions", "fog", "--severities", "1", "--images", "3"]) == 0
+def test_where_there_is_no_matplotlib(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biprop.robustness.plots.is_installed", lambda: False)
+    assert (
+        command_line.main(
+            ["robustness", "a.mpt", "--corruptions", "fog", "--severities", "1", "--images", "3"]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.endswith("for a picture too: pip install 'biprop[plots]'\n")
     assert not Path("a.robustness.png").exists()

@@ -10,10 +10,10 @@ import yaml
 from conftest import SHARED, shared
 
 from biprop import UserError, config
-from biprop.init import INITS
-from biprop.models import NETWORKS, takes_width
-from biprop.network import Task, build_network
-from biprop.optim import POLICIES
+from biprop.models.network import Task, build_network
+from biprop.models.plans import NETWORKS, takes_width
+from biprop.search.schedules import POLICIES
+from biprop.subnetwork.init import INITS
 
 
 def write(folder: Path, text: str, name: str = "mine.yml") -> str:
@@ -24,7 +24,12 @@ def write(folder: Path, text: str, name: str = "mine.yml") -> str:
 def test_flags_override_the_file_which_overrides_the_schema(tmp_path: Path) -> None:
     path = write(tmp_path, "prune_rate: 0.3\nlr: 1e-2\nepochs: 5\n")
     resolved, name = config.resolve(path, {"epochs": "7", "freeze_weights": True})
-    assert (resolved.prune_rate, resolved.lr, resolved.epochs, resolved.batch_size) == (0.3, 0.01, 7, 256)
+    assert (resolved.prune_rate, resolved.lr, resolved.epochs, resolved.batch_size) == (
+        0.3,
+        0.01,
+        7,
+        256,
+    )
     assert name == "mine"
 
 
@@ -35,11 +40,15 @@ def test_a_file_holds_only_what_differs_from_its_base(tmp_path: Path) -> None:
 
 
 def test_print_config_is_a_configuration(tmp_path: Path) -> None:
-    resolved, _ = config.resolve(None, {"layer_prune_rates": {"linear.*": "0.5", "convs.0": "dense"}})
+    resolved, _ = config.resolve(
+        None, {"layer_prune_rates": {"linear.*": "0.5", "convs.0": "dense"}}
+    )
     assert config.resolve(write(tmp_path, config.as_yaml(resolved)), {})[0] == resolved
 
 
-PUBLISHED = json.loads((SHARED / "spec" / "seed-configs.json").read_text()) if SHARED.exists() else {}
+PUBLISHED = (
+    json.loads((SHARED / "spec" / "seed-configs.json").read_text()) if SHARED.exists() else {}
+)
 ROOT = Path(str(config.packaged())).parent
 
 
@@ -49,14 +58,21 @@ def test_the_published_configurations_are_all_there() -> None:
     missing = set(PUBLISHED) - ours
     assert {Path(name).stem for name in missing} == set(config.LEFT_OUT)
     assert all(PUBLISHED[name]["conv_type"] == "RGConv" for name in missing)
-    assert (len(PUBLISHED), len(missing), len(ours - set(PUBLISHED))) == (170, 5, 5)  # ours: digits, cards
+    assert (len(PUBLISHED), len(missing), len(ours - set(PUBLISHED))) == (
+        170,
+        5,
+        5,
+    )  # ours: digits, cards
 
 
-@pytest.mark.parametrize("path", config.packaged_files(), ids=lambda p: str(p.relative_to(ROOT).with_suffix("")))
+@pytest.mark.parametrize(
+    "path", config.packaged_files(), ids=lambda p: str(p.relative_to(ROOT).with_suffix(""))
+)
 def test_every_packaged_configuration_has_the_published_values_and_builds(path: Path) -> None:
     raw = config.read_file(path)
     resolved, name = config.resolve(
-        str(path), {} if raw.get("prune_rate") or raw["conv_type"] == "DenseConv" else {"prune_rate": "0.9"}
+        str(path),
+        {} if raw.get("prune_rate") or raw["conv_type"] == "DenseConv" else {"prune_rate": "0.9"},
     )
     assert name == path.stem
     published = PUBLISHED.get(str(path.relative_to(ROOT)), {})
@@ -66,7 +82,9 @@ def test_every_packaged_configuration_has_the_published_values_and_builds(path: 
         assert raw.get("prune_rate") is None
         del wanted["prune_rate"]
     assert {key: ours[key] for key in wanted} == wanted
-    channels, side = {"MNIST": (1, 28), "digits": (1, 32), "ImageNet": (3, 224)}.get(resolved.set, (3, 32))
+    channels, side = {"MNIST": (1, 28), "digits": (1, 32), "ImageNet": (3, 224)}.get(
+        resolved.set, (3, 32)
+    )
     with torch.device("meta"):
         made = build_network(resolved, Task(10, channels, (side, side)))
     assert (made.subnetwork is None) == (resolved.conv_type == "DenseConv")
@@ -78,7 +96,11 @@ def test_a_file_holds_only_what_differs_from_its_base_or_the_schema() -> None:
         if "base" in raw:
             base = config.read_file(path.parent / raw.pop("base"))
             before = config.as_dict(config.Config(**base))
-            same = [key for key, value in raw.items() if key != "arch" and config.coerce(key, value, str(path)) == before[key]]
+            same = [
+                key
+                for key, value in raw.items()
+                if key != "arch" and config.coerce(key, value, str(path)) == before[key]
+            ]
             assert same == [], path
 
 
@@ -98,7 +120,9 @@ def test_what_is_left_out_is_said() -> None:
                 config.find_file(asked)
 
 
-def test_configurations_are_found_by_path_and_by_bare_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations_are_found_by_path_and_by_bare_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     by_name = config.find_file("conv4_kn_unsigned")
     assert by_name == config.find_file("configs/smallscale/conv4/conv4_kn_unsigned.yml")
@@ -107,7 +131,9 @@ def test_configurations_are_found_by_path_and_by_bare_name(tmp_path: Path, monke
     assert config.find_file("digits") == Path("digits")
 
 
-def test_a_bare_name_that_exists_twice_lists_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_name_that_exists_twice_lists_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder, "", "twin.yml")
@@ -118,7 +144,7 @@ def test_a_bare_name_that_exists_twice_lists_both(tmp_path: Path, monkeypatch: p
 
 def test_the_schemas_choices_are_the_codes() -> None:
     """They are written twice, because the schema must load without torch."""
-    from biprop.models import BATCH_NORMS
+    from biprop.models.plans import BATCH_NORMS
 
     assert set(config.rule("init").choices or ()) == set(INITS)
     assert config.rule("lr_policy").choices == POLICIES
@@ -141,8 +167,14 @@ def test_every_default_obeys_its_rule() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prune_rat: 0.2", r"mine\.yml: unknown key 'prune_rat' = 0\.2; did you mean 'prune_rate'\?"),
-        ("prune_rate: 0", r"prune_rate = 0: must be above 0 and at most 1 \(the fraction of weights KEPT\)"),
+        (
+            "prune_rat: 0.2",
+            r"mine\.yml: unknown key 'prune_rat' = 0\.2; did you mean 'prune_rate'\?",
+        ),
+        (
+            "prune_rate: 0",
+            r"prune_rate = 0: must be above 0 and at most 1 \(the fraction of weights KEPT\)",
+        ),
         ("prune_rate: 1.5", "must be above 0 and at most 1"),
         ("prune_rate: .nan", "must be above 0 and at most 1"),
         ("prune_rate: many", "must be a number"),
@@ -160,14 +192,19 @@ def test_every_default_obeys_its_rule() -> None:
         ("base: mine.yml", "base = 'mine.yml': a circle"),
         ("lr_policy: cosine", "did you mean 'cosine_lr'"),
         ("conv_type: RGConv", "no layer type RGConv either"),
-        ("conv_type: SampleSubnetConv", "unused layer types and trainers of the original research code are left out"),
+        (
+            "conv_type: SampleSubnetConv",
+            "unused layer types and trainers of the original research code are left out",
+        ),
         ("trainer: lottery", "unused layer types and trainers"),
         ("random_subnet: true", "random_subnet is left out"),
         ("aug_severity: 0", "at least 0.1"),
         ("low_data: 0", "above 0"),
     ],
 )
-def test_mistakes_in_a_file_name_file_key_value_and_rule(text: str, message: str, tmp_path: Path) -> None:
+def test_mistakes_in_a_file_name_file_key_value_and_rule(
+    text: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         config.resolve(write(tmp_path, text), {})
     assert "\n" not in str(error.value)
@@ -181,7 +218,10 @@ def test_mistakes_in_a_file_name_file_key_value_and_rule(text: str, message: str
         ({"prune_rate": "1.5"}, r"--prune-rate 1\.5: must be above 0"),
         ({"learn_batchnorm": True}, "AffineBatchNorm"),
         ({"bn_bias_init": "1"}, "AffineBatchNorm"),
-        ({"bn_type": "AffineBatchNorm", "learn_batchnorm": True, "bn_bias_only": True}, "contradict"),
+        (
+            {"bn_type": "AffineBatchNorm", "learn_batchnorm": True, "bn_bias_only": True},
+            "contradict",
+        ),
         ({"tune_batchnorm": True}, "nothing would train"),
         ({"optimizer": "adam", "nesterov": True}, "sgd"),
         ({"nesterov": True, "momentum": "0"}, "momentum"),
@@ -191,7 +231,10 @@ def test_mistakes_in_a_file_name_file_key_value_and_rule(text: str, message: str
         ({"jsd": True}, "add --augmix or --gaussian-aug"),
         ({"augmix": True, "mixture_depth": "0"}, "mixture_depth = 0"),
         ({"start_epoch": "18"}, "must be below epochs"),
-        ({"conv_type": "DenseConv", "freeze_weights": False, "layer_prune_rates": {"fc": "0.5"}}, "DenseConv"),
+        (
+            {"conv_type": "DenseConv", "freeze_weights": False, "layer_prune_rates": {"fc": "0.5"}},
+            "DenseConv",
+        ),
     ],
 )
 def test_contradictions_are_refused(overrides: dict[str, Any], message: str) -> None:
@@ -236,7 +279,9 @@ def test_hostile_files_are_one_line(tmp_path: Path, text: str, said: str) -> Non
     assert len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "..\\x", "a\nb", "a\0", "x" * 300, "\u202e"])
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a/b", "/etc", "..\\x", "a\nb", "a\0", "x" * 300, "\u202e"]
+)
 def test_a_name_is_one_folder_below(name: str) -> None:
     with pytest.raises(UserError, match=r"must be one name|null character"):
         config.coerce("name", name, "--name")

@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biprop.container import TicketError, load, pack, unpack
+from biprop.ticket import TicketError
+from biprop.ticket.container import load, pack, unpack
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -33,7 +38,8 @@ def test_what_goes_in_comes_out(description: object) -> None:
     assert read == description
     assert list(tensors) == list(TENSORS)
     assert all(
-        np.array_equal(tensors[name], array) and tensors[name].dtype == array.dtype for name, (_, array) in TENSORS.items()
+        np.array_equal(tensors[name], array) and tensors[name].dtype == array.dtype
+        for name, (_, array) in TENSORS.items()
     )
 
 
@@ -41,7 +47,10 @@ def test_each_kind_of_file_is_its_own() -> None:
     content = pack("deck", 2, {}, TENSORS)
     with pytest.raises(TicketError, match="a deck, not a ticket"):
         unpack("ticket", 2, content)
-    with pytest.raises(TicketError, match="version 2 of the deck format; this biprop reads up to 1: install a newer one"):
+    with pytest.raises(
+        TicketError,
+        match="version 2 of the deck format; this biprop reads up to 1: install a newer one",
+    ):
         unpack("deck", 1, content)
 
 
@@ -93,7 +102,12 @@ def test_the_header_is_in_utf_8_only() -> None:
 def test_a_file_of_another_kind_is_refused_after_its_first_bytes(tmp_path: Path) -> None:
     path = tmp_path / "huge.mpt"
     foreign = b'{"__metadata__":{"format":"pt"}}'
-    for start in (b"", b"PK\3\4" + bytes(20), struct.pack("<Q", len(foreign)) + foreign, struct.pack("<Q", 1 << 40) + b"{   "):
+    for start in (
+        b"",
+        b"PK\3\4" + bytes(20),
+        struct.pack("<Q", len(foreign)) + foreign,
+        struct.pack("<Q", 1 << 40) + b"{   ",
+    ):
         path.write_bytes(start)
         os.truncate(path, 1 << 40)  # a hole: nothing of this size could be read
         with pytest.raises(TicketError, match=r"huge.mpt: (not a ticket|damaged: a header)"):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biprop import UserError, corruptions
-from biprop.corruptions import corrupt
-from biprop.severities import EXTRA, NAMES, SEVERITIES
+from biprop import UserError
+from biprop.robustness.corruptions import Draws, corrupt, filters
+from biprop.robustness.severities import EXTRA, NAMES, SEVERITIES
 
 Array = NDArray[np.float64]
 ALL = NAMES + EXTRA
@@ -30,15 +30,24 @@ SEEDS = 16
 def sample() -> dict[str, Tensor]:
     """The authors' images, [32, 3, 32, 32] uint8 each, and "clean"."""
     with np.load(shared("golden/cifar_c_sample.npz")) as file:
-        return {name: torch.from_numpy(file[name]).permute(0, 3, 1, 2).contiguous() for name in file.files}
+        return {
+            name: torch.from_numpy(file[name]).permute(0, 3, 1, 2).contiguous()
+            for name in file.files
+        }
 
 
-def images(count: int, channels: int = 3, height: int = 32, width: int = 32, seed: int = 0) -> Tensor:
+def images(
+    count: int, channels: int = 3, height: int = 32, width: int = 32, seed: int = 0
+) -> Tensor:
     """Soft waves and a square: with edges, and not all alike."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width) * 6
     phase = generator.uniform(0, 6, (2, count, channels, 1, 1))
-    values = 120 + 70 * np.sin(y + phase[0]) * np.cos(x + phase[1]) + generator.normal(0, 6, (count, channels, height, width))
+    values = (
+        120
+        + 70 * np.sin(y + phase[0]) * np.cos(x + phase[1])
+        + generator.normal(0, 6, (count, channels, height, width))
+    )
     values[:, :, height // 4 : height // 2, width // 4 : width // 2] += 60
     return torch.from_numpy(values.clip(0, 255).astype(np.uint8))
 
@@ -53,9 +62,14 @@ def test_the_published_bytes_where_nothing_is_random(name: str) -> None:
     assert max(apart) <= 0.1  # asked for: 1
 
 
-@pytest.mark.parametrize(("radius", "sigma", "side", "total"), [(8, 0.5, 17, 1.013), (10, 0.5, 21, 1.011), (6, 0.5, 15, 1.0)])
-def test_the_disk_of_large_images_is_smoothed_with_mirrored_borders(radius: int, sigma: float, side: int, total: float) -> None:
-    kernel = corruptions._disk(radius, sigma)
+@pytest.mark.parametrize(
+    ("radius", "sigma", "side", "total"),
+    [(8, 0.5, 17, 1.013), (10, 0.5, 21, 1.011), (6, 0.5, 15, 1.0)],
+)
+def test_the_disk_of_large_images_is_smoothed_with_mirrored_borders(
+    radius: int, sigma: float, side: int, total: float
+) -> None:
+    kernel = filters.disk_kernel(radius, sigma)
     assert kernel.shape == (side, side)
     assert kernel.sum() == pytest.approx(total, abs=5e-4)
     reach, soft = max(8, radius), 1 if radius <= 8 else 2
@@ -69,12 +83,16 @@ def test_the_disk_of_large_images_is_smoothed_with_mirrored_borders(radius: int,
         for j, b in enumerate(weights)
     )
     around = (len(expected) - side) // 2
-    np.testing.assert_allclose(kernel, expected[around : around + side, around : around + side], atol=1e-15)
+    np.testing.assert_allclose(
+        kernel, expected[around : around + side, around : around + side], atol=1e-15
+    )
     assert np.count_nonzero(expected) == np.count_nonzero(kernel)
 
 
 @pytest.mark.parametrize(("severity", "level"), [(3, 200), (4, 202), (5, 202)])
-def test_defocus_blur_makes_large_images_lighter_where_the_authors_does(severity: int, level: int) -> None:
+def test_defocus_blur_makes_large_images_lighter_where_the_authors_does(
+    severity: int, level: int
+) -> None:
     flat = torch.full((1, 1, 224, 224), 200, dtype=torch.uint8)
     assert corrupt(flat, "defocus_blur", severity).unique().tolist() == [level]
     assert corrupt(torch.full_like(flat, 255), "defocus_blur", severity).unique().tolist() == [255]
@@ -109,7 +127,9 @@ def test_the_published_statistics_where_something_is(name: str) -> None:
     clean = sample()["clean"]
     told = []
     for severity in SEVERITIES:
-        changes = [(corrupt(clean, name, severity, seed).double() - clean).numpy() for seed in range(SEEDS)]
+        changes = [
+            (corrupt(clean, name, severity, seed).double() - clean).numpy() for seed in range(SEEDS)
+        ]
         ours = statistics(np.concatenate(changes))
         strays = np.array([statistics(change) - ours for change in changes])
         apart = statistics((sample()[f"{name}.{severity}"].double() - clean).numpy()) - ours
@@ -126,10 +146,17 @@ def test_an_image_is_corrupted_alike_in_any_batch(name: str, severity: int) -> N
     together = corrupt(batch, name, severity, 3, numbers)
     assert (together.dtype, together.shape) == (batch.dtype, batch.shape)
     for i in (0, 3, 6):
-        assert torch.equal(corrupt(batch[i : i + 1], name, severity, 3, numbers[i : i + 1])[0], together[i])
+        assert torch.equal(
+            corrupt(batch[i : i + 1], name, severity, 3, numbers[i : i + 1])[0], together[i]
+        )
     order = torch.tensor([4, 6, 1])
-    assert torch.equal(corrupt(batch[order], name, severity, 3, [numbers[i] for i in order]), together[order])
-    assert torch.equal(corrupt(batch.contiguous(memory_format=torch.channels_last), name, severity, 3, numbers), together)
+    assert torch.equal(
+        corrupt(batch[order], name, severity, 3, [numbers[i] for i in order]), together[order]
+    )
+    assert torch.equal(
+        corrupt(batch.contiguous(memory_format=torch.channels_last), name, severity, 3, numbers),
+        together,
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -145,10 +172,22 @@ def test_seed_number_and_severity_each_change_what_is_random(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_corruption_grows_with_severity(name: str) -> None:
     """On average over images; not with these, whose published severities differ in kind, or follow the eye."""
-    if name in ("saturate", "snow", "elastic_transform", "glass_blur", "spatter", "motion_blur", "pixelate", "frost"):
+    if name in (
+        "saturate",
+        "snow",
+        "elastic_transform",
+        "glass_blur",
+        "spatter",
+        "motion_blur",
+        "pixelate",
+        "frost",
+    ):
         pytest.skip("severities of several kinds")
     batch = images(64)
-    change = [(corrupt(batch, name, severity).double() - batch).square().mean().item() for severity in SEVERITIES]
+    change = [
+        (corrupt(batch, name, severity).double() - batch).square().mean().item()
+        for severity in SEVERITIES
+    ]
     assert change == sorted(change)
 
 
@@ -157,7 +196,9 @@ def test_corruption_grows_with_severity(name: str) -> None:
     st.sampled_from(ALL), st.sampled_from(SEVERITIES), st.integers(0, 3), st.sampled_from([1, 3]), st.integers(1, 40),
     st.integers(1, 40),
 )  # fmt: skip
-def test_any_size_and_grey_images(name: str, severity: int, count: int, channels: int, height: int, width: int) -> None:
+def test_any_size_and_grey_images(
+    name: str, severity: int, count: int, channels: int, height: int, width: int
+) -> None:
     batch = images(count, channels, height, width)
     before = batch.clone()
     found = corrupt(batch, name, severity)
@@ -192,7 +233,7 @@ def test_numbers_of_a_batch_larger_than_what_is_done_at_once() -> None:
 
 
 def test_random_numbers_are_uniform_and_normal() -> None:
-    draws = corruptions.Draws(5, range(500), torch.device("cpu"))
+    draws = Draws(5, range(500), torch.device("cpu"))
     uniform, normal = draws.uniform(40), draws.normal(40)
     assert uniform.min() > 0 and uniform.max() < 1
     assert abs(float(uniform.mean()) - 0.5) < 0.01
@@ -225,7 +266,9 @@ def test_impulses_are_salt_and_pepper_in_equal_shares() -> None:
 
 def test_mistakes() -> None:
     batch = images(2)
-    with pytest.raises(UserError, match=r"corruption 'frog': not one of gaussian_noise, .*did you mean 'fog'"):
+    with pytest.raises(
+        UserError, match=r"corruption 'frog': not one of gaussian_noise, .*did you mean 'fog'"
+    ):
         corrupt(batch, "frog", 1)
     for severity in (0, 6):
         with pytest.raises(UserError, match=f"severity = {severity}: must be 1, 2, 3, 4 or 5"):

@@ -15,7 +15,10 @@ def load(**values: Any) -> data.DataSet:
 def test_splits_are_disjoint_and_fixed() -> None:
     a, b = load(), load(seed=5)
     assert [len(s) for s in (a.train, a.validation, a.test)] == [1257, 180, 360]
-    images = [torch.cat([x for x, _ in a.evaluation_batches(s, 100)]) for s in (a.train, a.validation, a.test)]
+    images = [
+        torch.cat([x for x, _ in a.evaluation_batches(s, 100)])
+        for s in (a.train, a.validation, a.test)
+    ]
     assert torch.equal(images[1], next(b.evaluation_batches(b.validation, 200))[0])
     assert (a.channels, a.input_size, len(a.classes)) == (1, (32, 32), 10)
     assert len(torch.cat(images).flatten(1).unique(dim=0)) == 1797
@@ -64,7 +67,9 @@ def test_batches_are_normalised_shuffled_and_repeatable() -> None:
     again, other = (list(images.training_batches(100, seed=1, epoch=e)) for e in (0, 1))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(epoch, again, strict=True))
     assert not torch.equal(epoch[0][1], other[0][1])
-    assert torch.equal(torch.cat([y for _, y in epoch]).sort().values, images.train.labels.sort().values)
+    assert torch.equal(
+        torch.cat([y for _, y in epoch]).sort().values, images.train.labels.sort().values
+    )
 
 
 def test_normalisation_is_pixel_minus_mean_by_deviation() -> None:
@@ -87,9 +92,15 @@ def test_a_last_batch_of_one_image_is_left_out() -> None:
     assert sum(len(y) for _, y in images.evaluation_batches(images.test, 359)) == 360
 
 
-@pytest.mark.parametrize("how", [{"augmix": True}, {"gaussian_aug": True, "p_clean": "0.3"}], ids=["augmix", "gaussian"])
+@pytest.mark.parametrize(
+    "how", [{"augmix": True}, {"gaussian_aug": True, "p_clean": "0.3"}], ids=["augmix", "gaussian"]
+)
 def test_views_are_the_plain_images_and_two_different_augmented_ones(how: dict[str, Any]) -> None:
-    plain, one, three = load(augment="none"), load(augment="none", **how), load(augment="none", jsd=True, **how)
+    plain, one, three = (
+        load(augment="none"),
+        load(augment="none", **how),
+        load(augment="none", jsd=True, **how),
+    )
     assert (plain.views, one.views, three.views) == (1, 1, 3)
     batches = [next(d.training_batches(64, seed=1, epoch=0)) for d in (plain, one, three)]
     assert [len(x) for x, _ in batches] == [64, 64, 192]
@@ -117,12 +128,17 @@ def test_image_folders_train_on_their_own_statistics(tmp_path: Path) -> None:
 
 
 def test_a_few_validation_images_are_told_of_and_choose_nothing(tmp_path: Path) -> None:
-    for count, note, chooses in ((10, "only 2 validation images: too few to choose", False), (150, "only 24 validation", True)):
+    for count, note, chooses in (
+        (10, "only 2 validation images: too few to choose", False),
+        (150, "only 24 validation", True),
+    ):
         folder = write_image_folder(tmp_path / str(count), count=count, side=4)
         images = load(set="folder", data=folder.as_posix())
         assert images.search_notes[0].startswith(note)
         assert images.validation_chooses == chooses
-        assert images.validation.labels.bincount().min() == images.validation.labels.bincount().max()
+        assert (
+            images.validation.labels.bincount().min() == images.validation.labels.bincount().max()
+        )
         assert images.test.labels.bincount().tolist() == [count // 5] * 2
         assert load(set="folder", data=folder.as_posix(), select_on="test").search_notes == []
     assert load().search_notes == []
@@ -141,7 +157,10 @@ def test_a_validation_part_is_held_out_as_it_is(tmp_path: Path) -> None:
 
 def test_class_names_are_those_that_a_ticket_can_hold(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "pets", ("caf\u00e9\u00a0noir", "dog"), side=4)
-    assert load(set="folder", data=(tmp_path / "pets").as_posix()).classes == ["caf\u00e9\\xa0noir", "dog"]
+    assert load(set="folder", data=(tmp_path / "pets").as_posix()).classes == [
+        "caf\u00e9\\xa0noir",
+        "dog",
+    ]
     write_image_folder(tmp_path / "twins", ("a\u3000", "a\\u3000"), side=4)
     with pytest.raises(UserError, match=r"two classes are both written"):
         load(set="folder", data=(tmp_path / "twins").as_posix())
@@ -157,21 +176,29 @@ def test_class_names_are_those_that_a_ticket_can_hold(tmp_path: Path) -> None:
         ([], ["cat", "dog"], None),
     ],
 )
-def test_classes_of_other_data(made_for: list[str], found: list[str], difference: str | None) -> None:
+def test_classes_of_other_data(
+    made_for: list[str], found: list[str], difference: str | None
+) -> None:
     assert data.other_classes(made_for, found) == difference
 
 
 @pytest.mark.slow
 def test_the_real_cifar10() -> None:
     images = load(set="CIFAR10", data=shared("data/cifar10/plain_text").parents[1].as_posix())
-    assert [len(s) for s in (images.train, images.validation, images.test)] == [45_000, 5_000, 10_000]
+    assert [len(s) for s in (images.train, images.validation, images.test)] == [
+        45_000,
+        5_000,
+        10_000,
+    ]
     assert images.train.shape == (3, 32, 32)
     assert images.test.labels.bincount().tolist() == [1000] * 10
     train = torch.cat([x for x, _ in images.evaluation_batches(images.train, 5000)])
     torch.testing.assert_close(train.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-2, rtol=0)
 
 
-@pytest.mark.parametrize("labels", [torch.arange(1000) % 10, torch.arange(1000) // 100, torch.arange(1000) % 7], ids=str)
+@pytest.mark.parametrize(
+    "labels", [torch.arange(1000) % 10, torch.arange(1000) // 100, torch.arange(1000) % 7], ids=str
+)
 def test_a_sample_has_its_share_of_every_class(labels: torch.Tensor) -> None:
     split = data.sources.Images(torch.zeros(1000, 1, 2, 2, dtype=torch.uint8), labels)
     share = data.sample(split, 100)

@@ -13,10 +13,11 @@ from conftest import network_of, random_ticket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biprop import Deck, Engine, Ticket, TicketError, UserError, container
-from biprop import deck as module
+from biprop import Deck, Engine, Ticket, TicketError, UserError
+from biprop.deck import deck as module
 from biprop.deck import softmax
-from biprop.gate import Gate
+from biprop.deck.gate import Gate
+from biprop.ticket import container
 
 RANDOM = np.random.default_rng(0)
 CLASSES = [f"class {i}" for i in range(10)]
@@ -60,7 +61,9 @@ def test_answers_are_the_cards_weighted_means(deck: Deck) -> None:
     pixels = images(6)
     answers = [softmax(Engine(c).run(pixels, "NCHW")) for c in deck.cards]
     assert np.allclose(deck.predict(pixels, "none", "NCHW"), sum(answers) / 2, atol=1e-6)
-    assert np.allclose(Deck(deck.cards, deck.names).predict(pixels, "batch", "NCHW"), sum(answers) / 2, atol=1e-6)
+    assert np.allclose(
+        Deck(deck.cards, deck.names).predict(pixels, "batch", "NCHW"), sum(answers) / 2, atol=1e-6
+    )
     for gating in ("batch", "image"):
         weights = deck.card_weights(pixels, gating)  # type: ignore[arg-type]
         expected = weights[:, :1] * answers[0] + weights[:, 1:] * answers[1]
@@ -74,7 +77,9 @@ def test_images_come_as_bytes_or_floats_and_in_both_layouts(deck: Deck) -> None:
     pixels = images(5)
     expected = deck.predict(pixels, "image", "NCHW")
     assert np.array_equal(deck.predict(pixels.transpose(0, 2, 3, 1), "image"), expected)
-    assert np.allclose(deck.predict(pixels.astype(np.float32) / 255, "image", "NCHW"), expected, atol=1e-5)
+    assert np.allclose(
+        deck.predict(pixels.astype(np.float32) / 255, "image", "NCHW"), expected, atol=1e-5
+    )
     with pytest.raises(UserError, match="the network takes"):
         deck.predict(pixels[:, :, :5])
 
@@ -85,7 +90,9 @@ def test_the_module_gives_logarithms_of_the_same_probabilities(deck: Deck, gatin
     model = deck.to_model(gating)
     taken = torch.from_numpy(pixels).float().div(255).requires_grad_()
     found = model(taken)
-    assert np.allclose(found.detach().exp().numpy(), deck.predict(pixels, gating, "NCHW"), atol=1e-5)
+    assert np.allclose(
+        found.detach().exp().numpy(), deck.predict(pixels, gating, "NCHW"), atol=1e-5
+    )
     found.max(1).values.sum().backward()
     assert taken.grad is not None
     assert bool(taken.grad.abs().sum() > 0)
@@ -95,13 +102,17 @@ def test_the_module_gives_logarithms_of_the_same_probabilities(deck: Deck, gatin
 def test_cards_that_do_not_fit_together() -> None:
     other = card()
     other.classes = [*CLASSES[1:], "zebra"]
-    with pytest.raises(TicketError, match=r"b has other classes than a: they cannot be in one deck"):
+    with pytest.raises(
+        TicketError, match=r"b has other classes than a: they cannot be in one deck"
+    ):
         Deck([card(), other], ["a", "b"])
     with pytest.raises(TicketError, match=r"b takes 1 x 8 x 8 images, and a 3 x 8 x 8"):
         Deck([card(), card(channels=1)], ["a", "b"])
     other = card()
     other.mean = other.std = ()
-    with pytest.raises(TicketError, match="b: does not tell its normalisation, so it cannot be a card"):
+    with pytest.raises(
+        TicketError, match="b: does not tell its normalisation, so it cannot be a card"
+    ):
         Deck([card(), other], ["a", "b"])
     other = card()
     other.network = None
@@ -133,7 +144,10 @@ def changed(deck: Deck, description: dict[str, Any] | None = None, **tensors: An
     told, parts = container.unpack("deck", 1, deck.to_bytes())
     kinds = {"tickets": "U8", "gate": "F32"}
     return container.pack(
-        "deck", 1, {**told, **(description or {})}, {name: (kinds[name], tensors.get(name, parts[name])) for name in kinds}
+        "deck",
+        1,
+        {**told, **(description or {})},
+        {name: (kinds[name], tensors.get(name, parts[name])) for name in kinds},
     )
 
 
@@ -174,7 +188,11 @@ def test_numbers_that_would_spread_are_refused(deck: Deck, value: float) -> None
 @given(st.data())
 def test_hostile_files_with_a_right_checksum(deck: Deck, data: st.DataObject) -> None:
     told, parts = container.unpack("deck", 1, deck.to_bytes())
-    value = data.draw(st.sampled_from([None, True, -1, 0, 2, 1 << 70, 0.5, "x", [], {}, [[]], [["a", 3]], [["a", 3, 4]]]))
+    value = data.draw(
+        st.sampled_from(
+            [None, True, -1, 0, 2, 1 << 70, 0.5, "x", [], {}, [[]], [["a", 3]], [["a", 3, 4]]]
+        )
+    )
     description = {data.draw(st.sampled_from(sorted(told))): value}
     tickets = parts["tickets"].copy()
     tickets[data.draw(st.integers(0, len(tickets) - 1))] ^= data.draw(st.integers(0, 255))
@@ -201,7 +219,9 @@ def test_the_header_is_plain_json(deck: Deck) -> None:
     assert json.loads(header["__metadata__"]["deck"])["kinds"] == ["loud", "quiet"]
 
 
-def test_the_names_of_all_cards_are_limited_together(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_names_of_all_cards_are_limited_together(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MOST_NAMES", 2 * len(deck.cards[0].state))
     content = deck.to_bytes()
     assert Deck.from_bytes(content)
@@ -210,7 +230,9 @@ def test_the_names_of_all_cards_are_limited_together(deck: Deck, monkeypatch: py
         Deck.from_bytes(content)
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+)
 def test_copies_of_decks_and_of_their_modules_answer_the_same(deck: Deck, again: Any) -> None:
     pixels = images(5)
     answers = deck.predict(pixels, threads=np.int64(1))  # type: ignore[arg-type]

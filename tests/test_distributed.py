@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biprop import UserError, config, data, distributed
-from biprop.distributed import ALONE, Group
+from biprop.distributed import ALONE, Group, launchers
 
 CASES = {
     "torchrun": (
@@ -79,10 +79,26 @@ def test_every_launcher_is_recognised(name: str) -> None:
     [
         ({"RANK": "two", "WORLD_SIZE": "4"}, "must be numbers: 'two', '4'"),
         ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK = 4 must be below WORLD_SIZE = 4"),
-        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "set MASTER_ADDR"),
-        ({"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "2"}, "PMI over several machines .* set MASTER_ADDR"),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": ""}, "cannot read the list of nodes"),
-        ({"RANK": "0", "WORLD_SIZE": "4", "MASTER_PORT": "http"}, "MASTER_PORT must be a number: 'http'"),
+        (
+            {
+                "OMPI_COMM_WORLD_RANK": "0",
+                "OMPI_COMM_WORLD_SIZE": "4",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+            },
+            "set MASTER_ADDR",
+        ),
+        (
+            {"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "2"},
+            "PMI over several machines .* set MASTER_ADDR",
+        ),
+        (
+            {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NODELIST": ""},
+            "cannot read the list of nodes",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "4", "MASTER_PORT": "http"},
+            "MASTER_PORT must be a number: 'http'",
+        ),
     ],
 )
 def test_contradictions_are_one_clear_line(environment: dict[str, str], message: str) -> None:
@@ -91,10 +107,17 @@ def test_contradictions_are_one_clear_line(environment: dict[str, str], message:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "first"), [("n1", "n1"), ("n1,n2", "n1"), ("gpu[03-07]", "gpu03"), ("gpu[3,5],x", "gpu3"), ("a-b[1-2]", "a-b1")]
+    ("nodes", "first"),
+    [
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("gpu[03-07]", "gpu03"),
+        ("gpu[3,5],x", "gpu3"),
+        ("a-b[1-2]", "a-b1"),
+    ],
 )
 def test_first_host(nodes: str, first: str) -> None:
-    assert distributed.first_host(nodes) == first
+    assert launchers.first_host(nodes) == first
 
 
 @given(st.integers(0, 1000), st.integers(1, 20))
@@ -106,10 +129,19 @@ def test_shares_are_everything_once_and_differ_by_at_most_one(count: int, size: 
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"augmix": True}, {"augmix": True, "jsd": True}, {"gaussian_aug": True, "p_clean": "0.5", "jsd": True}], ids=str
+    "how",
+    [
+        {},
+        {"augmix": True},
+        {"augmix": True, "jsd": True},
+        {"gaussian_aug": True, "p_clean": "0.5", "jsd": True},
+    ],
+    ids=str,
 )
 def test_the_processes_get_what_one_alone_would_get(how: dict[str, object]) -> None:
-    images = data.load(config.override(config.Config(prune_rate=0.2, set="digits", augment="crop+flip"), how))
+    images = data.load(
+        config.override(config.Config(prune_rate=0.2, set="digits", augment="crop+flip"), how)
+    )
     alone = list(images.training_batches(100, 0, 1))
     parts = [list(images.training_batches(100, 0, 1, Group(rank, 3))) for rank in range(3)]
     for (x, y), *shares in zip(alone, *parts, strict=True):
@@ -122,24 +154,65 @@ def test_the_processes_get_what_one_alone_would_get(how: dict[str, object]) -> N
 
 def find(folder: Path, processes: int, *flags: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     """Run a search; returns its state, losses and how many test and validation images are right."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *start, "-m", "biprop", "find", "--device", "cpu", "--name", f"of-{processes}", *flags]
+    start = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        if processes > 1
+        else []
+    )
+    command = [
+        sys.executable,
+        *start,
+        "-m",
+        "biprop",
+        "find",
+        "--device",
+        "cpu",
+        "--name",
+        f"of-{processes}",
+        *flags,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run folder") == 1
     (run,) = folder.glob(f"runs/*/**/of-{processes}")
-    state = torch.load(run / "checkpoints" / "epoch_most_recent.state", weights_only=True)["state_dict"]
-    metrics = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
-    assert all({"seconds_per_step", "images_per_second", "seconds_left", "memory"} <= line.keys() for line in metrics)
+    state = torch.load(run / "checkpoints" / "epoch_most_recent.state", weights_only=True)[
+        "state_dict"
+    ]
+    metrics = [
+        json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert all(
+        {"seconds_per_step", "images_per_second", "seconds_left", "memory"} <= line.keys()
+        for line in metrics
+    )
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["images"] == (20 if "CIFAR10" in flags else 360)  # every image once
-    found = {"loss": [m["train/loss"] for m in metrics], "accuracies": [result[part]["right"] for part in ("test", "validation")]}
-    return {key: value.numpy() for key, value in state.items()} | {key: np.array(value) for key, value in found.items()}
+    found = {
+        "loss": [m["train/loss"] for m in metrics],
+        "accuracies": [result[part]["right"] for part in ("test", "validation")],
+    }
+    return {key: value.numpy() for key, value in state.items()} | {
+        key: np.array(value) for key, value in found.items()
+    }
 
 
-FLAGS = ["--arch", "Conv2Wide", "--width-mult", "0.125", "--epochs", "2", "--batch-size", "250", "--lr", "0.1", "--grad-clip"]
+FLAGS = [
+    "--arch",
+    "Conv2Wide",
+    "--width-mult",
+    "0.125",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "250",
+    "--lr",
+    "0.1",
+    "--grad-clip",
+]
 
 
 CASES_OF_TWO = {
@@ -151,14 +224,21 @@ CASES_OF_TWO = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["with batch norm over both", pytest.param("without batch norm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case",
+    ["with batch norm over both", pytest.param("without batch norm", marks=pytest.mark.slow)],
+)
 def test_two_processes_search_as_one(case: str, tmp_path: Path) -> None:
     """The same losses and scores, to float rounding, and with them masks; the same accuracies, but for an image or two."""
     write_cifar_parquet(tmp_path)
-    one, two = (find(tmp_path / str(processes), processes, *CASES_OF_TWO[case]) for processes in (1, 2))
+    one, two = (
+        find(tmp_path / str(processes), processes, *CASES_OF_TWO[case]) for processes in (1, 2)
+    )
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     for key in one:
-        np.testing.assert_allclose(two[key], one[key], rtol=1e-3, atol=2 if key == "accuracies" else 1e-4, err_msg=key)
+        np.testing.assert_allclose(
+            two[key], one[key], rtol=1e-3, atol=2 if key == "accuracies" else 1e-4, err_msg=key
+        )
 
 
 MASKS_OF_ONE_PROCESS = """
@@ -182,20 +262,43 @@ with open(f"{group.rank}.json", "w") as file:
     json.dump(seen, file)
 """
 EVERYTHING_AT_ONCE = (
-    {"arch": "Conv2Wide_BinAct", "conv_type": "GlobalSubnetConv", "gaussian_aug": True, "p_clean": "0.5", "jsd": True},
-    {"arch": "cResNet20", "width_mult": "0.25", "augmix": True, "jsd": True, "bf16_gradients": True, "sync_batchnorm": True},
+    {
+        "arch": "Conv2Wide_BinAct",
+        "conv_type": "GlobalSubnetConv",
+        "gaussian_aug": True,
+        "p_clean": "0.5",
+        "jsd": True,
+    },
+    {
+        "arch": "cResNet20",
+        "width_mult": "0.25",
+        "augmix": True,
+        "jsd": True,
+        "bf16_gradients": True,
+        "sync_batchnorm": True,
+    },
 )
 
 
 @pytest.mark.parametrize(
-    "how", [EVERYTHING_AT_ONCE[0], pytest.param(EVERYTHING_AT_ONCE[1], marks=pytest.mark.slow)], ids=lambda how: how["arch"]
+    "how",
+    [EVERYTHING_AT_ONCE[0], pytest.param(EVERYTHING_AT_ONCE[1], marks=pytest.mark.slow)],
+    ids=lambda how: how["arch"],
 )
 def test_the_processes_hold_the_same_masks_after_every_step(
     how: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody sends them; with all features on, of which one that differs between processes would show."""
     monkeypatch.chdir(tmp_path)
-    options = {"width_mult": "0.125", "epochs": 1, "batch_size": 200, "lr": "0.1", "grad_clip": True, "device": "cpu", **how}
+    options = {
+        "width_mult": "0.125",
+        "epochs": 1,
+        "batch_size": 200,
+        "lr": "0.1",
+        "grad_clip": True,
+        "device": "cpu",
+        **how,
+    }
     command = [sys.executable, "-c", MASKS_OF_ONE_PROCESS, json.dumps(options)]
     assert distributed.launch(command, 2, {**os.environ, "OMP_NUM_THREADS": "1"}) == 0
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
@@ -206,7 +309,10 @@ def test_the_processes_hold_the_same_masks_after_every_step(
 @pytest.mark.slow
 def test_gradients_as_bfloat16_change_roundings_only(tmp_path: Path) -> None:
     flags = [*FLAGS, "--epochs", "1"]
-    exact, rounded = (find(tmp_path / name, 2, *flags, *more) for name, more in (("a", []), ("b", ["--bf16-gradients"])))
+    exact, rounded = (
+        find(tmp_path / name, 2, *flags, *more)
+        for name, more in (("a", []), ("b", ["--bf16-gradients"]))
+    )
     assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.02)
     assert any((rounded[key] != exact[key]).any() for key in exact)
 
@@ -221,22 +327,34 @@ def test_restarts_are_recognised(variables: dict[str, str]) -> None:
 
 def launched(code: str, count: int = 2) -> int:
     return distributed.launch(
-        [sys.executable, "-c", f"import os, sys, time; rank = int(os.environ['RANK']); {code}"], count, os.environ
+        [sys.executable, "-c", f"import os, sys, time; rank = int(os.environ['RANK']); {code}"],
+        count,
+        os.environ,
     )
 
 
 def test_launch_gives_every_process_its_place_and_returns_the_first_failure() -> None:
-    assert launched("sys.exit(not (os.environ['LOCAL_RANK'] == str(rank) and os.environ['WORLD_SIZE'] == '3'))", 3) == 0
+    assert (
+        launched(
+            "sys.exit(not (os.environ['LOCAL_RANK'] == str(rank) and os.environ['WORLD_SIZE'] == '3'))",
+            3,
+        )
+        == 0
+    )
     assert launched("time.sleep(rank); sys.exit(rank * 2)") == 2
     assert launched("os.kill(os.getpid(), 9 if rank else 15)", 1) == 128 + 15
 
 
-def test_launch_tells_of_one_that_could_not_say_why_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+def test_launch_tells_of_one_that_could_not_say_why_it_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert launched("os.kill(os.getpid(), 9) if rank else time.sleep(0.5)") == 128 + 9
     assert capsys.readouterr().err == "biprop: process 1 of 2 was killed (SIGKILL)\n"
 
 
-def test_launch_ends_those_that_do_not_notice_that_another_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_ends_those_that_do_not_notice_that_another_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(distributed, "GRACE", 0.2)
     assert launched("time.sleep(0 if rank else 60); sys.exit(3)") == 3
 
@@ -288,7 +406,9 @@ def test_nobody_on_another_machine_reaches_the_store_of_processes_on_one() -> No
 def test_one_that_does_not_answer_is_noticed() -> None:
     """In a search it is a SearchStopped then, and exit code 75."""
     code = "from biprop import distributed; import torch; distributed.PATIENCE = 4; group = distributed.detect()\n"
-    code += "try:\n with group.together('cpu'): time.sleep(60) if rank else group.sum([1.0], 'cpu')\n"
+    code += (
+        "try:\n with group.together('cpu'): time.sleep(60) if rank else group.sum([1.0], 'cpu')\n"
+    )
     code += "except RuntimeError as e: os._exit(7 if group.is_broken_by(e) else 8)"
     began = time.monotonic()
     assert launched(code.replace("import torch; ", "")) == 7
@@ -300,7 +420,9 @@ MULTIGPU = [sys.executable, "-m", "biprop", "find", *FLAGS, "--device", "cpu", "
 
 @pytest.mark.slow
 def test_multigpu_starts_the_processes(tmp_path: Path) -> None:
-    done = subprocess.run([*MULTIGPU, "--epochs", "1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*MULTIGPU, "--epochs", "1"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "2 processes, cpu" in done.stdout
     assert done.stdout.count("Multi-Prize Ticket found") == 1

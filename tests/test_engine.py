@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import make_narrow, network_of, random_ticket
 
-from biprop import Engine, Ticket, TicketError, UserError, native, plans
+from biprop import Engine, Ticket, TicketError, UserError, native
 from biprop.engine import cores
 from biprop.engine.reference import Reference
+from biprop.models.plans import NETWORKS, RESIDUAL
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def test_mistakes_in_the_arguments(ticket: Ticket) -> None:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_mistakes_in_the_images(ticket: Ticket, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_in_the_images(
+    ticket: Ticket, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not compiled:
         monkeypatch.setattr(native, "library", lambda: None)
     with warnings.catch_warnings():
@@ -68,10 +71,14 @@ def test_mistakes_in_the_images(ticket: Ticket, compiled: bool, monkeypatch: pyt
 ANCESTORS = ("Conv4Wide_BinAct", "VGG_Small_BinAct", "cResNet20", "cResNet18_BinAct")
 
 
-@pytest.mark.parametrize("name,ancestor", [*((name, False) for name in plans.NETWORKS), *((name, True) for name in ANCESTORS)])
-def test_every_network_of_the_registry(name: str, ancestor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name,ancestor", [*((name, False) for name in NETWORKS), *((name, True) for name in ANCESTORS)]
+)
+def test_every_network_of_the_registry(
+    name: str, ancestor: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_narrow(monkeypatch, name)
-    imagenet = name in plans.RESIDUAL and plans.RESIDUAL[name].imagenet
+    imagenet = name in RESIDUAL and RESIDUAL[name].imagenet
     size = (64, 64) if imagenet else (32, 32)
     ticket = random_ticket(network_of(name, size, ancestor=ancestor))
     engine = Engine(ticket)
@@ -84,10 +91,15 @@ def test_every_network_of_the_registry(name: str, ancestor: bool, monkeypatch: p
 
 
 def test_two_layouts_and_two_types_of_pixels(ticket: Ticket) -> None:
-    engine, pixels = Engine(ticket), np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8)
+    engine, pixels = (
+        Engine(ticket),
+        np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8),
+    )
     logits = engine.run(pixels)
     assert np.array_equal(engine.run(pixels.transpose(0, 2, 3, 1)), logits)
-    assert np.array_equal(engine.run(pixels[3]), logits[3:4]) and np.array_equal(engine.run(pixels[3, 0]), logits[3:4])
+    assert np.array_equal(engine.run(pixels[3]), logits[3:4]) and np.array_equal(
+        engine.run(pixels[3, 0]), logits[3:4]
+    )
     assert np.allclose(engine.run(pixels.astype(np.float64) / 255), logits, atol=1e-5)
 
 
@@ -106,7 +118,9 @@ def test_floats_become_the_nearest_bytes(ticket: Ticket) -> None:
     assert np.array_equal(Engine(ticket).as_bytes(floats), levels.astype(np.uint8))
 
 
-@pytest.mark.parametrize("name", ["Conv4_BinAct", "Wide_VGG_Small", "VGG_Small_bn_BinAct", "cResNet20_BinAct"])
+@pytest.mark.parametrize(
+    "name", ["Conv4_BinAct", "Wide_VGG_Small", "VGG_Small_bn_BinAct", "cResNet20_BinAct"]
+)
 def test_batch_norms_that_turn_the_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the factors are negative: the pool before such a sign is "all" of the bits, not "any"."""
     make_narrow(monkeypatch, name)
@@ -128,16 +142,22 @@ def test_integers_of_numpy(ticket: Ticket) -> None:
     assert type(engine.threads) is int
     if engine.compiled:
         assert engine.explain(np.uint8(2))[1] in (1, 2, 16, 64)  # type: ignore[arg-type]
-    network = network_of("Conv2Wide", (np.int32(8), np.int32(8)), width_mult=0.0625, num_classes=np.int64(3))  # type: ignore[arg-type]
+    network = network_of(
+        "Conv2Wide", (np.int32(8), np.int32(8)), width_mult=0.0625, num_classes=np.int64(3)
+    )  # type: ignore[arg-type]
     assert Ticket.from_bytes(random_ticket(network).to_bytes()).network == network
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))]
+)
 def test_copies_are_engines_of_their_own(ticket: Ticket, again: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32), dtype=np.uint8)
     floats = (pixels / np.float32(255)).astype(np.float32)
     for calibration in (None, pixels, pixels.transpose(0, 2, 3, 1), floats):
-        engine = Engine(ticket, min(2, cores()), "scalar" if native.library() else None, calibration)
+        engine = Engine(
+            ticket, min(2, cores()), "scalar" if native.library() else None, calibration
+        )
         expected = engine.run(pixels)
         copied = again(engine)
         del engine
@@ -189,11 +209,17 @@ print("done")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="a system without forks of threads")
+@pytest.mark.skipif(
+    not hasattr(os, "fork") or sys.platform == "darwin", reason="a system without forks of threads"
+)
 def test_forked_children_answer_and_end(ticket: Ticket, tmp_path: Any) -> None:
     ticket.save(tmp_path / "t.mpt")
     done = subprocess.run(
-        [sys.executable, "-c", FORKS, tmp_path / "t.mpt"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", FORKS, tmp_path / "t.mpt"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.stdout == "done\n", done.stderr
 

@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from biprop.evaluate import Counts, confidence_interval, evaluate, is_better
+from biprop.evaluation.counts import Counts, confidence_interval, evaluate, is_better
 
 
 def test_counts_are_of_images_not_of_batches() -> None:
-    logits = torch.tensor([7.0, 6, 5, 4, 3, 2, 1]).repeat(7, 1)  # class 0 is the likeliest, 6 the least likely
+    logits = torch.tensor([7.0, 6, 5, 4, 3, 2, 1]).repeat(
+        7, 1
+    )  # class 0 is the likeliest, 6 the least likely
     labels = torch.tensor([0, 0, 1, 3, 4, 5, 6])
     counts = Counts()
     mean = counts.add(logits[:4], labels[:4], torch.tensor(0.5))

@@ -11,18 +11,28 @@ import torch
 from conftest import shared
 from torch import nn
 
-from biprop import Ticket, TicketError, UserError, checkpoint, coding, convert, data, export, runs
+from biprop import Ticket, TicketError, UserError, checkpoint, convert, data
 from biprop.config import Config, as_dict, resolve
-from biprop.data.sources import CIFAR10_CLASSES, CIFAR_MEAN, CIFAR_STD
-from biprop.network import Task, build_network
+from biprop.data.cifar import CIFAR10_CLASSES, CIFAR_MEAN, CIFAR_STD
+from biprop.models.network import Task, build_network
+from biprop.runs.folder import RESULT
+from biprop.search import pack
+from biprop.ticket import entropy_coding
 
-GOLDEN = ("conv4wide_025_p20", "conv4wide_025_BinAct_affine_p40", "cresnet20_affine_p50", "cresnet20_global_p30")
+GOLDEN = (
+    "conv4wide_025_p20",
+    "conv4wide_025_BinAct_affine_p40",
+    "cresnet20_affine_p50",
+    "cresnet20_global_p30",
+)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_checkpoints_of_the_original_research_code_become_tickets(name: str, tmp_path: Path) -> None:
+def test_checkpoints_of_the_original_research_code_become_tickets(
+    name: str, tmp_path: Path
+) -> None:
     path = shared(f"golden/{name}.pth")
-    ticket = export.pack(path, {})
+    ticket = pack.pack(path, {})
     ticket.save(tmp_path / "a.mpt")
     loaded = Ticket.load(tmp_path / "a.mpt")
     assert {layer.signs for layer in loaded.layers} == {"stored"}
@@ -36,7 +46,12 @@ def test_checkpoints_of_the_original_research_code_become_tickets(name: str, tmp
     "options",
     [
         {"arch": "Conv2"},
-        {"arch": "Wide_VGG_Small", "width_mult": 0.5, "bn_type": "AffineBatchNorm", "last_layer_dense": True},
+        {
+            "arch": "Wide_VGG_Small",
+            "width_mult": 0.5,
+            "bn_type": "AffineBatchNorm",
+            "last_layer_dense": True,
+        },
         {"arch": "cResNet20_BinAct", "conv_type": "GlobalSubnetConv", "first_layer_dense": True},
         {"arch": "cResNet20", "init": "unsigned_constant"},
         {"arch": "cResNet20", "init": "bernoulli"},
@@ -66,7 +81,9 @@ class Own(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.ConvTranspose1d(6, 4, 2))
+        self.body = nn.Sequential(
+            nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.ConvTranspose1d(6, 4, 2)
+        )
         self.head = nn.Linear(4, 3)
         self.register_buffer("scale", torch.tensor(2.0))
 
@@ -167,7 +184,10 @@ def test_wrapped_models_are_packed_under_their_plain_names(wrap: Any) -> None:
     model = perceptron()
     subnetwork = convert(model, 0.5)
     packs_as(wrap(model), subnetwork, model, perceptron())
-    assert Ticket.from_model(wrap(model), subnetwork).to_bytes() == Ticket.from_model(model, subnetwork).to_bytes()
+    assert (
+        Ticket.from_model(wrap(model), subnetwork).to_bytes()
+        == Ticket.from_model(model, subnetwork).to_bytes()
+    )
 
     wrapped = wrap(perceptron())
     subnetwork = convert(wrapped, 0.5)
@@ -213,7 +233,11 @@ def test_what_belongs_to_no_subnetwork_or_another_is_refused() -> None:
     for wrong, given, message in (
         (perceptron(), subnetwork, "has no masked layer: pass the model"),
         (model, others, "another model's: pass the one that convert returned"),
-        (nn.Sequential(model, copy.deepcopy(model)), subnetwork, "layers of 2 subnetworks: pass the part"),
+        (
+            nn.Sequential(model, copy.deepcopy(model)),
+            subnetwork,
+            "layers of 2 subnetworks: pass the part",
+        ),
     ):
         with pytest.raises(TicketError, match=message):
             Ticket.from_model(wrong, given)
@@ -251,25 +275,29 @@ def test_what_cannot_be_rebuilt_is_refused_and_named(tmp_path: Path) -> None:
     norm = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     subnetwork = convert(norm, 0.5)
     norm[1].running_var[0] = torch.nan
-    with pytest.raises(TicketError, match=r"1\.running_var has a number that float32 does not hold"):
+    with pytest.raises(
+        TicketError, match=r"1\.running_var has a number that float32 does not hold"
+    ):
         Ticket.from_model(norm, subnetwork)
     with pytest.raises(UserError, match="no run folder"):
-        export.pack(tmp_path, {})
+        pack.pack(tmp_path, {})
     with pytest.raises(UserError, match="no such checkpoint"):
-        export.pack(tmp_path / "x.pth", {})
+        pack.pack(tmp_path / "x.pth", {})
 
 
 def ideal_bytes(ticket: Ticket) -> float:
     """H(k) n / 8 over the layers: the masks' bytes, if of each only the count were known."""
-    return sum(coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
+    return sum(entropy_coding.entropy(layer.kept, layer.weights) for layer in ticket.layers) / 8
 
 
 def bytes_of_masks(ticket: Ticket) -> float:
     return sum(map(ticket.bits, ticket.layers)) / 8
 
 
-def test_masks_that_a_search_found_take_at_most_half_a_percent_more_than_the_ideal(found_run: Path) -> None:
-    ticket = export.pack(found_run, {})
+def test_masks_that_a_search_found_take_at_most_half_a_percent_more_than_the_ideal(
+    found_run: Path,
+) -> None:
+    ticket = pack.pack(found_run, {})
     first = checkpoint.restore(found_run / "checkpoints" / "initial.state", {}).network.subnetwork
     assert first
     for layer in ticket.layers:  # found, not drawn
@@ -289,7 +317,9 @@ def test_masks_of_a_million_weights_take_hardly_more_than_the_ideal() -> None:
     assert bytes_of_masks(ticket) < 1.0005 * ideal_bytes(ticket)
 
 
-def clean_accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 100) -> float:
+def clean_accuracy(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 100
+) -> float:
     """As RobustBench measures a model: images [N, C, H, W] in [0, 1], batch by batch, the share of images of the right class."""
     right = 0.0
     for first in range(0, len(images), batch_size):
@@ -301,13 +331,15 @@ def clean_accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor,
 
 def test_a_model_on_pixels_has_the_accuracy_that_the_search_measured(found_run: Path) -> None:
     test = data.load(resolve(None, {})[0]).test
-    measured = json.loads((found_run / runs.RESULT).read_text())["test"]
-    model = export.pack(found_run, {}).to_model(on_pixels=True)
+    measured = json.loads((found_run / RESULT).read_text())["test"]
+    model = pack.pack(found_run, {}).to_model(on_pixels=True)
     images, accuracy = test.images.float() / 255, measured["right"] / measured["images"]
     assert not model.training
     assert 0.5 < accuracy < 1
     assert clean_accuracy(model, images, test.labels) == pytest.approx(accuracy, abs=1e-9)
-    assert clean_accuracy(model, test.images, test.labels) == pytest.approx(accuracy, abs=1e-9)  # uint8 in 0 .. 255
+    assert clean_accuracy(model, test.images, test.labels) == pytest.approx(
+        accuracy, abs=1e-9
+    )  # uint8 in 0 .. 255
     pixels = images[:3].clone().requires_grad_()
     model(pixels).sum().backward()
     assert pixels.grad is not None  # attacks need it
@@ -317,13 +349,18 @@ def test_a_model_on_pixels_has_the_accuracy_that_the_search_measured(found_run: 
 def test_a_ticket_without_a_normalisation_has_no_model_on_pixels() -> None:
     model = nn.Linear(6, 5)
     ticket = Ticket.from_model(model, convert(model, 0.5))
-    with pytest.raises(TicketError, match="tells no normalisation: normalise, and leave out on_pixels"):
+    with pytest.raises(
+        TicketError, match="tells no normalisation: normalise, and leave out on_pixels"
+    ):
         ticket.to_model(nn.Linear(6, 5), on_pixels=True)
 
 
 def test_all_else_in_the_file_takes_less_than_4_kb(tmp_path: Path) -> None:
     """A ResNet-18 of which everything is told: classes, options, accuracies."""
-    config, name = resolve("resnet18-affine-kn-unsigned", {"prune_rate": "0.2", "learn_batchnorm": True, "device": "cpu"})
+    config, name = resolve(
+        "resnet18-affine-kn-unsigned",
+        {"prune_rate": "0.2", "learn_batchnorm": True, "device": "cpu"},
+    )
     made = build_network(config, Task(10, 3, (32, 32)))
     assert made.subnetwork
     ours = {
@@ -333,9 +370,10 @@ def test_all_else_in_the_file_takes_less_than_4_kb(tmp_path: Path) -> None:
         "classes": list(CIFAR10_CLASSES), "mean": list(CIFAR_MEAN), "std": list(CIFAR_STD),
     }  # fmt: skip
     checkpoint.save(
-        tmp_path / "a.pth", {"arch": config.arch, "epoch": 100, "state_dict": made.model.state_dict(), "biprop": ours}
+        tmp_path / "a.pth",
+        {"arch": config.arch, "epoch": 100, "state_dict": made.model.state_dict(), "biprop": ours},
     )
-    ticket = export.pack(tmp_path / "a.pth", {})
+    ticket = pack.pack(tmp_path / "a.pth", {})
     size = ticket.save(tmp_path / "a.mpt")
     state = 4 * sum(value.size for value in ticket.state.values())
     assert size - state - len(ticket.coded_masks()[0]) < 4096
@@ -351,13 +389,23 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("changes", HOSTILE, ids=range(4))
-def test_what_a_checkpoint_tells_of_its_search_is_checked(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_what_a_checkpoint_tells_of_its_search_is_checked(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     options = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3)
     made = build_network(options, Task(10, 3, (8, 8)))
     assert made.subnetwork
-    told = {"format": 1, "version": "0", "config": as_dict(options), "densities": made.subnetwork.densities}
+    told = {
+        "format": 1,
+        "version": "0",
+        "config": as_dict(options),
+        "densities": made.subnetwork.densities,
+    }
     task = {"num_classes": 10, "channels": 3, "input_size": [8, 8], "mean": [0.5], "std": [0.5]}
     ours = {**told, **task, **changes}
-    checkpoint.save(tmp_path / "a.pth", {"arch": options.arch, "state_dict": made.model.state_dict(), "biprop": ours})
+    checkpoint.save(
+        tmp_path / "a.pth",
+        {"arch": options.arch, "state_dict": made.model.state_dict(), "biprop": ours},
+    )
     with pytest.raises(UserError, match=r"a damaged checkpoint: (classes|ValueError|no counts)"):
-        export.pack(tmp_path / "a.pth", {})
+        pack.pack(tmp_path / "a.pth", {})

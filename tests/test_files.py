@@ -21,7 +21,9 @@ def test_a_file_is_replaced_in_one_step_or_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_new_files_have_what_the_umask_leaves_and_old_ones_what_they_had(umask: int, mode: int, tmp_path: Path) -> None:
+def test_new_files_have_what_the_umask_leaves_and_old_ones_what_they_had(
+    umask: int, mode: int, tmp_path: Path
+) -> None:
     before = os.umask(umask)
     try:
         files.replace_text(tmp_path / "new", "x")
@@ -30,7 +32,10 @@ def test_new_files_have_what_the_umask_leaves_and_old_ones_what_they_had(umask: 
         files.replace_text(tmp_path / "old", "x")
     finally:
         os.umask(before)
-    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")] == [mode, 0o640]
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")] == [
+        mode,
+        0o640,
+    ]
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -73,7 +78,9 @@ def test_the_longest_name_that_a_folder_takes(tmp_path: Path) -> None:
     assert path.read_text() == "x"
 
 
-def test_file_and_name_are_forced_to_the_disk_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_and_name_are_forced_to_the_disk_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a power cut leaves follows from it: the whole old file, or the whole new one under its name."""
     path, seen = tmp_path / "a", []
 

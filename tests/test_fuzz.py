@@ -5,7 +5,8 @@ from typing import Any
 import fuzz
 import pytest
 
-from biprop import UserError, coding
+from biprop import UserError
+from biprop.ticket import entropy_coding, rans
 
 
 @pytest.mark.parametrize("name", list(fuzz.TARGETS))
@@ -23,19 +24,21 @@ def test_samples_are_read() -> None:
 
 def test_decoders_that_disagree_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = fuzz.sample_tickets()[-1]
-    take = coding._take_by_numpy
+    take = rans._take_by_numpy
 
     def wrong(states: Any, row: Any, *rest: Any) -> int:
         place = take(states, row, *rest)
         row[:2] = row[1::-1]
         return place
 
-    monkeypatch.setattr(coding, "_take_by_numpy", wrong)
+    monkeypatch.setattr(entropy_coding, "_take_by_numpy", wrong)
     with pytest.raises(fuzz.Fault, match=r"one decoder reads|the decoders read"):
         fuzz.execute_ticket(sample)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("x"), UserError("two\nlines"), UserError("MemoryError")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x"), UserError("two\nlines"), UserError("MemoryError")]
+)
 def test_what_is_a_fault(error: Exception) -> None:
     def fail(_: bytes) -> None:
         raise error

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biprop.gate import Gate, features, features_of
+from biprop.deck.gate import Gate, features, features_of
 
 RANDOM = np.random.default_rng(0)
 
@@ -22,7 +22,9 @@ def smooth(count: int, channels: int = 3, noise: float = 0.0) -> np.ndarray:  # 
 
 
 @given(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
-def test_features_are_finite_for_images_of_any_size(channels: int, height: int, width: int, count: int) -> None:
+def test_features_are_finite_for_images_of_any_size(
+    channels: int, height: int, width: int, count: int
+) -> None:
     pixels = RANDOM.integers(0, 256, (count, channels, height, width), dtype=np.uint8)
     found = features(pixels)
     assert found.shape == (count, features_of(channels))
@@ -84,7 +86,10 @@ def test_the_mixture_has_the_largest_likelihood() -> None:
     (worth,) = Gate.fit(["one"], [smooth(2)], [right]).worth.astype(float)
     prior = 0.1 * 500 / 2  # a tenth more images, on which both are equally good
     places = np.arange(1, 1000) / 1000
-    likelihoods = [np.log(w * right[0] + (1 - w) * right[1]).sum() + prior * np.log(w * (1 - w)) for w in places]
+    likelihoods = [
+        np.log(w * right[0] + (1 - w) * right[1]).sum() + prior * np.log(w * (1 - w))
+        for w in places
+    ]
     assert abs(worth[0] - places[np.argmax(likelihoods)]) < 2e-3
 
 

@@ -11,7 +11,7 @@ from conftest import shared
 from torch import Tensor
 
 from biprop import checkpoint
-from biprop.optim import build_optimizer
+from biprop.search.optim import build_optimizer
 
 CASES = (
     "conv4wide_025_p20",
@@ -34,10 +34,15 @@ class Reference:
         self.numbers = json.loads(shared("golden/golden64.json").read_text())[case]
         self.tensors: dict[str, Tensor] = load_file(shared(f"golden/{case}.io64.safetensors"))
         inputs = load_file(shared(f"golden/{case}.io.safetensors"))
-        self.evaluated, self.trained = inputs["eval.input"].to(dtype), inputs["train.input"].to(dtype)
+        self.evaluated, self.trained = (
+            inputs["eval.input"].to(dtype),
+            inputs["train.input"].to(dtype),
+        )
         self.target = inputs["train.target"]
         old = self.facts.get("old_format")
-        restored = checkpoint.restore(path, {k: self.facts[k] for k in ("conv_type", "prune_rate")} if old else {})
+        restored = checkpoint.restore(
+            path, {k: self.facts[k] for k in ("conv_type", "prune_rate")} if old else {}
+        )
         assert restored.content.config.width_mult == self.facts.get("width_mult", 1)
         assert restored.content.config.bn_type == self.facts["bn_type"]
         assert restored.network.subnetwork
@@ -93,7 +98,9 @@ def test_in_double_precision_a_step_is_the_ancestors(case: str, record_property:
     assert held == differences.keys()
     worst = max(differences, key=differences.__getitem__)
     record_property("largest relative difference", differences[worst])
-    print(f"{case}: {len(differences)} tensors, largest relative difference {differences[worst]:.1e} in {worst}")
+    print(
+        f"{case}: {len(differences)} tensors, largest relative difference {differences[worst]:.1e} in {worst}"
+    )
     for name, difference in differences.items():
         assert difference < parity.limit(reference.numbers["moves"][kind(name)]), name
 

@@ -80,7 +80,12 @@ def imported_at_its_head(path: Path) -> set[str]:
 def test_imports_run_downwards() -> None:
     layer = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
     assert layer.keys() == MODULES.keys(), "LAYERS names every module once"
-    upwards = {(name, other) for name, path in MODULES.items() for other in own_imports(path) if layer[other] >= layer[name]}
+    upwards = {
+        (name, other)
+        for name, path in MODULES.items()
+        for other in own_imports(path)
+        if layer[other] >= layer[name]
+    }
     assert upwards == UPWARDS.keys()
 
 

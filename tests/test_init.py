@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from biprop import init, rng
+from biprop import rng
+from biprop.subnetwork import init
 
 SHAPE = torch.Size([64, 32, 3, 3])
 FAN_IN, FAN_OUT = 32 * 9, 64 * 9
@@ -41,8 +42,12 @@ def test_unsigned_inits() -> None:
 
 
 def test_mode_nonlinearity_and_scale_fan() -> None:
-    assert float(draw("unsigned_constant", mode="fan_out").flatten()[0]) == pytest.approx(math.sqrt(2 / FAN_OUT))
-    assert float(draw("unsigned_constant", nonlinearity="linear").flatten()[0]) == pytest.approx(math.sqrt(1 / FAN_IN))
+    assert float(draw("unsigned_constant", mode="fan_out").flatten()[0]) == pytest.approx(
+        math.sqrt(2 / FAN_OUT)
+    )
+    assert float(draw("unsigned_constant", nonlinearity="linear").flatten()[0]) == pytest.approx(
+        math.sqrt(1 / FAN_IN)
+    )
     # Keeping 20 % multiplies the fan by 0.8: an oddity of the published results.
     scaled = draw("unsigned_constant", scale_fan=True, density=0.2)
     assert float(scaled.flatten()[0]) == pytest.approx(math.sqrt(2 / (0.8 * FAN_IN)))

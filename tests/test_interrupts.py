@@ -20,7 +20,9 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number: signal.Signals) ->
     assert before == [signal.getsignal(one) for one in interrupts.TO_STOP]
 
 
-def test_ctrl_c_twice_means_at_once_unless_it_is_one_that_came_two_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_twice_means_at_once_unless_it_is_one_that_came_two_ways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

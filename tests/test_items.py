@@ -13,17 +13,24 @@ from conftest import png, write_image_folder
 from PIL import Image
 
 from biprop import UserError
-from biprop.data import items, sources
+from biprop.data import decoding, items, listings
 
 
 def shade(i: int) -> bytes:
     return png(np.full((6, 8, 3), i, dtype=np.uint8))
 
 
-def write_parquet(path: Path, first: int, count: int, group: int, names: list[str] | None = None) -> Path:
+def write_parquet(
+    path: Path, first: int, count: int, group: int, names: list[str] | None = None
+) -> Path:
     """Images first, first + 1, ...: image i is of grey level i and class i mod 3."""
     numbers = range(first, first + count)
-    table = pa.table({"image": [{"bytes": shade(i), "path": f"{i}.png"} for i in numbers], "label": [i % 3 for i in numbers]})
+    table = pa.table(
+        {
+            "image": [{"bytes": shade(i), "path": f"{i}.png"} for i in numbers],
+            "label": [i % 3 for i in numbers],
+        }
+    )
     if names:
         features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
@@ -38,12 +45,17 @@ def level(data: bytes | Path) -> int:
 
 
 def test_parquet_rows_by_number_in_any_order(tmp_path: Path) -> None:
-    paths = [write_parquet(tmp_path / "a.parquet", 0, 25, 10, ["x", "y", "z"]), write_parquet(tmp_path / "b.parquet", 25, 12, 5)]
+    paths = [
+        write_parquet(tmp_path / "a.parquet", 0, 25, 10, ["x", "y", "z"]),
+        write_parquet(tmp_path / "b.parquet", 25, 12, 5),
+    ]
     listing = items.list_parquet(paths)
     assert listing
     assert listing.classes == ["x", "y", "z"]
     assert listing.labels.tolist() == [i % 3 for i in range(37)]
-    assert listing.items.groups.tolist() == [0] * 10 + [1] * 10 + [2] * 5 + [3] * 5 + [4] * 5 + [5] * 2
+    assert (
+        listing.items.groups.tolist() == [0] * 10 + [1] * 10 + [2] * 5 + [3] * 5 + [4] * 5 + [5] * 2
+    )
     rows = listing.items
     order = np.random.default_rng(0).permutation(37)
     assert [level(rows.read(int(i))) for i in order] == order.tolist()
@@ -84,11 +96,13 @@ def test_a_folder_of_parquet_files_is_found_wherever_the_hub_puts_them(tmp_path:
         write_parquet(tmp_path / place / "train-00000-of-00001.parquet", 0, 20, 10)
     write_parquet(tmp_path / "nested/plain_text/test-0.parquet", 20, 4, 10)
     for folder in ("direct", "nested2"):
-        parts = sources.find_listings(tmp_path / folder)
+        parts = listings.find_listings(tmp_path / folder)
         train, test = parts.train, parts.test
         assert (len(train.items), len(test.items)) == (16, 4)
-        assert sorted(level(part.items.read(i)) for part in (train, test) for i in range(len(part.items))) == list(range(20))
-    parts = sources.find_listings(tmp_path / "nested")
+        assert sorted(
+            level(part.items.read(i)) for part in (train, test) for i in range(len(part.items))
+        ) == list(range(20))
+    parts = listings.find_listings(tmp_path / "nested")
     assert (len(parts.train.items), len(parts.test.items)) == (20, 4)
 
 
@@ -97,9 +111,11 @@ def test_a_test_part_without_labels_is_passed_over(tmp_path: Path) -> None:
     write_parquet(tmp_path / "validation-0.parquet", 0, 6, 10)
     path = write_parquet(tmp_path / "test-0.parquet", 0, 9, 10)
     pq.write_table(pq.read_table(path).set_column(1, "label", [[-1] * 9]), path)
-    parts = sources.find_listings(tmp_path)
+    parts = listings.find_listings(tmp_path)
     assert len(parts.test.items) == 6
-    assert parts.notes == [f"{tmp_path}: the test part (1 parquet file) has no labels, and is left out"]
+    assert parts.notes == [
+        f"{tmp_path}: the test part (1 parquet file) has no labels, and is left out"
+    ]
 
 
 def test_data_sets_of_the_package_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,16 +125,16 @@ def test_data_sets_of_the_package_datasets(tmp_path: Path, monkeypatch: pytest.M
     datasets.disable_progress_bars()
     write_image_folder(tmp_path / "pets" / "train")
     write_image_folder(tmp_path / "pets" / "test", count=3)
-    parts = sources.hub(str(tmp_path / "pets"))
+    parts = listings.hub(str(tmp_path / "pets"))
     train, test = parts.train, parts.test
     assert (len(train.items), len(test.items)) == (20, 6)
     assert train.classes == test.classes == ["cat", "dog"]
-    source = sources.in_memory(parts, None)
+    source = decoding.in_memory(parts, None)
     assert source.train.shape == (1, 32, 32)
-    direct = sources.in_memory(sources.find_listings(tmp_path / "pets"), None)
+    direct = decoding.in_memory(listings.find_listings(tmp_path / "pets"), None)
     assert source.test.labels.tolist() == direct.test.labels.tolist()
     with pytest.raises(UserError, match="cannot be loaded as a data set"):
-        sources.hub(str(tmp_path / "nowhere"))
+        listings.hub(str(tmp_path / "nowhere"))
 
 
 def write_table(path: Path, image: object, label: object) -> Path:
@@ -130,22 +146,29 @@ def write_table(path: Path, image: object, label: object) -> Path:
 def test_columns_of_bytes_and_of_texts(tmp_path: Path) -> None:
     names = ["eel", "cat", "dog"] * 4
     write_table(tmp_path / "train.parquet", [shade(i) for i in range(12)], names)
-    write_table(tmp_path / "test.parquet", [shade(i) for i in range(3)], pa.array(["dog", "eel", "dog"]).dictionary_encode())
-    parts = sources.find_listings(tmp_path)
+    write_table(
+        tmp_path / "test.parquet",
+        [shade(i) for i in range(3)],
+        pa.array(["dog", "eel", "dog"]).dictionary_encode(),
+    )
+    parts = listings.find_listings(tmp_path)
     assert parts.train.classes == ["cat", "dog", "eel"]
     assert parts.test.labels.tolist() == [1, 2, 1]
     assert [level(parts.train.items.read(i)) for i in (0, 11)] == [0, 11]
-    assert parts.about == "3 classes (cat, dog, eel), 15 images: train 1 parquet file, test 1 parquet file"
+    assert (
+        parts.about
+        == "3 classes (cat, dog, eel), 15 images: train 1 parquet file, test 1 parquet file"
+    )
     write_table(tmp_path / "test.parquet", [shade(0)], ["fox"])
     with pytest.raises(UserError, match="has other classes than the training images: 'fox'"):
-        sources.find_listings(tmp_path)
+        listings.find_listings(tmp_path)
 
 
 def test_files_that_name_their_classes_in_another_order(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-0.parquet", 0, 6, 6, ["a", "b", "c"])
     write_parquet(tmp_path / "train-1.parquet", 0, 6, 6, ["c", "b", "a"])
     write_parquet(tmp_path / "test-0.parquet", 0, 3, 3, ["b", "c", "a"])
-    parts = sources.find_listings(tmp_path)
+    parts = listings.find_listings(tmp_path)
     assert parts.train.labels.tolist() == [0, 1, 2] * 2 + [2, 1, 0] * 2
     assert parts.test.labels.tolist() == [1, 2, 0]
 
@@ -153,16 +176,20 @@ def test_files_that_name_their_classes_in_another_order(tmp_path: Path) -> None:
 def test_one_class_or_no_image_is_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "train.parquet", [shade(0)] * 4, ["cat"] * 4)
     with pytest.raises(UserError, match="needs images of two classes or more, found cat"):
-        sources.find_listings(tmp_path)
+        listings.find_listings(tmp_path)
     write_table(tmp_path / "train.parquet", pa.array([], pa.binary()), pa.array([], pa.int64()))
     with pytest.raises(UserError, match=r"train\.parquet: no images in it"):
-        sources.find_listings(tmp_path)
+        listings.find_listings(tmp_path)
 
 
-def test_configurations_and_parts_of_hub_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations_and_parts_of_hub_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"image": [shade(i) for i in range(6)], "label": ["b", "a"] * 3})
+    rows = datasets.Dataset.from_dict(
+        {"image": [shade(i) for i in range(6)], "label": ["b", "a"] * 3}
+    )
     rows = rows.cast_column("image", datasets.Image())
     asked = []
 
@@ -171,13 +198,17 @@ def test_configurations_and_parts_of_hub_data_sets(tmp_path: Path, monkeypatch: 
         return {"fold1": rows, "fold2": rows.select(range(3)), "extra": rows}
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    parts = sources.hub("x/y", "small", "fold1", "fold2")
+    parts = listings.hub("x/y", "small", "fold1", "fold2")
     assert asked == [("x/y", "small")]
-    assert (parts.train.classes, parts.train.labels.tolist(), len(parts.test.labels)) == (["a", "b"], [1, 0] * 3, 3)
-    assert len(sources.hub("x/y", train="fold1").test.labels) == 2
+    assert (parts.train.classes, parts.train.labels.tolist(), len(parts.test.labels)) == (
+        ["a", "b"],
+        [1, 0] * 3,
+        3,
+    )
+    assert len(listings.hub("x/y", train="fold1").test.labels) == 2
     for arguments, message in [
         ((), "no training part: has fold1, fold2, extra; pass --train-split"),
         ((None, "fold9"), "no fold9"),
     ]:
         with pytest.raises(UserError, match=message):
-            sources.hub("x/y", *arguments)
+            listings.hub("x/y", *arguments)

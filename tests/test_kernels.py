@@ -32,9 +32,10 @@ from programs import (
     shifts,
 )
 
-from biprop import engine, plans
+from biprop import engine
 from biprop.engine import Engine
 from biprop.engine.reference import Reference
+from biprop.models.plans import NETWORKS, RESIDUAL
 
 SETS = engine.instruction_sets()
 pytestmark = pytest.mark.skipif(not SETS, reason="no compiled core")
@@ -59,23 +60,52 @@ def append_conv(
     """Append a convolution, and before it its residual: a convolution of the program's input with the same output."""
     sources, to = flavor.split(" to ")
     convolved, _, residual = sources.partition(" and ")
-    source = program.to_bits() if convolved == "bits" and not program.last.bits else len(program.values) - 1
+    source = (
+        program.to_bits()
+        if convolved == "bits" and not program.last.bits
+        else len(program.values) - 1
+    )
     at = program.values[source]
     draw: Weights = dense_weights if convolved == "dense" else kept_weights
     shape = (channels, at.channels, *kernel)
     other = None
     if residual:
-        weights = kept_weights(rng, (channels, at.channels, *kernel), min(density, 8 / (at.channels * kernel[0] * kernel[1])))
+        weights = kept_weights(
+            rng,
+            (channels, at.channels, *kernel),
+            min(density, 8 / (at.channels * kernel[0] * kernel[1])),
+        )
         scale = np.ones(channels)
-        other = program.conv(residual == "bits", weights, scale, np.zeros(channels), source, stride, padding)
-    scale, spread = factors(rng, channels), max(1.0, 0.7 * (density * at.channels * kernel[0] * kernel[1]) ** 0.5 * at.most)
+        other = program.conv(
+            residual == "bits", weights, scale, np.zeros(channels), source, stride, padding
+        )
+    scale, spread = (
+        factors(rng, channels),
+        max(1.0, 0.7 * (density * at.channels * kernel[0] * kernel[1]) ** 0.5 * at.most),
+    )
     shift = shifts(rng, scale, spread)
     residual_scale = factors(rng, channels) if residual else None
-    program.conv(to == "bits", draw(rng, shape, density), scale, shift, source, stride, padding, act, other, residual_scale)
+    program.conv(
+        to == "bits",
+        draw(rng, shape, density),
+        scale,
+        shift,
+        source,
+        stride,
+        padding,
+        act,
+        other,
+        residual_scale,
+    )
 
 
 def conv_program(
-    rng: np.random.Generator, flavor: str, channels: tuple[int, int], size: tuple[int, int], *args: Any, **options: Any
+    rng: np.random.Generator,
+    flavor: str,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    *args: Any,
+    **options: Any,
 ) -> Program:
     program = Program.of(channels[0], *size)
     append_conv(program, rng, flavor, channels[1], *args, **options)
@@ -90,10 +120,15 @@ def drawn_cases(count: int, most_work: float) -> list[tuple[Any, ...]]:
     cases: list[tuple[Any, ...]] = []
     while len(cases) < count:
         flavor = FLAVORS[len(cases) % len(FLAVORS)]
-        size, channels = SIZES[rng.integers(len(SIZES))], (int(rng.choice(CHANNELS)), int(rng.choice(CHANNELS)))
+        size, channels = (
+            SIZES[rng.integers(len(SIZES))],
+            (int(rng.choice(CHANNELS)), int(rng.choice(CHANNELS))),
+        )
         kernel = ((1, 1), (3, 3), (3, 3), (7, 7), size)[rng.integers(5)]
         stride, padding = int(rng.integers(1, 4)), int(rng.integers(0, 4))
-        if padding >= min(kernel) or any(side + 2 * padding < k for side, k in zip(size, kernel, strict=True)):
+        if padding >= min(kernel) or any(
+            side + 2 * padding < k for side, k in zip(size, kernel, strict=True)
+        ):
             continue
         area, positions = kernel[0] * kernel[1], size[0] * size[1] / stride**2
         if padding and area >= 500:
@@ -109,7 +144,9 @@ def drawn_cases(count: int, most_work: float) -> list[tuple[Any, ...]]:
 def check_case(case: tuple[Any, ...]) -> None:
     flavor, channels, size, kernel, stride, padding, density, act = case
     rng = np.random.default_rng(1)
-    check(conv_program(rng, flavor, channels, size, kernel, stride, padding, density, act), rng, SETS)
+    check(
+        conv_program(rng, flavor, channels, size, kernel, stride, padding, density, act), rng, SETS
+    )
 
 
 @pytest.mark.parametrize("case", drawn_cases(140, 1e5), ids=str)
@@ -125,7 +162,9 @@ def test_convolutions_at_length(seventh: int) -> None:
 
 
 @pytest.mark.parametrize("density", [0.5, 1.0])
-@pytest.mark.parametrize("flavor", ["bits to bits", "bits to floats", "bits and bits to bits", "floats to bits"])
+@pytest.mark.parametrize(
+    "flavor", ["bits to bits", "bits to floats", "bits and bits to bits", "floats to bits"]
+)
 def test_many_taps(flavor: str, density: float) -> None:
     """4608 taps, and nearly all agree: a count takes 13 bits."""
     rng = np.random.default_rng(2)
@@ -145,7 +184,12 @@ def test_many_taps(flavor: str, density: float) -> None:
             for name in SETS:
                 with loaded(agreeing, instruction_set=name) as network:
                     for count in (1, 32):
-                        same(network.run(np.repeat(images, count, 0)), np.repeat(truth, count, 0), True, name)
+                        same(
+                            network.run(np.repeat(images, count, 0)),
+                            np.repeat(truth, count, 0),
+                            True,
+                            name,
+                        )
 
 
 @pytest.mark.parametrize("bits", [True, False])
@@ -162,12 +206,22 @@ def test_as_many_taps_as_there_may_be(channels: int, bits: bool) -> None:
     program.conv(bits, weights, np.ones(4), shift)
     if bits:
         program.to_floats()
-    for pixels in (np.ones((1, channels, 1, 1)), -np.ones((1, channels, 1, 1)), random_pixels(rng, 1, program)):
+    for pixels in (
+        np.ones((1, channels, 1, 1)),
+        -np.ones((1, channels, 1, 1)),
+        random_pixels(rng, 1, program),
+    ):
         images = pixels.astype(np.float32)
         for name in SETS:
             with loaded(program, instruction_set=name) as network:
                 for count in (1, 64):
-                    same(network.run(np.repeat(images, count, 0)), np.repeat(program.truth(images), count, 0), True, name, count)
+                    same(
+                        network.run(np.repeat(images, count, 0)),
+                        np.repeat(program.truth(images), count, 0),
+                        True,
+                        name,
+                        count,
+                    )
 
 
 def test_one_tap_too_many() -> None:
@@ -215,7 +269,9 @@ def test_a_linear_layer_on_a_large_map(size: tuple[int, int], dense: bool) -> No
 SLOW_POOLS = [pytest.param(size, marks=pytest.mark.slow) for size in ((16, 16), (17, 31), (9, 33))]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 7), (8, 8), (6, 64), (2, 65), *SLOW_POOLS], ids=str)
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 2), (5, 7), (8, 8), (6, 64), (2, 65), *SLOW_POOLS], ids=str
+)
 def test_pools(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(6)
     shapes = [
@@ -243,22 +299,42 @@ def test_pools(size: tuple[int, int]) -> None:
                     scale = factors(rng, 4)
                     shift = shifts(rng, scale, 4)
                     if from_bits and act == "bits" and kind == "max_pool":
-                        scale, shift = np.sign(scale - 0.1), np.zeros(4)  # as engine/lower.py writes it: +1 any, -1 all
-                    program.pool(kind, act == "bits", None, kernel, stride, padding, act.replace("bits", "sign"), scale, shift)
+                        scale, shift = (
+                            np.sign(scale - 0.1),
+                            np.zeros(4),
+                        )  # as engine/lower.py writes it: +1 any, -1 all
+                    program.pool(
+                        kind,
+                        act == "bits",
+                        None,
+                        kernel,
+                        stride,
+                        padding,
+                        act.replace("bits", "sign"),
+                        scale,
+                        shift,
+                    )
                     if act == "bits":
                         program.to_floats()
                     check(program, rng, SETS)
 
 
-@pytest.mark.parametrize("flavor", ["bits to bits", "bits and bits to bits", "bits and floats to bits", "bits to floats"])
 @pytest.mark.parametrize(
-    "size,channels,stride", [((8, 8), (3, 12), 1), ((7, 8), (65, 24), 1), ((15, 13), (63, 20), 2), ((5, 8), (200, 64), 1)]
+    "flavor", ["bits to bits", "bits and bits to bits", "bits and floats to bits", "bits to floats"]
 )
-def test_groups_of_channels(flavor: str, size: tuple[int, int], channels: tuple[int, int], stride: int) -> None:
+@pytest.mark.parametrize(
+    "size,channels,stride",
+    [((8, 8), (3, 12), 1), ((7, 8), (65, 24), 1), ((15, 13), (63, 20), 2), ((5, 8), (200, 64), 1)],
+)
+def test_groups_of_channels(
+    flavor: str, size: tuple[int, int], channels: tuple[int, int], stride: int
+) -> None:
     """Planes of one word of one image: four or eight output channels at once, where the instruction set has that."""
     for density in (0.05, 0.3):
         check(
-            conv_program(np.random.default_rng(15), flavor, channels, size, (3, 3), stride, 1, density),
+            conv_program(
+                np.random.default_rng(15), flavor, channels, size, (3, 3), stride, 1, density
+            ),
             np.random.default_rng(16),
             SETS,
         )
@@ -269,7 +345,12 @@ def test_groups_of_channels(flavor: str, size: tuple[int, int], channels: tuple[
 def test_a_convolution_and_the_pool_behind_it(size: tuple[int, int], channels: int) -> None:
     rng = np.random.default_rng(13)
     names: set[str] = set()
-    for act, other_act, stride in (("", "", 1), ("sign", "relu", 1), ("relu", "", 2), ("sign0", "sign", 1)):
+    for act, other_act, stride in (
+        ("", "", 1),
+        ("sign", "relu", 1),
+        ("relu", "", 2),
+        ("sign0", "sign", 1),
+    ):
         program = Program.of(channels, size[0] * stride, size[1] * stride)
         append_conv(program, rng, "bits to floats", 17, (3, 3), stride, 1, 0.3, act)
         scale = factors(rng, 17)
@@ -286,9 +367,20 @@ def test_a_pool_that_selects(channels: int, act: str) -> None:
     rng = np.random.default_rng(16)
     for least, density in ((0.25, 0.05), (0.25, 0.5), (-2.0, 0.3)):
         program = Program.of(channels, 8, 8)
-        scale = np.maximum(least, 2.0 ** rng.integers(-2, 2, 48) * rng.choice([1, np.sign(least)], 48))
+        scale = np.maximum(
+            least, 2.0 ** rng.integers(-2, 2, 48) * rng.choice([1, np.sign(least)], 48)
+        )
         weights = kept_weights(rng, (48, channels, 3, 3), density)
-        program.conv(False, weights, scale, rng.integers(-9, 9, 48).astype(float), program.to_bits(), 1, 1, act)
+        program.conv(
+            False,
+            weights,
+            scale,
+            rng.integers(-9, 9, 48).astype(float),
+            program.to_bits(),
+            1,
+            1,
+            act,
+        )
         program.pool("max_pool", kernel=(2, 2), stride=2)
         names = check(program, rng, SETS)
         if {"avx512", "avx2"} & {*SETS} and channels > 1:
@@ -305,7 +397,16 @@ def test_the_pool_of_a_value_that_others_read_too() -> None:
     read = len(program.values) - 1
     program.pool("max_pool", kernel=(2, 2), stride=2)
     program.conv(
-        False, kept_weights(rng, (8, 8, 2, 2), 0.5), np.ones(8), np.zeros(8), read, 2, 0, "", len(program.values) - 1, np.ones(8)
+        False,
+        kept_weights(rng, (8, 8, 2, 2), 0.5),
+        np.ones(8),
+        np.zeros(8),
+        read,
+        2,
+        0,
+        "",
+        len(program.values) - 1,
+        np.ones(8),
     )
     check(program, rng, SETS)
 
@@ -316,7 +417,9 @@ def test_a_mean_pool_as_large_as_the_map_but_beside_it(size: tuple[int, int], pa
     for stride in (1, 3, 16):
         program = Program.of(5, *size)
         program.to_bits()
-        program.pool("avg_pool", kernel=(4, 4), stride=stride, padding=padding) if min(size) + 2 * padding >= 4 else None
+        program.pool("avg_pool", kernel=(4, 4), stride=stride, padding=padding) if min(
+            size
+        ) + 2 * padding >= 4 else None
         check(program, rng, SETS)
 
 
@@ -355,7 +458,12 @@ def test_pixels() -> None:
                     for count in (0, 1, 2, 64, 70):
                         truth = program.truth(expected[:count])
                         same(network.run(pixels[:count]), truth, True, name)
-                        same(network.run(pixels[:count].transpose(0, 2, 3, 1), layout=1), truth, True, name)
+                        same(
+                            network.run(pixels[:count].transpose(0, 2, 3, 1), layout=1),
+                            truth,
+                            True,
+                            name,
+                        )
 
 
 def append_any(program: Program, rng: np.random.Generator) -> None:
@@ -371,23 +479,36 @@ def append_any(program: Program, rng: np.random.Generator) -> None:
         if at.bits and bits:
             program.pool(kind, True, kernel=kernel, stride=kernel[0], scale=np.sign(scale - 0.1))
         else:
-            program.pool(kind, bits, kernel=kernel, stride=kernel[0], scale=scale, shift=shifts(rng, scale, at.most))
+            program.pool(
+                kind,
+                bits,
+                kernel=kernel,
+                stride=kernel[0],
+                scale=scale,
+                shift=shifts(rng, scale, at.most),
+            )
         return
     sides = (at.height, at.width)
     kernels = [
         k
         for k in ((1, 1), (3, 3), sides)
-        if all(s + 2 * (k[0] // 2 if k[0] == k[1] else 0) >= n for s, n in zip(sides, k, strict=True))
+        if all(
+            s + 2 * (k[0] // 2 if k[0] == k[1] else 0) >= n for s, n in zip(sides, k, strict=True)
+        )
     ]
     kernel = kernels[rng.integers(len(kernels))]
     if at.channels * kernel[0] * kernel[1] > 4096:
         kernel = (1, 1)
-    padding = int(rng.integers(0, min(kernel))) if 1 < kernel[0] * kernel[1] < 500 else 0  # sums on floats take no more
+    padding = (
+        int(rng.integers(0, min(kernel))) if 1 < kernel[0] * kernel[1] < 500 else 0
+    )  # sums on floats take no more
     if any(s + 2 * padding < n for s, n in zip(sides, kernel, strict=True)):
         padding = kernel[0] // 2
     stride, channels = int(rng.choice([1, 1, 2])), int(rng.choice([1, 3, 17, 65]))
     out = tuple((s + 2 * padding - n) // stride + 1 for s, n in zip(sides, kernel, strict=True))
-    same_shape = [i for i, v in enumerate(program.values) if v.shape == (channels, *out) and i != source]
+    same_shape = [
+        i for i, v in enumerate(program.values) if v.shape == (channels, *out) and i != source
+    ]
     residual = int(rng.choice(same_shape)) if same_shape and rng.random() < 0.7 else None
     weights = kept_weights(rng, (channels, at.channels, *kernel), float(rng.choice(DENSITIES)))
     if at.most > at.unit * EXACT / 2**6 / max(1, np.abs(weights).sum(axis=(1, 2, 3)).max()):
@@ -396,7 +517,18 @@ def append_any(program: Program, rng: np.random.Generator) -> None:
     scale, act = factors(rng, channels), str(rng.choice(["", "relu", "sign", "sign0"]))
     spread = max(1.0, 0.7 * float(np.abs(weights).sum(axis=(1, 2, 3)).max()) ** 0.5 * at.most)
     residual_scale = None if residual is None else factors(rng, channels)
-    program.conv(bits, weights, scale, shifts(rng, scale, spread), source, stride, padding, act, residual, residual_scale)
+    program.conv(
+        bits,
+        weights,
+        scale,
+        shifts(rng, scale, spread),
+        source,
+        stride,
+        padding,
+        act,
+        residual,
+        residual_scale,
+    )
 
 
 def random_chain(rng: np.random.Generator, length: int) -> Program:
@@ -436,7 +568,15 @@ def test_every_kernel_is_among_the_tests() -> None:
         ("dense to floats", (3, 64), (8, 8), (3, 3)),
     ):  # fmt: skip
         ran |= check(conv_program(rng, flavor, channels, size, kernel, 1, 0, 0.5), rng, SETS)
-    for part in ("bit-sliced", "positions", "lanes (64 images)", "popcount", "sparse sum", "sparse dot", "dense sum"):
+    for part in (
+        "bit-sliced",
+        "positions",
+        "lanes (64 images)",
+        "popcount",
+        "sparse sum",
+        "sparse dot",
+        "dense sum",
+    ):
         assert any(part in name for name in ran), (part, ran)
 
 
@@ -452,9 +592,17 @@ def test_planes_of_one_word(flavor: str, density: float) -> None:
         ((4, 4), (3, 3), 1, (20, 64)), ((4, 4), (3, 3), 1, (5, 32)), ((8, 8), (3, 3), 2, (33, 32)),
         ((8, 8), (1, 1), 1, (62, 16)), ((8, 8), (1, 1), 2, (64, 96)),
     ):  # fmt: skip
-        ran |= check(conv_program(rng, flavor, channels, size, kernel, stride, kernel[0] // 2, density), rng, SETS, many=1)
+        ran |= check(
+            conv_program(rng, flavor, channels, size, kernel, stride, kernel[0] // 2, density),
+            rng,
+            SETS,
+            many=1,
+        )
     if "avx512" in SETS:
-        for part in ("32 positions of 16 channels, shuffled", "16 positions of 32 channels, shuffled"):
+        for part in (
+            "32 positions of 16 channels, shuffled",
+            "16 positions of 32 channels, shuffled",
+        ):
             assert any(part in name for name in ran), (part, ran)
 
 
@@ -527,12 +675,16 @@ def test_either_kind_of_batch_may_come_first(size: tuple[int, int], density: flo
 @pytest.mark.parametrize("count", [1, 64])
 @pytest.mark.parametrize("density", [0.05, 0.25])
 def test_memory_is_at_most_three_times_the_packed_weights(count: int, density: float) -> None:
-    program = conv_program(np.random.default_rng(22), "bits to bits", (512, 512), (8, 8), (3, 3), 1, 1, density)
+    program = conv_program(
+        np.random.default_rng(22), "bits to bits", (512, 512), (8, 8), (3, 3), 1, 1, density
+    )
     packed = 2 * 512 * 512 * 9 / 8  # bytes: two bits a weight
     for name in SETS:
         with loaded(program, 1, name) as network:
             network.run(np.zeros((count, *program.values[0].shape), np.float32))
-            assert network.held() <= packed * (3.3 if name == "avx2" else 3)  # its lists are as long as the longest of four
+            assert network.held() <= packed * (
+                3.3 if name == "avx2" else 3
+            )  # its lists are as long as the longest of four
 
 
 def test_many_callers_get_what_one_gets() -> None:
@@ -541,7 +693,9 @@ def test_many_callers_get_what_one_gets() -> None:
     run = Engine(ticket, threads=min(2, engine.cores()))
     expected = np.stack([[run.run(part) for part in images[caller]] for caller in range(8)])
     with ThreadPoolExecutor(8) as callers:
-        got = np.stack(list(callers.map(lambda own: np.stack([run.run(part) for part in own]), images)))
+        got = np.stack(
+            list(callers.map(lambda own: np.stack([run.run(part) for part in own]), images))
+        )
     np.testing.assert_array_equal(got, expected)
 
 
@@ -563,7 +717,11 @@ def test_a_machine_without_room_for_threads() -> None:
         pytest.skip("limits of Linux, and not of a sanitizer's memory")
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])  # noqa: PTH120
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("error 5", "error 7"), done.stdout
@@ -597,8 +755,20 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
             continue  # fewer levels, so that 16 bits hold the sums: not exact here
         scale, shift = factors(rng, outputs), rng.integers(-9, 9, outputs).astype(float)
         residual = (1, np.full(outputs, 0.5)) if same_shape else (None, None)
-        program.conv(False, weights, scale, shift, None, stride, padding, "relu" if density == 0.2 else "", *residual)
-        images = rng.integers(0 if unsigned else -most, most + 1, (40, channels, *size)).astype(np.float32)
+        program.conv(
+            False,
+            weights,
+            scale,
+            shift,
+            None,
+            stride,
+            padding,
+            "relu" if density == 0.2 else "",
+            *residual,
+        )
+        images = rng.integers(0 if unsigned else -most, most + 1, (40, channels, *size)).astype(
+            np.float32
+        )
         images[0, 0, 0, 0] = most
         with loaded(program, instruction_set=instruction_set) as network:
             network.calibrate(images)
@@ -606,10 +776,19 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
             assert any("levels" in kind for kind in kinds), kinds
             truth = program.truth(images)
             for batch in (1, 3, 40):
-                same(network.run(images[:batch]), truth[:batch], True, instruction_set, program, batch)
+                same(
+                    network.run(images[:batch]),
+                    truth[:batch],
+                    True,
+                    instruction_set,
+                    program,
+                    batch,
+                )
 
 
-@pytest.mark.parametrize("size", [(2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (6, 10), (7, 9), (12, 64)])
+@pytest.mark.parametrize(
+    "size", [(2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (6, 10), (7, 9), (12, 64)]
+)
 @pytest.mark.parametrize("rising", [True, False])
 def test_pools_of_levels(size: tuple[int, int], rising: bool) -> None:
     """What a pool selects from has the levels of its result; alone or inside a convolution, it finds the same."""
@@ -629,10 +808,17 @@ def test_pools_of_levels(size: tuple[int, int], rising: bool) -> None:
     for name in SETS:
         with loaded(program, instruction_set=name) as network:
             network.calibrate(images)
-            inside = any("max pool" in kernel and "product" in kernel for kernel in network.kernels(1))
+            inside = any(
+                "max pool" in kernel and "product" in kernel for kernel in network.kernels(1)
+            )
             assert inside == (name == "amx" and rising and not any(side % 2 for side in size))
-            found += [network.run(images), np.concatenate([network.run(images[i : i + 1]) for i in range(len(images))])]
-    assert all(np.array_equal(one, found[0]) for one in found), "by instruction sets, and by one image or many"
+            found += [
+                network.run(images),
+                np.concatenate([network.run(images[i : i + 1]) for i in range(len(images))]),
+            ]
+    assert all(np.array_equal(one, found[0]) for one in found), (
+        "by instruction sets, and by one image or many"
+    )
     assert np.abs(found[0].reshape(truth.shape) - truth).max() <= 0.5001 * truth.max() / 255
 
 
@@ -651,7 +837,9 @@ def test_products(channels: tuple[int, int]) -> None:
         ((32, 32), (1, 1), 2, 0, "floats and bits to floats"),
         ((16, 16), (3, 1), 1, 0, "floats to floats"),
     ):
-        kernels |= check(conv_program(rng, flavor, channels, size, kernel, stride, padding, 1.0, ""), rng, SETS)
+        kernels |= check(
+            conv_program(rng, flavor, channels, size, kernel, stride, padding, 1.0, ""), rng, SETS
+        )
     if channels[0] >= 63:
         assert any("product of floats" in kernel for kernel in kernels), kernels
 
@@ -662,9 +850,14 @@ def test_products_of_many_taps_and_of_any_floats() -> None:
     rng = np.random.default_rng(14)
     program = conv_program(rng, "floats to floats", (512, 40), (4, 4), (3, 3), 1, 1, 0.5, "")
     assert any("product of floats" in kernel for kernel in check(program, rng, SETS))
-    images = (rng.standard_normal((17, 512, 4, 4)) * 10.0 ** rng.integers(-3, 4, (17, 512, 4, 4))).astype(np.float32)
+    images = (
+        rng.standard_normal((17, 512, 4, 4)) * 10.0 ** rng.integers(-3, 4, (17, 512, 4, 4))
+    ).astype(np.float32)
     truth = program.truth(images)
-    with loaded(program, instruction_set="amx") as one, loaded(program, 2, instruction_set="amx") as two:
+    with (
+        loaded(program, instruction_set="amx") as one,
+        loaded(program, 2, instruction_set="amx") as two,
+    ):
         found = one.run(images)
         assert np.array_equal(found, two.run(images))
         assert np.abs(found - truth.reshape(found.shape)).max() < 3e-6 * np.abs(truth).max()
@@ -673,18 +866,22 @@ def test_products_of_many_taps_and_of_any_floats() -> None:
 def test_a_network_on_levels_is_near_the_one_on_floats() -> None:
     ticket = random_ticket(network_of("VGG_Small"), 0.1)
     rng = np.random.default_rng(12)
-    images, known = (rng.standard_normal((count, 3, 32, 32)).astype(np.float32) for count in (33, 16))
+    images, known = (
+        rng.standard_normal((count, 3, 32, 32)).astype(np.float32) for count in (33, 16)
+    )
     floats = Engine(ticket).run(images)
     found = [Engine(ticket, calibration=known, instruction_set=name).run(images) for name in SETS]
     for levels in found:
         assert 0 < np.abs(levels - floats).max() < 0.2 * np.abs(floats).max()
         assert np.corrcoef(levels.ravel(), floats.ravel())[0, 1] > 0.98
-        assert np.allclose(levels, found[0], atol=0.02 * np.abs(floats).max())  # a rounding may turn a level
+        assert np.allclose(
+            levels, found[0], atol=0.02 * np.abs(floats).max()
+        )  # a rounding may turn a level
     single = Engine(ticket, calibration=known, instruction_set=SETS[0])
     assert np.allclose(single.run(images[:1]), found[0][:1], atol=0.02 * np.abs(floats).max())
 
 
-PLANS = {str(narrow(name)): name for name in plans.NETWORKS}
+PLANS = {str(narrow(name)): name for name in NETWORKS}
 """A network for each narrow plan; deep ones have that of a shallow one."""
 
 
@@ -692,7 +889,7 @@ PLANS = {str(narrow(name)): name for name in plans.NETWORKS}
 def test_every_network_on_levels_is_near_numpy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """8-bit activations where a layer reads and gives floats; where a step knows bits and floats only, its values stay floats."""
     make_narrow(monkeypatch, name)
-    imagenet = name in plans.RESIDUAL and plans.RESIDUAL[name].imagenet
+    imagenet = name in RESIDUAL and RESIDUAL[name].imagenet
     size = (64, 64) if imagenet else (32, 32)
     ticket = random_ticket(network_of(name, size))
     pixels = np.random.default_rng(0).standard_normal((18, 3, *size)).astype(np.float32)
@@ -700,7 +897,9 @@ def test_every_network_on_levels_is_near_numpy(name: str, monkeypatch: pytest.Mo
     run, most = Engine(ticket, calibration=pixels), np.abs(expected).max()
     many, one = run.run(pixels), run.run(pixels[:1])
     far = np.abs(many - expected).max(1) > 0.1 * most
-    assert far.mean() <= (0.2 if "BinAct" in name else 0)  # a level may turn a sign near 0, and with it one image's answer
+    assert far.mean() <= (
+        0.2 if "BinAct" in name else 0
+    )  # a level may turn a sign near 0, and with it one image's answer
     assert np.allclose(one, many[:1], atol=1e-3 * most), "one image, and many"
 
 
@@ -711,19 +910,47 @@ KINDS = ("floats", "bits")
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("residual", (*KINDS, None))
 @pytest.mark.parametrize("to", KINDS)
-def test_calibrated_steps_write_what_their_readers_read(name: str, source: str, residual: str | None, to: str) -> None:
+def test_calibrated_steps_write_what_their_readers_read(
+    name: str, source: str, residual: str | None, to: str
+) -> None:
     """Whatever kinds of values meet in a convolution, and whoever reads its result: all stay near floats, or are the same."""
     rng = np.random.default_rng(21)
     program = Program.of(16, 8, 8)
-    program.conv(source == "bits", kept_weights(rng, (24, 16, 3, 3), 0.3), factors(rng, 24), np.full(24, 0.25), 0, 1, 1)
+    program.conv(
+        source == "bits",
+        kept_weights(rng, (24, 16, 3, 3), 0.3),
+        factors(rng, 24),
+        np.full(24, 0.25),
+        0,
+        1,
+        1,
+    )
     first = len(program.values) - 1
     if residual:
-        program.conv(residual == "bits", kept_weights(rng, (24, 16, 3, 3), 0.3), factors(rng, 24), np.full(24, 0.25), 0, 1, 1)
+        program.conv(
+            residual == "bits",
+            kept_weights(rng, (24, 16, 3, 3), 0.3),
+            factors(rng, 24),
+            np.full(24, 0.25),
+            0,
+            1,
+            1,
+        )
     other = (len(program.values) - 1, np.full(24, 0.5)) if residual else (None, None)
     program.conv(
-        to == "bits", kept_weights(rng, (24, 24, 3, 3), 0.3), factors(rng, 24), np.full(24, 0.25), first, 1, 1, "", *other
+        to == "bits",
+        kept_weights(rng, (24, 24, 3, 3), 0.3),
+        factors(rng, 24),
+        np.full(24, 0.25),
+        first,
+        1,
+        1,
+        "",
+        *other,
     )
-    program.conv(False, kept_weights(rng, (5, 24, 3, 3), 0.3), np.ones(5), np.zeros(5), None, 1, 1, "relu")
+    program.conv(
+        False, kept_weights(rng, (5, 24, 3, 3), 0.3), np.ones(5), np.zeros(5), None, 1, 1, "relu"
+    )
     program.pool("max_pool", kernel=(2, 2), stride=2)
     program.conv(False, kept_weights(rng, (3, 5, 4, 4), 0.9), np.ones(3), np.zeros(3))
     images = random_pixels(rng, 18, program)
@@ -744,17 +971,30 @@ def test_a_sign_of_a_dot_product_reads_floats(residual: str | None) -> None:
     """One image is a dot product, which could read levels; a group is none. Their signs must be of the same sums."""
     rng = np.random.default_rng(31)
     program = Program.of(3, 4, 4)
-    program.conv(False, kept_weights(rng, (24, 3, 3, 3), 0.5), factors(rng, 24), np.full(24, 0.25), None, 1, 1, "relu")
+    program.conv(
+        False,
+        kept_weights(rng, (24, 3, 3, 3), 0.5),
+        factors(rng, 24),
+        np.full(24, 0.25),
+        None,
+        1,
+        1,
+        "relu",
+    )
     whole, first = (300, 24, 4, 4), len(program.values) - 1
     if residual:
         program.conv(residual == "bits", kept_weights(rng, whole, 0.3), np.ones(300), np.zeros(300))
     other = (len(program.values) - 1, np.full(300, 0.5)) if residual else (None, None)
-    program.conv(True, kept_weights(rng, whole, 0.3), np.ones(300), np.zeros(300), first, 1, 0, "", *other)
+    program.conv(
+        True, kept_weights(rng, whole, 0.3), np.ones(300), np.zeros(300), first, 1, 0, "", *other
+    )
     program.conv(False, kept_weights(rng, (5, 300, 1, 1), 0.5), np.ones(5), np.zeros(5))
     images = random_pixels(rng, 64, program)
     with loaded(program) as network:
         network.calibrate(images)
-        assert np.array_equal(network.run(images), np.concatenate([network.run(images[i : i + 1]) for i in range(64)]))
+        assert np.array_equal(
+            network.run(images), np.concatenate([network.run(images[i : i + 1]) for i in range(64)])
+        )
 
 
 @pytest.mark.parametrize("factor", [1e-45, 1e-42, 1e-30, 3e38])
@@ -762,8 +1002,18 @@ def test_ranges_at_the_ends_of_floats(factor: float) -> None:
     """What has no step that is a normal number stays floats."""
     rng = np.random.default_rng(24)
     program = Program([Value(False, 3, 8, 8, most=1.0)])
-    program.conv(False, kept_weights(rng, (4, 3, 3, 3), 0.7), np.full(4, factor), np.zeros(4), None, 1, 1)
-    program.conv(False, kept_weights(rng, (4, 4, 3, 3), 0.7), np.full(4, min(1e38, 1 / factor)), np.zeros(4), None, 1, 1)
+    program.conv(
+        False, kept_weights(rng, (4, 3, 3, 3), 0.7), np.full(4, factor), np.zeros(4), None, 1, 1
+    )
+    program.conv(
+        False,
+        kept_weights(rng, (4, 4, 3, 3), 0.7),
+        np.full(4, min(1e38, 1 / factor)),
+        np.zeros(4),
+        None,
+        1,
+        1,
+    )
     images = rng.random((17, 3, 8, 8)).astype(np.float32)
     for name in SETS:
         with loaded(program, instruction_set=name) as network:
@@ -777,9 +1027,13 @@ def test_ranges_at_the_ends_of_floats(factor: float) -> None:
                 assert np.array_equal(many, before, equal_nan=True)
 
 
-@pytest.mark.parametrize("kernel,size", [((1, 4095), (2, 4099)), ((4095, 1), (4097, 3)), ((2, 2047), (4, 2060))])
+@pytest.mark.parametrize(
+    "kernel,size", [((1, 4095), (2, 4099)), ((4095, 1), (4097, 3)), ((2, 2047), (4, 2060))]
+)
 @pytest.mark.parametrize("dense", [False, True])
-def test_kernels_that_span_most_of_what_16_bits_name(kernel: tuple[int, int], size: tuple[int, int], dense: bool) -> None:
+def test_kernels_that_span_most_of_what_16_bits_name(
+    kernel: tuple[int, int], size: tuple[int, int], dense: bool
+) -> None:
     rng = np.random.default_rng(23)
     program = Program.of(1, *size)
     weights = (dense_weights if dense else kept_weights)(rng, (2, 1, *kernel), 0.5)

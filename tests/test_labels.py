@@ -22,7 +22,11 @@ def column(values: Any, kind: Any = None) -> Any:
         (column([True, False]), [1, 0], ["false", "true"]),
         (column(["dog", "cat", "dog"]), [1, 0, 1], ["cat", "dog"]),
         (column(["dog", "cat"], pa.large_string()), [1, 0], ["cat", "dog"]),
-        (pa.chunked_array([pa.array(["dog", "cat", "dog"]).dictionary_encode()]), [1, 0, 1], ["cat", "dog"]),
+        (
+            pa.chunked_array([pa.array(["dog", "cat", "dog"]).dictionary_encode()]),
+            [1, 0, 1],
+            ["cat", "dog"],
+        ),
         (pa.chunked_array([pa.array([1, 0]).dictionary_encode()]), [1, 0], []),
         (column([], pa.int64()), [], []),
     ],
@@ -49,7 +53,11 @@ def test_a_part_without_labels(values: list[Any]) -> None:
         (column([0.0, float("nan")]), [], "the label of row 1 is nan: must be a whole number"),
         (column([0.0, float("inf")]), [], "the label of row 1 is inf"),
         (column([float("-inf"), 0.0]), [], "a label is infinite"),
-        (column([0, 2_000_000_000]), [], r"the label of row 1 is 2000000000: must be 0 \.\. classes - 1"),
+        (
+            column([0, 2_000_000_000]),
+            [],
+            r"the label of row 1 is 2000000000: must be 0 \.\. classes - 1",
+        ),
         (column([2**64 - 1, 0], pa.uint64()), [], "the label of row 0 is 18446744073709551615"),
         (column([0, 2]), ["a", "b"], r"the label of row 1 is 2: must be 0 \.\. 1"),
         (column([[0], [1]]), [], "labels of type list.*: must be whole numbers or texts"),
@@ -76,7 +84,11 @@ def test_labels_are_matched_by_name() -> None:
     assert matched(of_column(column([2, 0]), [], "x"), classes, "x").tolist() == [2, 0]
     with pytest.raises(UserError, match="has other classes than the training images: 'fox'"):
         matched(declared([1], ["cat", "fox"]), classes, "x")
-    assert common_classes([texts, of_column(column(["dog"]), [], "x")], "x").names == ["cat", "dog", "eel"]
+    assert common_classes([texts, of_column(column(["dog"]), [], "x")], "x").names == [
+        "cat",
+        "dog",
+        "eel",
+    ]
     with pytest.raises(UserError, match="other classes than the training images: '0'"):
         matched(of_column(column([0]), [], "x"), common_classes([texts], "x"), "x")
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biprop import convert
-from biprop.layers import MASKED_CLASS, BinaryActivation, Masked, maskable
+from biprop.subnetwork.layers import MASKED_CLASS, BinaryActivation, Masked, maskable
 
 LAYERS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
     (lambda: nn.Linear(6, 5), (3, 6)),
@@ -23,7 +23,9 @@ LAYERS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("make", "shape"), LAYERS)
-def test_a_masked_layer_is_its_plain_twin_with_the_kept_weights(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_a_masked_layer_is_its_plain_twin_with_the_kept_weights(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
     layer = make()
     twin = copy.deepcopy(layer)
     subnetwork = convert(layer, 0.4)  # the model may itself be a layer
@@ -40,7 +42,9 @@ def test_a_masked_layer_is_its_plain_twin_with_the_kept_weights(make: Callable[[
     layer(x).square().sum().backward()
     twin(x).square().sum().backward()
     assert layer.scores.grad is not None
-    torch.testing.assert_close(layer.scores.grad, twin.weight.grad * layer.weight * torch.sign(layer.scores))  # type: ignore[operator]
+    torch.testing.assert_close(
+        layer.scores.grad, twin.weight.grad * layer.weight * torch.sign(layer.scores)
+    )  # type: ignore[operator]
 
 
 def test_transposed_output_size() -> None:

@@ -7,7 +7,7 @@ import pytest
 from conftest import png
 
 from biprop import UserError
-from biprop.data import layouts, sources
+from biprop.data import layouts, listings
 from biprop.data.layouts import TEST, TRAIN, VALIDATION
 
 PICTURE = png(np.zeros((4, 4), dtype=np.uint8))
@@ -52,7 +52,10 @@ def test_two_names_of_one_part_are_refused() -> None:
     ("folders", "found"),
     [
         (["Train/a", "Train/b", "Test/a", "Test/b"], {TRAIN: "Train", TEST: "Test"}),
-        (["x_train/x_train/a", "x_train/x_train/b", "x_test/a"], {TRAIN: "x_train/x_train", TEST: "x_test"}),
+        (
+            ["x_train/x_train/a", "x_train/x_train/b", "x_test/a"],
+            {TRAIN: "x_train/x_train", TEST: "x_test"},
+        ),
         (["photos/cat", "photos/dog"], {"": "photos"}),
         (["photos/train/cat", "photos/train/dog"], {TRAIN: "photos/train"}),
         (["photos/Train/cat", "photos/Train/dog"], {TRAIN: "photos/Train"}),
@@ -71,18 +74,35 @@ def test_layouts_of_images(folders: list[str], found: dict[str, str], tmp_path: 
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (["val/a", "val/b", "test/a", "test/b"], "no known layout: found test/, val/; no training part; known are train/CLASS/"),
+        (
+            ["val/a", "val/b", "test/a", "test/b"],
+            "no known layout: found test/, val/; no training part; known are train/CLASS/",
+        ),
         (["cifar/train/a", "mnist/train/a"], "cifar/ is no class: it has train/"),
-        (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/ is no class: it has test/, train/"),
+        (
+            ["cat/train", "cat/test", "dog/train", "dog/test"],
+            "cat/ is no class: it has test/, train/",
+        ),
         (["one/a", "one/b", "two/a", "two/b"], "they all have a/, b/: are they parts"),
-        (["train/a", "train/b", "holdout/a", "holdout/b"], "holdout/ has folders of classes, but its name means no part"),
-        (["train", "masks"], "needs one folder of images for each of two classes or more, found none"),
-        (["train/a", "train/b", "Valid/a", "Valid/b", "val/a", "val/b"], "Valid and val are one part"),
+        (
+            ["train/a", "train/b", "holdout/a", "holdout/b"],
+            "holdout/ has folders of classes, but its name means no part",
+        ),
+        (
+            ["train", "masks"],
+            "needs one folder of images for each of two classes or more, found none",
+        ),
+        (
+            ["train/a", "train/b", "Valid/a", "Valid/b", "val/a", "val/b"],
+            "Valid and val are one part",
+        ),
     ],
 )
-def test_what_is_no_known_layout_is_refused(folders: list[str], message: str, tmp_path: Path) -> None:
+def test_what_is_no_known_layout_is_refused(
+    folders: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message) as error:
-        sources.find_listings(make(tmp_path / "d", *folders))
+        listings.find_listings(make(tmp_path / "d", *folders))
     assert "\n" not in str(error.value)
 
 
@@ -95,23 +115,36 @@ def test_two_parts_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_hidden_files_are_no_data_and_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     elsewhere = make(tmp_path / "elsewhere", "more", count=2)
-    root = make(tmp_path / "d", "a", "b", "a/.x/y.png", "a/._0.png", "a/__MACOSX/z.png", "b/deep/er", count=3)
+    root = make(
+        tmp_path / "d",
+        "a",
+        "b",
+        "a/.x/y.png",
+        "a/._0.png",
+        "a/__MACOSX/z.png",
+        "b/deep/er",
+        count=3,
+    )
     (root / "a" / "link").symlink_to(elsewhere / "more")
     (root / "a" / "again").symlink_to(elsewhere / "more")
     (root / "b" / "circle").symlink_to(root / "b")
-    parts = sources.find_listings(root)
-    assert sorted(np.bincount(np.concatenate([parts.train.labels, parts.test.labels])).tolist()) == [5, 6]
+    parts = listings.find_listings(root)
+    assert sorted(
+        np.bincount(np.concatenate([parts.train.labels, parts.test.labels])).tolist()
+    ) == [5, 6]
 
 
 def test_parts_of_images_are_used_as_they_are_labelled(tmp_path: Path) -> None:
-    both = make(tmp_path / "both", "train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=2)
-    parts = sources.find_listings(both)
+    both = make(
+        tmp_path / "both", "train/a", "train/b", "val/a", "val/b", "test/a", "test/b", count=2
+    )
+    parts = listings.find_listings(both)
     assert parts.validation is not None
     assert parts.validation.tolist() == [False] * 4 + [True] * 4
     assert [parts.train.items.name(i).split("/")[-3] for i in (3, 4)] == ["train", "val"]
     assert len(parts.test.labels) == 4
     bare = make(tmp_path / "bare", "train/a", "train/b", "val/a", "val/b", "test/images", count=2)
-    parts = sources.find_listings(bare)
+    parts = listings.find_listings(bare)
     assert (parts.validation, len(parts.test.labels)) == (None, 4)
     assert parts.notes == [f"{bare}: the test part (test/) has no labels, and is left out"]
     assert parts.about == "2 classes (a, b), 8 images: train train/, test val/"
@@ -119,7 +152,7 @@ def test_parts_of_images_are_used_as_they_are_labelled(tmp_path: Path) -> None:
 
 def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
     root = make(tmp_path / "d", "a", "b", "loose.png", "a/x.HEIC", "a/y.jfif", count=3)
-    notes = sources.find_listings(root).notes
+    notes = listings.find_listings(root).notes
     assert notes == [
         f"{root}: 1 files are left out (.heic): save them as PNG or JPEG to use them",
         f"{root}: 1 images that are in no class are left out",
@@ -129,7 +162,10 @@ def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "parts"),
     [
-        (["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"], {TRAIN: 2, TEST: 1}),
+        (
+            ["train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"],
+            {TRAIN: 2, TEST: 1},
+        ),
         (["data/train-0", "data/validation-0"], {TRAIN: 1, VALIDATION: 1}),
         (["default/train/0000", "default/test/0000"], {TRAIN: 1, TEST: 1}),
         (["default/partial-train/0000", "default/partial-test/0000"], {TRAIN: 1, TEST: 1}),
@@ -141,7 +177,9 @@ def test_images_that_are_left_out_are_named(tmp_path: Path) -> None:
         (["data/train-0", "assets/figure.png", "logo.png"], {TRAIN: 1}),
     ],
 )
-def test_parquet_files_by_their_names(files: list[str], parts: dict[str, int], tmp_path: Path) -> None:
+def test_parquet_files_by_their_names(
+    files: list[str], parts: dict[str, int], tmp_path: Path
+) -> None:
     for name in files:
         path = tmp_path / (name if name.endswith(".png") else f"{name}.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +190,10 @@ def test_parquet_files_by_their_names(files: list[str], parts: dict[str, int], t
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a/train-0", "b/train-0"], "several data sets, pass --data with the folder of one: found a/train-0.parquet, b/train-0"),
+        (
+            ["a/train-0", "b/train-0"],
+            "several data sets, pass --data with the folder of one: found a/train-0.parquet, b/train-0",
+        ),
         (["train-0", "extra-0"], "extra-0.parquet: the name means no part of the data set"),
         (["test-0"], "no training part: found test-0.parquet"),
     ],
@@ -167,13 +208,20 @@ def test_parquet_files_of_no_known_layout(files: list[str], message: str, tmp_pa
 
 
 def test_sets_lie_beside_others_in_folders_of_their_names(tmp_path: Path) -> None:
-    make(tmp_path / "d", "imagenet/train/n1", "imagenet/train/n2", "imagenet/val/n1", "imagenet/val/n2", "cifar10/x")
-    assert len(sources.imagenet(tmp_path / "d").test.labels) == 2
+    make(
+        tmp_path / "d",
+        "imagenet/train/n1",
+        "imagenet/train/n2",
+        "imagenet/val/n1",
+        "imagenet/val/n2",
+        "cifar10/x",
+    )
+    assert len(listings.imagenet(tmp_path / "d").test.labels) == 2
     with pytest.raises(UserError, match=r"imagenet/ is no class: it has train/, val/"):
-        sources.find_listings(tmp_path / "d")
+        listings.find_listings(tmp_path / "d")
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"photos.zip: is a file: unpack it"):
-        sources.find_listings(tmp_path / "photos.zip")
+        listings.find_listings(tmp_path / "photos.zip")

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from biprop import UserError, log
+from biprop import UserError
+from biprop.console import Console
+from biprop.runs import logs, results
+from biprop.runs.logs import RunLog
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
     stream = io.StringIO()
-    console = log.Console(stream)
+    console = Console(stream)
     assert list(console.track(range(3), "counting", 3)) == [0, 1, 2]
     console.table("Title", [("a", "1"), ("long name", "[2]")])
     with console.bar("x", 5) as bar:
@@ -31,7 +34,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_and_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    console = log.Console(stream)
+    console = Console(stream)
     with console.bar("epoch 1/2", 10) as bar:
         bar.advance(5, "loss 0.5")
         console.line("a line with [brackets]")
@@ -44,31 +47,38 @@ def test_a_narrow_terminal_shows_long_paths_whole(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
     path = "/".join(f"folder{number:02}" for number in range(12))
-    for show in (lambda c: c.table("t", [("files", path)]), lambda c: c.columns("t", ["files", ""], [[path, ""]])):
+    for show in (
+        lambda c: c.table("t", [("files", path)]),
+        lambda c: c.columns("t", ["files", ""], [[path, ""]]),
+    ):
         stream = Terminal()
-        show(log.Console(stream))
+        show(Console(stream))
         letters = "".join(c for c in stream.getvalue() if c.isalnum() or c == "/")
         assert all(f"folder{number:02}" in letters for number in range(12))
         assert "…" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("stream_type", [io.StringIO, Terminal])
-def test_names_cannot_command_the_screen(stream_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_cannot_command_the_screen(
+    stream_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream, name = stream_type(), "[red]a\x1b]0;title\x07\u202e[/x]\nb"
-    console = log.Console(stream)
+    console = Console(stream)
     console.line(name, name)
     console.table(name, [(name, name)])
     console.columns(name, [name, name], [[name, name]])
     with console.bar(name, 5) as bar:
         bar.advance(2, name)
     shown = stream.getvalue()
-    assert not {"\x1b]", "\x07", "\u202e"} & {shown[i : i + n] for i in range(len(shown)) for n in (1, 2)}
+    assert not {"\x1b]", "\x07", "\u202e"} & {
+        shown[i : i + n] for i in range(len(shown)) for n in (1, 2)
+    }
     assert shown.count(r"[red]a\x1b]0;title\x07\u202e[/x]\nb") >= 9
 
 
 def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:
-    with log.RunLog(tmp_path) as run_log:
+    with RunLog(tmp_path) as run_log:
         run_log.epoch(1, {"loss": 0.5})
         run_log.epoch(2, {"loss": 0.25})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -82,17 +92,23 @@ def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
         "for i in range(20): log.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' * 5000})"
     )
     path = tmp_path / "results.csv"
-    running = [subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in range(4)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in range(4)
+    ]
     assert [p.wait() for p in running] == [0] * 4
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert sorted(r["Name"] for r in rows) == sorted(f"{n}-{i}" for n in range(4) for i in range(20))
+    assert sorted(r["Name"] for r in rows) == sorted(
+        f"{n}-{i}" for n in range(4) for i in range(20)
+    )
     assert all(len(r["Base Config"]) == 5000 for r in rows)
-    log.check_results(path)
+    results.check_results(path)
 
 
-def test_the_columns_are_those_of_the_original_research_code_and_ours_after_them(tmp_path: Path) -> None:
-    log.append_result(tmp_path / "results.csv", {})
+def test_the_columns_are_those_of_the_original_research_code_and_ours_after_them(
+    tmp_path: Path,
+) -> None:
+    results.append_result(tmp_path / "results.csv", {})
     head = (tmp_path / "results.csv").read_text().splitlines()[0]
     assert head == (
         "Date Finished,Base Config,Current Val Top 1,Current Val Top 5,Best Val Top 1,Best Val Top 5,Best Train Top 1,"
@@ -108,23 +124,30 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_row_is_never_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    for row in ({"Name": "a", "Seed": 1}, {"Name": "a", "Seed": 1}, {"Name": "a", "Seed": 11}, {"Name": "a", "Seed": 1}):
-        log.append_result(path, row)
+    for row in (
+        {"Name": "a", "Seed": 1},
+        {"Name": "a", "Seed": 1},
+        {"Name": "a", "Seed": 11},
+        {"Name": "a", "Seed": 1},
+    ):
+        results.append_result(path, row)
     assert [row["Seed"] for row in rows_of(path)] == ["1", "11"]
 
 
 @pytest.mark.parametrize("rest", [b"2026-01-01,half a li", b"\0" * 700])
 def test_a_row_begins_a_line_whatever_a_power_cut_left(rest: bytes, tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    log.append_result(path, {"Name": "a"})
+    results.append_result(path, {"Name": "a"})
     path.write_bytes(path.read_bytes() + rest)
-    log.append_result(path, {"Name": "b"})
+    results.append_result(path, {"Name": "b"})
     assert [row["Name"] for row in rows_of(path) if row["Name"]] == ["a", "b"]
 
 
-def test_a_full_disk_takes_all_of_a_row_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_takes_all_of_a_row_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "results.csv"
-    log.append_result(path, {"Name": "a"})
+    results.append_result(path, {"Name": "a"})
     before = path.read_bytes()
 
     def fsync(_: int) -> None:
@@ -132,24 +155,26 @@ def test_a_full_disk_takes_all_of_a_row_or_nothing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(UserError, match=r"results.csv: cannot be written: No space left on device"):
-        log.append_result(path, {"Name": "b"})
+        results.append_result(path, {"Name": "b"})
     assert path.read_bytes() == before
 
 
-def test_a_table_that_stays_locked_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_stays_locked_keeps_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The row waits beside it, and the next run that ends adds it, once."""
-    monkeypatch.setattr(log, "LOCK_PATIENCE", 0.2)
-    monkeypatch.setattr(log, "_TELL_OF_WAITING", 0.0)
+    monkeypatch.setattr(results, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(results, "_TELL_OF_WAITING", 0.0)
     path, told = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
         for _ in range(2):  # it went on after it was killed
-            log.append_result(path, {"Name": "=a"}, tell=told.append)
+            results.append_result(path, {"Name": "=a"}, tell=told.append)
     waits, late = told[:2]
     assert waits.endswith("another process holds results.csv.lock: waiting for it, at most 0 s")
     assert "still locked: the row waits in results.csv." in late
     assert not path.exists()
     assert len(list(tmp_path.glob("results.csv.*.row"))) == 1
-    log.append_result(path, {"Name": "b"})
+    results.append_result(path, {"Name": "b"})
     assert [row["Name"] for row in rows_of(path)] == ["'=a", "b"]
     assert not list(tmp_path.glob("*.row"))
 
@@ -157,40 +182,52 @@ def test_a_table_that_stays_locked_keeps_nobody(tmp_path: Path, monkeypatch: pyt
 def test_who_waits_for_a_table_hears_signals(tmp_path: Path) -> None:
     path, told = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
-        log.append_result(path, {"Name": "a"}, is_asked_to_stop=lambda: True, tell=told.append)
+        results.append_result(path, {"Name": "a"}, is_asked_to_stop=lambda: True, tell=told.append)
     assert len(told) == 1
     assert list(tmp_path.glob("results.csv.*.row"))
 
 
-@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"])  # noqa: RUF001
+@pytest.mark.parametrize(
+    "text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"]
+)  # noqa: RUF001
 def test_spreadsheets_compute_no_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    log.append_result(path, {"Name": text, "Base Config": text})
+    results.append_result(path, {"Name": text, "Base Config": text})
     (row,) = rows_of(path)
     assert row["Name"] == row["Base Config"] == "'" + text
 
 
 def test_numbers_stay_numbers(tmp_path: Path) -> None:
     values = [-1.5, 3, "-2.5", "+1e-3", None, False, "a=b"]
-    assert [log.csv_cell(value) for value in values] == values
+    assert [results.csv_cell(value) for value in values] == values
     path = tmp_path / "results.csv"
-    log.append_result(path, {"Name": "a\udcff", "Best Val Top 1": -1.5})  # a folder's name that is no text
+    results.append_result(
+        path, {"Name": "a\udcff", "Best Val Top 1": -1.5}
+    )  # a folder's name that is no text
     assert rows_of(path)[0]["Name"] == r"a\udcff"
 
 
 def test_what_is_no_line_of_metrics_goes(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    rubbish = [b"\0\0\0\n", b"[1]\n", b'{"epoch": "2"}\n', b"\xff\xfe\n", b'{"epo\n', b"[" * 9999 + b"\n", b'{"epoch": 2']
+    rubbish = [
+        b"\0\0\0\n",
+        b"[1]\n",
+        b'{"epoch": "2"}\n',
+        b"\xff\xfe\n",
+        b'{"epo\n',
+        b"[" * 9999 + b"\n",
+        b'{"epoch": 2',
+    ]
     path.write_bytes(b'{"epoch": 1, "a": NaN}\n' + b"".join(rubbish))
-    log.forget_after(tmp_path, 5)
+    logs.forget_after(tmp_path, 5)
     assert path.read_text() == '{"epoch": 1, "a": NaN}\n'
-    log.forget_after(tmp_path, 0)
+    logs.forget_after(tmp_path, 0)
     assert path.read_text() == ""
 
 
 def test_a_table_with_other_columns_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
-    log.check_results(path)
+    results.check_results(path)
     path.write_text("a,b\n")
     with pytest.raises(UserError, match="other columns"):
-        log.check_results(path)
+        results.check_results(path)

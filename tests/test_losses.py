@@ -4,14 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from biprop import losses
+from biprop.search import losses
 
 
 def test_three_equal_views_are_the_cross_entropy() -> None:
     logits, labels = torch.randn(5, 7), torch.randint(7, (5,))
     together = losses.classification(logits.repeat(3, 1), labels)
     assert float(together) == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
-    assert torch.equal(losses.classification(logits, labels, 0.1), F.cross_entropy(logits, labels, label_smoothing=0.1))
+    assert torch.equal(
+        losses.classification(logits, labels, 0.1),
+        F.cross_entropy(logits, labels, label_smoothing=0.1),
+    )
 
 
 def test_a_known_divergence() -> None:

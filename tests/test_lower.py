@@ -39,8 +39,12 @@ def test_numbers_that_no_batch_norm_has_are_one_line() -> None:
     for variance in (-1.0, np.nan, np.inf):
         state = {**ticket.state, name: np.full_like(ticket.state[name], variance)}
         for run in (lower, Reference):
-            with pytest.raises(TicketError, match=rf"^{name}: a variance is negative or not finite.*$"):
+            with pytest.raises(
+                TicketError, match=rf"^{name}: a variance is negative or not finite.*$"
+            ):
                 run(dataclasses.replace(ticket, state=state))
     layers = [dataclasses.replace(layer, gain=3e38) for layer in ticket.layers]
-    with pytest.raises(TicketError, match=r"^a gain or batch norm beside convs\.\d+ is not a finite 32-bit number$"):
+    with pytest.raises(
+        TicketError, match=r"^a gain or batch norm beside convs\.\d+ is not a finite 32-bit number$"
+    ):
         lower(dataclasses.replace(ticket, layers=layers))

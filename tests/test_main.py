@@ -16,7 +16,13 @@ DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["
 
 
 def test_its_command_for_several_machines_is_biprop_find() -> None:
-    command = [sys.executable, str(ROOT / "parallel_main.py"), "--prune-rate", "0.3", "--print-config"]
+    command = [
+        sys.executable,
+        str(ROOT / "parallel_main.py"),
+        "--prune-rate",
+        "0.3",
+        "--print-config",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["prune_rate"] == 0.3
@@ -28,7 +34,9 @@ def test_its_command_is_biprop_find(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "keeps 30 %" in done.stdout
-    assert (tmp_path / "runs/digits/width_mult=0.25/prune-rate=0.3/old/checkpoints/model_best.pth").is_file()
+    assert (
+        tmp_path / "runs/digits/width_mult=0.25/prune-rate=0.3/old/checkpoints/model_best.pth"
+    ).is_file()
 
 
 def test_evaluation_as_users_of_the_original_research_code_call_it(tmp_path: Path) -> None:
@@ -42,7 +50,16 @@ def test_evaluation_as_users_of_the_original_research_code_call_it(tmp_path: Pat
         "--data",
         tmp_path,
     ]
-    command = [sys.executable, ROOT / "main.py", *arguments, "--evaluate", "--pretrained", golden, "--prune-rate", "0.2"]
+    command = [
+        sys.executable,
+        ROOT / "main.py",
+        *arguments,
+        "--evaluate",
+        "--pretrained",
+        golden,
+        "--prune-rate",
+        "0.2",
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "of 20 images" in done.stdout
@@ -55,8 +72,16 @@ def test_requirements_are_the_packages_own() -> None:
 
 def test_the_conda_environment_is_the_packages_own() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    conda_names = [item.replace("torch", "pytorch") if item.startswith("torch") else item for item in DEPENDENCIES]
-    assert environment["dependencies"] == ["python>=3.11", "pip", *conda_names, {"pip": ["--editable ."]}]
+    conda_names = [
+        item.replace("torch", "pytorch") if item.startswith("torch") else item
+        for item in DEPENDENCIES
+    ]
+    assert environment["dependencies"] == [
+        "python>=3.11",
+        "pip",
+        *conda_names,
+        {"pip": ["--editable ."]},
+    ]
 
 
 def test_the_grid_script_is_a_sweep() -> None:
@@ -85,5 +110,9 @@ def test_the_gpu_script_at_toy_size_goes_on_until_all_is_done(tmp_path: Path) ->
     with (tmp_path / "out" / "runs" / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 12
     measured = json.loads((tmp_path / "out" / "hand.robustness.json").read_text())
-    assert [one["name"] for one in measured["results"]][:3] == ["augmix-0", "gaussian-0", "deck, mean"]
+    assert [one["name"] for one in measured["results"]][:3] == [
+        "augmix-0",
+        "gaussian-0",
+        "deck, mean",
+    ]
     assert (tmp_path / "out" / "steps.txt").read_text().count("Conv4") == 3

@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from conftest import SHARED, shared
 from torch import Tensor, nn
 
-from biprop import convert, models, plans
+from biprop import convert
+from biprop.models import build
+from biprop.models.plans import BATCH_NORMS, NETWORKS, PLAIN, RESIDUAL
+from biprop.models.resnet import PreActBlock
 
 PARAMETERS = {  # of the dense network, batch norm without parameters, 10 classes, 32x32
     "Conv2": 4_300_992,
@@ -38,8 +41,13 @@ def ancestor_network(name: str, entry: dict[str, Any]) -> nn.Module:
     """The network as the original research code has it."""
     mnist = {"channels": 1, "input_size": (28, 28)} if name == "FC" else {}
     classes = 1000 if name.startswith(("ResNet", "WideResNet")) else 10
-    return models.build(
-        name, num_classes=classes, bn_type="AffineBatchNorm", width_mult=entry["width_mult"], ancestor=True, **mnist
+    return build.build(
+        name,
+        num_classes=classes,
+        bn_type="AffineBatchNorm",
+        width_mult=entry["width_mult"],
+        ancestor=True,
+        **mnist,
     )
 
 
@@ -47,18 +55,21 @@ def ancestor_network(name: str, entry: dict[str, Any]) -> nn.Module:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_are_pinned(name: str, form: str) -> None:
     with torch.device("meta"):
-        model = models.build(name + form)
+        model = build.build(name + form)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", ["Wide_VGG_Small", "Wide_VGG_Small_132"])
 def test_eight_times_the_width_of_the_wide_one_is_vgg_small(name: str) -> None:
     with torch.device("meta"):
-        counts = [sum(p.numel() for p in models.build(name, width_mult=width).parameters()) for width in (1, 8)]
+        counts = [
+            sum(p.numel() for p in build.build(name, width_mult=width).parameters())
+            for width in (1, 8)
+        ]
     assert counts == [82_096, PARAMETERS["VGG_Small"]]
 
 
-@pytest.mark.parametrize("name", models.NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_state_names_and_shapes_are_the_ancestors(name: str) -> None:
     shared("golden/zoo_networks.json")
     if name not in zoo("zoo_networks.json"):
@@ -69,7 +80,9 @@ def test_state_names_and_shapes_are_the_ancestors(name: str) -> None:
     with torch.device("meta"):
         model = ancestor_network(name, entry)
     subnetwork = convert(model)
-    assert [(key, list(value.shape)) for key, value in model.state_dict().items()] == list(entry["state"].items())
+    assert [(key, list(value.shape)) for key, value in model.state_dict().items()] == list(
+        entry["state"].items()
+    )
     assert subnetwork.weights == entry["masked_weights"]
 
 
@@ -97,7 +110,13 @@ def state_by_recipe(model: nn.Module) -> dict[str, Tensor]:
 
 
 OUTPUTS = "zoo_outputs64.json"
-SIGN_NEAR_ZERO = ("ResNet34_BinAct", "cResNet34_BinAct", "cResNet18_BinAct_v2", "VGG_Small_bn_BinAct", "Wide_VGG_Small")
+SIGN_NEAR_ZERO = (
+    "ResNet34_BinAct",
+    "cResNet34_BinAct",
+    "cResNet18_BinAct_v2",
+    "VGG_Small_bn_BinAct",
+    "Wide_VGG_Small",
+)
 """Networks with an input of a sign so near to 0 that the rounding of single precision may turn it."""
 
 
@@ -112,8 +131,10 @@ IN_EVERY_TEST_RUN = (
 def referenced() -> list[Any]:
     """The networks that have reference outputs."""
     present = (SHARED / "golden" / OUTPUTS).exists()  # else the tests are skipped, and say why
-    names = [name for name in models.NETWORKS if not present or name in zoo(OUTPUTS)]
-    return [pytest.param(n, marks=[] if n in IN_EVERY_TEST_RUN else [pytest.mark.slow]) for n in names]
+    names = [name for name in NETWORKS if not present or name in zoo(OUTPUTS)]
+    return [
+        pytest.param(n, marks=[] if n in IN_EVERY_TEST_RUN else [pytest.mark.slow]) for n in names
+    ]
 
 
 class Reference:
@@ -144,7 +165,11 @@ class Reference:
         logits = self.model.train()(self.images)
         loss = F.cross_entropy(logits, torch.tensor([1, 3, 5, 7]))
         loss.backward()
-        norms = {key: p.grad.double().norm() for key, p in self.model.named_parameters() if p.grad is not None}
+        norms = {
+            key: p.grad.double().norm()
+            for key, p in self.model.named_parameters()
+            if p.grad is not None
+        }
         return (
             parity.difference(logits[0, :10], self.numbers["train_logits_row0"]),
             parity.difference(loss, self.numbers["train_loss"]),
@@ -167,8 +192,12 @@ def test_in_double_precision_networks_are_the_ancestors(name: str) -> None:
     assert norms[worst] < parity.limit(moves["gmax"]), worst
 
 
-@pytest.mark.parametrize("name", [param for param in referenced() if param.values[0] not in SIGN_NEAR_ZERO])
-def test_in_single_precision_networks_are_the_ancestors_as_far_as_rounding_allows(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [param for param in referenced() if param.values[0] not in SIGN_NEAR_ZERO]
+)
+def test_in_single_precision_networks_are_the_ancestors_as_far_as_rounding_allows(
+    name: str,
+) -> None:
     """Here the compiled core computes. Limits hold on every processor: ReLUs turn single gradients, so those are left out."""
     reference = Reference(name, torch.float32)
     assert reference.subnetwork.kept == reference.numbers["kept"]
@@ -182,13 +211,23 @@ def test_in_single_precision_networks_are_the_ancestors_as_far_as_rounding_allow
         assert max(norms.values()) < 1e-4
 
 
-@pytest.mark.parametrize("bn_type", models.BATCH_NORMS)
+@pytest.mark.parametrize("bn_type", BATCH_NORMS)
 @pytest.mark.parametrize(
-    "name", ["Conv2_BinAct", "Conv4Wide", "VGG_Small_bn_BinAct", "Wide_VGG_Small", "cResNet20", "cResNet18_BinAct"]
+    "name",
+    [
+        "Conv2_BinAct",
+        "Conv4Wide",
+        "VGG_Small_bn_BinAct",
+        "Wide_VGG_Small",
+        "cResNet20",
+        "cResNet18_BinAct",
+    ],
 )
 def test_batch_norm_types_class_counts_and_sizes(name: str, bn_type: str) -> None:
     width = 0.5 if "Wide" in name else 1
-    model = models.build(name, num_classes=7, channels=1, input_size=(20, 24), bn_type=bn_type, width_mult=width).eval()
+    model = build.build(
+        name, num_classes=7, channels=1, input_size=(20, 24), bn_type=bn_type, width_mult=width
+    ).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 1, 20, 24)).shape == (1, 7)
     affine = [m.affine for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -197,36 +236,48 @@ def test_batch_norm_types_class_counts_and_sizes(name: str, bn_type: str) -> Non
 
 def test_small_resnets_pool_globally_but_for_the_ancestors_checkpoints() -> None:
     images = torch.randn(2, 3, 32, 32)
-    assert models.build("cResNet20")(images).shape == (2, 10)
-    assert models.build("cResNet20", ancestor=True)(images).shape == (2, 40)
+    assert build.build("cResNet20")(images).shape == (2, 10)
+    assert build.build("cResNet20", ancestor=True)(images).shape == (2, 40)
 
 
 @pytest.mark.parametrize("name", BROKEN_THERE)
 def test_networks_that_were_broken_run(name: str) -> None:
     with torch.no_grad():
-        assert models.build(name, num_classes=3).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+        assert build.build(name, num_classes=3).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 3)
 
 
 def test_the_binary_cards_network_carries_the_activated_input_in_its_shortcuts() -> None:
     with torch.device("meta"):
-        model = models.build("WidePreActResNet")
+        model = build.build("WidePreActResNet")
     assert convert(model).weights == 24_868_032
-    assert next(n for n in model.state_dict() if n.startswith("layer2.0.shortcut")) == "layer2.0.shortcut.0.weight"
-    block = models.resnet.PreActBlock(plans.RESIDUAL["WidePreActResNet"], 4, 4, 1, nn.BatchNorm2d, nn.ReLU).eval()
+    assert (
+        next(n for n in model.state_dict() if n.startswith("layer2.0.shortcut"))
+        == "layer2.0.shortcut.0.weight"
+    )
+    block = PreActBlock(RESIDUAL["WidePreActResNet"], 4, 4, 1, nn.BatchNorm2d, nn.ReLU).eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(block(x), torch.relu(x), rtol=1e-4, atol=1e-4)
 
 
 def test_multiplied_widths_are_rounded_down() -> None:
-    model = models.build("Wide_VGG_Small_132", width_mult=0.3)  # 16, 32 and 64 times 0.3: 4.8, 9.6 and 19.2
-    assert [m.out_channels for m in model.convs if isinstance(m, torch.nn.Conv2d)] == [4, 4, 9, 9, 19, 19]
+    model = build.build(
+        "Wide_VGG_Small_132", width_mult=0.3
+    )  # 16, 32 and 64 times 0.3: 4.8, 9.6 and 19.2
+    assert [m.out_channels for m in model.convs if isinstance(m, torch.nn.Conv2d)] == [
+        4,
+        4,
+        9,
+        9,
+        19,
+        19,
+    ]
 
 
 def test_networks_of_binary_activations_tell_images_apart() -> None:
-    for name in models.NETWORKS:
-        if name in plans.PLAIN and "BinAct" in name and "Wide" in name:
-            model = models.build(name, width_mult=0.125).train()
+    for name in NETWORKS:
+        if name in PLAIN and "BinAct" in name and "Wide" in name:
+            model = build.build(name, width_mult=0.125).train()
             convert(model, 0.5)
             with torch.no_grad():
                 logits = model(torch.randn(4, 3, 32, 32))
@@ -235,8 +286,10 @@ def test_networks_of_binary_activations_tell_images_apart() -> None:
 
 def test_head_bias() -> None:
     for name in ("Conv2", "cResNet20"):
-        assert [n for n, _ in models.build(name, head_bias=True).named_parameters() if n.endswith("bias")][-1:] != []
-        assert not [n for n, _ in models.build(name).named_parameters() if n.endswith("bias")]
+        assert [
+            n for n, _ in build.build(name, head_bias=True).named_parameters() if n.endswith("bias")
+        ][-1:] != []
+        assert not [n for n, _ in build.build(name).named_parameters() if n.endswith("bias")]
 
 
 @pytest.mark.parametrize(
@@ -251,4 +304,4 @@ def test_head_bias() -> None:
 )
 def test_mistakes_are_one_clear_line(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        models.build(name, **options)
+        build.build(name, **options)

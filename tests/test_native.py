@@ -21,7 +21,9 @@ def test_the_core_is_built_where_there_is_a_compiler() -> None:
     assert core.biprop_core_version() == native.VERSION
 
 
-def test_without_a_core_or_with_another_version_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_core_or_with_another_version_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BIPROP_CORE", raising=False)
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     assert native.library.__wrapped__() is None
@@ -37,7 +39,13 @@ def test_without_a_core_or_with_another_version_there_is_none(tmp_path: Path, mo
     assert native.library.__wrapped__() is None
 
 
-GENERATION = {"scalar": "baseline", "avx2": "avx2", "avx512": "avx512", "amx": "avx512", "neon": "baseline"}
+GENERATION = {
+    "scalar": "baseline",
+    "avx2": "avx2",
+    "avx512": "avx512",
+    "amx": "avx512",
+    "neon": "baseline",
+}
 USED = """
 import ctypes, numpy as np
 from programs import Program, loaded
@@ -57,15 +65,21 @@ print(core.biprop_core_generation().decode(), *(t.value.decode().split("\\t")[0]
 
 
 @pytest.mark.parametrize("name", engine.instruction_sets())
-def test_the_environment_chooses_the_instruction_set_of_the_whole_core(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_chooses_the_instruction_set_of_the_whole_core(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BIPROP_ISA", name)
     folder = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", USED], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", USED], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == [GENERATION[name], name, "scalar"], done.stderr
 
 
 @pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
-def test_an_instruction_set_that_is_not_there_is_refused_in_python_and_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_set_that_is_not_there_is_refused_in_python_and_in_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("BIPROP_ISA", "mmx")
     with pytest.raises(UserError, match=r"^BIPROP_ISA=mmx: must be one of .*scalar.*$"):
         native.library.__wrapped__()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from biprop import UserError, config
-from biprop.network import Task, build_network
+from biprop.models.network import Task, build_network
 
 TASK = Task(10, 3, (32, 32))
 
@@ -40,7 +40,10 @@ AFFINE = {"bn_type": "AffineBatchNorm"}
         ({"first_layer_dense": True}, {"scores", "weight"}),
         ({"last_layer_dense": True}, {"scores", "weight", "bias"}),
         ({"conv_type": "DenseConv", "freeze_weights": False}, {"weight"}),
-        (AFFINE | {"conv_type": "DenseConv", "freeze_weights": False}, {"weight", "bn weight", "bn bias"}),
+        (
+            AFFINE | {"conv_type": "DenseConv", "freeze_weights": False},
+            {"weight", "bn weight", "bn bias"},
+        ),
     ],
 )
 def test_what_trains(overrides: dict[str, object], kinds: set[str]) -> None:
@@ -82,7 +85,9 @@ DENSE = {"first_layer_dense": True}
         (DENSE | {"scale_fan": True, "prune_rate": 0.25}, 3 * 9, 2),
     ],
 )
-def test_options_of_the_initialisation_reach_the_weights(options: dict[str, object], fan: float, gain: float) -> None:
+def test_options_of_the_initialisation_reach_the_weights(
+    options: dict[str, object], fan: float, gain: float
+) -> None:
     """The first layer, 3 channels to 16 by 3x3 kernels: all magnitudes are sqrt(gain / fan)."""
     model = network(**{"init": "signed_constant", "scale_fan": False, **options}).model
     assert model.conv1.weight.abs().unique().tolist() == pytest.approx([(gain / fan) ** 0.5])

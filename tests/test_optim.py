@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from biprop import convert, models, optim
-from biprop.optim import STEPS, build_optimizer, learning_rate
+from biprop import convert
+from biprop.models import build
+from biprop.search import optim
+from biprop.search.optim import build_optimizer
+from biprop.search.schedules import STEPS, learning_rate
 
 
 def rates(policy: str, epochs: int = 90, **options: float) -> list[float]:
@@ -24,7 +27,14 @@ def test_constant_warms_up_too() -> None:
 
 
 def test_multistep() -> None:
-    assert rates("multistep_lr", epochs=6, lr_adjust=2, lr_gamma=0.5) == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert rates("multistep_lr", epochs=6, lr_adjust=2, lr_gamma=0.5) == [
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+        0.25,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,19 +65,21 @@ def test_cos_multi_is_xnor_with_a_cosine_over_the_whole_run_from_epoch_55() -> N
 
 
 def test_sgd_groups_are_the_ancestors() -> None:
-    model = models.build("cResNet20", bn_type="AffineBatchNorm")
+    model = build.build("cResNet20", bn_type="AffineBatchNorm")
     convert(model)
     names = {id(p): n for n, p in model.named_parameters()}
     optimizer = build_optimizer(model, "sgd", lr=0.1, weight_decay=0.5, no_bn_decay=True)
     first, rest = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
     assert all("bn" in name for name in first)
-    assert "layer2.0.shortcut.1.weight" in rest  # a batch norm without "bn" in its name counts as rest
+    assert (
+        "layer2.0.shortcut.1.weight" in rest
+    )  # a batch norm without "bn" in its name counts as rest
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0, 0.5]
     assert len(first) + len(rest) == len([p for p in model.parameters() if p.requires_grad])
 
 
 def test_adam_takes_the_learning_rate_only() -> None:
-    model = models.build("Conv2")
+    model = build.build("Conv2")
     convert(model)
     optimizer = build_optimizer(model, "adam", lr=0.2, weight_decay=0.5)
     assert isinstance(optimizer, torch.optim.Adam)
@@ -83,7 +95,10 @@ def test_what_was_gathered_is_taken_over_and_options_are_not(name: str) -> None:
     new = optim.build_optimizer(model, name, lr=0.1, momentum=0.5)
     saved = old.state_dict()
     optim.load_state(new, saved)
-    assert all(new.param_groups[-1][key] == value for key, value in [("lr", 0.1)] + [("momentum", 0.5)] * (name == "sgd"))
+    assert all(
+        new.param_groups[-1][key] == value
+        for key, value in [("lr", 0.1)] + [("momentum", 0.5)] * (name == "sgd")
+    )
     for parameter, entry in old.state.items():
         assert all(torch.equal(value, new.state[parameter][key]) for key, value in entry.items())
 
@@ -100,7 +115,10 @@ def _without_groups(saved: dict[str, Any]) -> Any:
         lambda saved: [],
         _without_groups,
         lambda saved: {**saved, "state": {0: {"momentum_buffer": torch.ones(7)}}},
-        lambda saved: {**saved, "state": {0: {"momentum_buffer": torch.full((2, 3), float("inf"))}}},
+        lambda saved: {
+            **saved,
+            "state": {0: {"momentum_buffer": torch.full((2, 3), float("inf"))}},
+        },
         lambda saved: {**saved, "state": {0: {"momentum_buffer": 3}}},
         lambda saved: {**saved, "state": {0: {"exp_avg": torch.ones(2, 3)}}},
         lambda saved: {**saved, "state": {0: 3}},

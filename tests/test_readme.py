@@ -17,7 +17,9 @@ TREE = re.findall(r"^(\S+) {2,}\S", README.split("## Where everything is")[1].sp
 
 def files() -> list[str]:
     """The files of the repository: what git knows, or all where there is no git."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [name for name in listed.stdout.splitlines() if not name.startswith(".git")]
@@ -25,7 +27,11 @@ def files() -> list[str]:
 
 def test_every_file_has_its_line_in_the_tree() -> None:
     missing = [
-        name for name in files() if not any(fnmatchcase(name, f"{entry}*" if entry.endswith("/") else entry) for entry in TREE)
+        name
+        for name in files()
+        if not any(
+            fnmatchcase(name, f"{entry}*" if entry.endswith("/") else entry) for entry in TREE
+        )
     ]
     assert missing == []
 
@@ -36,15 +42,25 @@ def test_every_line_of_the_tree_has_its_file() -> None:
 
 
 def test_every_file_of_the_package_has_its_tests() -> None:
-    modules = {p.stem if p.stem != "__init__" else p.parent.name for p in (ROOT / "src" / "biprop").rglob("*.py")}
+    modules = {
+        p.stem if p.stem != "__init__" else p.parent.name
+        for p in (ROOT / "src" / "biprop").rglob("*.py")
+    }
     tested = {p.stem.removeprefix("test_") for p in (ROOT / "tests").glob("test_*.py")}
-    covered_elsewhere = {"biprop", "__main__", "plain", "resnet"}  # by test_imports, test_cli, test_models
+    covered_elsewhere = {
+        "biprop",
+        "__main__",
+        "plain",
+        "resnet",
+    }  # by test_imports, test_cli, test_models
     assert modules - tested <= covered_elsewhere
 
 
 def test_the_python_example_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in code
 
@@ -85,7 +101,9 @@ def test_what_the_page_shows_and_the_program_does_not_print_is_found() -> None:
     shown = ["epoch 1/9  loss 0.5  best", "...", "accuracy 97.2 %  (avx512)"]
     printed = ["epoch 1/3  loss 0.7", "epoch 2/3  loss 0.6", "accuracy 1 %  (amx)"]
     assert readme.renewed(shown, printed) == [printed[0], "...", printed[2]]
-    with pytest.raises(readme.Differs, match="shows 'precision 97 %'; the program prints 'nothing like it'"):
+    with pytest.raises(
+        readme.Differs, match="shows 'precision 97 %'; the program prints 'nothing like it'"
+    ):
         readme.renewed([*shown[:2], "precision 97 %"], printed)
     with pytest.raises(readme.Differs, match="goes on with 'accuracy 1 %"):
         readme.renewed([shown[0], shown[0]], printed)

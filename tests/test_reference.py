@@ -12,9 +12,10 @@ import torch
 from conftest import make_narrow, narrow, network_of, random_ticket
 from numpy.typing import NDArray
 
-from biprop import Ticket, TicketError, UserError, plans
+from biprop import Ticket, TicketError, UserError
 from biprop.engine import reference
 from biprop.engine.reference import Reference
+from biprop.models.plans import NETWORKS
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +39,26 @@ def check(ticket: Ticket, count: int = 2) -> None:
     with torch.no_grad():
         expected = ticket.to_model().double()(torch.from_numpy(images).double()).numpy()
     assert expected.std() > 1e-3
-    np.testing.assert_allclose(Reference(ticket).run(images), expected, rtol=1e-4, atol=1e-4 * expected.std())
+    np.testing.assert_allclose(
+        Reference(ticket).run(images), expected, rtol=1e-4, atol=1e-4 * expected.std()
+    )
 
 
-STRUCTURES = list({narrow(name): name for name in reversed(plans.NETWORKS)}.values())
+STRUCTURES = list({narrow(name): name for name in reversed(NETWORKS)}.values())
 """One network of each plan; in narrow, some differ in nothing."""
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_in_narrow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_narrow(monkeypatch, name)
-    number = plans.NETWORKS.index(name)
+    number = NETWORKS.index(name)
     bn_type, head_bias = ("NonAffineBatchNorm", "AffineBatchNorm")[number % 2], number % 3 == 0
-    check(random_ticket(network_of(name, (20, 28), num_classes=7, bn_type=bn_type, head_bias=head_bias), seed=number))
+    check(
+        random_ticket(
+            network_of(name, (20, 28), num_classes=7, bn_type=bn_type, head_bias=head_bias),
+            seed=number,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,18 +87,33 @@ def test_networks_in_full_width(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Conv4_BinAct", "VGG_Small_BinAct", "cResNet18_BinAct_v2", "cResNet50_BinAct", "ResNet18_BinAct"]
+    "name",
+    [
+        "Conv4_BinAct",
+        "VGG_Small_BinAct",
+        "cResNet18_BinAct_v2",
+        "cResNet50_BinAct",
+        "ResNet18_BinAct",
+    ],
 )
-def test_networks_of_the_original_research_code_have_sign_of_zero_0(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_of_the_original_research_code_have_sign_of_zero_0(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_narrow(monkeypatch, name)
-    check(random_ticket(network_of(name, (32, 36), ancestor=True, bn_type="AffineBatchNorm"), density=0.1))
+    check(
+        random_ticket(
+            network_of(name, (32, 36), ancestor=True, bn_type="AffineBatchNorm"), density=0.1
+        )
+    )
 
 
 def test_dense_layers_and_layers_that_keep_nothing() -> None:
     network = network_of("Conv2", (8, 8), head_bias=True)
     ticket = random_ticket(network, dense=("convs.0", "linear.4"))
     check(ticket)
-    ticket.layers[1] = replace(ticket.layers[1], mask=np.zeros_like(ticket.layers[1].mask), kept=0, gain=0.0)
+    ticket.layers[1] = replace(
+        ticket.layers[1], mask=np.zeros_like(ticket.layers[1].mask), kept=0, gain=0.0
+    )
     logits = Reference(ticket).run(random_images(ticket, 2))
     np.testing.assert_array_equal(logits, np.tile(ticket.state["linear.4.bias"], (2, 1)))
 
@@ -115,7 +138,11 @@ def test_sums_between_binary_activations_are_exact() -> None:
     runner = Reference(ticket)
     first, second = [node for node in runner.graph if node.op == "conv"][:2]
     assert runner.graph[second.inputs[0]].op == "sign"
-    x = np.where(np.random.default_rng(0).integers(0, 2, (first.shape[0], 3, 8, 8)), np.float32(1), np.float32(-1))
+    x = np.where(
+        np.random.default_rng(0).integers(0, 2, (first.shape[0], 3, 8, 8)),
+        np.float32(1),
+        np.float32(-1),
+    )
     sums = runner._apply(second, x)
     gain = np.float32(ticket.layers[1].gain)
     np.testing.assert_array_equal(sums, np.rint(sums / gain) * gain)
@@ -131,19 +158,36 @@ def test_a_ticket_that_does_not_fit_is_one_clear_line() -> None:
         assert "\n" not in str(e.value)
 
     good = random_ticket(network)
-    refused("of a network that biprop does not know: the engine runs the networks of the registry", network=None)
+    refused(
+        "of a network that biprop does not know: the engine runs the networks of the registry",
+        network=None,
+    )
     refused("no such network", network={**network, "name": "Conv9"})
-    refused(r"convs\.3\.weight is absent here and \(64, 64, 3, 3\) there", layers=[good.layers[0], *good.layers[2:]])
-    refused(r"linear\.6\.weight is \(10, 256, 1, 1\) here and \(9, 256, 1, 1\) there", network={**network, "num_classes": 9})
+    refused(
+        r"convs\.3\.weight is absent here and \(64, 64, 3, 3\) there",
+        layers=[good.layers[0], *good.layers[2:]],
+    )
+    refused(
+        r"linear\.6\.weight is \(10, 256, 1, 1\) here and \(9, 256, 1, 1\) there",
+        network={**network, "num_classes": 9},
+    )
     refused(
         r"convs\.1\.running_var is absent",
         state={key: value for key, value in good.state.items() if key != "convs.1.running_var"},
     )
-    refused(r"convs\.1\.bias is \(3,\) here", state={**good.state, "convs.1.bias": np.zeros(3, np.float32)})
-    refused(r"other\.bias is \(3,\) here and absent there", state={**good.state, "other.bias": np.zeros(3, np.float32)})
+    refused(
+        r"convs\.1\.bias is \(3,\) here",
+        state={**good.state, "convs.1.bias": np.zeros(3, np.float32)},
+    )
+    refused(
+        r"other\.bias is \(3,\) here and absent there",
+        state={**good.state, "other.bias": np.zeros(3, np.float32)},
+    )
     masked_norm = replace(good.layers[0], name="convs.1", shape=(64,))
     rest = {key: value for key, value in good.state.items() if key != "convs.1.weight"}
-    refused(r"convs\.1\.weight is of a masked layer", layers=[*good.layers, masked_norm], state=rest)
+    refused(
+        r"convs\.1\.weight is of a masked layer", layers=[*good.layers, masked_norm], state=rest
+    )
 
 
 def test_images_of_another_shape_are_refused() -> None:

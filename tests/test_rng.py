@@ -18,7 +18,9 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
-def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], answer: tuple[int, ...]) -> None:
+def test_philox_known_answers(
+    counter: tuple[int, ...], key: tuple[int, int], answer: tuple[int, ...]
+) -> None:
     assert tuple(rng.philox4x32(np.array([counter], dtype=np.uint32), key)[0]) == answer
 
 
@@ -28,14 +30,24 @@ def test_sign_bits_are_pinned() -> None:
     assert rng.words(2**64 - 1, 7, 3).tolist() == PINNED_WORDS
 
 
-PINNED_SEED_0_LAYER_0 = "".join(str(0x6627E8D5 >> i & 1) for i in range(32)) + "".join(str(0xE169C58D >> i & 1) for i in range(8))
-PINNED_WORDS = [0xDA207BB2, 0xF2F9310E, 0x36608B17]  # confirmed with the Philox of the package randomgen
+PINNED_SEED_0_LAYER_0 = "".join(str(0x6627E8D5 >> i & 1) for i in range(32)) + "".join(
+    str(0xE169C58D >> i & 1) for i in range(8)
+)
+PINNED_WORDS = [
+    0xDA207BB2,
+    0xF2F9310E,
+    0x36608B17,
+]  # confirmed with the Philox of the package randomgen
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 300))
+@given(
+    st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 300)
+)
 def test_a_longer_draw_begins_with_the_shorter(seed: int, layer: int, a: int, b: int) -> None:
     short, long = sorted((a, b))
-    assert np.array_equal(rng.sign_bits(seed, layer, short), rng.sign_bits(seed, layer, long)[:short])
+    assert np.array_equal(
+        rng.sign_bits(seed, layer, short), rng.sign_bits(seed, layer, long)[:short]
+    )
 
 
 def test_signs_are_fair_and_layers_differ() -> None:
@@ -52,11 +64,15 @@ def test_a_seed_out_of_range_is_refused(seed: int) -> None:
 
 
 def test_derived_seeds_differ() -> None:
-    seeds = {rng.derive(3, stream, a, b) for stream in rng.Stream for a in range(5) for b in range(5)}
+    seeds = {
+        rng.derive(3, stream, a, b) for stream in rng.Stream for a in range(5) for b in range(5)
+    }
     assert len(seeds) == 25 * len(rng.Stream)
 
 
 def test_streams_keep_their_numbers() -> None:
     """A part of the generator's version: signs of tickets, and order and augmentation of searches that are resumed."""
     names = ["SIGNS", "MAGNITUDES", "SCORES", "DENSE", "SPLIT", "SHUFFLE", "AUGMENT", "CUT"]
-    assert {stream.name: stream.value for stream in rng.Stream} == {name: number for number, name in enumerate(names)}
+    assert {stream.name: stream.value for stream in rng.Stream} == {
+        name: number for number, name in enumerate(names)
+    }

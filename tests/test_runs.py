@@ -7,9 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from biprop import runs
 from biprop.config import Config
 from biprop.errors import UserError
+from biprop.runs import status
+from biprop.runs.folder import (
+    CHECKPOINTS,
+    INITIAL,
+    LOGS,
+    METRICS,
+    PROGRESS,
+    RESULT,
+    SETTINGS,
+    Progress,
+    has_told_its_end,
+    held,
+    make,
+    newest,
+)
 
 
 def config(tmp_path: Path, **options: object) -> Config:
@@ -18,49 +32,64 @@ def config(tmp_path: Path, **options: object) -> Config:
 
 def begun(config: Config) -> Path:
     """A run that got as far as a checkpoint."""
-    folder = runs.make(config, "digits")
-    (folder / runs.CHECKPOINTS / runs.INITIAL).write_bytes(b"x")
+    folder = make(config, "digits")
+    (folder / CHECKPOINTS / INITIAL).write_bytes(b"x")
     return folder
 
 
 def test_every_run_has_a_folder_of_its_own_by_what_it_does(tmp_path: Path) -> None:
-    first, second, third = (runs.make(config(tmp_path, prune_rate=0.5, name="n"), "digits") for _ in range(3))
+    first, second, third = (
+        make(config(tmp_path, prune_rate=0.5, name="n"), "digits") for _ in range(3)
+    )
     assert first == tmp_path / "runs" / "digits" / "prune-rate=0.5" / "n"
     assert (second, third) == (first / "0", first / "1")
-    assert "prune_rate: 0.5" in (second / runs.SETTINGS).read_text()
-    assert runs.make(config(tmp_path, width_mult=2, prune_rate=0.5), "a").parts[-4:-1] == ("a", "width_mult=2", "prune-rate=0.5")
+    assert "prune_rate: 0.5" in (second / SETTINGS).read_text()
+    assert make(config(tmp_path, width_mult=2, prune_rate=0.5), "a").parts[-4:-1] == (
+        "a",
+        "width_mult=2",
+        "prune-rate=0.5",
+    )
 
 
 def test_the_newest_run_with_the_same_options_is_found(tmp_path: Path) -> None:
-    assert runs.newest(config(tmp_path), "digits") is None
-    first, other, last = begun(config(tmp_path)), begun(config(tmp_path, lr=0.5)), begun(config(tmp_path, print_freq=3))
-    runs.make(config(tmp_path), "digits")  # has no checkpoint: nothing to go on from
-    (last / runs.SETTINGS).touch()
-    (first / runs.SETTINGS).touch()  # clocks do not count
-    assert runs.newest(config(tmp_path, workers=3), "digits") == last
-    assert runs.newest(config(tmp_path, lr=0.5), "digits") == other
-    (last / runs.SETTINGS).write_text("an_option_of_tomorrow: 3\n")
-    assert runs.newest(config(tmp_path), "digits") == first
+    assert newest(config(tmp_path), "digits") is None
+    first, other, last = (
+        begun(config(tmp_path)),
+        begun(config(tmp_path, lr=0.5)),
+        begun(config(tmp_path, print_freq=3)),
+    )
+    make(config(tmp_path), "digits")  # has no checkpoint: nothing to go on from
+    (last / SETTINGS).touch()
+    (first / SETTINGS).touch()  # clocks do not count
+    assert newest(config(tmp_path, workers=3), "digits") == last
+    assert newest(config(tmp_path, lr=0.5), "digits") == other
+    (last / SETTINGS).write_text("an_option_of_tomorrow: 3\n")
+    assert newest(config(tmp_path), "digits") == first
 
 
 def test_one_process_writes_and_the_rests_of_a_killed_one_go(tmp_path: Path) -> None:
     folder = begun(config(tmp_path))
-    (folder / runs.PROGRESS).write_text(json.dumps({"process": 17, "machine": "node1"}))
-    with runs.held(folder):
-        with pytest.raises(UserError, match=r"another process runs this search \(process 17 on node1\)"), runs.held(folder):
+    (folder / PROGRESS).write_text(json.dumps({"process": 17, "machine": "node1"}))
+    with held(folder):
+        with (
+            pytest.raises(
+                UserError, match=r"another process runs this search \(process 17 on node1\)"
+            ),
+            held(folder),
+        ):
             pass
-        assert "process 17 on node1" in dict(runs.status(folder))["state"]
-    with runs.held(folder):
+        assert "process 17 on node1" in dict(status.status(folder))["state"]
+    with held(folder):
         pass
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\0"])
 def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None:
     folder = begun(config(tmp_path))
-    for name in (runs.PROGRESS, runs.RESULT):
+    for name in (PROGRESS, RESULT):
         (folder / name).write_text(content)
-    (folder / runs.LOGS / runs.METRICS).write_text('{"epoch": 1, "tr')  # the last line, half-written
-    rows = dict(runs.status(folder))
+    (folder / LOGS / METRICS).write_text('{"epoch": 1, "tr')  # the last line, half-written
+    rows = dict(status.status(folder))
     assert rows["state"].startswith("dead: process ? on an unknown machine wrote last nothing")
     assert rows["checkpoint"].startswith("checkpoints/initial.state, written 0 s ago")
 
@@ -68,19 +97,24 @@ def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None
 LINE = {"epoch": 1, "train/loss": 0.5, "train/top1": 80.0, "validation/top1": 70.0}
 
 
-@pytest.mark.parametrize("rest", [b"\0" * 99, b"\0" * 99 + b"\n", b'{"epoch": 2}\n', b'{"epoch": 2, "train/loss": 0.\n'])
+@pytest.mark.parametrize(
+    "rest", [b"\0" * 99, b"\0" * 99 + b"\n", b'{"epoch": 2}\n', b'{"epoch": 2, "train/loss": 0.\n']
+)
 def test_status_passes_over_a_damaged_line(rest: bytes, tmp_path: Path) -> None:
     folder = begun(config(tmp_path))
-    (folder / runs.LOGS / runs.METRICS).write_bytes(json.dumps(LINE).encode() + b"\n" + rest)
-    assert dict(runs.status(folder))["last whole epoch"].startswith("1: loss 0.500")
+    (folder / LOGS / METRICS).write_bytes(json.dumps(LINE).encode() + b"\n" + rest)
+    assert dict(status.status(folder))["last whole epoch"].startswith("1: loss 0.500")
 
 
-@pytest.mark.parametrize("content", ['{"epoch": 1}', '{"state": 3}', '{"epoch": 1, "epochs": 2, "batch": "x", "batches": []}'])
+@pytest.mark.parametrize(
+    "content",
+    ['{"epoch": 1}', '{"state": 3}', '{"epoch": 1, "epochs": 2, "batch": "x", "batches": []}'],
+)
 def test_a_damaged_progress_is_one_line(content: str, tmp_path: Path) -> None:
     folder = begun(config(tmp_path))
-    (folder / runs.PROGRESS).write_text(content)
+    (folder / PROGRESS).write_text(content)
     with pytest.raises(UserError, match="is damaged"):
-        runs.status(folder)
+        status.status(folder)
 
 
 @pytest.mark.parametrize(
@@ -88,54 +122,63 @@ def test_a_damaged_progress_is_one_line(content: str, tmp_path: Path) -> None:
     [(os.getpid(), "searches (process"), (2**22 + 1, "dead: "), (2**80, "dead: ")],
     ids=["this one", "none", "no number of a process"],
 )
-def test_whether_a_run_lives_is_known_where_its_lock_cannot_be_opened(process: int, state: str, tmp_path: Path) -> None:
+def test_whether_a_run_lives_is_known_where_its_lock_cannot_be_opened(
+    process: int, state: str, tmp_path: Path
+) -> None:
     folder = begun(config(tmp_path))
     (folder / ".running").mkdir()  # what root cannot open, either
     progress = {"state": "searches", "process": process, "machine": socket.gethostname()}
-    (folder / runs.PROGRESS).write_text(json.dumps(progress))
-    assert dict(runs.status(folder))["state"].startswith(state)
+    (folder / PROGRESS).write_text(json.dumps(progress))
+    assert dict(status.status(folder))["state"].startswith(state)
 
 
 def test_looking_at_a_run_writes_nothing(tmp_path: Path) -> None:
     folder = begun(config(tmp_path))
-    with runs.held(folder):
+    with held(folder):
         pass
     (folder / ".running").touch()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    runs.status(folder)
+    status.status(folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_the_folder_of_a_run_that_was_killed_before_its_first_checkpoint_is_taken_over(tmp_path: Path) -> None:
-    first = runs.make(config(tmp_path), "digits")
-    assert runs.make(config(tmp_path, workers=3), "digits", take_over=True) == first
-    assert runs.make(config(tmp_path, lr=0.5), "digits", take_over=True) == first / "0"
-    with runs.held(first):
-        assert runs.make(config(tmp_path), "digits", take_over=True) == first / "1"
-    (first / runs.CHECKPOINTS / runs.INITIAL).write_bytes(b"x")
-    assert runs.make(config(tmp_path), "digits", take_over=True) == first / "1"
-    assert runs.make(config(tmp_path), "digits") == first / "2"
+def test_the_folder_of_a_run_that_was_killed_before_its_first_checkpoint_is_taken_over(
+    tmp_path: Path,
+) -> None:
+    first = make(config(tmp_path), "digits")
+    assert make(config(tmp_path, workers=3), "digits", take_over=True) == first
+    assert make(config(tmp_path, lr=0.5), "digits", take_over=True) == first / "0"
+    with held(first):
+        assert make(config(tmp_path), "digits", take_over=True) == first / "1"
+    (first / CHECKPOINTS / INITIAL).write_bytes(b"x")
+    assert make(config(tmp_path), "digits", take_over=True) == first / "1"
+    assert make(config(tmp_path), "digits") == first / "2"
 
 
-@pytest.mark.parametrize("said", ["stopped: SIGTERM", "failed: epoch 2, step 7: the loss is not finite"])
+@pytest.mark.parametrize(
+    "said", ["stopped: SIGTERM", "failed: epoch 2, step 7: the loss is not finite"]
+)
 def test_status_tells_why_a_run_ended(tmp_path: Path, said: str) -> None:
     folder = begun(config(tmp_path))
-    runs.Progress(folder).tell(said, at_once=True)
-    assert runs.has_told_its_end(folder)
-    assert dict(runs.status(folder))["state"] == f"{said}, 0 s ago; go on with: biprop find --resume {folder}"
+    Progress(folder).tell(said, at_once=True)
+    assert has_told_its_end(folder)
+    assert (
+        dict(status.status(folder))["state"]
+        == f"{said}, 0 s ago; go on with: biprop find --resume {folder}"
+    )
 
 
 def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) -> None:
-    progress = runs.Progress(tmp_path, every=1e9)
+    progress = Progress(tmp_path, every=1e9)
     progress.tell("searches", {"epoch": 1, "epochs": 9})
     progress.tell("searches", {"epoch": 2})
-    assert json.loads((tmp_path / runs.PROGRESS).read_text())["epoch"] == 1
+    assert json.loads((tmp_path / PROGRESS).read_text())["epoch"] == 1
     progress.tell("stopped", {"batch": 3}, at_once=True)
-    told = json.loads((tmp_path / runs.PROGRESS).read_text())
+    told = json.loads((tmp_path / PROGRESS).read_text())
     assert (told["state"], told["epoch"], told["epochs"], told["batch"]) == ("stopped", 2, 9, 3)
 
 
 def test_times_in_words() -> None:
-    assert [runs.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 3600, 7500)] == [
+    assert [status.in_words(seconds) for seconds in (-5, 0.4, 59.6, 3599, 3600, 7500)] == [
         "0 s", "0 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "2 h 5 min",
     ]  # fmt: skip

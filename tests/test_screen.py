@@ -43,7 +43,9 @@ def stream_of(encoding: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
 
 
-@pytest.mark.parametrize(("encoding", "shown"), [("ascii", rb"\xdc\u65e5"), ("cp1252", b"\xdc\\u65e5")])
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", rb"\xdc\u65e5"), ("cp1252", b"\xdc\\u65e5")]
+)
 @pytest.mark.parametrize("lasting", [False, True])
 def test_what_a_screen_cannot_encode_is_escaped(encoding: str, shown: bytes, lasting: bool) -> None:
     stream = stream_of(encoding)
@@ -80,7 +82,9 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.ENOSPC])
-def test_a_search_goes_on_without_a_screen_and_says_so_once(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_goes_on_without_a_screen_and_says_so_once(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = Broken(number)
     stream = screen.as_stream(broken, lasting=True)
     for _ in range(3):
@@ -91,9 +95,12 @@ def test_a_search_goes_on_without_a_screen_and_says_so_once(number: int, capsys:
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(errno.EPIPE, BrokenPipeError), (errno.EIO, UserError), (errno.ENOSPC, UserError)]
+    ("number", "expected"),
+    [(errno.EPIPE, BrokenPipeError), (errno.EIO, UserError), (errno.ENOSPC, UserError)],
 )
-def test_other_commands_end(number: int, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_commands_end(
+    number: int, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for write in (screen.as_stream(Broken(number), lasting=False).write, screen.show):
         monkeypatch.setattr(sys, "stdout", Broken(number))
         with pytest.raises(expected, match="reason"):

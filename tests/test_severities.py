@@ -2,8 +2,16 @@
 
 import pytest
 
-from biprop import severities
-from biprop.severities import CIFAR, EXTRA, GROUPS, IMAGENET, NAMES, SEVERITIES, TINY_IMAGENET
+from biprop.robustness import severities
+from biprop.robustness.severities import (
+    CIFAR,
+    EXTRA,
+    GROUPS,
+    IMAGENET,
+    NAMES,
+    SEVERITIES,
+    TINY_IMAGENET,
+)
 
 
 def test_fifteen_make_up_a_score_and_four_are_extra() -> None:
@@ -13,7 +21,9 @@ def test_fifteen_make_up_a_score_and_four_are_extra() -> None:
 
 
 @pytest.mark.parametrize("table", [CIFAR, TINY_IMAGENET, IMAGENET], ids=["32", "64", "224"])
-def test_every_table_has_five_severities_of_every_corruption(table: dict[str, tuple[object, ...]]) -> None:
+def test_every_table_has_five_severities_of_every_corruption(
+    table: dict[str, tuple[object, ...]],
+) -> None:
     assert set(table) == set(NAMES + EXTRA)
     assert {len(row) for row in table.values()} == {len(SEVERITIES)}
 
@@ -93,8 +103,13 @@ saturate           0.3 0 | 0.1 0 | 2 0 | 5 0.1 | 20 0.2
 
 def rows(published: str) -> dict[str, list[list[float]]]:
     """Corruption -> severity -> numbers."""
-    named = (line.split(maxsplit=1) for line in published.replace("\n    ", " ").strip().splitlines())
-    return {name: [[float(number) for number in part.split()] for part in numbers.split("|")] for name, numbers in named}
+    named = (
+        line.split(maxsplit=1) for line in published.replace("\n    ", " ").strip().splitlines()
+    )
+    return {
+        name: [[float(number) for number in part.split()] for part in numbers.split("|")]
+        for name, numbers in named
+    }
 
 
 @pytest.mark.parametrize(
@@ -102,17 +117,24 @@ def rows(published: str) -> dict[str, list[list[float]]]:
     [(CIFAR, MAKE_CIFAR_C), (TINY_IMAGENET, MAKE_TINYIMAGENET_C), (IMAGENET, MAKE_IMAGENET_C)],
     ids=["32", "64", "224"],
 )
-def test_every_number_is_the_published_one(table: dict[str, tuple[object, ...]], published: str) -> None:
+def test_every_number_is_the_published_one(
+    table: dict[str, tuple[object, ...]], published: str
+) -> None:
     expected = rows(published)
     if table is IMAGENET:  # its elastic_transform multiplies by 244 pixels on images of 224
-        expected["elastic_transform"] = [[number * 244 / 224 for number in part] for part in expected["elastic_transform"]]
+        expected["elastic_transform"] = [
+            [number * 244 / 224 for number in part] for part in expected["elastic_transform"]
+        ]
     assert list(table) == list(expected)
     for name, severities_of in table.items():
         numbers = [list(entry) if isinstance(entry, tuple) else [entry] for entry in severities_of]
         assert numbers == [pytest.approx(part) for part in expected[name]], name
 
 
-@pytest.mark.parametrize(("side", "table"), [(28, CIFAR), (32, CIFAR), (64, TINY_IMAGENET), (96, TINY_IMAGENET), (224, IMAGENET)])
+@pytest.mark.parametrize(
+    ("side", "table"),
+    [(28, CIFAR), (32, CIFAR), (64, TINY_IMAGENET), (96, TINY_IMAGENET), (224, IMAGENET)],
+)
 def test_the_nearest_published_size_counts(side: int, table: dict[str, tuple[object, ...]]) -> None:
     for severity in SEVERITIES:
         assert severities.parameters("fog", severity, side) == table["fog"][severity - 1]

@@ -27,12 +27,16 @@ def test_every_class_is_on_both_sides_in_proportion(counts: list[int], share: fl
 def test_a_class_with_one_image_cannot_be_split() -> None:
     with pytest.raises(UserError, match="class 'eel' has too few images"):
         stratified(np.array([0, 0, 1, 1, 2]), 2, 0, ["cat", "dog", "eel"])
-    assert stratified(np.array([0, 0, 2, 2]), 2, 0, ["cat", "dog", "eel"]).sum() == 2  # a class without any is left alone
+    assert (
+        stratified(np.array([0, 0, 2, 2]), 2, 0, ["cat", "dog", "eel"]).sum() == 2
+    )  # a class without any is left alone
 
 
 def test_each_split_has_a_draw_of_its_own() -> None:
     labels = np.repeat(np.arange(2), 50)
-    test, validation = (stratified(labels, 10, layer, ["cat", "dog"]) for layer in (TEST_LAYER, VALIDATION_LAYER))
+    test, validation = (
+        stratified(labels, 10, layer, ["cat", "dog"]) for layer in (TEST_LAYER, VALIDATION_LAYER)
+    )
     assert not np.array_equal(test, validation)
 
 

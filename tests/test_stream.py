@@ -10,8 +10,9 @@ from conftest import write_image_folder, write_photographs
 from PIL import Image
 from test_items import write_parquet
 
-from biprop import UserError, config, data, pictures
-from biprop.data import items, sources, stream
+from biprop import UserError, config, data
+from biprop.data import decoding, items, stream
+from biprop.images import cut_middle, opened
 
 
 def load(folder: Path, **values: object) -> data.DataSet:
@@ -43,7 +44,9 @@ def test_the_workers_number_changes_nothing(tmp_path: Path) -> None:
     assert not torch.equal(other[0], runs[0][0][0])
 
 
-def test_parquet_is_read_a_few_groups_at_a_time_and_every_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_is_read_a_few_groups_at_a_time_and_every_image_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(items, "IMAGES_KEPT", 20)
     listing = items.list_parquet([write_parquet(tmp_path / "train-0.parquet", 0, 200, 10)])
     assert listing
@@ -70,14 +73,23 @@ def test_random_boxes_follow_their_definition() -> None:
     assert 0.07 < area.min() < 0.1
     assert area.max() > 0.9
     assert 0.73 < aspect.min() < aspect.max() < 1.37
-    assert abs(np.log(aspect).mean()) < 0.05  # nearly as wide as high on average; large parts fit better if wide
-    assert stream.random_box(1000, 10, np.random.default_rng(0)) == (493, 0, 506, 10)  # no such part fits: the middle
+    assert (
+        abs(np.log(aspect).mean()) < 0.05
+    )  # nearly as wide as high on average; large parts fit better if wide
+    assert stream.random_box(1000, 10, np.random.default_rng(0)) == (
+        493,
+        0,
+        506,
+        10,
+    )  # no such part fits: the middle
 
 
 def smooth_jpeg(width: int, height: int) -> bytes:
     coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+        buffer, "JPEG", quality=95
+    )
     return buffer.getvalue()
 
 
@@ -94,10 +106,15 @@ def test_fast_jpeg_scaling_gives_nearly_the_same_cut() -> None:
         assert difference.mean() < 1.5
 
 
-@pytest.mark.parametrize(("width", "height", "scaled"), [(500, 375, (341, 256)), (300, 600, (256, 512)), (256, 256, (256, 256))])
-def test_the_test_cut_is_resize_256_and_center_crop_224(width: int, height: int, scaled: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("width", "height", "scaled"),
+    [(500, 375, (341, 256)), (300, 600, (256, 512)), (256, 256, (256, 256))],
+)
+def test_the_test_cut_is_resize_256_and_center_crop_224(
+    width: int, height: int, scaled: tuple[int, int]
+) -> None:
     with Image.open(io.BytesIO(smooth_jpeg(width, height))) as image:
-        cut = stream.cut_middle(image, 224)
+        cut = cut_middle(image, 224)
         resized = image.convert("RGB").resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - 224) / 2), round((scaled[1] - 224) / 2)
     assert np.array_equal(np.asarray(cut), np.asarray(resized)[top : top + 224, left : left + 224])
@@ -112,24 +129,30 @@ def test_an_image_that_cannot_be_read_is_one_clear_line(workers: int, tmp_path: 
     assert "\n" not in str(error.value)
 
 
-def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_memory_size", lambda: 20_000)
+def test_what_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_memory_size", lambda: 20_000)
     write_image_folder(tmp_path / "pets")
-    with pytest.raises(UserError, match=r"more than half of this machine's memory .*: pass --stream"):
+    with pytest.raises(
+        UserError, match=r"more than half of this machine's memory .*: pass --stream"
+    ):
         load(tmp_path / "pets", set="folder", image_size=None)
     assert load(tmp_path / "pets", set="folder", stream=True).train.cuts
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_the_camera_was_held_otherwise_and_the_cut_is_the_same(orientation: int, tmp_path: Path) -> None:
+def test_the_camera_was_held_otherwise_and_the_cut_is_the_same(
+    orientation: int, tmp_path: Path
+) -> None:
     upright = Image.open(io.BytesIO(smooth_jpeg(1600, 1200)))
     turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright.transpose(turn).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     for seed in range(3):
-        with pictures.opened(smooth_jpeg(1600, 1200), "a") as image:
+        with opened(smooth_jpeg(1600, 1200), "a") as image:
             plain = stream.cut_at_random(image, 64, np.random.default_rng(seed))
-        with pictures.opened(tmp_path / "turned.jpg", "b") as image:
+        with opened(tmp_path / "turned.jpg", "b") as image:
             turned = stream.cut_at_random(image, 64, np.random.default_rng(seed))
         assert np.abs(np.asarray(plain, dtype=int) - np.asarray(turned, dtype=int)).mean() < 3

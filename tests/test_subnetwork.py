@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 from torch.nn.utils import prune as torch_prune
 
-from biprop import BinaryActivation, Ticket, TicketError, UserError, convert, models, rng
-from biprop.layers import Masked, MaskSource
+from biprop import BinaryActivation, Ticket, TicketError, UserError, convert, rng
+from biprop.models import build
 from biprop.subnetwork import Subnetwork
+from biprop.subnetwork.layers import Masked, MaskSource
 
 
 def net() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)
+    )
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -32,7 +35,12 @@ def test_what_is_frozen_trained_and_left_alone() -> None:
     subnetwork = convert(model, 0.25)
     assert list(subnetwork.layers) == ["0", "4"]
     assert subnetwork.left_alone == {"1": "BatchNorm2d"}
-    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["0.scores", "1.weight", "1.bias", "4.scores"]
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
+        "0.scores",
+        "1.weight",
+        "1.bias",
+        "4.scores",
+    ]
     assert "left alone: 1 (BatchNorm2d)" in repr(subnetwork)
 
 
@@ -50,7 +58,9 @@ def test_exactly_k_are_kept(density: float, scope: Any) -> None:
 
 def test_gain_divisors_are_the_methods() -> None:
     """Layerwise: int(k * n), which is not always the number kept. Global: the number kept in the layer."""
-    layer = nn.Linear(7, 3, bias=False)  # n = 21; k = 0.3 keeps 21 - int(14.7) = 7, and divides by int(6.3) = 6
+    layer = nn.Linear(
+        7, 3, bias=False
+    )  # n = 21; k = 0.3 keeps 21 - int(14.7) = 7, and divides by int(6.3) = 6
     convert(layer, 0.3)
     assert isinstance(layer, Masked)
     kept = (layer.weight.abs() * layer.mask).sum()
@@ -82,7 +92,9 @@ def test_masks_follow_the_scores_by_themselves(make: Any, scope: Any) -> None:
     stale = [layer.mask.clone() for layer in subnetwork.layers.values()]
     assert not all(torch.equal(a, b) for a, b in zip(before, stale, strict=True))
     subnetwork.update()
-    assert all(torch.equal(a, b.mask) for a, b in zip(stale, subnetwork.layers.values(), strict=True))
+    assert all(
+        torch.equal(a, b.mask) for a, b in zip(stale, subnetwork.layers.values(), strict=True)
+    )
 
 
 State = dict[str, Tensor]
@@ -121,7 +133,9 @@ def by_gradient_and_data(model: nn.Module, state: State) -> None:
 
 CHANGES: dict[str, Change] = {
     "load_state_dict": lambda model, state: model.load_state_dict(state),
-    "load_state_dict(assign=True)": lambda model, state: model.load_state_dict(dict(state), assign=True),
+    "load_state_dict(assign=True)": lambda model, state: model.load_state_dict(
+        dict(state), assign=True
+    ),
     "layer.scores = Parameter": set_parameters,
     "layer._parameters": set_in_dictionary,
     "parameter.data =": set_data,
@@ -166,7 +180,7 @@ def test_in_a_common_ranking_the_scores_of_other_layers_count() -> None:
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_each_layer_looks_at_itself_alone(scope: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.build("cResNet20").eval()
+    model = build.build("cResNet20").eval()
     subnetwork = convert(model, 0.3, scope)
     looks, holds = 0, MaskSource.holds
 
@@ -178,12 +192,19 @@ def test_each_layer_looks_at_itself_alone(scope: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(MaskSource, "holds", counted)
     model(torch.randn(1, 3, 32, 32))
     layers = len(subnetwork.layers)
-    assert looks == (layers if scope == "layer" else 2 * layers)  # a common ranking is looked at once, too
+    assert looks == (
+        layers if scope == "layer" else 2 * layers
+    )  # a common ranking is looked at once, too
 
 
 @pytest.mark.parametrize(
     "change",
-    [set_parameters, CHANGES["load_state_dict"], CHANGES["load_state_dict(assign=True)"], lambda model, _: model.to(torch.half)],
+    [
+        set_parameters,
+        CHANGES["load_state_dict"],
+        CHANGES["load_state_dict(assign=True)"],
+        lambda model, _: model.to(torch.half),
+    ],
 )
 def test_changes_that_a_compiled_program_must_see_are_noted_at_once(change: Change) -> None:
     """It looks at this flag alone; and FSDP sets the same tensors, filled anew, in each pass."""
@@ -247,8 +268,12 @@ def test_a_stacked_ensemble_computes_what_its_members_do() -> None:
     def call(parameters: State, buffers: State) -> Any:
         return functional_call(base, (parameters, buffers), (x,))
 
-    torch.testing.assert_close(vmap(call)(parameters, buffers), torch.stack([member(x) for member in members]))
-    alone = vmap(lambda scores: functional_call(base, {"0.scores": scores}, (x,)))(parameters["0.scores"])
+    torch.testing.assert_close(
+        vmap(call)(parameters, buffers), torch.stack([member(x) for member in members])
+    )
+    alone = vmap(lambda scores: functional_call(base, {"0.scores": scores}, (x,)))(
+        parameters["0.scores"]
+    )
     with torch.no_grad():
         base[0].scores.copy_(parameters["0.scores"][2])
     torch.testing.assert_close(alone[2], base(x))
@@ -276,7 +301,9 @@ def test_scores_that_are_no_number_are_not_hidden_by_a_transform() -> None:
     model, _ = mlp()
     scores = torch.randn(2, 4, 16)
     scores[1, 0, 0] = torch.nan
-    found = vmap(lambda scores: functional_call(model, {"2.scores": scores}, (torch.ones(5, 8),)))(scores)
+    found = vmap(lambda scores: functional_call(model, {"2.scores": scores}, (torch.ones(5, 8),)))(
+        scores
+    )
     assert found[0].isfinite().all()
     assert found[1].isnan().all()
 
@@ -296,7 +323,9 @@ def test_what_cannot_be_followed_is_refused() -> None:
     with pytest.raises(UserError, match=r"subnetwork\.update"):
         torch.jit.trace(model, torch.randn(5, 8))
     model[0].scores = nn.Parameter(torch.randn(3, 3))
-    with pytest.raises(UserError, match=r"layer 0: its scores are \[3, 3\] and its weight is \[16, 8\]"):
+    with pytest.raises(
+        UserError, match=r"layer 0: its scores are \[3, 3\] and its weight is \[16, 8\]"
+    ):
         model(torch.randn(5, 8))
 
 
@@ -316,7 +345,9 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # from inside torch's tracer
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:The .grad attribute"
+)  # from inside torch's tracer
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("scope", ["layer", pytest.param("global", marks=pytest.mark.slow)])
 def test_a_compiled_model_follows_its_scores(scope: Any) -> None:
@@ -326,7 +357,9 @@ def test_a_compiled_model_follows_its_scores(scope: Any) -> None:
         run = torch.compile(model, backend="eager") if compiled else model
         x = torch.arange(32.0).view(4, 8) / 32
         # fused: version counters tell nothing
-        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.5, fused=True)
+        optimizer = torch.optim.Adam(
+            [p for p in model.parameters() if p.requires_grad], 0.5, fused=True
+        )
         for _ in range(2):
             optimizer.zero_grad()
             run(x).square().sum().backward()
@@ -378,7 +411,10 @@ def test_double_precision_after_conversion() -> None:
     model.double()
     subnetwork.update()
     assert {layer.gain.dtype for layer in subnetwork.layers.values()} == {torch.float64}
-    assert all(torch.equal(a, layer.mask) for a, layer in zip(masks, subnetwork.layers.values(), strict=True))
+    assert all(
+        torch.equal(a, layer.mask)
+        for a, layer in zip(masks, subnetwork.layers.values(), strict=True)
+    )
     exact = (model[0].weight.abs() * model[0].mask).sum() / int(0.3 * 216)
     assert model[0].weight.dtype == torch.float64
     torch.testing.assert_close(model[0].gain, exact, rtol=1e-14, atol=0)
@@ -432,7 +468,9 @@ def test_the_replicas_of_data_parallel() -> None:
     assert torch.equal(found, model[0](x))
 
 
-def train_sharded(parts: list[str], mesh: Any, scope: Any = "layer") -> tuple[Tensor, nn.Module, Subnetwork]:
+def train_sharded(
+    parts: list[str], mesh: Any, scope: Any = "layer"
+) -> tuple[Tensor, nn.Module, Subnetwork]:
     """The output after a few steps, of a model whose `parts` ("": all of it) are sharded."""
     from torch.distributed.fsdp import fully_shard
 
@@ -463,7 +501,9 @@ def check_sharded(rank: int, size: int, place: str) -> None:
     try:
         mesh = init_device_mesh("cpu", (size,))
         for scope, parts in (("layer", [""]), ("layer", ["0", "2", ""]), ("global", [""])):
-            torch.testing.assert_close(train_sharded(parts, mesh, scope)[0], train_sharded([], mesh, scope)[0])
+            torch.testing.assert_close(
+                train_sharded(parts, mesh, scope)[0], train_sharded([], mesh, scope)[0]
+            )
         _, model, subnetwork = train_sharded([""], mesh)
         with pytest.raises(TicketError, match="is sharded: load"):
             Ticket.from_model(model, subnetwork)
@@ -475,7 +515,9 @@ def check_sharded(rank: int, size: int, place: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # from inside torch.distributed
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning"
+)  # from inside torch.distributed
 def test_fully_sharded_models_have_the_masks_of_others(tmp_path: Path) -> None:
     check_sharded(0, 1, str(tmp_path / "store"))
 
@@ -492,7 +534,9 @@ def test_signs_come_from_seed_and_layer_number_alone() -> None:
     bits = torch.from_numpy(rng.sign_bits(11, 1, 1440)).view(5, 288)
     assert torch.equal(model[4].weight > 0, bits == 1)
     assert torch.equal(model[4].weight.abs(), magnitudes)
-    convert(other, 0.3, exempt=["0"], seed=11, init="kaiming_normal")  # an exempt layer shifts no other
+    convert(
+        other, 0.3, exempt=["0"], seed=11, init="kaiming_normal"
+    )  # an exempt layer shifts no other
     assert torch.equal(other[4].weight > 0, bits == 1)
 
 
@@ -504,8 +548,10 @@ def test_keep_leaves_the_weights() -> None:
 
 
 def test_densities_by_pattern_and_exempt_layers() -> None:
-    model = models.build("cResNet20")
-    subnetwork = convert(model, {"*": 0.2, "layer3.*": 0.1, "fc": 0.5, "conv1": "dense"}, exempt=["layer1.0.*"])
+    model = build.build("cResNet20")
+    subnetwork = convert(
+        model, {"*": 0.2, "layer3.*": 0.1, "fc": 0.5, "conv1": "dense"}, exempt=["layer1.0.*"]
+    )
     assert subnetwork.exempt == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
     assert model.get_parameter("conv1.weight").requires_grad
     by_name = {r.name: r for r in subnetwork.report()}
@@ -538,7 +584,10 @@ def test_a_density_that_cannot_be_changes_nothing() -> None:
     with pytest.raises(UserError, match="other layers"):
         subnetwork.set_densities({"0": 0.3})
     assert subnetwork.densities == {"0": 0.3, "4": 0.3}
-    assert all(torch.equal(a, layer.mask) for a, layer in zip(before, subnetwork.layers.values(), strict=True))
+    assert all(
+        torch.equal(a, layer.mask)
+        for a, layer in zip(before, subnetwork.layers.values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -557,14 +606,19 @@ def test_a_density_that_cannot_be_changes_nothing() -> None:
         ({"init": "kaiming"}, "init"),
         ({"init": "kaiming_normal", "mode": "fan"}, "mode = 'fan': must be"),
         ({"init": "kaiming_normal", "nonlinearity": "softsign"}, "nonlinearity = 'softsign'"),
-        ({"init": "kaiming_normal", "scale_fan": True, "density": {"0": 0.5, "4": 1.0}}, "scale_fan"),
+        (
+            {"init": "kaiming_normal", "scale_fan": True, "density": {"0": 0.5, "4": 1.0}},
+            "scale_fan",
+        ),
         ({"floor": 2.0}, "floor"),
         ({"floor": 0.5, "density": 0.1, "scope": "global"}, "lower the floor or raise the density"),
         ({"floor": 0.0, "density": 0.0001, "scope": "global"}, "to keep: raise the density"),
         ({"seed": -1}, "seed"),
     ],
 )
-def test_mistakes_are_refused_and_leave_the_model_as_it_was(options: dict[str, Any], message: str) -> None:
+def test_mistakes_are_refused_and_leave_the_model_as_it_was(
+    options: dict[str, Any], message: str
+) -> None:
     assert_refused(net(), message, **options)
 
 
@@ -572,8 +626,15 @@ def assert_refused(model: nn.Module, message: str, **options: Any) -> None:
     """`convert` refuses, in one line, and changes nothing."""
 
     def now() -> list[Any]:
-        state = [(name, value.detach().clone()) for name, value in model.named_parameters() if not nn.parameter.is_lazy(value)]
-        kinds = [(name, type(m), len(m._forward_pre_hooks), sorted(m.__dict__)) for name, m in model.named_modules()]
+        state = [
+            (name, value.detach().clone())
+            for name, value in model.named_parameters()
+            if not nn.parameter.is_lazy(value)
+        ]
+        kinds = [
+            (name, type(m), len(m._forward_pre_hooks), sorted(m.__dict__))
+            for name, m in model.named_modules()
+        ]
         return [state, kinds, [p.requires_grad for p in model.parameters()]]
 
     before = now()
@@ -610,7 +671,10 @@ def expanded() -> nn.Module:
 
 
 REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
-    (lambda: nn.LazyLinear(3), r"layer '2' is lazy \(LazyLinear\).*run one batch through the model"),
+    (
+        lambda: nn.LazyLinear(3),
+        r"layer '2' is lazy \(LazyLinear\).*run one batch through the model",
+    ),
     (lambda: nn.Linear(4, 3).double(), r"'2\.weight' is float64.*call model\.float\(\)"),
     (lambda: nn.BatchNorm1d(4).double(), r"'2\.weight' is float64.*call model\.float\(\)"),
     (lambda: nn.Linear(4, 3, dtype=torch.complex64), "layer '2' is torch.complex64"),
@@ -622,9 +686,13 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:Initializing zero-element tensors", "ignore:Complex modules")
+@pytest.mark.filterwarnings(
+    "ignore:Lazy modules", "ignore:Initializing zero-element tensors", "ignore:Complex modules"
+)
 @pytest.mark.parametrize(("last", "message"), REFUSED, ids=[message for _, message in REFUSED])
-def test_layers_that_cannot_be_masked_are_refused_before_anything_is_changed(last: Callable[[], nn.Module], message: str) -> None:
+def test_layers_that_cannot_be_masked_are_refused_before_anything_is_changed(
+    last: Callable[[], nn.Module], message: str
+) -> None:
     assert_refused(ends_with(last()), message)
 
 
@@ -640,7 +708,9 @@ def test_the_advice_in_messages_can_be_followed() -> None:
     for layer in (made_in_inference_mode(), expanded()):
         layer.weight = nn.Parameter(layer.weight.clone())  # type: ignore[operator]
         assert list(convert(ends_with(layer)).layers) == ["0", "2"]
-    rest = convert(ends_with(nn.Linear(4, 3)), {"*": 0.2, "0": 0.5})  # "begin with a pattern for the rest"
+    rest = convert(
+        ends_with(nn.Linear(4, 3)), {"*": 0.2, "0": 0.5}
+    )  # "begin with a pattern for the rest"
     assert rest.densities == {"0": 0.5, "2": 0.2}
     with torch.inference_mode(), pytest.raises(UserError, match="outside of it"):
         convert(net())
@@ -662,11 +732,16 @@ def same_memory() -> nn.Module:
     ("make", "exempt"),
     [
         (lambda: tied(nn.Embedding(4, 4), nn.Linear(4, 4, bias=False)), ["1"]),
-        (lambda: tied(nn.Linear(4, 4), nn.Linear(4, 4), nn.Embedding(4, 4), nn.Linear(4, 4)), ["0", "1", "3"]),
+        (
+            lambda: tied(nn.Linear(4, 4), nn.Linear(4, 4), nn.Embedding(4, 4), nn.Linear(4, 4)),
+            ["0", "1", "3"],
+        ),
         (same_memory, ["0", "1"]),
     ],
 )
-def test_shared_weights_are_refused_and_exempting_them_helps(make: Callable[[], nn.Module], exempt: list[str]) -> None:
+def test_shared_weights_are_refused_and_exempting_them_helps(
+    make: Callable[[], nn.Module], exempt: list[str]
+) -> None:
     assert_refused(make(), rf"share a weight or bias: add {str(exempt)[:-1]}".replace("[", r"\["))
     model = make()
     assert convert(model, exempt=exempt).exempt == exempt
@@ -690,7 +765,9 @@ def test_a_second_conversion_is_refused() -> None:
         lambda layer: torch_prune.l1_unstructured(layer, "bias", amount=0.5),
     ],
 )
-def test_layers_whose_weight_something_else_computes_are_left_alone(wrap: Callable[[nn.Module], nn.Module]) -> None:
+def test_layers_whose_weight_something_else_computes_are_left_alone(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
     layer = wrap(nn.Linear(4, 3))
     trains = {name for name, p in layer.named_parameters() if p.requires_grad}
     subnetwork = convert(ends_with(layer))
@@ -710,7 +787,9 @@ def test_names_with_brackets_are_names() -> None:
     assert convert(model, {"*": 0.5, "a[0]": "dense"}).exempt == ["a[0]"]
 
 
-@pytest.mark.parametrize("init", ["own", "kaiming_normal", "kaiming_uniform", "signed_constant", "bernoulli"])
+@pytest.mark.parametrize(
+    "init", ["own", "kaiming_normal", "kaiming_uniform", "signed_constant", "bernoulli"]
+)
 def test_draws_do_not_depend_on_torchs_defaults(init: str) -> None:
     expected, model = net(), net()
     model.load_state_dict(expected.state_dict())
@@ -721,7 +800,9 @@ def test_draws_do_not_depend_on_torchs_defaults(init: str) -> None:
             convert(model, init=init)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters(), strict=True)
+    )
 
 
 def test_a_module_used_twice_is_one_layer() -> None:
@@ -757,5 +838,5 @@ def test_torch_compile_sees_a_plain_network() -> None:
 
 def test_meta_tensors_convert_without_memory() -> None:
     with torch.device("meta"):
-        model = models.build("cResNet18")
+        model = build.build("cResNet18")
     assert convert(model, 0.2).weights == 11_164_352

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from conftest import write_image_folder
 
-from biprop import UserError, cli, config, data, sweep
-from biprop.train import Search
+from biprop import UserError, config, data
+from biprop.cli import command_line
+from biprop.console import Console
+from biprop.search import sweep
+from biprop.search.loop import Search
+from biprop.search.sweep import DATA_OPTIONS, RUNNING, Sweep
 
 QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 COMMAND = ["sweep", "--grid", "prune_rate=0.3,0.1", "seed=0,1", *QUICK]
@@ -31,12 +35,16 @@ def test_a_grid_is_the_product_of_its_values() -> None:
 def test_the_default_is_the_papers_grid() -> None:
     cells = sweep.cells(sweep.parse_grid([]), None, {"set": "CIFAR10"})
     assert len(cells) == 48
-    assert {c.config.arch for c in cells} == {f"Conv{depth}{kind}" for depth in (2, 4, 6, 8) for kind in ("", "_BinAct")}
+    assert {c.config.arch for c in cells} == {
+        f"Conv{depth}{kind}" for depth in (2, 4, 6, 8) for kind in ("", "_BinAct")
+    }
     assert {c.config.prune_rate for c in cells} == {0.8, 0.6, 0.5, 0.4, 0.2, 0.1}
 
 
-def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, "--cell", "2"]) == 0
+def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main([*COMMAND, "--cell", "2"]) == 0
     out = capsys.readouterr().out
     assert "4 cells, 1 to run" in out
     assert out.count("waiting") == 3
@@ -44,9 +52,13 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: 
     # Cell 0 was killed after its first epoch of two, by a fault that no one could handle.
     two = [part if part != "1" else "2" for part in COMMAND]
     folder = Path("runs/sweeps/other")
-    cells = sweep.cells(sweep.parse_grid(["prune_rate=0.3,0.1"]), None, {"width_mult": "0.25", "epochs": "2", "name": "other"})
-    state = sweep.Sweep(folder, cells)
-    found = Search(cells[0].config, "digits", data.load(cells[0].config), __import__("biprop.log").log.Console())
+    cells = sweep.cells(
+        sweep.parse_grid(["prune_rate=0.3,0.1"]),
+        None,
+        {"width_mult": "0.25", "epochs": "2", "name": "other"},
+    )
+    state = Sweep(folder, cells)
+    found = Search(cells[0].config, "digits", data.load(cells[0].config), Console())
     end, epochs = found._end_epoch, []
 
     def killed(*facts: object) -> None:
@@ -57,21 +69,23 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: 
     found._end_epoch = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         found.run()
-    state.record(cells[0], sweep.RUNNING, folder=str(found.folder))
+    state.record(cells[0], RUNNING, folder=str(found.folder))
     assert epochs == [1]
     capsys.readouterr()
     command = ["sweep", "--grid", "prune_rate=0.3,0.1", *two[4:], "--name", "other"]
-    assert cli.main(command) == 0
+    assert command_line.main(command) == 0
     out = capsys.readouterr().out
     assert "2 cells, 2 to run" in out
     assert f"run folder {found.folder}, from epoch 2 on" in out
     assert out.count("epoch 1/2") == 1
     assert out.count("epoch 2/2") == 2
     assert json.loads((folder / "0.json").read_text())["status"] == "done"
-    assert cli.main(command) == 0
+    assert command_line.main(command) == 0
     assert "2 cells, 0 to run" in capsys.readouterr().out
-    state.record(cells[0], sweep.RUNNING, folder=str(found.folder))  # as if it was killed before it was recorded as done
-    assert cli.main(command) == 0
+    state.record(
+        cells[0], RUNNING, folder=str(found.folder)
+    )  # as if it was killed before it was recorded as done
+    assert command_line.main(command) == 0
     assert "2 cells, 1 to run" in capsys.readouterr().out
     assert json.loads((folder / "0.json").read_text())["folder"] == str(found.folder)
     with Path("runs/results.csv").open(newline="") as file:
@@ -79,32 +93,50 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(capsys: 
 
 
 def test_a_cell_that_diverges_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sweep", "--grid", "lr=1e38,0.1", *QUICK]) == 0
+    assert command_line.main(["sweep", "--grid", "lr=1e38,0.1", *QUICK]) == 0
     out = capsys.readouterr().out
     assert "diverged: epoch 1, step" in out
     assert "lr=1e38  diverged" in out
     assert "lr=0.1   " in out
-    assert cli.main(["sweep", "--grid", "lr=1e38,0.1", *QUICK]) == 0  # it would diverge again
+    assert (
+        command_line.main(["sweep", "--grid", "lr=1e38,0.1", *QUICK]) == 0
+    )  # it would diverge again
     again = capsys.readouterr().out
     assert "cell 1 of 2" not in again
     assert "lr=1e38  diverged" in again
 
 
-def test_warnings_of_the_data_are_on_standard_error_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_warnings_of_the_data_are_on_standard_error_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     write_image_folder(tmp_path / "photos")
-    assert cli.main(["sweep", "--grid", "seed=0,1", *QUICK, "--data", "photos", "--no-baseline"]) == 0
+    assert (
+        command_line.main(
+            ["sweep", "--grid", "seed=0,1", *QUICK, "--data", "photos", "--no-baseline"]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     assert captured.err.count("biprop: warning: only 2 validation images") == 1
     assert "warning" not in captured.out
 
 
 def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, "--set", "folder", "--data", "my data", "--slurm"]) == 0
+    assert command_line.main([*COMMAND, "--set", "folder", "--data", "my data", "--slurm"]) == 0
     script = capsys.readouterr().out
     assert script.startswith("#!/bin/bash\n")
     assert "#SBATCH --array=0-3\n" in script
     words = shlex.split(script.splitlines()[-1])
-    assert words == ["biprop", *COMMAND, "--set", "folder", "--data", "my data", "--cell", "$SLURM_ARRAY_TASK_ID"]
+    assert words == [
+        "biprop",
+        *COMMAND,
+        "--set",
+        "folder",
+        "--data",
+        "my data",
+        "--cell",
+        "$SLURM_ARRAY_TASK_ID",
+    ]
     assert not Path("runs").exists()
 
 
@@ -116,12 +148,17 @@ def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]
         (["--grid", "seed=1,,2"], "must be KEY=VALUE,VALUE"),
         (["--grid", "seed=1", "--grid", "seed=2"], "seed is given twice"),
         (["--grid", "prune_rate=0.5,7"], "--prune-rate 7: must be above 0"),
-        (["--prune-rate", "0.5", "--grid", "config=conv4_kn_unsigned,conv5"], "--config conv5: no such file"),
+        (
+            ["--prune-rate", "0.5", "--grid", "config=conv4_kn_unsigned,conv5"],
+            "--config conv5: no such file",
+        ),
         (["--grid", "seed=0,1", "--cell", "2"], "--cell 2: must be between 0 and 1"),
     ],
 )
-def test_mistakes_are_found_before_anything_runs(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sweep", *arguments]) == 2
+def test_mistakes_are_found_before_anything_runs(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["sweep", *arguments]) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
@@ -130,12 +167,12 @@ def test_mistakes_are_found_before_anything_runs(arguments: list[str], message: 
 
 def test_another_grid_under_the_same_name_is_refused() -> None:
     cells = [sweep.cells(sweep.parse_grid([f"seed={n}"]), None, {}) for n in (0, 1)]
-    sweep.Sweep(Path("s"), cells[0]).record(cells[0][0], sweep.RUNNING)
+    Sweep(Path("s"), cells[0]).record(cells[0][0], RUNNING)
     with pytest.raises(UserError, match="holds cells of another grid: choose another --name"):
-        sweep.Sweep(Path("s"), cells[1])
+        Sweep(Path("s"), cells[1])
 
 
 def test_data_options_are_those_that_loading_reads() -> None:
-    assert {"set", "data", "stream", "augmix", "select_on", "batch_size"} <= set(sweep.DATA_OPTIONS)
-    assert not {"seed", "lr", "prune_rate"} & set(sweep.DATA_OPTIONS)
-    assert set(sweep.DATA_OPTIONS) <= set(config.FIELDS)
+    assert {"set", "data", "stream", "augmix", "select_on", "batch_size"} <= set(DATA_OPTIONS)
+    assert not {"seed", "lr", "prune_rate"} & set(DATA_OPTIONS)
+    assert set(DATA_OPTIONS) <= set(config.FIELDS)

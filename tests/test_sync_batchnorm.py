@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-from biprop.sync_batchnorm import SyncBatchNorm2d, synchronise
+from biprop.distributed.sync_batchnorm import SyncBatchNorm2d, synchronise
 
 SHARES = (slice(0, 3), slice(3, 8))
 
@@ -45,7 +45,9 @@ def half(rank: int, folder: Path, affine: bool, momentum: float | None) -> None:
 
 
 @pytest.mark.parametrize(("affine", "momentum"), [(True, 0.1), (False, None)])
-def test_two_shares_of_different_size_as_one_batch(affine: bool, momentum: float | None, tmp_path: Path) -> None:
+def test_two_shares_of_different_size_as_one_batch(
+    affine: bool, momentum: float | None, tmp_path: Path
+) -> None:
     torch.multiprocessing.spawn(half, (tmp_path, affine, momentum), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for key, whole in results(model(affine, momentum), batch()).items():
@@ -60,7 +62,9 @@ def test_two_shares_of_different_size_as_one_batch(affine: bool, momentum: float
 def bfloat16_half(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     made = nn.Sequential(SyncBatchNorm2d(1))
-    y = made((100 + torch.arange(1025.0).reshape(1, 1, 25, 41)).bfloat16())  # 2,050 in all: bfloat16 would count 2,048
+    y = made(
+        (100 + torch.arange(1025.0).reshape(1, 1, 25, 41)).bfloat16()
+    )  # 2,050 in all: bfloat16 would count 2,048
     assert y.dtype == torch.bfloat16
     torch.save(made.state_dict(), folder / f"{rank}.pt")
     dist.barrier()

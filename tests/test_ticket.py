@@ -15,18 +15,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from biprop import coding, inspection
-from biprop.ticket import Layer, Ticket, TicketError
+from biprop.ticket import Layer, Ticket, TicketError, entropy_coding, report
+from biprop.ticket.entropy_coding import Model
 
 GOLDEN = ROOT / "tests" / "golden"
 
 
-def layer(name: str, number: int, shape: tuple[int, ...], signs: Any = "seed", density: float = 0.2) -> Layer:
+def layer(
+    name: str, number: int, shape: tuple[int, ...], signs: Any = "seed", density: float = 0.2
+) -> Layer:
     generator = np.random.default_rng(number)
     mask = generator.random(shape) < density
     kept = int(mask.sum())
-    stored = np.packbits(generator.random(kept) < 0.5, bitorder="little") if signs == "stored" else None
-    return Layer(name, number, shape, kept, 0.1 + number, np.packbits(mask.ravel(), bitorder="little"), signs, stored)
+    stored = (
+        np.packbits(generator.random(kept) < 0.5, bitorder="little") if signs == "stored" else None
+    )
+    return Layer(
+        name,
+        number,
+        shape,
+        kept,
+        0.1 + number,
+        np.packbits(mask.ravel(), bitorder="little"),
+        signs,
+        stored,
+    )
 
 
 def small_ticket(**changes: Any) -> Ticket:
@@ -35,7 +48,11 @@ def small_ticket(**changes: Any) -> Ticket:
         "bn.running_var": np.ones(4, dtype=np.float32),
         "fc.bias": np.array([0.5, -0.25, 3], dtype=np.float32),
     }
-    layers = [layer("conv", 0, (4, 3, 3, 3)), layer("mid", 1, (5, 4), "positive"), layer("fc", 3, (3, 5), "stored")]
+    layers = [
+        layer("conv", 0, (4, 3, 3, 3)),
+        layer("mid", 1, (5, 4), "positive"),
+        layer("fc", 3, (3, 5), "stored"),
+    ]
     about: dict[str, Any] = {
         "state": state,
         "input_size": (3, 8, 8),
@@ -49,7 +66,13 @@ def small_ticket(**changes: Any) -> Ticket:
 
 def assert_same(one: Ticket, other: Ticket) -> None:
     for a, b in zip(one.layers, other.layers, strict=True):
-        assert (a.name, a.number, a.shape, a.kept, a.signs) == (b.name, b.number, b.shape, b.kept, b.signs)
+        assert (a.name, a.number, a.shape, a.kept, a.signs) == (
+            b.name,
+            b.number,
+            b.shape,
+            b.kept,
+            b.signs,
+        )
         assert np.array_equal(one.weight(a), other.weight(b))
         assert np.array_equal(one.sign_plane(a), other.sign_plane(b))
     assert list(one.state) == list(other.state)
@@ -81,7 +104,11 @@ def test_safetensors_can_look_inside(tmp_path: Path) -> None:
     small_ticket().save(tmp_path / "a.mpt")
     with safe_open(tmp_path / "a.mpt", "np") as file:
         assert set(file.keys()) == {"gains", "state", "masks", "signs"}
-        assert file.get_tensor("gains").tolist() == [np.float32(0.1), np.float32(1.1), np.float32(3.1)]
+        assert file.get_tensor("gains").tolist() == [
+            np.float32(0.1),
+            np.float32(1.1),
+            np.float32(3.1),
+        ]
         assert json.loads(file.metadata()["ticket"])["seed"] == "7"
 
 
@@ -99,7 +126,11 @@ def test_the_planes_are_the_same_on_every_platform() -> None:
     digest = hashlib.sha256()
     ticket = Ticket.load(GOLDEN / "tiny.mpt")
     for one in ticket.layers:
-        digest.update(one.mask.tobytes() + ticket.sign_plane(one).tobytes() + ticket.weight(one).astype("<f4").tobytes())
+        digest.update(
+            one.mask.tobytes()
+            + ticket.sign_plane(one).tobytes()
+            + ticket.weight(one).astype("<f4").tobytes()
+        )
     assert digest.hexdigest() == PLANES
 
 
@@ -151,7 +182,13 @@ VALUES = st.one_of(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path, *(found for key, child in inside for found in places(child, (*path, key)))]
 
 
@@ -166,11 +203,15 @@ def change(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 HEADER, DESCRIPTION, DATA = taken_apart(small_ticket().to_bytes())
 
 
-@pytest.mark.parametrize("part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in range(2, 10))])
+@pytest.mark.parametrize(
+    "part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in range(2, 10))]
+)
 def test_hostile_files_with_a_right_checksum(part: int) -> None:
     """10,000 files: any value of the header or the description replaced, bytes of the data changed, checksum made to fit."""
     draw = np.random.default_rng(part)
-    original = small_ticket().to_bytes() if part else (GOLDEN / "tiny.mpt").read_bytes()  # which takes ten times as long
+    original = (
+        small_ticket().to_bytes() if part else (GOLDEN / "tiny.mpt").read_bytes()
+    )  # which takes ten times as long
     first_header, first_description, first_data = taken_apart(original)
     in_header, in_description = places(first_header), places(first_description)
     values = [None, True, -1, 0, 1, 2, 3, 255, 2**31, 2**32, 2**40, 2**63, 2**70, 0.5, 1e300, "", "x", "F32", "BF16", "seed",
@@ -182,19 +223,24 @@ def test_hostile_files_with_a_right_checksum(part: int) -> None:
         if kind == 0:
             header = change(header, in_header[draw.integers(1, len(in_header))], new)
         if kind in (1, 2, 3):
-            description = change(description, in_description[draw.integers(len(in_description))], new)
+            description = change(
+                description, in_description[draw.integers(len(in_description))], new
+            )
         if kind >= 3:
             data[draw.integers(len(data))] ^= draw.integers(1, 256)
         if isinstance(header.get("__metadata__"), dict):
             if description is not first_description:
-                header = {**header, "__metadata__": {**header["__metadata__"], "ticket": json.dumps(description)}}
+                header = {
+                    **header,
+                    "__metadata__": {**header["__metadata__"], "ticket": json.dumps(description)},
+                }
             content = with_sum(header, bytes(data))
         else:
             text = json.dumps(header).encode()
             content = struct.pack("<Q", len(text)) + text + bytes(data)
         try:
             loaded = Ticket.from_bytes(content, 1 << 16)
-            inspection.report(loaded, len(content))
+            report.report(loaded, len(content))
             for one in loaded.layers:
                 loaded.weight(one)
             loaded.to_model()
@@ -224,13 +270,22 @@ def test_deep_json_is_refused() -> None:
 
 
 def described(**changes: Any) -> bytes:
-    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "ticket": json.dumps({**DESCRIPTION, **changes})}}
+    header = {
+        **HEADER,
+        "__metadata__": {
+            **HEADER["__metadata__"],
+            "ticket": json.dumps({**DESCRIPTION, **changes}),
+        },
+    }
     return with_sum(header, DATA)
 
 
 def test_what_a_newer_program_wrote_is_refused_with_advice() -> None:
     header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "version": "2"}}
-    with pytest.raises(TicketError, match=r"version 2 of the ticket format; this biprop reads up to 1: install a newer one"):
+    with pytest.raises(
+        TicketError,
+        match=r"version 2 of the ticket format; this biprop reads up to 1: install a newer one",
+    ):
         Ticket.from_bytes(with_sum(header, DATA))
     with pytest.raises(TicketError, match="generator 2: this biprop has version 1"):
         Ticket.from_bytes(described(generator=2))
@@ -336,12 +391,18 @@ def test_names_are_counted_before_they_are_made() -> None:
             Ticket.from_bytes(with_sum(header, data))
 
 
-def test_a_large_layer_coded_row_by_row_needs_a_stream_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = Layer("a", 0, (64, 64), 1, 1.0, np.zeros(512, np.uint8), "positive", model=coding.Model("o", 3))
+def test_a_large_layer_coded_row_by_row_needs_a_stream_of_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = Layer(
+        "a", 0, (64, 64), 1, 1.0, np.zeros(512, np.uint8), "positive", model=Model("o", 3)
+    )
     large.mask[0] = 1
     content = Ticket(None, None, [large], {}).to_bytes()
     assert Ticket.from_bytes(content).kept == 1
-    monkeypatch.setattr(coding, "MOST_UNPACKED", 0)
-    monkeypatch.setattr(coding, "WEIGHTS_A_BIT", 1)
-    with pytest.raises(TicketError, match="a layer of 4096 weights coded row by row in a stream of"):
+    monkeypatch.setattr(entropy_coding, "MOST_UNPACKED", 0)
+    monkeypatch.setattr(entropy_coding, "WEIGHTS_A_BIT", 1)
+    with pytest.raises(
+        TicketError, match="a layer of 4096 weights coded row by row in a stream of"
+    ):
         Ticket.from_bytes(content)

@@ -16,12 +16,16 @@ import torch
 import torch.nn.functional as F
 from conftest import write_image_folder
 
-from biprop import UserError, checkpoint, config, data, log, prune, runs
-from biprop.evaluate import Counts
-from biprop.network import Task, build_network
-from biprop.optim import build_optimizer
-from biprop.runs import BEST, INITIAL, LAST
-from biprop.train import Result, Search, SearchDiverged, SearchStopped
+from biprop import UserError, checkpoint, config, data
+from biprop.console import Console
+from biprop.evaluation.counts import Counts
+from biprop.models.network import Task, build_network
+from biprop.runs import status
+from biprop.runs.folder import BEST, INITIAL, LAST, RESULT, held, make, newest, newest_checkpoint
+from biprop.search.loop import Search
+from biprop.search.optim import build_optimizer
+from biprop.search.outcome import Result, SearchDiverged, SearchStopped
+from biprop.subnetwork import masks, schedule
 
 SMALL = {"width_mult": "0.25", "epochs": "2", "device": "cpu", "baseline": False}
 
@@ -29,7 +33,7 @@ SMALL = {"width_mult": "0.25", "epochs": "2", "device": "cpu", "baseline": False
 def search(folder: Path, **overrides: Any) -> Search:
     resolved, name = config.resolve(None, {**SMALL, "log_dir": str(folder), **overrides})
     images = data.load(resolved)
-    return Search(resolved, name, images, log.Console())
+    return Search(resolved, name, images, Console())
 
 
 def run(folder: Path, **overrides: Any) -> Result:
@@ -42,7 +46,10 @@ def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
     names = {p.name for p in (result.folder / "checkpoints").iterdir()}
     assert names == {INITIAL, BEST, LAST, "epoch_1.state", "epoch_2.state"}
     assert config.read_file(result.folder / "settings.txt")["epochs"] == 2
-    lines = [json.loads(line) for line in (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["epoch"] for line in lines] == [1, 2]
     with (tmp_path / "results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -59,18 +66,27 @@ def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
     assert (
         restored.network.subnetwork.kept
         == result.kept
-        == sum(n - int(0.8 * n) for n in (layer.weight.numel() for layer in restored.network.subnetwork.layers.values()))
+        == sum(
+            n - int(0.8 * n)
+            for n in (layer.weight.numel() for layer in restored.network.subnetwork.layers.values())
+        )
     )
     first = checkpoint.load(result.folder / "checkpoints" / INITIAL)["state_dict"]
-    assert all(torch.equal(first[k], v) for k, v in best["state_dict"].items() if k.endswith("weight"))  # never trained
+    assert all(
+        torch.equal(first[k], v) for k, v in best["state_dict"].items() if k.endswith("weight")
+    )  # never trained
     assert run(tmp_path, epochs=1).folder == result.folder / "0"
     assert run(tmp_path, epochs=1).folder == result.folder / "1"
 
 
 def test_the_result_is_beside_the_checkpoints(tmp_path: Path) -> None:
     result = run(tmp_path, epochs=1)
-    told = json.loads((result.folder / runs.RESULT).read_text())
-    assert (told["epoch"], told["test"]["right"], told["test"]["images"]) == (1, result.test.right, 360)
+    told = json.loads((result.folder / RESULT).read_text())
+    assert (told["epoch"], told["test"]["right"], told["test"]["images"]) == (
+        1,
+        result.test.right,
+        360,
+    )
 
 
 def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
@@ -80,11 +96,19 @@ def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
     assert not torch.equal(a["state_dict"]["linear.0.scores"], c["state_dict"]["linear.0.scores"])
 
 
-FASTER = [{"amp": "bf16"}, {"channels_last": True}, {"amp": "bf16", "channels_last": True, "conv_type": "GlobalSubnetConv"}]
+FASTER = [
+    {"amp": "bf16"},
+    {"channels_last": True},
+    {"amp": "bf16", "channels_last": True, "conv_type": "GlobalSubnetConv"},
+]
 
 
-@pytest.mark.parametrize("options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str)
-def test_faster_ways_change_roundings_and_nothing_else(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str
+)
+def test_faster_ways_change_roundings_and_nothing_else(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     scope = {"conv_type": options.get("conv_type", "SubnetConv")}
     plain, faster = run(tmp_path, epochs=1, **scope), run(tmp_path, epochs=1, **options)
     assert faster.kept == plain.kept
@@ -96,8 +120,13 @@ def test_faster_ways_change_roundings_and_nothing_else(options: dict[str, Any], 
 
 
 @pytest.mark.parametrize("arch", ["Wide_VGG_Small", "Conv2", "cResNet20_BinAct"])
-@pytest.mark.parametrize("options", [{"conv_type": "GlobalSubnetConv"}, {"optimizer": "adam", "lr": "0.01", "grad_clip": True}])
-def test_other_networks_and_options_learn(arch: str, options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"conv_type": "GlobalSubnetConv"}, {"optimizer": "adam", "lr": "0.01", "grad_clip": True}],
+)
+def test_other_networks_and_options_learn(
+    arch: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     """One short epoch on two easy classes: the loss falls and exactly k stay."""
     write_image_folder(tmp_path / "pets", count=40, side=16)
     width = "1" if arch.startswith("Wide") else "1.0"
@@ -115,13 +144,23 @@ def test_other_networks_and_options_learn(arch: str, options: dict[str, Any], tm
 
 
 def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
-    found = search(tmp_path, conv_type="GlobalSubnetConv", epochs=6, prune_rate_epoch=10, batch_size=256, save_every=1)
+    found = search(
+        tmp_path,
+        conv_type="GlobalSubnetConv",
+        epochs=6,
+        prune_rate_epoch=10,
+        batch_size=256,
+        save_every=1,
+    )
     assert found.ramp == 2
     result = found.run()
     assert result.epoch > 2
-    assert result.kept == prune.kept_count(result.weights, 0.2)
-    lines = [json.loads(line) for line in (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()]
-    expected = [prune.scheduled_density(0.2, epoch, 2) for epoch in range(6)]
+    assert result.kept == masks.kept_count(result.weights, 0.2)
+    lines = [
+        json.loads(line)
+        for line in (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
+    expected = [schedule.scheduled_density(0.2, epoch, 2) for epoch in range(6)]
     assert [line["density"] for line in lines] == pytest.approx(expected, abs=1e-3)
     assert "layer_density/convs.0" in lines[0]
     saved = checkpoint.restore(result.folder / "checkpoints" / LAST, {}).network
@@ -139,22 +178,33 @@ def test_selection_on_test_data_is_said(tmp_path: Path) -> None:
 def test_a_dense_baseline_trains_its_weights(tmp_path: Path) -> None:
     result = run(tmp_path, conv_type="DenseConv", freeze_weights=False, epochs=1)
     assert (result.weights, result.density) == (0, 1.0)
-    first, last = (checkpoint.load(result.folder / "checkpoints" / name)["state_dict"] for name in (INITIAL, LAST))
+    first, last = (
+        checkpoint.load(result.folder / "checkpoints" / name)["state_dict"]
+        for name in (INITIAL, LAST)
+    )
     assert not torch.equal(first["convs.0.weight"], last["convs.0.weight"])
 
 
-def test_a_search_that_diverges_names_layer_and_step_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+def test_a_search_that_diverges_names_layer_and_step_and_keeps_its_checkpoints(
+    tmp_path: Path,
+) -> None:
     found = search(tmp_path, lr="1e38")
-    with pytest.raises(SearchDiverged, match=r"epoch 1, step \d+: layer (convs|linear)\.\d+: a score is infinite"):
+    with pytest.raises(
+        SearchDiverged, match=r"epoch 1, step \d+: layer (convs|linear)\.\d+: a score is infinite"
+    ):
         found.run()
     assert checkpoint.restore(found.folder / "checkpoints" / INITIAL, {}).content.epoch == 0
     assert not (tmp_path / "results.csv").exists()
 
 
-def test_a_loss_that_is_no_number_names_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_names_the_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = search(tmp_path)
     monkeypatch.setattr(found.data, "std", (0.0,))  # the first convolution sees 0 / 0
-    with pytest.raises(SearchDiverged, match=r"epoch 1, step 1: the loss is not finite: .* layer convs\.0"):
+    with pytest.raises(
+        SearchDiverged, match=r"epoch 1, step 1: the loss is not finite: .* layer convs\.0"
+    ):
         found.run()
 
 
@@ -173,8 +223,14 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     with pytest.raises(KeyboardInterrupt):
         found.run()
     start = checkpoint.read(found.folder / "checkpoints" / LAST, {})
-    resumed = Search(found.config, found.config_name, data.load(found.config), log.Console(), start, True).run()
-    assert (resumed.epoch, resumed.validation, resumed.test) == (whole.epoch, whole.validation, whole.test)
+    resumed = Search(
+        found.config, found.config_name, data.load(found.config), Console(), start, True
+    ).run()
+    assert (resumed.epoch, resumed.validation, resumed.test) == (
+        whole.epoch,
+        whole.validation,
+        whole.test,
+    )
 
 
 def stop_at(found: Search, step: int, number: signal.Signals) -> None:
@@ -192,41 +248,83 @@ def stop_at(found: Search, step: int, number: signal.Signals) -> None:
 
 def go_on(found: Search) -> Search:
     """A new search from the newest checkpoint of one that ended."""
-    path = runs.newest_checkpoint(found.folder)
+    path = newest_checkpoint(found.folder)
     assert path
-    return Search(found.config, found.config_name, data.load(found.config), log.Console(), checkpoint.read(path, {}), True)
+    return Search(
+        found.config,
+        found.config_name,
+        data.load(found.config),
+        Console(),
+        checkpoint.read(path, {}),
+        True,
+    )
 
 
-GLOBAL = {"conv_type": "GlobalSubnetConv", "epochs": 3, "prune_rate_epoch": 1, "optimizer": "adam", "lr": "0.01"}
+GLOBAL = {
+    "conv_type": "GlobalSubnetConv",
+    "epochs": 3,
+    "prune_rate_epoch": 1,
+    "optimizer": "adam",
+    "lr": "0.01",
+}
 
 
-@pytest.mark.parametrize("options", [{"save_minutes": 0}, {"augmix": True, "jsd": True}, GLOBAL], ids=str)
-def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{"save_minutes": 0}, {"augmix": True, "jsd": True}, GLOBAL], ids=str
+)
+def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     whole = search(tmp_path / "whole", **options)
     expected = whole.run()
     found = search(tmp_path / "stopped", **options)
-    for steps, number, error in ((7, signal.SIGTERM, SearchStopped), (33, signal.SIGINT, KeyboardInterrupt)):
+    for steps, number, error in (
+        (7, signal.SIGTERM, SearchStopped),
+        (33, signal.SIGINT, KeyboardInterrupt),
+    ):
         stop_at(found, steps, number)
         with pytest.raises(error):
             found.run()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         before, found = found, go_on(found)
-        assert (found.folder, found.step, found.random_scores) == (before.folder, steps + 1, whole.random_scores)
+        assert (found.folder, found.step, found.random_scores) == (
+            before.folder,
+            steps + 1,
+            whole.random_scores,
+        )
     result = found.run()
-    assert (result.epoch, result.validation, result.test) == (expected.epoch, expected.validation, expected.test)
+    assert (result.epoch, result.validation, result.test) == (
+        expected.epoch,
+        expected.validation,
+        expected.test,
+    )
     for name in (LAST, BEST):
         a, b = (checkpoint.load(f / "checkpoints" / name) for f in (expected.folder, found.folder))
-        assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
-        assert all(a["biprop"][key] == b["biprop"][key] for key in ("step", "best_train", "best_validation", "train"))
-    logs = [(f / "logs" / "metrics.jsonl").read_text().splitlines() for f in (expected.folder, found.folder)]
-    losses = [[(line["epoch"], line["train/loss"]) for line in map(json.loads, lines)] for lines in logs]
+        assert all(
+            torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items()
+        )
+        assert all(
+            a["biprop"][key] == b["biprop"][key]
+            for key in ("step", "best_train", "best_validation", "train")
+        )
+    logs = [
+        (f / "logs" / "metrics.jsonl").read_text().splitlines()
+        for f in (expected.folder, found.folder)
+    ]
+    losses = [
+        [(line["epoch"], line["train/loss"]) for line in map(json.loads, lines)] for lines in logs
+    ]
     assert losses[0] == losses[1]
-    assert (found.folder / runs.RESULT).read_text() == (expected.folder / runs.RESULT).read_text()
+    assert (found.folder / RESULT).read_text() == (expected.folder / RESULT).read_text()
 
 
 def test_no_generator_has_a_state_that_a_checkpoint_would_lack(tmp_path: Path) -> None:
     def states() -> list[Any]:
-        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index]  # noqa: NPY002
+        return [
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        ]  # type: ignore[index]  # noqa: NPY002
 
     found, before = search(tmp_path, epochs=1, augmix=True), states()
     found.run()
@@ -239,18 +337,21 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
     """While its random scores are measured, and when its row is written but not yet its result."""
 
     def going_on() -> Search:
-        start = checkpoint.read(runs.newest_checkpoint(found.folder) or "", {})
-        return Search(found.config, "digits", found.data, log.Console(), start, True)
+        start = checkpoint.read(newest_checkpoint(found.folder) or "", {})
+        return Search(found.config, "digits", found.data, Console(), start, True)
 
     def killed(_: Result) -> None:
         raise KeyboardInterrupt
 
     found = search(tmp_path, baseline=True, epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr("biprop.train.evaluate", lambda *_: next(found._looking_up(iter([os.kill(os.getpid(), signal.SIGHUP)]))))
+        patch.setattr(
+            "biprop.search.loop.evaluate",
+            lambda *_: next(found._looking_up(iter([os.kill(os.getpid(), signal.SIGHUP)]))),
+        )
         with pytest.raises(SearchStopped, match="SIGHUP"):
             found.run()
-    assert dict(runs.status(found.folder))["state"].startswith("stopped: SIGHUP, ")
+    assert dict(status.status(found.folder))["state"].startswith("stopped: SIGHUP, ")
     again = going_on()
     monkeypatch.setattr(again, "_tell_result", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -265,9 +366,19 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
 def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, saved = search(tmp_path, epochs=1, save_minutes="1e-9", baseline=True), []
     save = found._save
-    monkeypatch.setattr(found, "_save", lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)))
+    monkeypatch.setattr(
+        found,
+        "_save",
+        lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)),
+    )
     found.run()
-    assert saved == [(INITIAL, 0), (INITIAL, 0), *((LAST, batch) for batch in range(1, 21)), (BEST, 0), (LAST, 0)]
+    assert saved == [
+        (INITIAL, 0),
+        (INITIAL, 0),
+        *((LAST, batch) for batch in range(1, 21)),
+        (BEST, 0),
+        (LAST, 0),
+    ]
 
 
 def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:
@@ -278,31 +389,36 @@ def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:
     start = checkpoint.read(found.folder / "checkpoints" / LAST, {})
     assert (start.epoch, start.ours and start.ours["batch"]) == (1, 8)
     smaller = config.override(start.config, {"batch_size": "32"})
-    again = Search(smaller, "digits", found.data, log.Console(), start, True)
+    again = Search(smaller, "digits", found.data, Console(), start, True)
     assert (again.epoch, again.batch, again.train.images) == (1, 0, 0)
 
 
 def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(tmp_path: Path) -> None:
     killed = search(tmp_path)
-    again = Search(killed.config, "digits", killed.data, log.Console(), start=None, resume=True)
+    again = Search(killed.config, "digits", killed.data, Console(), start=None, resume=True)
     assert again.folder == killed.folder
     assert search(tmp_path).folder != killed.folder
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
     found = search(tmp_path, epochs=1)
-    with runs.held(found.folder), pytest.raises(UserError, match="another process runs this search"):
+    with held(found.folder), pytest.raises(UserError, match="another process runs this search"):
         found.run()
     assert found.run().test.images == 360
 
 
-def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = itertools.count(1e9, -3600)
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     result = run(tmp_path, epochs=1)
     assert 0 < result.seconds < 600
-    assert runs.newest(*config.resolve(None, {**SMALL, "log_dir": str(tmp_path), "epochs": 1})) == result.folder
-    assert dict(runs.status(result.folder))["checkpoint"].endswith("0 s ago")
+    assert (
+        newest(*config.resolve(None, {**SMALL, "log_dir": str(tmp_path), "epochs": 1}))
+        == result.folder
+    )
+    assert dict(status.status(result.folder))["checkpoint"].endswith("0 s ago")
 
 
 def test_a_network_that_once_collapsed_lives() -> None:
@@ -324,8 +440,8 @@ def test_a_network_that_once_collapsed_lives() -> None:
     assert made.subnetwork is not None
     layers = made.subnetwork.layers.values()
     together = torch.cat([layer.scores.detach().flatten() for layer in layers])
-    kept = prune.kept_count(together.numel(), 0.1)
-    alone = prune.keep_top(together, kept).split([layer.scores.numel() for layer in layers])
+    kept = masks.kept_count(together.numel(), 0.1)
+    alone = masks.keep_top(together, kept).split([layer.scores.numel() for layer in layers])
     assert min(int(mask.sum()) for mask in alone) == 0
     optimizer = build_optimizer(made.model, "adam", lr=0.1)
     batches = data.load(config.resolve(None, {})[0]).training_batches(64, 0, 0)
@@ -337,7 +453,7 @@ def test_a_network_that_once_collapsed_lives() -> None:
         optimizer.step()
         made.subnetwork.update()
         assert made.subnetwork.kept == kept
-        assert all(r.kept >= prune.floor_count(r.weights, 0.001) for r in made.subnetwork.report())
+        assert all(r.kept >= masks.floor_count(r.weights, 0.001) for r in made.subnetwork.report())
 
 
 def test_the_random_baseline_leaves_no_trace(tmp_path: Path) -> None:
@@ -345,14 +461,16 @@ def test_the_random_baseline_leaves_no_trace(tmp_path: Path) -> None:
     assert 0 < found._accuracy_before_search().top1 < 40
     fresh = build_network(found.config, found.task).model.state_dict()
     assert all(torch.equal(value, fresh[key]) for key, value in found.model.state_dict().items())
-    assert all(m.momentum == 0.1 for m in found.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert all(
+        m.momentum == 0.1 for m in found.model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    )
 
 
 def test_an_unwritable_place_and_an_unknown_device_are_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     resolved, name = config.resolve(None, {"log_dir": str(tmp_path / "runs")})
     with pytest.raises(UserError, match="cannot write the run folder"):
-        runs.make(resolved, name)
+        make(resolved, name)
     with pytest.raises(UserError, match="--device teapot"):
         search(tmp_path, device="teapot")
 
@@ -367,7 +485,7 @@ def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Pat
         assert start.ours
         start.fields |= {key: value for key, value in changes.items() if key == "optimizer"}
         start.ours |= changes
-        return Search(found.config, found.config_name, found.data, log.Console(), start, True)
+        return Search(found.config, found.config_name, found.data, Console(), start, True)
 
     assert go_on().folder == found.folder
     for changes in (
@@ -385,9 +503,14 @@ def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Pat
             go_on(**changes)  # type: ignore[arg-type]
 
 
-def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(tmp_path: Path) -> None:
+def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(
+    tmp_path: Path,
+) -> None:
     found = search(tmp_path)
     found._save(INITIAL, Counts(), Counts())
     start = checkpoint.read(found.folder / "checkpoints" / INITIAL, {})
     other = replace(found.config, momentum=0.5)
-    assert Search(other, "x", found.data, log.Console(), start, True).optimizer.param_groups[1]["momentum"] == 0.5
+    assert (
+        Search(other, "x", found.data, Console(), start, True).optimizer.param_groups[1]["momentum"]
+        == 0.5
+    )

@@ -24,13 +24,18 @@ from conftest import png, write_cifar_parquet, write_image_folder, write_photogr
 from test_sources import write_mnist
 from torch import Tensor, nn
 
-from biprop import checkpoint, config, data, log, plans, rng, runs, train
+from biprop import checkpoint, config, data, rng
 from biprop.config import Config
-from biprop.data import augmix, sources
-from biprop.evaluate import Counts
-from biprop.network import Network, Task, build_network
-from biprop.optim import POLICIES
-from biprop.train import Result, Search
+from biprop.console import Console
+from biprop.data import augmix, digits
+from biprop.evaluation.counts import Counts
+from biprop.models import plans
+from biprop.models.network import Network, Task, build_network
+from biprop.runs.folder import BEST, CHECKPOINTS, LAST, LOGS, METRICS
+from biprop.search import loop
+from biprop.search.loop import Search
+from biprop.search.outcome import Result
+from biprop.search.schedules import POLICIES
 
 TINY = {"width_mult": 0.25, "low_data": 0.015, "batch_size": 8, "device": "cpu"}
 """19 of the digits, in batches of 8, 8 and 3, and a network of 15,000 weights."""
@@ -59,7 +64,7 @@ def in_double_precision(network: Network) -> None:
 
 
 def searched(options: Config, double: bool = False) -> Result:
-    search = Search(options, "by-hand", few(options), log.Console())
+    search = Search(options, "by-hand", few(options), Console())
     if double:
         in_double_precision(search.network)
     return search.run()
@@ -81,14 +86,18 @@ def generator(options: Config, stream: rng.Stream, epoch: int, step: int) -> np.
     return np.random.default_rng(rng.derive(options.seed, stream, epoch, step))
 
 
-def cropped_and_flipped(pixels: Tensor, flip: bool, padding: int, draws: np.random.Generator) -> Tensor:
+def cropped_and_flipped(
+    pixels: Tensor, flip: bool, padding: int, draws: np.random.Generator
+) -> Tensor:
     """Each image moved by at most `padding` pixels, black outside, and mirrored with a chance of one half."""
     count, _, height, width = pixels.shape
     down, right = draws.integers(-padding, padding + 1, size=(2, count, 1))
     mirrored = draws.integers(2, size=(count, 1)) * flip
     padded = F.pad(pixels, (padding,) * 4)
     images = []
-    for image, y, x, mirror in zip(padded, down[:, 0] + padding, right[:, 0] + padding, mirrored[:, 0], strict=True):
+    for image, y, x, mirror in zip(
+        padded, down[:, 0] + padding, right[:, 0] + padding, mirrored[:, 0], strict=True
+    ):
         window = image[:, y : y + height, x : x + width]
         images.append(window.flip(2) if mirror else window)
     return torch.stack(images)
@@ -137,9 +146,16 @@ class Images:
 
 def of_digits(options: Config) -> Images:
     """The digits that are trained on, normalised by the mean and deviation of all that are no test images."""
-    pixels = sources.digits().train.images.double() / 255
+    pixels = digits.digits().train.images.double() / 255
     train = data.load(options).train
-    return Images(train.images, train.labels, (float(pixels.mean()),), (float(pixels.std()),), crop=True, flip=False)
+    return Images(
+        train.images,
+        train.labels,
+        (float(pixels.mean()),),
+        (float(pixels.std()),),
+        crop=True,
+        flip=False,
+    )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -160,7 +176,9 @@ def loss_of(logits: Tensor, labels: Tensor, options: Config) -> Tensor:
     return loss
 
 
-def stepped_by_sgd(value: Tensor, gradient: Tensor, name: str, state: dict[str, Any], rate: float, options: Config) -> None:
+def stepped_by_sgd(
+    value: Tensor, gradient: Tensor, name: str, state: dict[str, Any], rate: float, options: Config
+) -> None:
     decays = not (options.no_bn_decay and "bn" in name)
     direction = gradient + options.weight_decay * decays * value
     momentum = direction if name not in state else options.momentum * state[name] + direction
@@ -168,9 +186,15 @@ def stepped_by_sgd(value: Tensor, gradient: Tensor, name: str, state: dict[str, 
     value -= rate * (direction + options.momentum * momentum if options.nesterov else momentum)
 
 
-def stepped_by_adam(value: Tensor, gradient: Tensor, name: str, state: dict[str, Any], rate: float, options: Config) -> None:
+def stepped_by_adam(
+    value: Tensor, gradient: Tensor, name: str, state: dict[str, Any], rate: float, options: Config
+) -> None:
     step, first, second = state.get(name, (0, torch.zeros_like(value), torch.zeros_like(value)))
-    step, first, second = step + 1, 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+    step, first, second = (
+        step + 1,
+        0.9 * first + 0.1 * gradient,
+        0.999 * second + 0.001 * gradient**2,
+    )
     state[name] = step, first, second
     value -= rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
 
@@ -187,8 +211,12 @@ class Counted:
     def add(self, logits: Tensor, labels: Tensor, loss: float) -> None:
         ranking = logits.argsort(1, descending=True)
         self.images += len(labels)
-        self.right += sum(int(row[0]) == label for row, label in zip(ranking, labels.tolist(), strict=True))
-        self.right_in_5 += sum(label in row[:5].tolist() for row, label in zip(ranking, labels.tolist(), strict=True))
+        self.right += sum(
+            int(row[0]) == label for row, label in zip(ranking, labels.tolist(), strict=True)
+        )
+        self.right_in_5 += sum(
+            label in row[:5].tolist() for row, label in zip(ranking, labels.tolist(), strict=True)
+        )
         self.loss += loss * len(labels)
 
     def as_logged(self, part: str) -> dict[str, float]:
@@ -228,7 +256,11 @@ def evaluated(model: nn.Module, split: Any, images: Images) -> Counted:
 
 
 def search_by_hand(
-    options: Config, images: Images, rates: list[float], densities: list[float] | None = None, double: bool = False
+    options: Config,
+    images: Images,
+    rates: list[float],
+    densities: list[float] | None = None,
+    double: bool = False,
 ) -> ByHand:
     """The search of these options, with the learning rate, and under global pruning the density, of each epoch as told."""
     validation = few(options).validation
@@ -257,8 +289,17 @@ def search_by_hand(
             network.subnetwork.update()
         seen = evaluated(network.model, validation, images)
         density = network.subnetwork.kept / network.subnetwork.weights
-        found.logged.append({"lr": rate, "density": density, **counted.as_logged("train"), **seen.as_logged("validation")})
-        found.states.append({key: value.clone() for key, value in network.model.state_dict().items()})
+        found.logged.append(
+            {
+                "lr": rate,
+                "density": density,
+                **counted.as_logged("train"),
+                **seen.as_logged("validation"),
+            }
+        )
+        found.states.append(
+            {key: value.clone() for key, value in network.model.state_dict().items()}
+        )
     return found
 
 
@@ -266,7 +307,7 @@ def search_by_hand(
 
 
 def logged(result: Result) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (result.folder / runs.LOGS / runs.METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (result.folder / LOGS / METRICS).read_text().splitlines()]
 
 
 def assert_equal(result: Result, by_hand: ByHand, first_epoch: int = 0, ramp: int = 0) -> None:
@@ -275,18 +316,22 @@ def assert_equal(result: Result, by_hand: ByHand, first_epoch: int = 0, ramp: in
     The best is that of the most validation images, of equals the later, among the epochs after the ramp of the density.
     """
     accuracies = [line["validation/top1"] for line in by_hand.logged]
-    best_accuracy, best_number = max((accuracy, number) for number, accuracy in enumerate(accuracies) if number >= ramp)
+    best_accuracy, best_number = max(
+        (accuracy, number) for number, accuracy in enumerate(accuracies) if number >= ramp
+    )
     assert (result.epoch, result.validation.top1) == (first_epoch + best_number + 1, best_accuracy)
     for line, expected in zip(logged(result), by_hand.logged, strict=True):
         assert {name: line[name] for name in expected} == pytest.approx(expected, rel=1e-4)
-    last = checkpoint.load(result.folder / runs.CHECKPOINTS / runs.LAST)
-    best = checkpoint.load(result.folder / runs.CHECKPOINTS / runs.BEST)
+    last = checkpoint.load(result.folder / CHECKPOINTS / LAST)
+    best = checkpoint.load(result.folder / CHECKPOINTS / BEST)
     for saved, expected_state in ((last, by_hand.states[-1]), (best, by_hand.states[best_number])):
         for name, value in expected_state.items():
-            torch.testing.assert_close(saved["state_dict"][name], value, rtol=1e-4, atol=1e-5, msg=f"{name} differs")
+            torch.testing.assert_close(
+                saved["state_dict"][name], value, rtol=1e-4, atol=1e-5, msg=f"{name} differs"
+            )
 
 
-RESIDUAL = {"arch": "cResNet20", "width_mult": 1, "bn_weight_init": 16, **AFFINE}
+RESNET = {"arch": "cResNet20", "width_mult": 1, "bn_weight_init": 16, **AFFINE}
 """With `tiny_resnet`: 2,000 weights, batch norms whose names have "bn" in them and others, and large gradients."""
 
 
@@ -298,19 +343,35 @@ def tiny_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_global_pruning_and_every_option_of_sgd(tiny_resnet: None, tmp_path: Path) -> None:
     options = resolved(
-        tmp_path, **RESIDUAL, conv_type="GlobalSubnetConv", prune_rate=0.3, prune_rate_epoch=2, epochs=6, seed=11,
+        tmp_path, **RESNET, conv_type="GlobalSubnetConv", prune_rate=0.3, prune_rate_epoch=2, epochs=6, seed=11,
         lr=0.6, lr_policy="cosine_lr", warmup_length=3, momentum=0.7, nesterov=True, weight_decay=0.04, no_bn_decay=True,
         label_smoothing=0.3, grad_clip=True,
     )  # fmt: skip
-    rates = [0.2, 0.4, 0.6, 0.6, 0.45, 0.15]  # three epochs of warm-up, then 0.3 (1 + cos(pi e / 3))
-    densities = [0.5, 0.325, 0.3, 0.3, 0.3, 0.3]  # 1 - k - (0.5 - k) (1 - e / 2)^3 are pruned in the first two epochs
+    rates = [
+        0.2,
+        0.4,
+        0.6,
+        0.6,
+        0.45,
+        0.15,
+    ]  # three epochs of warm-up, then 0.3 (1 + cos(pi e / 3))
+    densities = [
+        0.5,
+        0.325,
+        0.3,
+        0.3,
+        0.3,
+        0.3,
+    ]  # 1 - k - (0.5 - k) (1 - e / 2)^3 are pruned in the first two epochs
     by_hand = search_by_hand(options, of_digits(options), rates, densities, double=True)
     assert by_hand.large > 100  # else nothing is clipped
     assert_equal(searched(options, double=True), by_hand, ramp=2)
 
 
-def test_plain_sgd_clips_nothing_and_decays_batch_norm_too(tiny_resnet: None, tmp_path: Path) -> None:
-    options = resolved(tmp_path, **RESIDUAL, prune_rate=0.4, epochs=2, seed=5, lr=0.05, lr_policy="constant_lr",
+def test_plain_sgd_clips_nothing_and_decays_batch_norm_too(
+    tiny_resnet: None, tmp_path: Path
+) -> None:
+    options = resolved(tmp_path, **RESNET, prune_rate=0.4, epochs=2, seed=5, lr=0.05, lr_policy="constant_lr",
                        momentum=0.3, weight_decay=0.2)  # fmt: skip
     by_hand = search_by_hand(options, of_digits(options), [0.05, 0.05], double=True)
     assert by_hand.large > 100
@@ -324,13 +385,23 @@ def test_adam_takes_neither_momentum_nor_weight_decay(tmp_path: Path) -> None:
     assert_equal(searched(options, double=True), by_hand)
 
 
-AUGMIX = {"augmix": True, "mixture_width": 2, "mixture_depth": 4, "aug_severity": 7, "all_augmix_augmentations": True}
+AUGMIX = {
+    "augmix": True,
+    "mixture_width": 2,
+    "mixture_depth": 4,
+    "aug_severity": 7,
+    "all_augmix_augmentations": True,
+}
 GAUSSIAN = {"gaussian_aug": True, "std_gauss": 0.4, "p_clean": 0.25}
 
 
 @pytest.mark.parametrize("how", [AUGMIX, GAUSSIAN], ids=["augmix", "gaussian"])
-def test_three_views_share_a_loss_and_the_plain_one_is_counted(how: dict[str, Any], tmp_path: Path) -> None:
-    options = resolved(tmp_path, **how, jsd=True, label_smoothing=0.1, epochs=2, lr=0.3, lr_policy="constant_lr")
+def test_three_views_share_a_loss_and_the_plain_one_is_counted(
+    how: dict[str, Any], tmp_path: Path
+) -> None:
+    options = resolved(
+        tmp_path, **how, jsd=True, label_smoothing=0.1, epochs=2, lr=0.3, lr_policy="constant_lr"
+    )
     assert_equal(searched(options), search_by_hand(options, of_digits(options), [0.3, 0.3]))
 
 
@@ -341,14 +412,20 @@ def test_three_views_share_a_loss_and_the_plain_one_is_counted(how: dict[str, An
         ("cosine_lr", {"epochs": 4, "warmup_length": 1}, [1, 1, 0.75, 0.25]),
         ("multistep_lr", {"epochs": 5, "lr_adjust": 2, "lr_gamma": 0.3}, [1, 1, 0.3, 0.3, 0.09]),
         ("xnor_lr", {"start_epoch": 29, "epochs": 31}, [1, 0.1]),
-        ("cos_multi_lr", {"start_epoch": 53, "epochs": 57}, [0.01, 0.001, 3.034661341025e-06, 7.592417833e-07]),
+        (
+            "cos_multi_lr",
+            {"start_epoch": 53, "epochs": 57},
+            [0.01, 0.001, 3.034661341025e-06, 7.592417833e-07],
+        ),
         ("mpt132_w34_2_lr", {"start_epoch": 53, "epochs": 55}, [0.01, 0.0001]),
         ("mpt11_w34_2_v2_lr", {"start_epoch": 69, "epochs": 71}, [0.01, 0.0001]),
         ("mpt11_w18_2_lr", {"start_epoch": 79, "epochs": 81}, [0.01, 0.0001]),
         ("mpt11_w18_2_v2_lr", {"start_epoch": 59, "epochs": 61}, [0.01, 0.0001]),
     ],
 )
-def test_every_policy_reaches_the_optimiser(policy: str, options: dict[str, Any], factors: list[float], tmp_path: Path) -> None:
+def test_every_policy_reaches_the_optimiser(
+    policy: str, options: dict[str, Any], factors: list[float], tmp_path: Path
+) -> None:
     run = resolved(tmp_path, one_batch=True, lr=2.0, lr_policy=policy, momentum=0, **options)
     rates = [2.0 * factor for factor in factors]
     assert_equal(searched(run), search_by_hand(run, of_digits(run), rates), run.start_epoch)
@@ -370,9 +447,13 @@ def test_random_scores_are_measured_with_the_statistics_of_twenty_batches(tmp_pa
     for batch, _ in batches[:20]:
         model(batch)
     expected = evaluated(model, few(options).test, images)
-    counts = Search(options, "by-hand", few(options), log.Console()).run().random_scores
+    counts = Search(options, "by-hand", few(options), Console()).run().random_scores
     assert counts
-    assert (counts.images, counts.right, counts.right_in_5) == (60, expected.right, expected.right_in_5)
+    assert (counts.images, counts.right, counts.right_in_5) == (
+        60,
+        expected.right,
+        expected.right_in_5,
+    )
     assert counts.loss_sum == pytest.approx(expected.loss, rel=1e-5)
 
 
@@ -386,8 +467,12 @@ def write_cifar100(folder: Path) -> Path:
     draws = np.random.default_rng(0)
     for name, count in (("train", 30), ("test", 10)):
         pixels = draws.integers(0, 256, (count, 3072), dtype=np.uint8)
-        (place / name).write_bytes(pickle.dumps({"data": pixels, "fine_labels": list(range(count))}, protocol=2))
-    (place / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}, protocol=2))
+        (place / name).write_bytes(
+            pickle.dumps({"data": pixels, "fine_labels": list(range(count))}, protocol=2)
+        )
+    (place / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}, protocol=2)
+    )
     return folder
 
 
@@ -398,7 +483,9 @@ def write_colour_folder(folder: Path) -> Path:
         for name in ("n01", "n02"):
             (folder / part / name).mkdir(parents=True)
             for i in range(5):
-                (folder / part / name / f"{i}.png").write_bytes(png(draws.integers(0, 256, (64, 64, 3), dtype=np.uint8)))
+                (folder / part / name / f"{i}.png").write_bytes(
+                    png(draws.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+                )
     return folder
 
 
@@ -419,25 +506,43 @@ Numbers = tuple[float, ...]
     ],
 )
 def test_batches_have_the_mean_and_deviation_of_their_set(
-    name: str, write: Callable[[Path], Path], constants: tuple[Numbers, Numbers] | None, flip: bool, crop: bool, tmp_path: Path
+    name: str,
+    write: Callable[[Path], Path],
+    constants: tuple[Numbers, Numbers] | None,
+    flip: bool,
+    crop: bool,
+    tmp_path: Path,
 ) -> None:
     """The published constants; a set without any takes those of its own training images, held-out ones included."""
-    options = Config(set=name, data=str(write(tmp_path / "data")), prune_rate=0.5, batch_size=8, seed=3, select_on="test")
+    options = Config(
+        set=name,
+        data=str(write(tmp_path / "data")),
+        prune_rate=0.5,
+        batch_size=8,
+        seed=3,
+        select_on="test",
+    )
     images = data.load(options)
     if constants is None:
         pixels = images.train.images.double() / 255
         constants = (float(pixels.mean()),), (float(pixels.std()),)
     by_hand = Images(images.train.images, images.train.labels, *constants, crop=crop, flip=flip)
-    for ours, theirs in zip(by_hand.training_batches(options, 2), images.training_batches(8, 3, 2), strict=False):
+    for ours, theirs in zip(
+        by_hand.training_batches(options, 2), images.training_batches(8, 3, 2), strict=False
+    ):
         torch.testing.assert_close(theirs[0], ours[0], rtol=1e-5, atol=1e-5)
         assert torch.equal(theirs[1], ours[1])
     batch, _ = next(images.evaluation_batches(images.test, 5))
-    torch.testing.assert_close(batch, normalised(images.test.images[:5], *constants), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        batch, normalised(images.test.images[:5], *constants), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_streamed_images_have_the_mean_and_deviation_of_imagenet(tmp_path: Path) -> None:
     folder = str(write_photographs(tmp_path))
-    images = data.load(Config(set="ImageNet", data=folder, prune_rate=0.5, image_size=16, workers=0))
+    images = data.load(
+        Config(set="ImageNet", data=folder, prune_rate=0.5, image_size=16, workers=0)
+    )
     batch, _ = next(images.evaluation_batches(images.test, 5))
     pixels, _ = next(images.evaluation_batches(images.test, 5, normalised=False))
     torch.testing.assert_close(batch, normalised(pixels, *IMAGENET), rtol=1e-5, atol=1e-5)
@@ -446,28 +551,58 @@ def test_streamed_images_have_the_mean_and_deviation_of_imagenet(tmp_path: Path)
 @pytest.mark.parametrize("jsd", [False, True], ids=["one view", "three views"])
 @pytest.mark.parametrize("augment", ["none", "crop", "flip", "crop+flip"])
 @pytest.mark.parametrize("how", [AUGMIX, GAUSSIAN], ids=["augmix", "gaussian"])
-def test_options_of_the_augmentation_reach_the_batches(how: dict[str, Any], augment: str, jsd: bool, tmp_path: Path) -> None:
+def test_options_of_the_augmentation_reach_the_batches(
+    how: dict[str, Any], augment: str, jsd: bool, tmp_path: Path
+) -> None:
     folder = str(write_cifar_parquet(tmp_path))
-    options = Config(set="CIFAR10", data=folder, prune_rate=0.5, batch_size=32, augment=augment, jsd=jsd, seed=8, **how)
+    options = Config(
+        set="CIFAR10",
+        data=folder,
+        prune_rate=0.5,
+        batch_size=32,
+        augment=augment,
+        jsd=jsd,
+        seed=8,
+        **how,
+    )
     images = data.load(options)
     train = images.train
-    by_hand = Images(train.images, train.labels, *CIFAR, crop="crop" in augment, flip="flip" in augment)
-    for ours, theirs in zip(by_hand.training_batches(options, 1), images.training_batches(32, 8, 1), strict=True):
+    by_hand = Images(
+        train.images, train.labels, *CIFAR, crop="crop" in augment, flip="flip" in augment
+    )
+    for ours, theirs in zip(
+        by_hand.training_batches(options, 1), images.training_batches(32, 8, 1), strict=True
+    ):
         torch.testing.assert_close(theirs[0], ours[0], rtol=1e-4, atol=1e-4)
 
 
 # Which epoch is the best, how a step is computed, and what the table of results says.
 
 
-def test_the_best_epoch_is_the_last_of_equals_at_the_final_density(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = [0, 900, 800, 300, 505, 505, 404, 0]  # before the search; six epochs, the first two of which are denser; in the end
+def test_the_best_epoch_is_the_last_of_equals_at_the_final_density(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = [
+        0,
+        900,
+        800,
+        300,
+        505,
+        505,
+        404,
+        0,
+    ]  # before the search; six epochs, the first two of which are denser; in the end
     script = iter([Counts(997, number, number) for number in right])
-    monkeypatch.setattr(train, "evaluate", lambda model, batches: next(script))
-    result = searched(resolved(tmp_path, conv_type="GlobalSubnetConv", prune_rate_epoch=2, epochs=6))
+    monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(script))
+    result = searched(
+        resolved(tmp_path, conv_type="GlobalSubnetConv", prune_rate_epoch=2, epochs=6)
+    )
     assert (result.epoch, result.validation.right) == (5, 505)
 
 
-def test_channels_last_half_precision_and_compilation_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channels_last_half_precision_and_compilation_reach_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, compiled = [], []
 
     def look(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -479,14 +614,22 @@ def test_channels_last_half_precision_and_compilation_reach_the_network(tmp_path
         return model
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    colours = {"set": "CIFAR10", "data": str(write_cifar_parquet(tmp_path / "data")), "low_data": 0.3, "epochs": 1}
+    colours = {
+        "set": "CIFAR10",
+        "data": str(write_cifar_parquet(tmp_path / "data")),
+        "low_data": 0.3,
+        "epochs": 1,
+    }
     for options in ({}, {"channels_last": True}, {"amp": "bf16"}, {"compile": True}):
         run = resolved(tmp_path, **colours, **options)
-        search = Search(run, "by-hand", few(run), log.Console())
+        search = Search(run, "by-hand", few(run), Console())
         search.model.convs[0].register_forward_hook(look)
         search.run()
         of_model = seen[-1]
-        assert of_model == ("channels_last" in options, torch.bfloat16 if "amp" in options else torch.float32)
+        assert of_model == (
+            "channels_last" in options,
+            torch.bfloat16 if "amp" in options else torch.float32,
+        )
         assert [model is search.model for model in compiled] == [True] * ("compile" in options)
 
 
@@ -503,10 +646,15 @@ SCRIPT = (Counts(997, 11, 211), Counts(997, 505, 707), Counts(997, 303, 606), Co
     ],
 )
 def test_each_column_of_the_results_has_its_own_value(
-    flags: dict[str, Any], learn: str, tune: str, bias: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, Any],
+    learn: str,
+    tune: str,
+    bias: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = iter(SCRIPT)
-    monkeypatch.setattr(train, "evaluate", lambda model, batches: next(script))
+    monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(script))
     options = resolved(
         tmp_path, bn_type="AffineBatchNorm", **flags, epochs=2, lr=0.017, weight_decay=0.0023, seed=71, prune_rate=0.37,
         name="my name", select_on="test",

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from biprop.yaml_loader import MOST_LEVELS, PlainLoader
+from biprop.config.yaml_loader import MOST_LEVELS, PlainLoader
 
 
 def test_plain_values_are_read_as_ever() -> None:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from .deck import Deck as Deck
     from .engine import Engine as Engine
     from .errors import UserError as UserError
-    from .layers import BinaryActivation as BinaryActivation
     from .native import cmake_dir as cmake_dir
     from .native import include_dir as include_dir
+    from .subnetwork import BinaryActivation as BinaryActivation
     from .subnetwork import LayerReport as LayerReport
     from .subnetwork import Subnetwork as Subnetwork
     from .subnetwork import convert as convert
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "BinaryActivation": "layers",
+    "BinaryActivation": "subnetwork",
     "Deck": "deck",
     "Engine": "engine",
     "LayerReport": "subnetwork",

@@ -18,6 +18,10 @@ class UserError(ValueError):
     told = False
 
 
+class TicketError(UserError):
+    """The file is no ticket or deck that this program can read: damaged, truncated, hostile, or of a newer version."""
+
+
 def integer(value: object, name: str) -> int:
     """A whole number as Python's own: also one of numpy's, but neither a truth value nor a float.
 

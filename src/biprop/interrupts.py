@@ -86,5 +86,10 @@ class StopRequest:
         if not self.signal:
             self.signal, self._since = number, time.monotonic()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._handled.__exit__(kind, error, trace)

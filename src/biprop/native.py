@@ -46,7 +46,9 @@ def library() -> ctypes.CDLL | None:
     available = core.biprop_instruction_sets().decode().split()
     forced = os.environ.get("BIPROP_ISA")
     if forced and forced not in available:
-        raise UserError(f"BIPROP_ISA={forced}: must be one of {', '.join(available)}, the instruction sets of this machine")
+        raise UserError(
+            f"BIPROP_ISA={forced}: must be one of {', '.join(available)}, the instruction sets of this machine"
+        )
     return core
 
 
@@ -80,7 +82,9 @@ def run(
     in_threads(part, count, threads, grain)
 
 
-def in_threads(function: Callable[[int, int], object], count: int, threads: int, grain: int) -> None:
+def in_threads(
+    function: Callable[[int, int], object], count: int, threads: int, grain: int
+) -> None:
     """Call function(first, last) for all parts of 0 .. count, in this thread and others; the core runs without Python's lock.
 
     Parts are small and taken one by one: PyTorch's own threads wait actively after an operation, and hold up one of ours.

@@ -55,7 +55,15 @@ def pick(images: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) ->
     picked = torch.empty_like(images)
     arrays = [np.ascontiguousarray(array) for array in (rows, columns)]
     addresses, threads = [images.data_ptr(), picked.data_ptr()], torch.get_num_threads()
-    native.run(core.biprop_pick, addresses, len(images), threads, sizes=images.shape[1:], arrays=arrays, grain=native.IMAGES)
+    native.run(
+        core.biprop_pick,
+        addresses,
+        len(images),
+        threads,
+        sizes=images.shape[1:],
+        arrays=arrays,
+        grain=native.IMAGES,
+    )
     return picked
 
 
@@ -71,7 +79,9 @@ def pick_rows(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
     count, channels, height, width = images.shape
     first = height * np.arange(count * channels).reshape(count, channels, 1)
     no_row = count * channels * height
-    place = np.where(((rows < 0) | (rows >= height))[:, None], no_row, first + rows[:, None])  # [B, C, H]
+    place = np.where(
+        ((rows < 0) | (rows >= height))[:, None], no_row, first + rows[:, None]
+    )  # [B, C, H]
     source = torch.cat([images.reshape(-1, width), images.new_zeros(1, width)])
     return source.index_select(0, torch.from_numpy(place.ravel()).to(images.device)).view_as(images)
 
@@ -81,12 +91,16 @@ def pick_columns(images: Tensor, columns: NDArray[np.int64]) -> Tensor:
     return pick_rows(images.transpose(2, 3), columns).transpose(2, 3)
 
 
-def draw_noisy(count: int, p_clean: float, generator: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+def draw_noisy(
+    count: int, p_clean: float, generator: np.random.Generator
+) -> tuple[NDArray[np.bool_], int]:
     """Which of `count` images get noise, each with probability 1 - p_clean, and a seed for it."""
     return generator.random(count) >= p_clean, int(generator.integers(2**63))
 
 
-def gaussian_noise(images: Tensor, std: float, noisy: NDArray[np.bool_], seed: int, share: slice = slice(None)) -> Tensor:
+def gaussian_noise(
+    images: Tensor, std: float, noisy: NDArray[np.bool_], seed: int, share: slice = slice(None)
+) -> Tensor:
     """Add normal noise to some of the images.
 
     The noise comes from a generator on the images' device, so it differs between kinds of devices: drawing it on the CPU would
@@ -102,6 +116,8 @@ def gaussian_noise(images: Tensor, std: float, noisy: NDArray[np.bool_], seed: i
         [B, C, H, W] float32 in [0, 255].
     """
     generator = torch.Generator(images.device).manual_seed(seed)
-    noise = torch.randn((len(noisy), *images.shape[1:]), generator=generator, device=images.device)[share]
+    noise = torch.randn((len(noisy), *images.shape[1:]), generator=generator, device=images.device)[
+        share
+    ]
     scale = torch.from_numpy((255 * std * noisy[share]).astype(np.float32)).to(images.device)
     return (noise * scale[:, None, None, None]).add_(images).clamp_(0, 255)

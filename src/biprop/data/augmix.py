@@ -27,7 +27,17 @@ from .augment import pick_columns, pick_rows
 
 Array = NDArray[Any]
 
-OPERATIONS = ("autocontrast", "equalize", "posterize", "solarize", "rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+OPERATIONS = (
+    "autocontrast",
+    "equalize",
+    "posterize",
+    "solarize",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)
 ENHANCEMENTS = ("color", "contrast", "brightness", "sharpness")
 """Drawn only with `all_operations`: they overlap with the corruptions of the -C test sets."""
 
@@ -87,7 +97,9 @@ def draw(count: int, method: AugMix, generator: np.random.Generator) -> Draw:
         operations=generator.integers(choices, size=shape),
         levels=generator.uniform(LOWEST_LEVEL, method.severity, shape),
         signs=1.0 - 2.0 * generator.integers(2, size=shape),
-        depths=generator.integers(1, 4, chains) if method.depth < 0 else np.full(chains, method.depth),
+        depths=generator.integers(1, 4, chains)
+        if method.depth < 0
+        else np.full(chains, method.depth),
         weights=generator.dirichlet(np.ones(method.width), count),
         mix=generator.uniform(size=count),
     )
@@ -113,7 +125,15 @@ def _compiled(core: ctypes.CDLL, images: Tensor, parameters: Draw) -> Tensor:
     arrays = [np.ascontiguousarray(getattr(parameters, field.name)) for field in fields(parameters)]
     sizes = [*images.shape[1:], *parameters.operations.shape[1:]]
     addresses, threads = [images.data_ptr(), mixed.data_ptr()], torch.get_num_threads()
-    native.run(core.biprop_augmix, addresses, len(images), threads, sizes=sizes, arrays=arrays, grain=native.IMAGES)
+    native.run(
+        core.biprop_augmix,
+        addresses,
+        len(images),
+        threads,
+        sizes=sizes,
+        arrays=arrays,
+        grain=native.IMAGES,
+    )
     return mixed
 
 
@@ -121,11 +141,15 @@ def by_tensors(images: Tensor, parameters: Draw) -> Tensor:
     """`augmix` by tensor operations, on any device."""
     count, width, longest = parameters.operations.shape
     depths = parameters.depths.ravel()
-    operations, levels, signs = (a.reshape(-1, longest) for a in (parameters.operations, parameters.levels, parameters.signs))
+    operations, levels, signs = (
+        a.reshape(-1, longest) for a in (parameters.operations, parameters.levels, parameters.signs)
+    )
     chains, place = images, np.arange(count * width)  # place: which chain a row holds
     # Chains stay in the order of their last sorting and go home once: writing back at each step costs more than the operations.
     for step in range(longest):
-        drawn = np.where(step < depths, operations[:, step], len(OPERATIONS + ENHANCEMENTS))  # chains that have ended go last
+        drawn = np.where(
+            step < depths, operations[:, step], len(OPERATIONS + ENHANCEMENTS)
+        )  # chains that have ended go last
         order = drawn[place].argsort(kind="stable")
         chains = chains.index_select(0, _on(images.device, order if step else order // width))
         place = place[order]
@@ -156,10 +180,18 @@ def apply(images: Tensor, operations: Array, levels: Array, signs: Array) -> Non
             images[mine[name]] = function(images[mine[name]], levels[mine[name]])
     turned = slice(ends[names.index("rotate")], ends[names.index("translate_x")])
     if turned.start < turned.stop:
-        images[turned] = affine(images[turned], matrices(operations[turned], levels[turned], signs[turned], images.shape[2:]))
-    for name, size, pick in (("translate_x", images.shape[3], pick_columns), ("translate_y", images.shape[2], pick_rows)):
+        images[turned] = affine(
+            images[turned],
+            matrices(operations[turned], levels[turned], signs[turned], images.shape[2:]),
+        )
+    for name, size, pick in (
+        ("translate_x", images.shape[3], pick_columns),
+        ("translate_y", images.shape[2], pick_rows),
+    ):
         if name in mine:
-            pixels = (levels[mine[name]] * size / 30).astype(np.int64) * signs[mine[name]].astype(np.int64)
+            pixels = (levels[mine[name]] * size / 30).astype(np.int64) * signs[mine[name]].astype(
+                np.int64
+            )
             images[mine[name]] = pick(images[mine[name]], np.arange(size) + pixels[:, None])
 
 
@@ -233,7 +265,9 @@ def matrices(operations: Array, levels: Array, signs: Array, size: Sequence[int]
     """
     height, width = size
     rotated, sheared_x, sheared_y = (operations == OPERATIONS.index("rotate") + i for i in range(3))
-    angle = -np.deg2rad((3 * levels).astype(np.int64) * signs * rotated)  # Pillow turns anticlockwise
+    angle = -np.deg2rad(
+        (3 * levels).astype(np.int64) * signs * rotated
+    )  # Pillow turns anticlockwise
     cos, sin, shear = np.cos(angle), np.sin(angle), 0.03 * levels * signs
     x = (1 - cos) * width / 2 - sin * height / 2
     y = (1 - cos) * height / 2 + sin * width / 2
@@ -313,5 +347,14 @@ def sharpness(images: Tensor, levels: Array) -> Tensor:
 
 _PIXELWISE = {
     function.__name__: function
-    for function in (autocontrast, equalize, posterize, solarize, color, contrast, brightness, sharpness)
+    for function in (
+        autocontrast,
+        equalize,
+        posterize,
+        solarize,
+        color,
+        contrast,
+        brightness,
+        sharpness,
+    )
 }

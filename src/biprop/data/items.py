@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
-from ..pictures import OTHER_ENDINGS, endings, files_below
+from ..images import OTHER_ENDINGS, endings, files_below
 from .labels import Classes, Labels, Origin, common_classes, matched, missing, of_column
 from .layouts import KNOWN, loose_pictures, visible_folders
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels")
-READ_COLUMNS = f"images are read from {' or '.join(IMAGE_COLUMNS)}, labels from {', '.join(LABEL_COLUMNS)}"
+READ_COLUMNS = (
+    f"images are read from {' or '.join(IMAGE_COLUMNS)}, labels from {', '.join(LABEL_COLUMNS)}"
+)
 IMAGES_KEPT = 2000
 
 
@@ -66,11 +68,20 @@ class Listing:
 
     def subset(self, chosen: NDArray[np.bool_]) -> Listing:
         """Those where `chosen` [N] is true."""
-        return replace(self, items=_Some(self.items, np.flatnonzero(chosen)), labels=self.labels[chosen], notes=[])
+        return replace(
+            self,
+            items=_Some(self.items, np.flatnonzero(chosen)),
+            labels=self.labels[chosen],
+            notes=[],
+        )
 
     def followed_by(self, other: Listing) -> Listing:
         """Both, as one part with the classes of this one."""
-        return replace(self, items=_Joined(self.items, other.items), labels=np.concatenate([self.labels, other.labels]))
+        return replace(
+            self,
+            items=_Joined(self.items, other.items),
+            labels=np.concatenate([self.labels, other.labels]),
+        )
 
 
 class Files:
@@ -113,7 +124,10 @@ class _Joined:
     def __init__(self, first: Items, second: Items) -> None:
         self.first, self.second = first, second
         end = int(first.groups.max(initial=-1)) + 1
-        self.groups, self.pool = np.concatenate([first.groups, second.groups + end]), min(first.pool, second.pool)
+        self.groups, self.pool = (
+            np.concatenate([first.groups, second.groups + end]),
+            min(first.pool, second.pool),
+        )
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
@@ -137,7 +151,9 @@ class Parquet:
     A row group is read whole and the last few are kept: memory is bounded whatever the size of the files.
     """
 
-    def __init__(self, paths: Sequence[Path], column: str, rows: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(
+        self, paths: Sequence[Path], column: str, rows: Sequence[tuple[int, int, int]]
+    ) -> None:
         self.paths, self.column = list(paths), column
         self.row_groups = [(file, group) for file, group, _ in rows]
         counts = np.array([count for *_, count in rows], dtype=np.int64)
@@ -188,7 +204,9 @@ def _unreadable(path: Path, why: object) -> UserError:
     return UserError(f"{path}: not a readable parquet file of images and labels: {said}")
 
 
-def list_parquet(paths: Sequence[Path], known: Classes | None = None, default: Sequence[str] = ()) -> Listing | None:
+def list_parquet(
+    paths: Sequence[Path], known: Classes | None = None, default: Sequence[str] = ()
+) -> Listing | None:
     """The images and labels of parquet files that belong together, or None where they have no labels.
 
     Args:
@@ -208,8 +226,12 @@ def list_parquet(paths: Sequence[Path], known: Classes | None = None, default: S
         labels.append(found)
         rows += [(number, group, count) for group, count in enumerate(counts)]
     if len(set(columns)) > 1:
-        raise UserError(f"{paths[0].parent}: the columns of images have different names: {', '.join(sorted(set(columns)))}")
-    filled = [(path, found) for path, found in zip(paths, labels, strict=True) if len(found.numbers)]
+        raise UserError(
+            f"{paths[0].parent}: the columns of images have different names: {', '.join(sorted(set(columns)))}"
+        )
+    filled = [
+        (path, found) for path, found in zip(paths, labels, strict=True) if len(found.numbers)
+    ]
     if not filled:
         raise UserError(f"{paths[0]}: no images in it")
     without = [path for path, found in filled if found.are_missing]
@@ -220,7 +242,9 @@ def list_parquet(paths: Sequence[Path], known: Classes | None = None, default: S
     if known is None:
         known = _training_classes([found for _, found in filled], default, str(paths[0].parent))
     numbers = [matched(found, known, str(path)) for path, found in filled]
-    return Listing(Parquet(paths, columns[0], rows), np.concatenate(numbers), known.names, known.origin)
+    return Listing(
+        Parquet(paths, columns[0], rows), np.concatenate(numbers), known.names, known.origin
+    )
 
 
 def _training_classes(files: Sequence[Labels], default: Sequence[str], where: str) -> Classes:
@@ -243,7 +267,10 @@ def _read_labels(path: Path) -> tuple[str, Labels, list[int]]:
             schema = parquet.schema_arrow
             features = _features(schema.metadata)
             image, label = _columns(path, schema, features)
-            counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            counts = [
+                parquet.metadata.row_group(group).num_rows
+                for group in range(parquet.num_row_groups)
+            ]
             if label is None:
                 return image, missing(sum(counts)), counts
             names = _names(features.get(label))
@@ -261,7 +288,11 @@ def _columns(path: Path, schema: Any, features: dict[str, Any]) -> tuple[str, st
     import pyarrow as pa
 
     def of_kind(kind: str) -> list[str]:
-        return [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind]
+        return [
+            name
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == kind
+        ]
 
     images = [*IMAGE_COLUMNS, *of_kind("Image")]
     image = next((name for name in images if name in schema.names), None)
@@ -271,7 +302,10 @@ def _columns(path: Path, schema: Any, features: dict[str, Any]) -> tuple[str, st
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise _unreadable(path, f"column {image} has the type {kind}: must be image files, as bytes or {{bytes, path}}")
+        raise _unreadable(
+            path,
+            f"column {image} has the type {kind}: must be image files, as bytes or {{bytes, path}}",
+        )
     labels = [*LABEL_COLUMNS, *of_kind("ClassLabel")]
     return image, next((name for name in labels if name in schema.names), None)
 
@@ -299,7 +333,9 @@ def list_classes(folder: Path) -> Listing:
     names = [path.name for path in visible_folders(folder)]
     if len(names) < 2:
         found = f"only {names[0]!r}" if names else "none"
-        raise UserError(f"{folder}: needs one folder of images for each of two classes or more, found {found}; known are {KNOWN}")
+        raise UserError(
+            f"{folder}: needs one folder of images for each of two classes or more, found {found}; known are {KNOWN}"
+        )
     files: list[Path] = []
     labels: list[int] = []
     others: list[Path] = []
@@ -315,7 +351,9 @@ def list_classes(folder: Path) -> Listing:
     listing = Listing(Files(files), np.array(labels, dtype=np.int64), names)
     if others:
         kinds = ", ".join(sorted({path.suffix.lower() for path in others}))
-        listing.notes.append(f"{folder}: {len(others)} files are left out ({kinds}): save them as PNG or JPEG to use them")
+        listing.notes.append(
+            f"{folder}: {len(others)} files are left out ({kinds}): save them as PNG or JPEG to use them"
+        )
     if loose := loose_pictures(folder):
         listing.notes.append(f"{folder}: {len(loose)} images that are in no class are left out")
     return listing
@@ -354,12 +392,16 @@ def load_hub(name: str, configuration: str | None) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError:
-        raise UserError("--set hub: needs the package datasets: pip install 'biprop[hub]'") from None
+        raise UserError(
+            "--set hub: needs the package datasets: pip install 'biprop[hub]'"
+        ) from None
     try:
         return datasets.load_dataset(name, configuration)  # type: ignore[no-any-return]
     except Exception as e:  # whatever a loader of any format may raise
         hint = "; pass --hub-config" if "onfig name" in str(e) else ""
-        raise UserError(f"--data {name}: cannot be loaded as a data set: {one_line(e)}{hint}") from None
+        raise UserError(
+            f"--data {name}: cannot be loaded as a data set: {one_line(e)}{hint}"
+        ) from None
 
 
 def list_hub(rows: Any, where: str, known: Classes | None = None) -> Listing | None:
@@ -378,7 +420,9 @@ def list_hub(rows: Any, where: str, known: Classes | None = None) -> Listing | N
     if not len(rows):
         raise UserError(f"{where}: no images in it")
     label = next((c for c in LABEL_COLUMNS if c in features), None)
-    label = label or next((c for c, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    label = label or next(
+        (c for c, f in features.items() if isinstance(f, datasets.ClassLabel)), None
+    )
     if label is None:
         return None
     names = getattr(features[label], "names", None) or []
@@ -387,4 +431,6 @@ def list_hub(rows: Any, where: str, known: Classes | None = None) -> Listing | N
         return None
     classes = known or common_classes([labels], where)
     encoded = rows.cast_column(image, datasets.Image(decode=False))
-    return Listing(Hub(encoded, image, where), matched(labels, classes, where), classes.names, classes.origin)
+    return Listing(
+        Hub(encoded, image, where), matched(labels, classes, where), classes.names, classes.origin
+    )

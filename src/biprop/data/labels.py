@@ -71,17 +71,23 @@ def of_column(column: Any, declared: Sequence[str], where: str) -> Labels:
         row = next(i for i, value in enumerate(column) if not value.is_valid)
         raise UserError(f"{where}: the label of row {row} is missing (null)")
     kind = column.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view"
+    is_text = (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view"
+    )
     if is_text:
         return _of_texts(column.to_pylist(), where)
     if pa.types.is_boolean(kind):
         declared = declared or ("false", "true")
         column = column.cast(pa.int64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise UserError(f"{where}: labels of type {kind}: must be whole numbers or texts, one an image")
+        raise UserError(
+            f"{where}: labels of type {kind}: must be whole numbers or texts, one an image"
+        )
     numbers = _whole(column.to_numpy(), where)
     _check_range(numbers, len(declared), where)
-    return Labels(numbers, Classes(list(declared), "declared") if declared else Classes([], "numbers"))
+    return Labels(
+        numbers, Classes(list(declared), "declared") if declared else Classes([], "numbers")
+    )
 
 
 def _of_texts(texts: Sequence[str], where: str) -> Labels:
@@ -89,7 +95,9 @@ def _of_texts(texts: Sequence[str], where: str) -> Labels:
     if len(names) > MOST_CLASSES:
         raise UserError(f"{where}: {len(names):,} different labels: more than {MOST_CLASSES:,}")
     place = {name: number for number, name in enumerate(names)}
-    return Labels(np.array([place[text] for text in texts], dtype=np.int64), Classes(names, "texts"))
+    return Labels(
+        np.array([place[text] for text in texts], dtype=np.int64), Classes(names, "texts")
+    )
 
 
 def _whole(values: NDArray[Any], where: str) -> NDArray[np.int64]:
@@ -97,11 +105,15 @@ def _whole(values: NDArray[Any], where: str) -> NDArray[np.int64]:
     if values.dtype.kind == "f":
         odd = np.flatnonzero(~(np.floor(values) == values))  # also where it is not a number
         if len(odd):
-            raise UserError(f"{where}: the label of row {odd[0]} is {values[odd[0]]:g}: must be a whole number")
+            raise UserError(
+                f"{where}: the label of row {odd[0]} is {values[odd[0]]:g}: must be a whole number"
+            )
     large = np.flatnonzero(values >= MOST_CLASSES)
     if len(large):
         value = int(values[large[0]]) if np.isfinite(values[large[0]]) else values[large[0]]
-        raise UserError(f"{where}: the label of row {large[0]} is {value}: must be 0 .. classes - 1")
+        raise UserError(
+            f"{where}: the label of row {large[0]} is {value}: must be 0 .. classes - 1"
+        )
     if values.dtype.kind == "f" and len(values) and not np.isfinite(values).all():
         raise UserError(f"{where}: a label is infinite: must be 0 .. classes - 1")
     return values.astype(np.int64)
@@ -157,7 +169,9 @@ def matched(labels: Labels, classes: Classes, where: str) -> NDArray[np.int64]:
     used = {names[number] for number in np.unique(labels.numbers)}
     odd = sorted(used - set(known))
     if odd or len(set(known)) < len(known):
-        raise UserError(f"{where}: has other classes than the training images: {', '.join(map(repr, (odd or names)[:5]))}")
+        raise UserError(
+            f"{where}: has other classes than the training images: {', '.join(map(repr, (odd or names)[:5]))}"
+        )
     place = {name: number for number, name in enumerate(known)}
     table = np.array([place.get(name, -1) for name in names], dtype=np.int64)
     return table[labels.numbers]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..pictures import endings, is_hidden
+from ..images import endings, is_hidden
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PART_NAMES = {
@@ -79,7 +79,9 @@ def parts_among(names: Iterable[str], where: object) -> dict[str, str]:
     parts: dict[str, str] = {}
     for part, name in chosen:
         if part in parts:
-            raise UserError(f"{where}: {parts[part]} and {name} are one part, {part}: remove or rename one of them")
+            raise UserError(
+                f"{where}: {parts[part]} and {name} are one part, {part}: remove or rename one of them"
+            )
         parts[part] = name
     return parts
 
@@ -92,7 +94,11 @@ def visible_folders(folder: Path) -> list[Path]:
 def loose_pictures(folder: Path) -> list[Path]:
     """The images that lie in a folder itself, not below it."""
     known = endings()
-    return sorted(p for p in folder.iterdir() if not is_hidden(p.name) and p.suffix.lower() in known and not p.is_dir())
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if not is_hidden(p.name) and p.suffix.lower() in known and not p.is_dir()
+    )
 
 
 def places(folder: Path, *names: str) -> list[Path]:
@@ -111,9 +117,16 @@ def of_pictures(folder: Path) -> dict[str, Path]:
         UserError: neither.
     """
     folders = visible_folders(folder)
-    if len(folders) == 1 and not loose_pictures(folder) and not loose_pictures(folders[0]) and part_of(folders[0].name) is None:
+    if (
+        len(folders) == 1
+        and not loose_pictures(folder)
+        and not loose_pictures(folders[0])
+        and part_of(folders[0].name) is None
+    ):
         inside = visible_folders(folders[0])
-        if len(inside) > 1 or any(part_of(path.name) for path in inside):  # what an archive unpacks: one folder around it all
+        if len(inside) > 1 or any(
+            part_of(path.name) for path in inside
+        ):  # what an archive unpacks: one folder around it all
             return of_pictures(folders[0])
     names = parts_among((path.name for path in folders), folder)
     if names and not _is_class_of_that_name(folders, list(names.values())):
@@ -141,15 +154,23 @@ def _parts(folder: Path, folders: Sequence[Path], names: Mapping[str, str]) -> d
             raise UserError(f"{folder}: {names[other]} and {names[part]} are the same folder")
     known = {path.name for path in visible_folders(parts[TRAIN])}
     for path in folders:
-        if path.name not in names.values() and known & {inside.name for inside in visible_folders(_inside(path))}:
-            raise _unknown(folder, folders, f"{path.name}/ has folders of classes, but its name means no part")
+        if path.name not in names.values() and known & {
+            inside.name for inside in visible_folders(_inside(path))
+        }:
+            raise _unknown(
+                folder, folders, f"{path.name}/ has folders of classes, but its name means no part"
+            )
     return parts
 
 
 def _inside(part: Path) -> Path:
     """Where the folders of classes are: some archives have seg_train/seg_train/CLASS."""
     folders = visible_folders(part)
-    if len(folders) == 1 and not loose_pictures(folders[0]) and len(visible_folders(folders[0])) > 1:
+    if (
+        len(folders) == 1
+        and not loose_pictures(folders[0])
+        and len(visible_folders(folders[0])) > 1
+    ):
         return folders[0]
     return part
 
@@ -162,8 +183,14 @@ def _check_classes(folder: Path, folders: Sequence[Path]) -> None:
     for path, inside in contents.items():
         parts = [name for name in inside if part_of(name)]
         if parts:
-            raise _unknown(folder, folders, f"{path.name}/ is no class: it has {', '.join(f'{name}/' for name in parts)}")
-    nested = [set(inside) for path, inside in contents.items() if inside and not loose_pictures(path)]
+            raise _unknown(
+                folder,
+                folders,
+                f"{path.name}/ is no class: it has {', '.join(f'{name}/' for name in parts)}",
+            )
+    nested = [
+        set(inside) for path, inside in contents.items() if inside and not loose_pictures(path)
+    ]
     if len(nested) > 1:
         common = sorted(set.intersection(*nested))
         if len(common) > 1:
@@ -172,8 +199,12 @@ def _check_classes(folder: Path, folders: Sequence[Path]) -> None:
 
 
 def _unknown(folder: Path, folders: Sequence[Path], why: str) -> UserError:
-    found = ", ".join(f"{path.name}/" for path in folders[:8]) + (", ..." if len(folders) > 8 else "")
-    return UserError(f"{folder}: no known layout: found {found or 'no folders'}; {why}; known are {KNOWN}")
+    found = ", ".join(f"{path.name}/" for path in folders[:8]) + (
+        ", ..." if len(folders) > 8 else ""
+    )
+    return UserError(
+        f"{folder}: no known layout: found {found or 'no folders'}; {why}; known are {KNOWN}"
+    )
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -219,10 +250,18 @@ def of_parquet(folder: Path) -> dict[str, list[Path]]:
         if list(parts) == [""]:
             return {TRAIN: parts[""]}
     if files and len(trained) != 1:
-        what = "several data sets, pass --data with the folder of one" if trained else "no training part"
+        what = (
+            "several data sets, pass --data with the folder of one"
+            if trained
+            else "no training part"
+        )
         raise UserError(f"{folder}: {what}: found {_some(files, folder)}; known are {KNOWN}")
     for key, parts in groups.items():
-        others = parts.get("", []) if key in trained else [path for paths in parts.values() for path in paths]
+        others = (
+            parts.get("", [])
+            if key in trained
+            else [path for paths in parts.values() for path in paths]
+        )
         if others:
             raise UserError(
                 f"{folder}: {_some(others, folder)}: the name means no part of the data set; move what is none of it away; "

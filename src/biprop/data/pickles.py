@@ -28,7 +28,9 @@ class _Type:
     def __init__(self, name: str, align: object = False, copy: object = False) -> None:
         plain = name.lstrip("<>=|") if isinstance(name, str) else ""
         if not _NUMBERS.match(plain):
-            raise pickle.UnpicklingError(f"an array of {str(name)[:40]!r}, which is no type of numbers")
+            raise pickle.UnpicklingError(
+                f"an array of {str(name)[:40]!r}, which is no type of numbers"
+            )
         self.name, self.order = plain, name[0] if name[0] in _BYTE_ORDERS else "="
 
     def __setstate__(self, state: Any) -> None:
@@ -54,7 +56,11 @@ class _Array:
 def _array(content: Any, kind: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
     if isinstance(content, str):  # of Python 2, read as Latin-1
         content = content.encode("latin1")
-    is_plain = isinstance(content, bytes | bytearray) and isinstance(kind, _Type) and isinstance(shape, tuple)
+    is_plain = (
+        isinstance(content, bytes | bytearray)
+        and isinstance(kind, _Type)
+        and isinstance(shape, tuple)
+    )
     if not is_plain or not all(type(n) is int and n >= 0 for n in shape) or order not in ("C", "F"):
         raise pickle.UnpicklingError("an array that is not made of bytes, a type and a shape")
     dtype = kind.dtype()
@@ -141,7 +147,10 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a readable CIFAR batch: {one_line(e)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a readable CIFAR batch: no dictionary")
-    return {_text(key): value.values if isinstance(value, _Array) else value for key, value in content.items()}
+    return {
+        _text(key): value.values if isinstance(value, _Array) else value
+        for key, value in content.items()
+    }
 
 
 def _text(key: Any) -> str:

@@ -22,7 +22,9 @@ def validation_size(count: int) -> int:
     return min(max(1, count // 10), MOST_HELD_OUT)
 
 
-def stratified(labels: NDArray[np.int64], size: int, layer: int, classes: Sequence[str]) -> NDArray[np.bool_]:
+def stratified(
+    labels: NDArray[np.int64], size: int, layer: int, classes: Sequence[str]
+) -> NDArray[np.bool_]:
     """Choose images so that every class has the same share of them, and at least one.
 
     Args:

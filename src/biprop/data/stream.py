@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError, one_line
-from ..pictures import as_mode, cut_middle, opened, pixels, upright_size
+from ..images import as_mode, cut_middle, opened, pixels, upright_size
 from .items import Items
 
 if TYPE_CHECKING:
@@ -32,14 +32,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def random_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+def random_box(
+    width: int, height: int, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
     """A random part of a picture: (left, top, right, bottom) in pixels; after ten misses the middle."""
     for _ in range(10):
         area = width * height * generator.uniform(*AREA)
         aspect = math.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1))
+            left, top = (
+                int(generator.integers(width - w + 1)),
+                int(generator.integers(height - h + 1)),
+            )
             return left, top, left + w, top + h
     w = min(width, round(height * ASPECT[1]))
     h = min(height, round(width / ASPECT[0]))
@@ -62,7 +67,9 @@ def cut_at_random(image: Image.Image, size: int, generator: np.random.Generator)
         image.draft("RGB", (math.ceil(image.size[0] * shrink), math.ceil(image.size[1] * shrink)))
     upright = as_mode(image, "RGB")
     scale = (upright.size[0] / full[0], upright.size[1] / full[1]) * 2
-    scaled = tuple(min(b * s, limit) for b, s, limit in zip(box, scale, upright.size * 2, strict=True))
+    scaled = tuple(
+        min(b * s, limit) for b, s, limit in zip(box, scale, upright.size * 2, strict=True)
+    )
     return upright.resize((size, size), Pillow.Resampling.BILINEAR, box=scaled)  # type: ignore[arg-type]
 
 
@@ -94,8 +101,12 @@ def _collate(samples: list[Any]) -> tuple[Tensor, Tensor] | str:
 def reader_death(error: BaseException) -> UserError | None:
     """The mistake to tell if an error says that a worker died. It can come at any moment, not only while a batch is asked for."""
     # Which of them: how far the worker was in sending. Nothing else in a search talks through pipes of Python's.
-    if isinstance(error, ConnectionError | EOFError) or (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
-        return UserError(f"a process that reads images died, perhaps for want of memory: {one_line(error)}")
+    if isinstance(error, ConnectionError | EOFError) or (
+        isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    ):
+        return UserError(
+            f"a process that reads images died, perhaps for want of memory: {one_line(error)}"
+        )
     return None
 
 
@@ -111,7 +122,14 @@ class Streamed:
 
     cuts = True  # at random, while it reads: no further crop
 
-    def __init__(self, items: Items, labels: Tensor, size: int, workers: int, chosen: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        items: Items,
+        labels: Tensor,
+        size: int,
+        workers: int,
+        chosen: NDArray[np.int64] | None = None,
+    ) -> None:
         self.items, self.all_labels, self.size, self.workers = items, labels, size, workers
         self.chosen = np.arange(len(items)) if chosen is None else chosen
         self.device = torch.device("cpu")
@@ -129,7 +147,9 @@ class Streamed:
 
     def subset(self, mask: Tensor) -> Streamed:
         """Those where `mask` [n] is true."""
-        return Streamed(self.items, self.all_labels, self.size, self.workers, self.chosen[mask.numpy()])
+        return Streamed(
+            self.items, self.all_labels, self.size, self.workers, self.chosen[mask.numpy()]
+        )
 
     def to(self, device: torch.device) -> Streamed:
         """Batches will be given out on `device`."""
@@ -142,7 +162,9 @@ class Streamed:
         pool = generator.permutation(int(self.items.groups[-1]) + 1)[groups] // self.items.pool
         return np.lexsort((generator.random(len(groups)), pool))
 
-    def batches(self, batches: Iterable[NDArray[np.int64]], seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, batches: Iterable[NDArray[np.int64]], seed: int | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the images with these places in the split: uint8 [B, 3, size, size], int64 [B].
 
         Args:
@@ -164,6 +186,9 @@ class Streamed:
                 if isinstance(batch, str):
                     raise UserError(batch)
                 images, labels = batch
-                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+                yield (
+                    images.to(self.device, non_blocking=True),
+                    labels.to(self.device, non_blocking=True),
+                )
         except (RuntimeError, OSError, EOFError) as e:
             raise reader_death(e) or e from None

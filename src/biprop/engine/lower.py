@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.graph import Node, deviation, graph_of
 from ..ticket import Layer, Ticket, TicketError
-from .graph import Node, deviation, graph_of
 
 MAGIC = b"BIPROG01"
 _ACTS = {"": 0, "relu": 1, "sign": 2, "sign0": 3}
@@ -57,9 +57,13 @@ class _Pending:
     def then(self, scale: Numbers, shift: Numbers) -> _Pending:
         """Followed by scale * x + shift."""
         if self.pool:
-            return replace(self, pool_scale=self.pool_scale * scale, pool_shift=self.pool_shift * scale + shift)
+            return replace(
+                self, pool_scale=self.pool_scale * scale, pool_shift=self.pool_shift * scale + shift
+            )
         rest = None if self.residual_scale is None else self.residual_scale * scale
-        return replace(self, scale=self.scale * scale, shift=self.shift * scale + shift, residual_scale=rest)
+        return replace(
+            self, scale=self.scale * scale, shift=self.shift * scale + shift, residual_scale=rest
+        )
 
 
 def lower(ticket: Ticket) -> bytes:
@@ -79,7 +83,9 @@ class _Lowering:
         self.readers = Counter(i for node in nodes for i in node.inputs)
         self.values: list[tuple[bool, tuple[int, int, int]]] = [(False, nodes[0].shape)]
         self.ops: list[bytes] = []
-        self.made: list[int | _Pending] = [0]  # node -> a value of the program, or what is still pending
+        self.made: list[int | _Pending] = [
+            0
+        ]  # node -> a value of the program, or what is still pending
 
     def program(self) -> bytes:
         for node in self.nodes[1:]:
@@ -93,8 +99,12 @@ class _Lowering:
 
     def normalisation(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         channels = self.nodes[0].shape[0] if self.ticket.mean else 0
-        mean, std = (np.array(numbers, dtype="<f4") for numbers in (self.ticket.mean, self.ticket.std))
-        return np.resize(mean, channels), np.resize(std, channels)  # one number counts for all channels
+        mean, std = (
+            np.array(numbers, dtype="<f4") for numbers in (self.ticket.mean, self.ticket.std)
+        )
+        return np.resize(mean, channels), np.resize(
+            std, channels
+        )  # one number counts for all channels
 
     def step(self, node: Node) -> int | _Pending:
         """What the node makes of what came before."""
@@ -105,9 +115,13 @@ class _Lowering:
                 return self.conv(node)
             case "norm":
                 scale, shift = self.norm(node.name, node.shape[0])
-                return (before if alone and isinstance(before, _Pending) else self.copy(node)).then(scale, shift)
+                return (before if alone and isinstance(before, _Pending) else self.copy(node)).then(
+                    scale, shift
+                )
             case "relu" | "sign" | "sign0":
-                return self.emit(before if alone and isinstance(before, _Pending) else self.copy(node), node.op)
+                return self.emit(
+                    before if alone and isinstance(before, _Pending) else self.copy(node), node.op
+                )
             case "max_pool" | "avg_pool":
                 if node.op == "max_pool" and alone and isinstance(before, _Pending) and before.open:
                     return replace(before, pool=node)
@@ -122,14 +136,23 @@ class _Lowering:
         value = self.value(node.inputs[0])
         (bits, shape) = self.values[value]
         if self.nodes[node.inputs[0]].op == "flatten":
-            node = replace(node, kernel=shape[1:])  # a linear layer on a map is a convolution as large as the map
+            node = replace(
+                node, kernel=shape[1:]
+            )  # a linear layer on a map is a convolution as large as the map
         if node.name not in self.layers and bits:
             value = self.emit(self.plain(Node("max_pool", (), shape), value), "")
         pending = self.plain(node, value)
         if node.name in self.layers:
-            pending = pending.then(np.full(node.shape[0], self.layers[node.name].gain, np.float64), np.zeros(node.shape[0]))
+            pending = pending.then(
+                np.full(node.shape[0], self.layers[node.name].gain, np.float64),
+                np.zeros(node.shape[0]),
+            )
         bias = self.state.get(f"{node.name}.bias")
-        return pending if bias is None else pending.then(np.ones(1), self.tensor(f"{node.name}.bias", (node.shape[0],)))
+        return (
+            pending
+            if bias is None
+            else pending.then(np.ones(1), self.tensor(f"{node.name}.bias", (node.shape[0],)))
+        )
 
     def plain(self, node: Node, value: int) -> _Pending:
         return _Pending(node, value, np.ones(node.shape[0]), np.zeros(node.shape[0]))
@@ -144,7 +167,9 @@ class _Lowering:
         for host, other in (node.inputs, node.inputs[::-1]):
             pending = self.made[host]
             if isinstance(pending, _Pending) and self.readers[host] == 1 and pending.open:
-                return replace(pending, residual=self.value(other), residual_scale=np.ones(node.shape[0]))
+                return replace(
+                    pending, residual=self.value(other), residual_scale=np.ones(node.shape[0])
+                )
         raise TicketError("its network adds what is not a convolution's result; the engine cannot")
 
     def norm(self, name: str, channels: int) -> tuple[Numbers, Numbers]:
@@ -153,12 +178,16 @@ class _Lowering:
         if f"{name}.weight" in self.state:
             scale = scale * self.tensor(f"{name}.weight", (channels,))
         shift = -self.tensor(f"{name}.running_mean", (channels,)) * scale
-        return scale, shift + self.tensor(f"{name}.bias", (channels,)) if f"{name}.bias" in self.state else shift
+        return scale, shift + self.tensor(
+            f"{name}.bias", (channels,)
+        ) if f"{name}.bias" in self.state else shift
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Numbers:
         value = self.state.get(name)
         if value is None or value.shape != shape:
-            raise TicketError(f"does not fit its network: {name} is {'absent' if value is None else value.shape}, not {shape}")
+            raise TicketError(
+                f"does not fit its network: {name} is {'absent' if value is None else value.shape}, not {shape}"
+            )
         return value.astype(np.float64)
 
     def value(self, node: int) -> int:
@@ -173,16 +202,24 @@ class _Lowering:
         if pending.pool is None:
             if act == "sign" and pending.node.op == "max_pool" and self.values[pending.value][0]:
                 # A pool from bits to bits knows no scale: by way of floats.
-                pending = self.plain(Node("max_pool", (), pending.node.shape), self.write(pending, ""))
+                pending = self.plain(
+                    Node("max_pool", (), pending.node.shape), self.write(pending, "")
+                )
             return self.write(pending, act)
         inner = replace(pending, pool=None)
         if act in ("", "relu") and (pending.pool_scale > 0).all():
             # What keeps order goes before the pool, which then selects: values with the levels that the next layer reads.
-            value, like = self.write(inner.then(pending.pool_scale, pending.pool_shift), act), np.zeros(pending.node.shape[0])
+            value, like = (
+                self.write(inner.then(pending.pool_scale, pending.pool_shift), act),
+                np.zeros(pending.node.shape[0]),
+            )
             return self.write(_Pending(pending.pool, value, 1 + like, like), "")
         if act != "sign":
             value, like = self.write(inner, ""), np.zeros(pending.node.shape[0])
-            return self.write(_Pending(pending.pool, value, pending.pool_scale + like, pending.pool_shift + like), act)
+            return self.write(
+                _Pending(pending.pool, value, pending.pool_scale + like, pending.pool_shift + like),
+                act,
+            )
         # The sign goes before the pool, which is then "any" of the bits, or "all" where the scale turns the order.
         value = self.write(inner.then(pending.pool_scale, pending.pool_shift), "sign")
         order = np.where(np.broadcast_to(pending.pool_scale, inner.scale.shape) < 0, -1.0, 1.0)
@@ -190,9 +227,13 @@ class _Lowering:
 
     def write(self, pending: _Pending, act: str) -> int:
         node, residual = pending.node, pending.residual
-        factors = [n for n in (pending.scale, pending.shift, pending.residual_scale) if n is not None]
+        factors = [
+            n for n in (pending.scale, pending.shift, pending.residual_scale) if n is not None
+        ]
         if not all((np.abs(numbers) <= _LARGEST).all() for numbers in factors):
-            raise TicketError(f"a gain or batch norm beside {node.name or node.op} is not a finite 32-bit number")
+            raise TicketError(
+                f"a gain or batch norm beside {node.name or node.op} is not a finite 32-bit number"
+            )
         out = len(self.values)
         self.values.append((act == "sign", node.shape))
         self.ops.append(
@@ -219,7 +260,9 @@ class _Lowering:
                 )
             return struct.pack("<I", 1) + value.astype("<f4").tobytes()
         if layer.weights != np.prod(shape) or layer.shape[0] != shape[0]:
-            raise TicketError(f"does not fit its network: {layer.key} is {layer.shape}, not {shape}")
+            raise TicketError(
+                f"does not fit its network: {layer.key} is {layer.shape}, not {shape}"
+            )
         return struct.pack("<I", 0) + self.planes(layer)
 
     def planes(self, layer: Layer) -> bytes:

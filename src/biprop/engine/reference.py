@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..models.graph import Node, deviation, graph_of
 from ..ticket import Ticket, TicketError
-from .graph import Node, deviation, graph_of
 
 Array = NDArray[np.float32]
 
@@ -60,17 +60,23 @@ class Reference:
         """
         shape = self.graph[0].shape
         if images.shape[1:] != shape:
-            raise UserError(f"images of shape {images.shape}: the network takes [B, {', '.join(map(str, shape))}]")
+            raise UserError(
+                f"images of shape {images.shape}: the network takes [B, {', '.join(map(str, shape))}]"
+            )
         logits = np.empty((len(images), self.outputs), dtype=np.float32)
         chunk = max(1, _MOST_NUMBERS // max(self._numbers(node) for node in self.graph))
         for first in range(0, len(images), chunk):
             part = images[first : first + chunk].astype(np.float32, copy=False)
-            logits[first : first + chunk] = self._run(part.transpose(1, 0, 2, 3)).reshape(self.outputs, -1).T
+            logits[first : first + chunk] = (
+                self._run(part.transpose(1, 0, 2, 3)).reshape(self.outputs, -1).T
+            )
         return logits
 
     def _numbers(self, node: Node) -> int:
         """How many an image takes: the result's, and what is multiplied for it."""
-        columns = self.graph[node.inputs[0]].shape[0] * math.prod(node.kernel) if node.op == "conv" else 0
+        columns = (
+            self.graph[node.inputs[0]].shape[0] * math.prod(node.kernel) if node.op == "conv" else 0
+        )
         return (columns + node.shape[0]) * node.shape[1] * node.shape[2]
 
     def _run(self, x: Array) -> Array:
@@ -105,7 +111,9 @@ class Reference:
             case "sign0":
                 out = np.sign(x)
             case "max_pool":
-                windows = _windows(x, node, padding=-np.inf)  # whose .max over two axes takes 20 times as long
+                windows = _windows(
+                    x, node, padding=-np.inf
+                )  # whose .max over two axes takes 20 times as long
                 out = reduce(np.maximum, (windows[..., i, j] for i, j in np.ndindex(node.kernel)))
             case "avg_pool":
                 out = _windows(x, node).mean(axis=(4, 5))
@@ -122,8 +130,12 @@ class Reference:
 def _windows(x: Array, node: Node, padding: float = 0.0) -> Array:
     """[C, B, H, W] -> [C, B, height and width of the result, height and width of the kernel], a view of the padded maps."""
     if node.padding:
-        x = np.pad(x, [(0, 0), (0, 0), *[(node.padding, node.padding)] * 2], constant_values=padding)
-    return np.lib.stride_tricks.sliding_window_view(x, node.kernel, axis=(2, 3))[:, :, :: node.stride, :: node.stride]
+        x = np.pad(
+            x, [(0, 0), (0, 0), *[(node.padding, node.padding)] * 2], constant_values=padding
+        )
+    return np.lib.stride_tricks.sliding_window_view(x, node.kernel, axis=(2, 3))[
+        :, :, :: node.stride, :: node.stride
+    ]
 
 
 class _Tensors:
@@ -144,12 +156,18 @@ class _Tensors:
             weight, gain = np.sign(self.ticket.weight(self.masked[key])), self.masked[key].gain
         else:
             weight, gain = self.ticket.state[key], 1.0
-        bias = self._vector(f"{node.name}.bias", node).reshape(-1, 1) if f"{node.name}.bias" in self.shapes else None
+        bias = (
+            self._vector(f"{node.name}.bias", node).reshape(-1, 1)
+            if f"{node.name}.bias" in self.shapes
+            else None
+        )
         return weight.reshape(node.shape[0], -1), np.array(gain, dtype=np.float32), bias
 
     def norm(self, node: Node) -> tuple[Array, Array]:
         """Scale and shift, [C, 1, 1, 1] each: x * scale + shift is the batch norm."""
-        scale: Array = np.reciprocal(deviation(self._vector(f"{node.name}.running_var", node), node.name))
+        scale: Array = np.reciprocal(
+            deviation(self._vector(f"{node.name}.running_var", node), node.name)
+        )
         if f"{node.name}.weight" in self.shapes:
             scale = scale * self._vector(f"{node.name}.weight", node)
         shift = -self._vector(f"{node.name}.running_mean", node) * scale
@@ -166,10 +184,14 @@ class _Tensors:
 
     def _use(self, key: str, shape: tuple[int, ...]) -> None:
         if self.shapes.get(key) != shape:
-            raise TicketError(f"does not fit its network: {key} is {self.shapes.get(key, 'absent')} here and {shape} there")
+            raise TicketError(
+                f"does not fit its network: {key} is {self.shapes.get(key, 'absent')} here and {shape} there"
+            )
         self.unused.discard(key)
 
     def check_all_used(self) -> None:
         for key in self.shapes:
             if key in self.unused:
-                raise TicketError(f"does not fit its network: {key} is {self.shapes[key]} here and absent there")
+                raise TicketError(
+                    f"does not fit its network: {key} is {self.shapes[key]} here and absent there"
+                )

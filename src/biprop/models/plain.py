@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..plans import PlainPlan
+from .plans import PlainPlan
 
 
 class PlainNet(nn.Module):
@@ -33,7 +33,9 @@ class PlainNet(nn.Module):
         height, width = (side >> pools for side in input_size)
         if not height or not width:
             size = f"{input_size[0]}x{input_size[1]}"
-            raise ValueError(f"input size {size}: the network halves it {pools} times, so it needs {1 << pools} or more")
+            raise ValueError(
+                f"input size {size}: the network halves it {pools} times, so it needs {1 << pools} or more"
+            )
 
         def layer(token: str, in_width: int, kernel: int) -> nn.Module:
             if token[0] == "c":

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..plans import ResidualPlan
+from .plans import ResidualPlan
 
 Make = Callable[[], nn.Module]
 MakeNorm = Callable[[int], nn.Module]
@@ -24,7 +24,15 @@ def _conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Con
 class Block(nn.Module):
     """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see `ResidualPlan.last_norm`)."""
 
-    def __init__(self, plan: ResidualPlan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
+    def __init__(
+        self,
+        plan: ResidualPlan,
+        in_width: int,
+        width: int,
+        stride: int,
+        norm: MakeNorm,
+        activation: Make,
+    ) -> None:
         super().__init__()
         if plan.kind == "basic":
             shapes, out_width = [(in_width, width, 3, stride), (width, width, 3, 1)], width
@@ -38,7 +46,10 @@ class Block(nn.Module):
         self.out_width = out_width
         self.shortcut_name = "downsample" if plan.imagenet else "shortcut"
         if stride != 1 or in_width != out_width:
-            self.add_module(self.shortcut_name, nn.Sequential(_conv(in_width, out_width, 1, stride), norm(out_width)))
+            self.add_module(
+                self.shortcut_name,
+                nn.Sequential(_conv(in_width, out_width, 1, stride), norm(out_width)),
+            )
         else:
             self.add_module(self.shortcut_name, nn.Sequential())
         self.last_norm = plan.last_norm
@@ -65,7 +76,15 @@ class Block(nn.Module):
 class PreActBlock(nn.Module):
     """conv2(act(bn2(conv1(o)))) + shortcut(o) with o = act(bn1(x)): identity shortcuts carry o, not x."""
 
-    def __init__(self, plan: ResidualPlan, in_width: int, width: int, stride: int, norm: MakeNorm, activation: Make) -> None:
+    def __init__(
+        self,
+        plan: ResidualPlan,
+        in_width: int,
+        width: int,
+        stride: int,
+        norm: MakeNorm,
+        activation: Make,
+    ) -> None:
         super().__init__()
         self.bn1 = norm(in_width)
         self.conv1 = _conv(in_width, width, 3, stride)
@@ -108,12 +127,16 @@ class ResNet(nn.Module):
         activation = binary if plan.binary else nn.ReLU
         self.plan = plan
         self.head_pool = head_pool
-        self.conv1 = _conv(channels, plan.stem, 7, 2) if plan.imagenet else _conv(channels, plan.stem, 3)
+        self.conv1 = (
+            _conv(channels, plan.stem, 7, 2) if plan.imagenet else _conv(channels, plan.stem, 3)
+        )
         if plan.kind != "preact":
             self.bn1 = norm(plan.stem)
         make_block = PreActBlock if plan.kind == "preact" else Block
         width = plan.stem
-        for stage, (stage_width, blocks) in enumerate(zip(plan.widths, plan.blocks, strict=True), start=1):
+        for stage, (stage_width, blocks) in enumerate(
+            zip(plan.widths, plan.blocks, strict=True), start=1
+        ):
             layer = nn.Sequential()
             for number in range(blocks):
                 stride = 2 if stage > 1 and number == 0 else 1
@@ -129,12 +152,22 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         for token in self.plan.stem_order.split():
-            x = self.bn1(x) if token == "B" else self.activation(x) if token == "A" else _stem_pool(x)
+            x = (
+                self.bn1(x)
+                if token == "B"
+                else self.activation(x)
+                if token == "A"
+                else _stem_pool(x)
+            )
         for stage in range(1, len(self.plan.blocks) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
         if self.plan.kind == "preact":
             x = self.activation(self.bn1(x))
-        x = F.adaptive_avg_pool2d(x, 1) if self.head_pool is None else F.avg_pool2d(x, self.head_pool)
+        x = (
+            F.adaptive_avg_pool2d(x, 1)
+            if self.head_pool is None
+            else F.avg_pool2d(x, self.head_pool)
+        )
         return self.fc(x).flatten(1)  # type: ignore[no-any-return]
 
 

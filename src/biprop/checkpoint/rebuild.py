@@ -1,0 +1,90 @@
+"""A checkpoint becomes a network again, masks included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import UserError, one_line, shown
+from ..models.network import Network, Task, build_network, dense_shapes
+from .format import Content, differences, load_state, raise_differences, read
+
+
+def check_size(config: Config, task: Task, content: Content) -> None:
+    """Compare the network of these options with a checkpoint before memory is taken for it: a small file can ask for a huge one.
+
+    Raises:
+        UserError: the checkpoint is of another network.
+    """
+    wanted = dense_shapes(config, task, content.of_ancestor)
+    given = {key: value for key, value in content.state.items() if key in wanted}
+    raise_differences(differences(wanted, given), content.path)
+
+
+@dataclass
+class Restored:
+    """A network as a checkpoint has it.
+
+    Attributes:
+        mean, std: the normalisation that it was trained with; None where the file does not say.
+    """
+
+    network: Network
+    content: Content
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def restore(
+    path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any] | None = None
+) -> Restored:
+    """Load a checkpoint and rebuild its network, masks included; arguments and errors as of `read` and `load_state`."""
+    content = read(path, flags, fallback)
+    check_size(content.config, content.task, content)
+    network = build_network(content.config, content.task, ancestor=content.of_ancestor)
+    load_state(network.model, content.state, path)
+    ours = content.ours
+    if ours is None:
+        return Restored(network, content)
+    try:
+        if network.subnetwork:
+            network.subnetwork.set_densities(_densities(ours["densities"]))
+        mean, std = _normalisation(ours["mean"], ours["std"], content.task)
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(
+            f"{path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}"
+        ) from None
+    return Restored(network, content, mean, std)
+
+
+def _densities(densities: Any) -> dict[str, float]:
+    """Of each layer.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(densities, dict):
+        raise ValueError(f"densities = {shown(densities)}")
+    for name, density in densities.items():
+        if type(name) is not str or type(density) not in (int, float) or not 0 <= density <= 1:
+            raise ValueError(f"the density of {shown(name)} is {shown(density)}")
+    return densities
+
+
+def _normalisation(mean: Any, std: Any, task: Task) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both, a number per channel or one for all.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    for numbers in (mean, std):
+        is_right = isinstance(numbers, list) and len(numbers) in (1, task.channels)
+        if not is_right or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise ValueError(f"mean or std = {shown(numbers)}")
+    if len(mean) != len(std) or min(std) <= 0:
+        raise ValueError(f"std = {shown(std)}")
+    return tuple(map(float, mean)), tuple(map(float, std))

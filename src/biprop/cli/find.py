@@ -1,0 +1,279 @@
+"""biprop find: search for a ticket, or go on with a search."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import config as options
+from .. import interrupts, screen
+from ..errors import UserError
+from . import find_report, multigpu
+from .common import DIVERGED, INTERRUPTED, warn
+from .evaluate import show_accuracy
+from .parser import DEBUG, add_command, add_options, coerced, overrides
+
+if TYPE_CHECKING:
+    from ..checkpoint import Content
+    from ..config import Config
+    from ..distributed import Group
+    from ..search.loop import Search
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line's `commands`."""
+    parser = add_command(
+        commands,
+        "find",
+        run,
+        help="search for a ticket",
+        usage="biprop find [--config FILE] [options]",
+        description="Search for a ticket: train one score per random weight, keep the top fraction, and replace\n"
+        "what is kept by +-gain. Options come from a configuration file, and the flags below change it.\n"
+        "Values in [brackets] hold where neither says anything.",
+        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped\n"
+        "by SIGTERM or SIGHUP, or because another process died (--resume auto goes on), 130 interrupted.",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"YAML file, or the name of a packaged one (biprop list configs) [{options.DEFAULT_CONFIG}]",
+    )
+    parser.add_argument(
+        "--print-config",
+        "--print_config",
+        action="store_true",
+        help="print the configuration in full, as YAML, and stop",
+    )
+    starts = parser.add_argument_group("where to start from")
+    starts.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on where the run that left this folder or checkpoint stopped; no --config is needed. "
+        "auto: with the last run of exactly these options, or begin if there is none; restarts by "
+        "torchrun and requeues by SLURM do so without being asked",
+    )
+    starts.add_argument(
+        "--pretrained", metavar="FILE", help="start with the weights and scores of this checkpoint"
+    )
+    starts.add_argument(
+        "-e",
+        "--evaluate",
+        action="store_true",
+        help="only evaluate --pretrained, as biprop evaluate does",
+    )
+    add_options(parser)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--multigpu",
+        metavar="IDS",
+        help="GPUs to use, one process each: 0,1 (or torchrun, srun, mpirun, jsrun)",
+    )
+    machine.add_argument("--debug", **DEBUG)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search; returns the exit code."""
+    given = overrides(arguments)
+    if arguments.evaluate:
+        if not arguments.pretrained:
+            raise UserError("--evaluate needs the checkpoint: pass --pretrained FILE")
+        return show_accuracy(arguments.pretrained, given, arguments.config)
+    if arguments.resume in (None, "auto"):
+        given = with_set(given, arguments.config)
+    if arguments.resume and arguments.pretrained:
+        raise UserError(
+            "--resume and --pretrained: one of them, to go on with a run or to start a new one"
+        )
+    if arguments.multigpu is not None and not arguments.print_config:
+        gpus = multigpu.choose(arguments.multigpu, _device(arguments, given))
+        if len(gpus) > 1:
+            return multigpu.start_processes(gpus, arguments.argv)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+    beginning = _beginning(arguments, given)
+    if beginning is None:
+        return 0
+    if arguments.print_config:
+        screen.show(options.as_yaml(beginning.config))
+        return 0
+    return _search(beginning)
+
+
+def with_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
+    """The options given; where --data stands alone and the configuration searches the digits, --set as the folder has it.
+
+    Raises:
+        UserError: the folder is no known data set.
+    """
+    if "data" not in given or "set" in given:
+        return given
+    values = options.read_file(options.find_file(config_file or options.DEFAULT_CONFIG))
+    if values.get("set") != "digits":
+        return given
+    from ..data import listings
+
+    return {**given, "set": listings.recognise(Path(given["data"]))}
+
+
+def _device(arguments: argparse.Namespace, given: dict[str, Any]) -> str:
+    """The option `device`. Mistakes in other options are reported here, once, and not by every process."""
+    if arguments.config or arguments.resume in (None, "auto"):
+        return options.resolve(arguments.config, given)[0].device
+    return given.get("device") or _device_of_run(arguments.resume)
+
+
+def _device_of_run(resume: str) -> str:
+    """The option `device` of the run that --resume means."""
+    from ..runs.folder import SETTINGS
+
+    path = Path(resume)
+    settings = (path if path.is_dir() else path.parent.parent) / SETTINGS
+    values = options.read_file(settings) if settings.is_file() else {}
+    return str(values.get("device", options.Config().device))
+
+
+@dataclass
+class _Beginning:
+    """What a search begins with.
+
+    Attributes:
+        config, name: options, and the name of their configuration file.
+        checkpoint: what it starts from, if from any.
+        resumes: whether it goes on with the run of `checkpoint`.
+        takes_over: whether it may use the folder of a run that has no checkpoint yet.
+    """
+
+    config: Config
+    name: str
+    checkpoint: Content | None
+    resumes: bool
+    takes_over: bool
+
+
+def _beginning(arguments: argparse.Namespace, given: dict[str, Any]) -> _Beginning | None:
+    """What the search begins with; None: --resume auto found that the run is complete."""
+    from .. import distributed
+    from ..runs.folder import RESULT, newest
+
+    resume = arguments.resume
+    if resume is None and distributed.is_restart() and not arguments.pretrained:
+        resume = "auto"
+    is_automatic = resume == "auto"
+    if is_automatic:
+        config, name = options.resolve(arguments.config, given)
+        folder = newest(config, name)
+        if folder and (folder / RESULT).is_file():
+            if distributed.detect().is_first:
+                shown = screen.printable(str(folder))
+                screen.show(f"{shown}: complete already; another --name begins a new run\n")
+            return None
+        resume = folder and str(folder)
+    path = resume or arguments.pretrained
+    if not path:
+        return _Beginning(*options.resolve(arguments.config, given), None, False, is_automatic)
+    content, config, name = _read_checkpoint(arguments, given, path, not resume or is_automatic)
+    return _Beginning(config, name, content, bool(resume), bool(resume))
+
+
+def _read_checkpoint(
+    arguments: argparse.Namespace, given: dict[str, Any], path: str, has_options: bool
+) -> tuple[Content, Config, str]:
+    """A checkpoint, and the options and configuration name of the search that starts from it.
+
+    `has_options`: whether the options come from --config and the flags even where --config is not given.
+    """
+    from .. import checkpoint
+
+    path = _checkpoint_of(path)
+    if has_options or arguments.config:
+        config, name = options.resolve(arguments.config, given)
+        return checkpoint.read(path, coerced(given), options.as_dict(config)), config, name
+    content = checkpoint.read(path, coerced(given), None)
+    if content.ours is None:
+        raise UserError(f"--resume {path}: does not hold the options of its run: pass --config too")
+    return content, options.override(content.config, given), checkpoint.config_name(content)
+
+
+def _checkpoint_of(path: str) -> str:
+    """The checkpoint that --resume or --pretrained means: itself, or the newest of a run folder."""
+    from ..runs.folder import newest_checkpoint
+
+    if not Path(path).is_dir():
+        return path
+    if newest := newest_checkpoint(Path(path)):
+        return str(newest)
+    raise UserError(f"{path}: no run folder with a checkpoint")
+
+
+def _search(beginning: _Beginning) -> int:
+    """Load the data, search, and show the result; returns the exit code."""
+    from .. import distributed
+    from ..evaluation.device import choose_device
+    from ..search.outcome import SearchDiverged, SearchStopped
+
+    group = distributed.detect()
+    searches: list[Search] = []
+    try:
+        with group.together(choose_device(beginning.config.device, group).type):
+            _search_in(group, beginning, searches)
+            return 0
+    except (SearchDiverged, SearchStopped, KeyboardInterrupt) as e:
+        if not searches:
+            raise
+        code, message = _how_it_ended(searches[0], e)
+        if group.is_first or (isinstance(e, SearchStopped) and e.is_by_accident):
+            screen.tell(message)
+        return code
+
+
+def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> None:
+    """Search as one process of `group`; the search goes into `searches` as soon as there is one."""
+    from .. import checkpoint, data
+    from ..console import Console
+    from ..search.loop import Search
+
+    config, start = beginning.config, beginning.checkpoint
+    nowhere = None if group.is_first else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    console = Console(nowhere, lasting=True)
+    images = group.by_all(lambda: data.load(config, console.track))
+    if start and beginning.resumes:
+        _check_classes(checkpoint.class_names(start), images.classes, start.path)
+    search = Search(config, beginning.name, images, console, start, beginning.takes_over, group)
+    searches.append(search)
+    if group.is_first:
+        of_checkpoint = start.warnings if start else []
+        warn([*of_checkpoint, *options.warnings(config), *images.notes, *images.search_notes])
+    console.line(find_report.headline(config, search.network, images, search.device, group.size))
+    if images.about:
+        console.line(f"data {config.data}: {config.set}, {images.about}")
+    console.line(f"run folder {search.folder}{search.from_where()}")
+    find_report.show(console, config, search.network, search.run(), images)
+
+
+def _check_classes(expected: Sequence[str], actual: Sequence[str], path: Path) -> None:
+    """Raise UserError if a run would go on with data of other classes."""
+    from .. import data
+
+    if difference := data.other_classes(expected, actual):
+        raise UserError(f"--resume {path}: searched other classes than the data have: {difference}")
+
+
+def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
+    """Exit code and message."""
+    from ..search.outcome import SearchDiverged, SearchStopped
+
+    how_to_go_on = f"Go on with: biprop find --resume {search.folder}"
+    if isinstance(error, SearchDiverged):
+        where = f"Checkpoints so far are in {search.folder}/checkpoints"
+        return DIVERGED, f"the search diverged: {error}. {where}"
+    if isinstance(error, SearchStopped):
+        return interrupts.STOPPED, f"stopped: {error}. {how_to_go_on}"
+    best = search.best
+    so_far = (
+        f"; best so far: epoch {best.epoch}, {best.validation.top1:.1f} %" if best.epoch else ""
+    )
+    return INTERRUPTED, f"interrupted{so_far}. {how_to_go_on}"

@@ -1,0 +1,114 @@
+"""What `biprop find` shows before and after the search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .common import layer_rows
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..console import Console
+    from ..data import DataSet
+    from ..models.network import Network
+    from ..search.outcome import Result
+
+FEW_TEST_IMAGES = 300
+"""Below this the accuracy is shown with its confidence interval: with 300, that is about ten points wide."""
+
+
+def headline(
+    config: Config, network: Network, images: DataSet, device: object, processes: int
+) -> str:
+    """What is searched, in which data, and where."""
+    counts = (
+        f"{len(images.train):,} training, {len(images.validation):,} validation, "
+        f"{len(images.test):,} test images"
+    )
+    where = f"{device}" if processes == 1 else f"{processes} processes, {device}"
+    if network.subnetwork is None:
+        return f"training {config.arch}, dense, on {config.set} ({counts}), {where}"
+    return (
+        f"searching {config.arch} for a ticket that keeps {100 * (config.prune_rate or 0):.3g} % of its "
+        f"{network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {where}"
+    )
+
+
+def show(
+    console: Console, config: Config, network: Network, result: Result, images: DataSet
+) -> None:
+    """Show the result as a table."""
+    rows = [
+        *_network_rows(config, result),
+        *_accuracy_rows(config, result, images),
+        ("time", f"{result.seconds:.0f} s"),
+        ("files", f"{result.folder}/  (checkpoints/model_best.pth, logs/, settings.txt)"),
+    ]
+    console.table(_title(network, result, images), rows)
+
+
+def _title(network: Network, result: Result, images: DataSet) -> str:
+    why = _why_in_vain(result, images)
+    if not result.weights:
+        return f"Trained, but {why}" if why else "Dense baseline trained"
+    kind = "MPT-1/32: binary weights"
+    if network.binary_activations:
+        kind = "MPT-1/1: binary weights and activations"
+    if why:
+        return f"Search done, but {why}: no Multi-Prize Ticket ({kind})"
+    return f"Multi-Prize Ticket found ({kind})"
+
+
+def _network_rows(config: Config, result: Result) -> list[tuple[str, str]]:
+    if not result.weights:
+        return [("network", f"{config.arch}, dense")]
+    kept = f"{result.kept:,}  ({100 * result.density:.2f} %), each +gain or -gain, one gain a layer"
+    return [
+        ("network", f"{config.arch}, random weights, never trained"),
+        ("weights in all", f"{result.weights:,}"),
+        ("weights kept", kept),
+        *layer_rows(config, result.layers),
+    ]
+
+
+def _accuracy_rows(config: Config, result: Result, images: DataSet) -> list[tuple[str, str]]:
+    from ..evaluation.counts import confidence_interval
+    from ..search.outcome import sample_in_words
+
+    test = result.test
+    chosen = f"epoch {result.epoch}, {_how_chosen(config, result, images)}"
+    accuracy = f"{test.top1:.2f} %  ({test.right:,} of {test.images:,} images; {chosen})"
+    rows = [("test accuracy", accuracy)]
+    if test.images < FEW_TEST_IMAGES:
+        low, high = confidence_interval(test)
+        why = f"95 %; there are only {test.images:,} test images"
+        rows.append(("confidence interval", f"{low:.0f} to {high:.0f} %  ({why})"))
+    if result.random_scores and result.weights:
+        sample = sample_in_words(result.random_scores, test.images)
+        about = f"the same network, no search{f'; {sample}' if sample else ''}"
+        rows.append(("with random scores", f"{result.random_scores.top1:.2f} %  ({about})"))
+    return rows
+
+
+def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
+    """By what the epoch of the result was chosen."""
+    if config.select_on == "test":
+        return "best on the test data themselves, as in the papers"
+    validation = f"{result.validation.images:,} validation images: {result.validation.top1:.1f} %"
+    return f"best on {validation}" if images.validation_chooses else f"the last; {validation}"
+
+
+def _why_in_vain(result: Result, images: DataSet) -> str | None:
+    """The baseline that the network is not better than: the same one with random scores, or the most frequent class."""
+    from ..evaluation.counts import Counts, is_better
+
+    test, labels = result.test, images.test.labels
+    most_frequent = Counts(len(labels), int(labels.bincount().max()))
+    baselines = {"always predicting the most frequent class": most_frequent}
+    if result.random_scores:
+        baselines = {"random scores": result.random_scores, **baselines}
+    for name, baseline in baselines.items():
+        if not is_better(test, baseline):
+            how = "no better" if test.top1 <= baseline.top1 else "not clearly better"
+            return f"{how} than {name} ({test.top1:.1f} and {baseline.top1:.1f} %)"
+    return None

@@ -1,0 +1,69 @@
+"""From the options of a run to its data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import Config
+from ..errors import UserError
+from . import cifar, decoding, digits, listings, mnist, tiny_imagenet
+from .augmix import AugMix
+from .dataset import DataSet, Recipe
+from .sources import Progress, Source, no_progress
+
+
+def load(config: Config, progress: Progress = no_progress) -> DataSet:
+    """The data of a run.
+
+    Raises:
+        UserError: the data are missing, damaged, no classification task, or too large for memory.
+    """
+    source = _source(config, progress)
+    data = DataSet(source, config.select_on, recipe_of(config), config.low_data)
+    if config.one_batch:
+        data.keep_one_batch(config.batch_size)
+    if config.num_classes is not None and config.num_classes != len(data.classes):
+        raise UserError(
+            f"--num-classes {config.num_classes}: but the data have {len(data.classes)} classes; leave it out"
+        )
+    return data
+
+
+def _source(config: Config, progress: Progress) -> Source:
+    folder = Path(config.data)
+    if config.set == "digits":
+        return digits.digits()
+    if config.set in ("CIFAR10", "CIFAR100"):
+        return cifar.cifar(folder, config.set, progress)
+    if config.set == "MNIST":
+        return mnist.mnist(folder, progress)
+    if config.set == "TinyImageNet":
+        return tiny_imagenet.tiny_imagenet(folder, progress)
+    if config.set == "hub":
+        parts = listings.hub(config.data, config.hub_config, config.train_split, config.test_split)
+    elif config.set == "ImageNet":
+        parts = listings.imagenet(folder)
+    else:
+        parts = listings.find_listings(folder)
+    if config.stream or config.set == "ImageNet":
+        return decoding.streamed(
+            parts, config.image_size, config.workers if config.workers is not None else 8
+        )
+    return decoding.in_memory(parts, config.image_size, progress, config.channels)
+
+
+def recipe_of(config: Config) -> Recipe:
+    """The changes to training images that the options ask for."""
+    return Recipe(
+        config.augment,
+        AugMix(
+            config.mixture_width,
+            config.mixture_depth,
+            config.aug_severity,
+            config.all_augmix_augmentations,
+        )
+        if config.augmix
+        else None,
+        (config.std_gauss, config.p_clean) if config.gaussian_aug else None,
+        config.jsd,
+    )

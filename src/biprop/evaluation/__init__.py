@@ -1,0 +1,1 @@
+"""Accuracy of whatever a file holds, as counts of images."""

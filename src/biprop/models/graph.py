@@ -1,0 +1,239 @@
+"""What a network computes, as a list of operations in order. It reads the plans of `plans`, step by step as `models` does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import TicketError
+from .plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan, check
+
+Float = TypeVar("Float", np.float32, np.float64)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation on float maps.
+
+    Attributes:
+        op: "input"; "conv", zero-padded, with a bias if the state has one; "norm", batch norm with its running statistics;
+            "relu"; "sign", with sign(0) = 1; "sign0", with sign(0) = 0; "max_pool", whose padding never wins; "avg_pool";
+            "add"; "flatten", [channels, height, width] to channels in C order.
+        inputs: indices of earlier nodes.
+        shape: of the result: channels, height, width.
+        name: conv, norm: prefix of their entries in the state dict. Two norms may have the same.
+        kernel, stride, padding: conv and pools; an incomplete window at the end is left out.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, int, int]
+    name: str = ""
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: int = 0
+
+
+BATCH_NORM_EPS = 1e-5
+"""Of every batch norm."""
+
+
+def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
+    """What a batch norm divides by: the square root of its running variance and epsilon, of the same type and shape.
+
+    Raises:
+        TicketError: that is not a positive number; the message names the batch norm.
+    """
+    raised = variance + variance.dtype.type(BATCH_NORM_EPS)
+    if not (raised > 0).all() or not np.isfinite(raised).all():
+        raise TicketError(
+            f"{name}.running_var: a variance is negative or not finite; the ticket cannot be computed"
+        )
+    root: NDArray[Float] = np.sqrt(raised)
+    return root
+
+
+def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
+    """The operations of a network; the last node is the output, of shape (outputs, 1, 1).
+
+    Args:
+        network: `Ticket.network`: the arguments of `biprop.models.build`.
+
+    Raises:
+        TicketError: a network of the user's own (None), no such network, or one whose images are too small for it.
+    """
+    if network is None:
+        raise TicketError(
+            "of a network that biprop does not know: the engine runs the networks of the registry"
+        )
+    name = network["name"]
+    try:
+        check(name, network["bn_type"], network["width_mult"])
+    except ValueError as e:
+        raise TicketError(f"its network cannot be built: {e}") from None
+    graph = _Graph(network)
+    if name in PLAIN:
+        graph.plain(PLAIN[name])
+    else:
+        graph.residual(RESIDUAL[name])
+    return graph.nodes
+
+
+class _Graph:
+    """A graph in the making. Methods append operations; where they take and return numbers, these are indices of nodes."""
+
+    def __init__(self, network: Mapping[str, Any]) -> None:
+        self.network = network
+        height, width = network["input_size"]
+        self.nodes = [Node("input", (), (network["channels"], height, width))]
+        if not height or not width:
+            raise self.too_small()
+
+    def too_small(self) -> TicketError:
+        height, width = self.network["input_size"]
+        return TicketError(
+            f"its network cannot be built: images of {height} x {width} are too small for {self.network['name']}"
+        )
+
+    def node(self, op: str, *inputs: int, name: str = "") -> int:
+        """An operation whose result has the shape of its input."""
+        self.nodes.append(Node(op, inputs, self.nodes[inputs[0]].shape, name))
+        return len(self.nodes) - 1
+
+    def windows(
+        self,
+        op: str,
+        at: int,
+        kernel: tuple[int, int],
+        stride: int,
+        padding: int = 0,
+        *,
+        channels: int = 0,
+        name: str = "",
+    ) -> int:
+        """A convolution to `channels`, or a pool."""
+        before, *sides = self.nodes[at].shape
+        height, width = (
+            (side + 2 * padding - k) // stride + 1 for side, k in zip(sides, kernel, strict=True)
+        )
+        if height < 1 or width < 1:
+            raise self.too_small()
+        self.nodes.append(
+            Node(op, (at,), (channels or before, height, width), name, kernel, stride, padding)
+        )
+        return len(self.nodes) - 1
+
+    def conv(self, at: int, name: str, channels: int, kernel: int, stride: int = 1) -> int:
+        return self.windows(
+            "conv", at, (kernel, kernel), stride, kernel // 2, channels=channels, name=name
+        )
+
+    def flatten(self, at: int) -> int:
+        self.nodes.append(Node("flatten", (at,), (math.prod(self.nodes[at].shape), 1, 1)))
+        return len(self.nodes) - 1
+
+    @property
+    def sign(self) -> str:
+        return "sign0" if self.network["ancestor"] else "sign"
+
+    def plain(self, plan: PlainPlan) -> None:
+        """As `models.plain.PlainNet`."""
+        at = self.tokens(0, "convs", plan.convs, kernel=3)
+        self.tokens(self.flatten(at), "linear", plan.head, kernel=1)
+
+    def tokens(self, at: int, prefix: str, tokens: str, kernel: int) -> int:
+        for number, token in enumerate(tokens.split()):
+            name = f"{prefix}.{number}"
+            if token == "M":
+                at = self.windows("max_pool", at, (2, 2), 2)
+            elif token == "B":
+                at = self.node("norm", at, name=name)
+            elif token[0] == "c":
+                width = (
+                    int(int(token[1:]) * self.network["width_mult"])
+                    if token[1:]
+                    else self.network["num_classes"]
+                )
+                at = self.conv(at, name, width, kernel)
+            else:
+                at = self.node({"R": "relu", "A": self.sign, "Z": "sign0"}[token], at)
+        return at
+
+    def residual(self, plan: ResidualPlan) -> None:
+        """As `models.resnet.ResNet`."""
+        activation = self.sign if plan.binary else "relu"
+        at = (
+            self.conv(0, "conv1", plan.stem, 7, 2)
+            if plan.imagenet
+            else self.conv(0, "conv1", plan.stem, 3)
+        )
+        for token in plan.stem_order.split():
+            if token == "M":
+                at = self.windows("max_pool", at, (3, 3), 2, 1)
+            else:
+                at = (
+                    self.node("norm", at, name="bn1") if token == "B" else self.node(activation, at)
+                )
+        block = self.preact_block if plan.kind == "preact" else self.block
+        for stage, (width, blocks) in enumerate(
+            zip(plan.widths, plan.blocks, strict=True), start=1
+        ):
+            for number in range(blocks):
+                stride = 2 if stage > 1 and number == 0 else 1
+                at = block(at, f"layer{stage}.{number}", plan, width, stride, activation)
+        if plan.kind == "preact":
+            at = self.node(activation, self.node("norm", at, name="bn1"))
+        if self.network["ancestor"] and not plan.imagenet:
+            at = self.windows("avg_pool", at, (4, 4), 4)
+        else:
+            _, height, width = self.nodes[at].shape
+            at = self.windows("avg_pool", at, (height, width), height)
+        at = self.conv(at, "fc", self.network["num_classes"], 1)
+        if self.nodes[at].shape[1:] != (1, 1):
+            self.flatten(at)
+
+    def block(
+        self, at: int, name: str, plan: ResidualPlan, width: int, stride: int, activation: str
+    ) -> int:
+        """As `models.resnet.Block`."""
+        if plan.kind == "basic":
+            convs, out_width = [(width, 3, stride), (width, 3, 1)], width
+        else:
+            inner, out_width = width * plan.inner, width * 4
+            convs = [(inner, 1, 1), (inner, 3, stride), (out_width, 1, 1)]
+        out = at
+        for i, conv in enumerate(convs, start=1):
+            out = self.conv(out, f"{name}.conv{i}", *conv)
+            if i < len(convs):
+                out = self.node(activation, self.node("norm", out, name=f"{name}.bn{i}"))
+            elif plan.last_norm != "after":
+                out = self.node("norm", out, name=f"{name}.bn{i}")
+        shortcut = self.shortcut(
+            at, f"{name}.{'downsample' if plan.imagenet else 'shortcut'}", out_width, stride
+        )
+        out = self.node("add", out, shortcut)
+        if plan.last_norm != "before":
+            fourth = plan.last_norm == "both" and plan.kind == "bottleneck"
+            out = self.node("norm", out, name=f"{name}.bn{4 if fourth else len(convs)}")
+        return self.node(activation, out)
+
+    def preact_block(
+        self, at: int, name: str, _: ResidualPlan, width: int, stride: int, activation: str
+    ) -> int:
+        """As `models.resnet.PreActBlock`."""
+        at = self.node(activation, self.node("norm", at, name=f"{name}.bn1"))
+        out = self.conv(at, f"{name}.conv1", width, 3, stride)
+        out = self.node(activation, self.node("norm", out, name=f"{name}.bn2"))
+        out = self.conv(out, f"{name}.conv2", width, 3)
+        return self.node("add", out, self.shortcut(at, f"{name}.shortcut", width, stride))
+
+    def shortcut(self, at: int, name: str, width: int, stride: int) -> int:
+        """The identity where nothing changes, else a projection."""
+        if stride == 1 and self.nodes[at].shape[0] == width:
+            return at
+        return self.node("norm", self.conv(at, f"{name}.0", width, 1, stride), name=f"{name}.1")

@@ -1,0 +1,195 @@
+"""The networks as data: names, structures, and the options that all share. No PyTorch: `models` builds modules of a plan,
+`engine` computes one without it.
+
+Names are those of the original research code: `_BinAct` has binary activations (MPT-1/1), `Wide` takes a width multiplier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class PlainPlan:
+    """One network without branches. A plan is read from left to right.
+
+    c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary activation, with sign(0) = +1; Z: binary
+    activation with sign(0) = 0, behind a ReLU, where the other would be +1 for every image. In the head c256 is a linear layer,
+    written as a 1x1 convolution as in the original research code, and c has one output per class.
+
+    Attributes:
+        convs: the convolutions and what follows each.
+        head: the linear layers and what follows each; the last one puts out the logits.
+        wide: whether `width_mult` scales its widths.
+    """
+
+    convs: str
+    head: str
+    wide: bool = False
+
+
+def _pairs(widths: tuple[int, ...], pair: str, last: str | None = None) -> str:
+    """The plan `pair` once per width, with the width written to its convolutions; `last` for the last one."""
+    plans = [pair] * (len(widths) - 1) + [last or pair]
+    return " ".join(
+        plan.replace("c", f"c{width}") for plan, width in zip(plans, widths, strict=True)
+    )
+
+
+_CONV = (64, 128, 256, 512)
+_VGG = (128, 256, 512)
+_WIDE_VGG = (16, 32, 64)
+
+
+def _conv_plans() -> dict[str, PlainPlan]:
+    forms = {
+        "": ("c R c R M", "c256 R c256 R c"),
+        "_BinAct": ("c B A c M B A", "c256 B A c256 B A c"),
+    }
+    plans = {}
+    for depth in (2, 4, 6, 8):
+        for suffix, (pair, head) in forms.items():
+            convs = _pairs(_CONV[: depth // 2], pair)
+            plans[f"Conv{depth}{suffix}"] = PlainPlan(convs, head)
+            plans[f"Conv{depth}Wide{suffix}"] = PlainPlan(convs, head, wide=True)
+    return plans
+
+
+PLAIN: dict[str, PlainPlan] = {
+    "FC": PlainPlan("", "c300 R c100 R c"),
+    **_conv_plans(),
+    "Conv8Wide_BinAct_ReLU": PlainPlan(
+        _pairs(_CONV, "c A c M B R Z", "c A c M B R"), "c256 A c256 B R c", wide=True
+    ),
+    "Conv8Wide_BinAct_ReLU_Final_Act": PlainPlan(
+        _pairs(_CONV, "c B A c M B A"), "c256 B A c256 B R c", wide=True
+    ),
+    "VGG_Small": PlainPlan("c128 R c128 M B c256 c256 M B c512 c512 M B R", "c"),
+    "VGG_Small_BinAct": PlainPlan(_pairs(_VGG, "c A c M B A", "c A c M B R"), "c"),
+    "VGG_Small_noReLU_BinAct": PlainPlan(_pairs(_VGG, "c A c M B A", "c A c M B R"), "c"),
+    "VGG_Small_bn_BinAct": PlainPlan(_pairs(_VGG, "c B A c M B A", "c B A c M B R"), "c"),
+    "Wide_VGG_Small": PlainPlan(
+        _pairs(_WIDE_VGG, "c B A c M B A", "c B A c M B R"), "c", wide=True
+    ),
+    "Wide_VGG_Small_132": PlainPlan(_pairs(_WIDE_VGG, "c B R c M B R"), "c", wide=True),
+}
+"""FC, Conv2/4/6/8 and VGG-Small, with their wide and binary-activation forms."""
+
+
+@dataclass(frozen=True)
+class ResidualPlan:
+    """One residual network.
+
+    Attributes:
+        blocks: number of blocks of each stage.
+        widths: width of each stage; bottleneck blocks put out four times that.
+        kind: "basic", "bottleneck" or "preact".
+        inner: bottleneck: factor of the inner width.
+        stem: channels of the first convolution.
+        stem_order: what follows it: B batch norm, A activation, M 3x3/2 max pool; for ImageNet (with M) it is 7x7/2, else 3x3.
+        binary: binary activations instead of ReLU.
+        last_norm: where the last batch norm of a block acts: "before" the residual sum, "after" it, or "both" (in a basic block
+            the same one twice, as in the original research code; in a bottleneck a fourth one).
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    kind: str = "basic"
+    inner: int = 1
+    stem: int = 64
+    stem_order: str = "B A"
+    binary: bool = False
+    last_norm: str = "before"
+
+    @property
+    def imagenet(self) -> bool:
+        return "M" in self.stem_order
+
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_WIDE = {2: (64, 192, 384, 768), 3: (64, 256, 512, 1024)}
+
+
+def _cifar_plans() -> dict[str, ResidualPlan]:
+    plans = {f"cResNet{depth}": ResidualPlan(_BLOCKS[depth]) for depth in (18, 34)}
+    plans |= {
+        f"cResNet{depth}": ResidualPlan(_BLOCKS[depth], kind="bottleneck") for depth in (50, 101)
+    }
+    plans |= {
+        f"cWideResNet18_{factor}": ResidualPlan(_BLOCKS[18], widths)
+        for factor, widths in _WIDE.items()
+    }
+    for depth in (20, 32, 44, 56, 110):
+        plans[f"cResNet{depth}"] = ResidualPlan(((depth - 2) // 6,) * 3, (16, 32, 64), stem=16)
+    plans |= {f"{name}_BinAct": replace(plan, binary=True) for name, plan in plans.items()}
+    plans |= {
+        f"{name}_v2": replace(plans[name], last_norm="after")
+        for name in ("cResNet18", "cResNet18_BinAct")
+    }
+    # "A Winning Hand": pre-activation, the binary cards' network.
+    return plans | {
+        "WidePreActResNet": ResidualPlan(_BLOCKS[18], _WIDE[2], kind="preact", stem_order="")
+    }
+
+
+def _imagenet_plans() -> dict[str, ResidualPlan]:
+    plans = {f"ResNet{depth}": ResidualPlan(_BLOCKS[depth]) for depth in (18, 34)}
+    plans |= {
+        f"ResNet{depth}": ResidualPlan(_BLOCKS[depth], kind="bottleneck") for depth in (50, 101)
+    }
+    plans |= {
+        f"WideResNet{depth}_{factor}": ResidualPlan(_BLOCKS[depth], _WIDE[factor])
+        for depth in (18, 34)
+        for factor in (2, 3)
+    }
+    plans |= {
+        f"WideResNet{depth}_2": ResidualPlan(_BLOCKS[depth], kind="bottleneck", inner=2)
+        for depth in (50, 101)
+    }
+    forms = {}
+    for name, plan in plans.items():
+        both = plan.kind == "bottleneck"
+        forms[name] = replace(plan, stem_order="B M A" if name == "WideResNet34_2" else "B A M")
+        forms[f"{name}_BinAct"] = replace(plan, stem_order="B M A", binary=True)
+        forms[f"{name}_v2"] = replace(plan, stem_order="M B A", last_norm="both")
+        forms[f"{name}_BinAct_v2"] = replace(
+            plan, stem_order="M B A", binary=True, last_norm="both" if both else "after"
+        )
+    forms["WideResNet50_2_BinAct_v2"] = replace(forms["WideResNet50_2_BinAct_v2"], widths=_WIDE[2])
+    forms["WideResNet18_v2"] = forms.pop("WideResNet18_2_v2")  # the name that configurations know
+    return forms
+
+
+RESIDUAL: dict[str, ResidualPlan] = _cifar_plans() | _imagenet_plans()
+"""For small images (cResNet, cWideResNet, WidePreActResNet) and for ImageNet (ResNet, WideResNet)."""
+
+NETWORKS: tuple[str, ...] = (*PLAIN, *RESIDUAL)
+
+BATCH_NORMS = {"NonAffineBatchNorm": False, "AffineBatchNorm": True, "LearnedBatchNorm": True}
+"""Batch-norm type -> whether it has weight and bias. Affine and Learned are the same module: what trains is the run's choice."""
+
+
+def takes_width(name: str) -> bool:
+    """Whether the network's widths can be multiplied."""
+    return name in PLAIN and PLAIN[name].wide
+
+
+def check(name: str, bn_type: str, width_mult: float) -> None:
+    """Check what a network is asked to be, but for the sizes of its images.
+
+    Raises:
+        ValueError: an unknown name or type, or a width multiplier that the network does not take.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"arch = {name!r}: no such network{did_you_mean(name, NETWORKS)}")
+    if bn_type not in BATCH_NORMS:
+        raise ValueError(f"bn_type = {bn_type!r}: must be one of {', '.join(BATCH_NORMS)}")
+    wide = takes_width(name)
+    if width_mult != 1 and not wide:
+        raise ValueError(
+            f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and Wide_VGG_Small take one"
+        )
+    if wide and int(16 * width_mult) < 1:
+        raise ValueError(f"width_mult = {width_mult:g}: leaves a layer without channels")

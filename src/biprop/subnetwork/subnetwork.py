@@ -1,0 +1,378 @@
+"""The subnetwork of a converted model: scores, masks, densities."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from . import binarize, masks
+from .binarize import addressable
+from .layers import Masked
+from .masks import Ranking
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One masked layer in numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: int
+    gain: float
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.weights
+
+
+class Subnetwork:
+    """The masked layers of a converted model, and their masks.
+
+    A mask always follows from the scores that its layer has when it computes: it is computed anew, by `update()` or by the layer,
+    when these are other tensors than before, or hold other numbers, or a backward pass has been there. Only writing through
+    `.data` (`p.data.copy_(...)`) goes unnoticed, and in a model compiled by `torch.compile` any change in place but those of a
+    training step and of `load_state_dict`: call `update()` then. Inside `torch.func`'s transforms and `torch.export`, the mask is
+    computed from the scores given there, as part of what is transformed or exported.
+
+    Attributes:
+        layers: name -> masked layer, in the model's order.
+        exempt: names of maskable layers that stay dense and train.
+        left_alone: name -> type of the other modules that own parameters.
+        scope: "layer" (each layer keeps its density) or "global" (one ranking over all layers).
+        densities: name -> density asked for; under global scope the same for all.
+        seed: what `convert` drew the signs from; None if it kept the weights as they were.
+        numbers: name -> the layer's number among the model's maskable layers, which the draw depends on.
+        origin: the same in all copies of a subnetwork, and in no other.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: dict[str, Masked],
+        densities: dict[str, float],
+        scope: str,
+        floor: float,
+        exempt: list[str],
+        left_alone: dict[str, str],
+        seed: int | None,
+        numbers: dict[str, int],
+    ) -> None:
+        self.layers = layers
+        self.densities = densities
+        self.scope = scope
+        self.floor = floor
+        self.exempt = exempt
+        self.left_alone = left_alone
+        self.seed = seed
+        self.numbers = numbers
+        self.origin = uuid.uuid4().hex
+        # What each layer remembers of its last ranking; under global scope the first serves all.
+        self._rankings = {name: Ranking() for name in layers}
+        self._passes = 0  # of the whole model, that are under way
+        for layer in layers.values():
+            layer.subnetwork = self
+        if scope == "global":
+            model.register_forward_pre_hook(self._begin_pass)
+            model.register_forward_hook(self._end_pass, always_call=True)
+        self.update()
+
+    @property
+    def weights(self) -> int:
+        """Number of masked weights."""
+        return sum(layer.weight.numel() for layer in self.layers.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of weights that the masks keep now."""
+        return sum(self._kept().values())
+
+    @property
+    def density(self) -> float:
+        """Fraction of the masked weights that the masks keep now."""
+        return self.kept / self.weights
+
+    def update(self) -> None:
+        """Compute all masks and gains anew.
+
+        Those of layers without numbers (on the meta device) and of sharded layers (FSDP) follow when the layers compute.
+
+        Raises:
+            FloatingPointError: a score is infinite or not a number; the message names the layer.
+        """
+        for layer in self.layers.values():
+            layer.source.forget()
+        self._refresh()
+
+    def mask_and_gain(self, layer: Masked) -> tuple[Tensor, Tensor]:
+        """The mask and the gain of the scores and the weight that a layer has at this moment.
+
+        Raises:
+            FloatingPointError: as `update`.
+            UserError: they cannot be computed here; the message says why.
+        """
+        if torch.compiler.is_compiling():
+            return self._mask_and_gain_in_graph(layer)
+        if self._is_current(layer):
+            return layer.mask, layer.gain
+        if not (addressable(layer.scores) and addressable(layer.weight)):
+            return self._mask_and_gain_traced(layer)
+        self._refresh()
+        if getattr(
+            layer, "_is_replica", False
+        ):  # nn.DataParallel's copy for the length of a forward pass
+            return layer.mask.to(layer.scores.device), layer.gain.to(layer.scores.device)
+        if not (layer.weight.is_meta or layer.source.came_from(layer.scores, layer.weight)):
+            raise UserError(self._why_not_refreshed(layer))
+        return layer.mask, layer.gain
+
+    def set_density(self, density: float) -> None:
+        """Change the density of all masked layers (the schedule of global pruning does) and update the masks."""
+        self.set_densities(dict.fromkeys(self.densities, density))
+
+    def set_densities(self, densities: Mapping[str, float]) -> None:
+        """Change the density of every masked layer, by name, and update the masks.
+
+        Raises:
+            UserError: a name or a density that cannot be; the densities stay as they were then.
+            FloatingPointError: as `update`.
+        """
+        if densities.keys() != self.layers.keys():
+            raise UserError(
+                f"densities are given for other layers: {sorted(densities.keys() ^ self.layers.keys())[:4]}"
+            )
+        for density in densities.values():
+            check_density(density)
+        densities = {name: densities[name] for name in self.layers}
+        if self.scope == "global":
+            check_global(
+                densities, [layer.weight.numel() for layer in self.layers.values()], self.floor
+            )
+        self.densities = densities
+        self.update()
+
+    def report(self) -> list[LayerReport]:
+        """One entry per masked layer."""
+        kept = self._kept()
+        return [
+            LayerReport(name, tuple(m.weight.shape), m.weight.numel(), kept[name], float(m.gain))
+            for name, m in self.layers.items()
+        ]
+
+    def __repr__(self) -> str:
+        left = (
+            f", left alone: {', '.join(f'{n} ({t})' for n, t in self.left_alone.items())}"
+            if self.left_alone
+            else ""
+        )
+        dense = f", dense: {', '.join(self.exempt)}" if self.exempt else ""
+        if self._is_meta:
+            kept = f"{self.weights:,} weights on the meta device"
+        else:
+            kept = f"{self.kept:,} of {self.weights:,} weights kept ({100 * self.density:.2f} %)"
+        return f"Subnetwork({len(self.layers)} layers, {kept}, scope {self.scope}{dense}{left})"
+
+    @property
+    def _is_meta(self) -> bool:
+        return any(layer.weight.is_meta or layer.scores.is_meta for layer in self.layers.values())
+
+    def _kept(self) -> dict[str, int]:
+        if self._is_meta:
+            raise UserError(
+                "the model is on the meta device: its masks are known once it has numbers"
+            )
+        self._refresh()
+        counts = [layer.mask.count_nonzero() for layer in self.layers.values()]
+        at_once = torch.stack([count.to(counts[0].device) for count in counts]).tolist()
+        return dict(zip(self.layers, at_once, strict=True))
+
+    def _is_current(self, layer: Masked) -> bool:
+        if not layer.source.holds(layer.scores, layer.weight):
+            return False
+        # Each layer looks at itself alone. In a common ranking the scores of all have a say in every mask, and are looked at
+        # when a pass of the model begins, or here where a part of it is called alone.
+        return self.scope == "layer" or self._passes > 0 or not self._outdated()
+
+    def _begin_pass(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._refresh()
+            self._passes += 1
+
+    def _end_pass(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._passes -= 1
+
+    def _outdated(self) -> list[str]:
+        """Names of the layers whose scores or weight are not those of their mask."""
+        return [
+            name
+            for name, layer in self.layers.items()
+            if not layer.source.holds(layer.scores, layer.weight)
+        ]
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Bring the masks up to date that are not, where the layers' numbers are at hand."""
+        outdated = self._outdated()
+        if outdated and torch.jit.is_tracing():  # type: ignore[attr-defined]
+            raise UserError(
+                "the masks are older than the scores: call subnetwork.update() before torch.jit.trace"
+            )
+        if self.scope == "global" and outdated:
+            outdated = list(self.layers)
+        layers = {name: self.layers[name] for name in outdated if _is_readable(self.layers[name])}
+        if not layers or (self.scope == "global" and len(layers) < len(self.layers)):
+            return
+        # These tensors are ordinary ones, also where the layer computes in one of torch.func's transforms; and masks of
+        # inference mode could not be changed outside of it.
+        with torch._C._DisableFuncTorch(), torch.inference_mode(False):
+            for (name, layer), mask in zip(layers.items(), self._masks(layers), strict=True):
+                _store(layer, mask, binarize.gain(layer.weight, mask, self._divisor(name)))
+
+    def _masks(self, layers: Mapping[str, Masked]) -> list[Tensor]:
+        """The masks of these layers; under global scope of all."""
+        scores = [layer.scores for layer in layers.values()]
+        try:
+            if self.scope == "layer":
+                kept = [
+                    masks.kept_count(s.numel(), self.densities[name])
+                    for s, name in zip(scores, layers, strict=True)
+                ]
+                return masks.keep_top_of_each(
+                    scores, kept, [self._rankings[name] for name in layers]
+                )
+            density = next(iter(self.densities.values()))
+            floors = [masks.floor_count(s.numel(), self.floor) for s in scores]
+            ranking = next(iter(self._rankings.values()))
+            return masks.keep_top_global(
+                scores, masks.kept_count(self.weights, density), floors, ranking
+            )
+        except FloatingPointError as e:
+            bad = next(name for name, m in layers.items() if not torch.isfinite(m.scores).all())
+            raise FloatingPointError(f"layer {bad}: {e}") from None
+
+    def _divisor(self, name: str) -> int | None:
+        """What the layer's gain is divided by; None: by the number of weights that it keeps."""
+        # The divisors are the method's: int(k * n) under layerwise pruning, the true count under global pruning.
+        return (
+            None
+            if self.scope == "global"
+            else int(self.densities[name] * self.layers[name].weight.numel())
+        )
+
+    def _mask_and_gain_in_graph(self, layer: Masked) -> tuple[Tensor, Tensor]:
+        """`mask_and_gain` where a program is being compiled or exported."""
+        source = layer.source
+        known = source.came_from(layer.scores, layer.weight) and not source.stale
+        exporting = torch.compiler.is_exporting()
+        if self.scope == "global" and not (known or exporting):
+            _refresh_outside(self)
+        elif exporting or not known:
+            return self._mask_and_gain_traced(layer)
+        # The compiled program runs where `stale` is False when it starts. Without update() after the step that may follow on
+        # this pass, the next pass is another program, which computes the masks.
+        if torch.is_grad_enabled() and layer.scores.requires_grad:
+            source.stale = True
+        return layer.mask, layer.gain
+
+    @torch.no_grad()
+    def _mask_and_gain_traced(self, layer: Masked) -> tuple[Tensor, Tensor]:
+        """`mask_and_gain` by tensor operations alone, without looking at any number; nothing of it is remembered.
+
+        The gain is not a number where a score is none: nothing can be raised here.
+        """
+        name, scores, weight = layer.source.layer, layer.scores.detach(), layer.weight.detach()
+        if hasattr(scores, "full_tensor"):
+            raise UserError(self._why_not_refreshed(layer))
+        if self.scope == "global":
+            raise UserError(
+                "the common ranking of global scope cannot be computed inside torch.func's transforms or torch.export: "
+                "convert with scope='layer', or use the plain model Ticket.from_model(model, subnetwork).to_model(new_model)"
+            )
+        mask = masks.keep_top_traced(scores, masks.kept_count(scores.numel(), self.densities[name]))
+        gain = binarize.gain(weight, mask, self._divisor(name))
+        return mask, torch.where(torch.isfinite(scores).all(), gain, torch.nan)
+
+    def _why_not_refreshed(self, layer: Masked) -> str:
+        """Why a layer's mask cannot be computed where it is asked for."""
+        name, scores = layer.source.layer, layer.scores
+        if hasattr(scores, "full_tensor"):
+            return f"layer {name}: its scores are sharded while it computes: of sharded models only those of fully_shard work"
+        if scores.shape != layer.weight.shape:
+            shapes = (
+                f"its scores are {list(scores.shape)} and its weight is {list(layer.weight.shape)}"
+            )
+            return f"layer {name}: {shapes}: must be equal"
+        return (
+            f"layer {name}: global scope ranks the scores of all layers together, and some are not at hand while it computes: "
+            "give the whole model to fully_shard in one call, or convert with scope='layer'"
+        )
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="global scope ranks all scores together: call subnetwork.update() after each optimiser step"
+)
+def _refresh_outside(subnetwork: Subnetwork) -> None:
+    """Between the parts of a compiled program: a common ranking looks at numbers."""
+    subnetwork._refresh()
+
+
+def _is_readable(layer: Masked) -> bool:
+    """Whether all numbers of a layer's scores and weight are at hand: neither on the meta device nor sharded."""
+    scores, weight = layer.scores, layer.weight
+    if (
+        scores.is_meta
+        or weight.is_meta
+        or scores.shape != weight.shape
+        or weight.shape != layer.mask.shape
+    ):
+        return False
+    return addressable(scores) and addressable(weight)
+
+
+def _store(layer: Masked, mask: Tensor, gain: Tensor) -> None:
+    """Give a layer its mask and gain, and note what they came from."""
+    if layer.mask.device == mask.device and layer.gain.dtype == gain.dtype:
+        layer.mask.copy_(mask)  # in place: a compiled program may hold these tensors
+        layer.gain.copy_(gain)
+    else:
+        layer.mask, layer.gain = mask, gain
+    layer.source.remember(layer.scores, layer.weight)
+
+
+def sharded_part(model: nn.Module) -> str | None:
+    """The name of a module or parameter of which each process holds a part only (FSDP, DTensor), or None."""
+    name: str
+    for name, module in model.named_modules():
+        if {"FSDPModule", "FullyShardedDataParallel"} & {
+            base.__name__ for base in type(module).__mro__
+        }:
+            return name
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "full_tensor"):
+            return name
+    return None
+
+
+def check_density(density: float) -> None:
+    """Raise UserError unless 0 < density <= 1."""
+    if not 0 < density <= 1:
+        raise UserError(
+            f"density = {density}: must be above 0 and at most 1 (the fraction of weights kept)"
+        )
+
+
+def check_global(densities: Mapping[str, float], sizes: Sequence[int], floor: float) -> None:
+    """Raise ValueError unless layers of these sizes can have a common ranking."""
+    if len(set(densities.values())) > 1:
+        raise UserError(
+            "global scope ranks all layers together: give one density (layers may be 'dense')"
+        )
+    kept = masks.kept_count(sum(sizes), max(densities.values()))
+    masks.check_floors(kept, [masks.floor_count(n, floor) for n in sizes])

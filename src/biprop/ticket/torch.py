@@ -1,0 +1,287 @@
+"""Between PyTorch and tickets: the layers and numbers of a model, and the module of a ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from .. import rng
+from ..errors import TicketError, one_line
+from ..models.build import build
+from ..subnetwork import Subnetwork
+from ..subnetwork.layers import Masked
+from ..subnetwork.subnetwork import sharded_part
+from . import entropy_coding
+from .layer import Layer, Plane, Signs
+
+_COUNTER = "num_batches_tracked"
+"""Of batch norm, and of no use but in training: not in tickets."""
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
+@dataclass
+class ModelContent:
+    """What a ticket stores of a model.
+
+    Attributes:
+        seed: of the subnetwork, if the signs of a layer follow from it.
+        layers: the masked layers, in the order of `modules`.
+        state: everything else, name to float32 array.
+        modules: the model's masked layers.
+    """
+
+    seed: int | None
+    layers: list[Layer]
+    state: dict[str, NDArray[np.float32]]
+    modules: list[Masked]
+
+    @torch.no_grad()
+    def check_weights(self, rebuilt: Iterable[NDArray[np.float32]]) -> None:
+        """Compare every weight with what a ticket rebuilds, one array a layer.
+
+        Raises:
+            TicketError: a weight differs.
+        """
+        for layer, module, weight in zip(self.layers, self.modules, rebuilt, strict=True):
+            expected = module.effective_weight().cpu().double().numpy()
+            if differing := int(np.count_nonzero(weight != expected)):
+                raise TicketError(
+                    f"layer {layer.name}: {differing} weights cannot be rebuilt exactly"
+                )
+
+
+def content_of(model: nn.Module, subnetwork: Subnetwork) -> ModelContent:
+    """Read a model for a ticket; arguments and errors as of `Ticket.from_model`."""
+    subnetwork = _subnetwork_of(model, subnetwork)
+    subnetwork.update()
+    plain = plain_names(model)
+    masked = {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
+    layers = []
+    for name, module in masked.items():
+        if module.weight.dtype == torch.float64:
+            raise TicketError(
+                f"layer {name} is float64, and a ticket holds float32: call model.float() first"
+            )
+        number = subnetwork.numbers[module.source.layer]
+        layers.append(_layer(plain(f"{name}.").removesuffix("."), number, module, subnetwork.seed))
+    ours = {
+        id(module.weight): layer.key for layer, module in zip(layers, masked.values(), strict=True)
+    }
+    scores = {id(module.scores) for module in masked.values()}
+    state = {}
+    for name, value in _state(model).items():
+        if id(value) in ours and ours[id(value)] != name:
+            raise TicketError(
+                f"{name} and {ours[id(value)]} are one weight: a module under two names cannot be packed"
+            )
+        if id(value) in ours or id(value) in scores or name.endswith(_COUNTER):
+            continue
+        exact = value.detach().cpu().double().numpy()
+        state[name] = exact.astype(np.float32)
+        if not np.isfinite(state[name]).all() or (state[name] != exact).any():
+            raise TicketError(
+                f"{name} has a number that float32 does not hold: this network cannot be packed"
+            )
+    uses_seed = any(layer.signs == "seed" for layer in layers)
+    return ModelContent(
+        subnetwork.seed if uses_seed else None, layers, state, list(masked.values())
+    )
+
+
+def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
+    """The subnetwork that the model's masked layers belong to: the given one, or its copy if the model is a copy.
+
+    Raises:
+        TicketError: there is none, or it is not the one given, or the model is sharded.
+    """
+    owners = {id(m.subnetwork): m.subnetwork for m in model.modules() if isinstance(m, Masked)}
+    if not owners:
+        raise TicketError(
+            "the model has no masked layer: pass the model that convert made a subnetwork of, or a copy of it"
+        )
+    if len(owners) > 1:
+        raise TicketError(
+            f"the model holds layers of {len(owners)} subnetworks: pass the part that is to be packed"
+        )
+    (owner,) = owners.values()
+    if not isinstance(owner, Subnetwork) or owner.origin != subnetwork.origin:
+        raise TicketError(
+            "the subnetwork is another model's: pass the one that convert returned for this model"
+        )
+    if (name := sharded_part(model)) is not None:
+        raise TicketError(
+            f"{name!r} is sharded: load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
+            "StateDictOptions(full_state_dict=True)) into a model converted alike and not sharded, and pass that"
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise TicketError(f"{name} is on the meta device: it has no numbers yet")
+    return owner
+
+
+def plain_names(model: nn.Module) -> Callable[[str], str]:
+    """A function from names of a state dict to the names that they have without wrappers.
+
+    Wrappers are DataParallel, DistributedDataParallel, AveragedModel and what `torch.compile` returns, around the model or a
+    part of it. What belongs to a wrapper itself has no name without it: "".
+    """
+    inner = ((prefix, module, _held_as(module)) for prefix, module in model.named_modules())
+    wrappers = [
+        (f"{prefix}." if prefix else "", f"{held}.") for prefix, module, held in inner if held
+    ]
+    wrappers.sort(key=lambda wrapper: len(wrapper[0]), reverse=True)  # the innermost first
+
+    def plain(name: str) -> str:
+        for prefix, held in wrappers:
+            if name.startswith(prefix):
+                rest = name.removeprefix(prefix)
+                if not rest.startswith(held):
+                    return ""
+                name = prefix + rest.removeprefix(held)
+        return name
+
+    return plain
+
+
+def _held_as(module: nn.Module) -> str | None:
+    """The name under which a wrapper holds its model; None: it is no wrapper."""
+    if isinstance(module, _WRAPPERS):
+        return "module"
+    return (
+        "_orig_mod"
+        if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
+        else None
+    )
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own tensors, as `state_dict` has them, under their plain names."""
+    plain = plain_names(model)
+    named = {plain(name): value for name, value in model.state_dict(keep_vars=True).items()}
+    named.pop("", None)
+    return named
+
+
+def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
+    weight = module.weight.detach().cpu().float().numpy()
+    # A kept weight that is exactly 0 (some initialisations draw it) contributes nothing: for the ticket it is not kept.
+    mask = module.mask.cpu().numpy() & (weight != 0)
+    positive = weight[mask] > 0
+    signs: Signs = "stored"
+    stored: Plane | None = np.packbits(positive, bitorder="little")
+    if positive.all():
+        signs, stored = "positive", None
+    elif seed is not None:
+        drawn = rng.sign_bits(seed, number, weight.size).view(np.bool_).reshape(weight.shape)
+        if np.array_equal(drawn[mask], positive):
+            signs, stored = "seed", None
+    return Layer(
+        name, number, weight.shape, int(np.count_nonzero(mask)), float(module.gain),
+        np.packbits(mask.ravel(), bitorder="little"), signs, stored, entropy_coding.best_model(mask),
+    )  # fmt: skip
+
+
+def build_from(
+    options: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]
+) -> nn.Module:
+    """A new network of the registry.
+
+    Args:
+        options: `Ticket.network`.
+        shapes: of all tensors of the ticket; they are compared before memory is taken for the network.
+
+    Raises:
+        TicketError: no such network, or one with other tensors.
+    """
+    if options is None:
+        raise TicketError(
+            "of a network that biprop does not know: pass to_model a new module of its class"
+        )
+    arguments = {**options, "input_size": tuple(options["input_size"])}
+    try:
+        with torch.device("meta"):
+            _check_fit(shapes, build(**arguments))
+        return build(**arguments)
+    except TicketError:
+        raise
+    except (ValueError, RuntimeError) as e:
+        raise TicketError(f"its network cannot be built: {one_line(e)}") from None
+
+
+@torch.no_grad()
+def fill(
+    model: nn.Module,
+    tensors: Mapping[str, Callable[[], NDArray[np.float32]]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Copy a ticket's tensors into a module, and set it to evaluation.
+
+    Args:
+        model: a new module of the ticket's class.
+        tensors: name to a function that makes the array, so that only one of them is in memory at a time.
+        shapes: of all of them.
+
+    Raises:
+        TicketError: they do not fit the model, or it is a subnetwork, lazy, or on the meta device.
+    """
+    if any(isinstance(module, Masked) for module in model.modules()):
+        raise TicketError("the model is a subnetwork already: pass a new module")
+    _check_fit(shapes, model)
+    state = _state(model)
+    if on_meta := next((name for name, value in state.items() if value.is_meta), None):
+        raise TicketError(
+            f'{on_meta} of the model is on the meta device: call model.to_empty(device="cpu") before'
+        )
+    for name, make in tensors.items():
+        state[name].copy_(torch.from_numpy(make()))
+    model.eval()
+
+
+def _check_fit(given: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise TicketError(
+                f"does not fit the model: {name} is lazy, its shape not yet known: run one batch through the model"
+            )
+    wanted = {
+        name: tuple(value.shape)
+        for name, value in _state(model).items()
+        if not name.endswith(_COUNTER)
+    }
+    if wanted != given:
+        name = next(n for n in [*wanted, *given] if wanted.get(n) != given.get(n))
+        here, there = given.get(name, "absent"), wanted.get(name, "absent")
+        raise TicketError(f"does not fit the model: {name} is {here} here and {there} there")
+
+
+class OnPixels(nn.Module):
+    """A network with its normalisation: pixels to logits.
+
+    That is RobustBench's convention: its benchmarks and attacks take this module as it is. Gradients reach the pixels.
+
+    Args:
+        model: takes normalised images.
+        mean, std: of its normalisation, per channel, of pixels in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255."""
+        scale = 255 if pixels.dtype == torch.uint8 else 1
+        return self.model(pixels * (1 / (scale * self.std)) - self.mean / self.std)  # type: ignore[no-any-return]
