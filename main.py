@@ -1,4 +1,7 @@
-"""python main.py --config ...: the command of the original research code. The same as `biprop find`, from a checkout."""
+"""python main.py --config ...: the command of the original research code.
+
+The same as `biprop find`, from a checkout.
+"""
 
 import os
 import sys

@@ -1,4 +1,7 @@
-"""python parallel_main.py --config ...: the original research code's command for several nodes. The same as `main.py`."""
+"""python parallel_main.py --config ...: the original research code's command for several nodes.
+
+The same as `main.py`.
+"""
 
 import sys
 

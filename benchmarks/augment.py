@@ -1,8 +1,9 @@
-"""Images per second of AugMix on batches against the usual way: Pillow, image by image, in worker processes.
+"""Images per second of AugMix on batches against the usual way: Pillow, image by image, in worker
+processes.
 
-Both cut, flip, mix (width 3, random depth, severity 3) and normalise batches of 128 images of 32x32 pixels, on all cores: here
-batches in as many threads, there a DataLoader with as many workers. They take turns, so that what else the machine
-does falls on both.
+Both cut, flip, mix (width 3, random depth, severity 3) and normalise batches of 128 images of 32x32
+pixels, on all cores: here batches in as many threads, there a DataLoader with as many workers. They
+take turns, so that what else the machine does falls on both.
 
     python benchmarks/augment.py [--rounds 9] [--cores 2]
 """
@@ -106,7 +107,8 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.cores)
-    # Natural pictures have smooth areas and all sorts of histograms; noise would flatter neither way.
+    # Natural pictures have smooth areas and all sorts of histograms; noise would flatter neither
+    # way.
     coarse = torch.rand(BATCH * BATCHES, 3, 6, 6)
     pixels = (
         torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
@@ -140,12 +142,14 @@ def main() -> None:
                 rates[name].append(rate)
     for name, values in rates.items():
         print(
-            f"{name:26} {statistics.median(values):9,.0f} images/s  ({min(values):,.0f} to {max(values):,.0f})"
+            f"{name:26} {statistics.median(values):9,.0f} images/s  ({min(values):,.0f} to"
+            f" {max(values):,.0f})"
         )
     slow, fast = rates.values()
     ratios = [b / a for a, b in zip(slow, fast, strict=True)]
     print(
-        f"ratio {statistics.median(ratios):.1f} (median; {min(ratios):.1f} to {max(ratios):.1f}, n = {len(ratios)})"
+        f"ratio {statistics.median(ratios):.1f} (median; {min(ratios):.1f} to {max(ratios):.1f}, n"
+        f" = {len(ratios)})"
     )
 
 

@@ -1,10 +1,12 @@
-"""Corrupted images per second: biprop's batches against the package imagecorruptions-imaug, image by image in worker processes.
+"""Corrupted images per second: biprop's batches against the package imagecorruptions-imaug, image
+by image in worker processes.
 
     pip install imagecorruptions-imaug
     python benchmarks/corruptions.py --data DIR [--rounds 7] [--cores 2]
 
-CIFAR-10's first test images, 32 x 32, the 15 corruptions of the score, all five severities; both have all cores, and take turns.
-The package has the parameters of 224 x 224 only, and is measured with them. A rate is that of the mean time an image over the 15.
+CIFAR-10's first test images, 32 x 32, the 15 corruptions of the score, all five severities; both
+have all cores, and take turns. The package has the parameters of 224 x 224 only, and is measured
+with them. A rate is that of the mean time an image over the 15.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""What two small cards and their deck keep of their accuracy under corruptions, over seeds, on CIFAR-10.
+"""What two small cards and their deck keep of their accuracy under corruptions, over seeds, on
+CIFAR-10.
 
     python benchmarks/decks.py --data DIR OUT              # 3 seeds, 2,000 test images; a CPU needs about two hours
     python benchmarks/decks.py --data DIR OUT --table      # the table of what is done
 
-Per seed: a search with AugMix and one with Gaussian noise (configurations small_card_augmix, small_card_gaussian), two tickets,
-a deck with a gate, and `biprop robustness` of it. Each step leaves its file in OUT and is skipped where that exists, so the same
-command goes on where it was stopped; several may run at once, with other seeds.
+Per seed: a search with AugMix and one with Gaussian noise (configurations small_card_augmix,
+small_card_gaussian), two tickets, a deck with a gate, and `biprop robustness` of it. Each step
+leaves its file in OUT and is skipped where that exists, so the same command goes on where it was
+stopped; several may run at once, with other seeds.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def result_of(out: Path, seed: int) -> Path:
 
 
 def table(out: Path, seeds: list[int]) -> str:
-    """Mean and standard deviation over seeds, in percent, as Markdown; and each gate beside the mean deck, seed by seed."""
+    """Mean and standard deviation over seeds, in percent, as Markdown; and each gate beside the
+    mean deck, seed by seed.
+    """
     found = [json.loads(result_of(out, seed).read_text())["results"] for seed in seeds]
     rows: dict[str, list[dict[str, float]]] = {}
     for results in found:
@@ -99,7 +103,8 @@ def table(out: Path, seeds: list[int]) -> str:
             for column in ("mean", "clean")
         ]
         lines.append(
-            f"gated by {gating} less mean deck, seed by seed: corrupted {apart[0]}; clean {apart[1]}"
+            f"gated by {gating} less mean deck, seed by seed: corrupted {apart[0]}; clean"
+            f" {apart[1]}"
         )
     return "\n".join(lines)
 

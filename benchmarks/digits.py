@@ -1,10 +1,11 @@
-"""How good and how fast is `biprop find` on the embedded digits? Several seeds, each a process of its own.
+"""How good and how fast is `biprop find` on the embedded digits? Several seeds, each a process of
+its own.
 
     python benchmarks/digits.py                       # 5 seeds of the default configuration
     python benchmarks/digits.py --seeds 3 -- --prune-rate 0.1
 
-Prints a line a seed, then mean, standard deviation and range of the test accuracy, and the wall time from start to end of the
-process (which depends on the machine and on what else it does).
+Prints a line a seed, then mean, standard deviation and range of the test accuracy, and the wall
+time from start to end of the process (which depends on the machine and on what else it does).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="options of biprop find, after --")
     arguments = parser.parse_args()
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs; biprop find {' '.join(arguments.options)}".rstrip()
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs; biprop find"
+        f" {' '.join(arguments.options)}".rstrip()
     )
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
@@ -54,15 +56,16 @@ def main() -> None:
             row = rows[-1]
             accuracy, density = float(row["Test Top 1"]), float(row["Density"])
             print(
-                f"seed {seed}: test accuracy {accuracy:.2f} %, density {density:.4f}, {seconds[-1]:.1f} s",
+                f"seed {seed}: test accuracy {accuracy:.2f} %, density {density:.4f},"
+                f" {seconds[-1]:.1f} s",
                 flush=True,
             )
     accuracies = [float(row["Test Top 1"]) for row in rows]
     spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
     print(
-        f"test accuracy: mean {statistics.mean(accuracies):.2f} %, standard deviation {spread:.2f}, "
-        f"range {min(accuracies):.2f} to {max(accuracies):.2f}, n = {len(accuracies)}; "
-        f"seconds: median {statistics.median(seconds):.1f}, range {min(seconds):.1f} to {max(seconds):.1f}"
+        f"test accuracy: mean {statistics.mean(accuracies):.2f} %, standard deviation {spread:.2f},"
+        f" range {min(accuracies):.2f} to {max(accuracies):.2f}, n = {len(accuracies)}; seconds:"
+        f" median {statistics.median(seconds):.1f}, range {min(seconds):.1f} to {max(seconds):.1f}"
     )
 
 

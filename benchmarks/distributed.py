@@ -1,17 +1,20 @@
-"""Two processes beside one: is what they find the same, how many signs flip, how much faster are they; and a model for more.
+"""Two processes beside one: is what they find the same, how many signs flip, how much faster are
+they; and a model for more.
 
     python benchmarks/distributed.py --data DIR                  # two processes on this machine's CPU, CIFAR-10
     python benchmarks/distributed.py --digits --double            # the same searches in double precision: roundings stay small
     python benchmarks/distributed.py --rounds 5                   # speed only: one and two processes on the digits, taking turns
     python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
 
-The comparison is fair where batch norm takes its statistics over the whole batch (--sync-batchnorm); without that each process
-normalises by its own share, which is another computation, not another rounding. How far roundings alone lead is shown by a third
-search: one process with two threads, which sums in another order.
+The comparison is fair where batch norm takes its statistics over the whole batch
+(--sync-batchnorm); without that each process normalises by its own share, which is another
+computation, not another rounding. How far roundings alone lead is shown by a third search: one
+process with two threads, which sums in another order.
 
-The model (docs/scaling.md): N processes with a share of S images each take T + E a step, where T = S / images per second is the
-time of one process alone. R(b) = 2 (N - 1) / N * b / bandwidth + 2 (N - 1) * latency is a ring all-reduce of b bytes; half of T,
-most of the backward pass, hides it, but never the last bucket: E = max(R(bytes of all gradients) - T / 2, R(last bucket)).
+The model (docs/scaling.md): N processes with a share of S images each take T + E a step, where T =
+S / images per second is the time of one process alone. R(b) = 2 (N - 1) / N * b / bandwidth + 2 (N
+- 1) * latency is a ring all-reduce of b bytes; half of T, most of the backward pass, hides it, but
+  never the last bucket: E = max(R(bytes of all gradients) - T / 2, R(last bucket)).
 """
 
 from __future__ import annotations
@@ -118,11 +121,13 @@ def find_in_double(flags: list[str]) -> int:
 
 
 def compare(folder: Path, name: str, flags: list[str], seeds: int, double: bool) -> None:
-    """Accuracies and losses of the same searches done in three ways, and how far the second and third end from the first."""
+    """Accuracies and losses of the same searches done in three ways, and how far the second and
+    third end from the first.
+    """
     tops: dict[str, list[float]] = {way: [] for way in WAYS}
     print(
-        f"{name}: losses by epoch; kept weights that are others than with one process (layerwise masks); how far scores are"
-        " apart, of the layer's largest; test accuracy"
+        f"{name}: losses by epoch; kept weights that are others than with one process (layerwise"
+        " masks); how far scores are apart, of the layer's largest; test accuracy"
     )
     for seed in range(seeds):
         first: dict[str, Tensor] = {}
@@ -141,13 +146,15 @@ def compare(folder: Path, name: str, flags: list[str], seeds: int, double: bool)
             )
             losses = " ".join(f"{line['train/loss']:.7f}" for line in lines)
             print(
-                f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {apart:.1e}; {top:.2f} %",
+                f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {apart:.1e};"
+                f" {top:.2f} %",
                 flush=True,
             )
             tops[way].append(top)
     for way, found in tops.items():
         print(
-            f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n = {seeds})",
+            f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n ="
+            f" {seeds})",
             flush=True,
         )
 
@@ -166,7 +173,9 @@ QUICK = {
 
 
 def compare_speed(folder: Path, name: str, flags: list[str], rounds: int) -> None:
-    """Images a second of the last of two epochs on the digits; one and two processes, each with one thread, take turns."""
+    """Images a second of the last of two epochs on the digits; one and two processes, each with one
+    thread, take turns.
+    """
     common = ["--set", "digits", "--epochs", "2", "--batch-size", "128", "--device", "cpu"]
     speeds: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
@@ -177,13 +186,16 @@ def compare_speed(folder: Path, name: str, flags: list[str], rounds: int) -> Non
     each = " / ".join(f"{np.median(s):.0f} ({min(s):.0f} to {max(s):.0f})" for s in speeds.values())
     print(f"{name}: images a second of one / two processes: {each}")
     print(
-        f"  two over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}, n = {rounds})",
+        f"  two over one: {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}, n ="
+        f" {rounds})",
         flush=True,
     )
 
 
 def first_step(out: Path, synchronised: bool) -> None:
-    """What one of the processes does: the signs of its share of the first batch, layer by layer, to `out`."""
+    """What one of the processes does: the signs of its share of the first batch, layer by layer, to
+    `out`.
+    """
     group = distributed.detect()
     with group.together("cpu"):
         chosen, _ = config.resolve(None, {**FIRST, "data": os.environ["BIPROP_DATA"]})
@@ -237,7 +249,8 @@ def count_flips(folder: Path) -> None:
         total = sum(a.numel() for a in found[0])
         how = "statistics over both" if synchronised else "statistics of each share"
         print(
-            f"MPT-1/1, first forward pass: {flips:,} of {total:,} signs flip with two processes ({how})",
+            f"MPT-1/1, first forward pass: {flips:,} of {total:,} signs flip with two processes"
+            f" ({how})",
             flush=True,
         )
 
@@ -271,7 +284,8 @@ def predict(network: str, images_a_second: float, share: int, microseconds: floa
             "WideResNet50_2",
         ):
             print(
-                f"| {name} | {scores_of(name):,} | {4e-6 * scores_of(name):.1f} | {2e-6 * scores_of(name):.1f} |"
+                f"| {name} | {scores_of(name):,} | {4e-6 * scores_of(name):.1f} |"
+                f" {2e-6 * scores_of(name):.1f} |"
             )
 
     scores = scores_of(network)
@@ -290,7 +304,8 @@ def predict(network: str, images_a_second: float, share: int, microseconds: floa
         )
 
     print(
-        f"\n| {network}, {share} images a process, {1000 * step:.0f} ms | {' | '.join(f'{n:,} processes' for n in counts)} |"
+        f"\n| {network}, {share} images a process, {1000 * step:.0f} ms |"
+        f" {' | '.join(f'{n:,} processes' for n in counts)} |"
     )
     print("|---|" + "---|" * len(counts))
     for link, bandwidth in LINKS.items():

@@ -1,14 +1,17 @@
-"""The engine beside PyTorch eager, and beside other engines where they are installed: times faster, in one interleaved run.
+"""The engine beside PyTorch eager, and beside other engines where they are installed: times faster,
+in one interleaved run.
 
     python benchmarks/engine.py                                    # all cases, batch 1 and 64, one thread
     python benchmarks/engine.py --cases vgg11-05 --instruction-set avx2
     python benchmarks/engine.py --threads 2 --batches 64
     python benchmarks/engine.py --tickets A.mpt B.mpt              # your own
 
-A case is a ticket of exactly that density in every layer, drawn at random and given the batch-norm statistics of random images:
-time does not depend on which weights are kept. In each round everybody computes the same images in turn, for a time each; a
-round's ratio is PyTorch's median over the other's, and the table shows the median, quartiles and number of rounds. Other
-engines (--peers): onnxruntime, openvino (float32 and int8), deepsparse, each where it can be imported; benchmarks/peers.py.
+A case is a ticket of exactly that density in every layer, drawn at random and given the batch-norm
+statistics of random images: time does not depend on which weights are kept. In each round everybody
+computes the same images in turn, for a time each; a round's ratio is PyTorch's median over the
+other's, and the table shows the median, quartiles and number of rounds. Other engines (--peers):
+onnxruntime, openvino (float32 and int8), deepsparse, each where it can be imported;
+benchmarks/peers.py.
 """
 
 from __future__ import annotations
@@ -128,14 +131,16 @@ def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -
             low, middle, high = statistics.quantiles(ratios, n=4)
             own, eager = (statistics.median(seconds[w]) / batch * 1e3 for w in (who, "PyTorch"))
             print(
-                f"{name:14} batch {batch:3}  {who:16} {middle:6.1f} x ({low:.1f} to {high:.1f}, n = {len(ratios)})"
-                f"   {own:.3f} ms an image; PyTorch {eager:.2f}",
+                f"{name:14} batch {batch:3}  {who:16} {middle:6.1f} x ({low:.1f} to {high:.1f}, n ="
+                f" {len(ratios)})   {own:.3f} ms an image; PyTorch {eager:.2f}",
                 flush=True,
             )
 
 
 def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -> None:
-    """Seconds to open; and once it has run, memory beside the packed weights (a bit for the mask, a bit for the sign)."""
+    """Seconds to open; and once it has run, memory beside the packed weights (a bit for the mask, a
+    bit for the sign).
+    """
     content = ticket.to_bytes()
     start = time.perf_counter()
     engine = Engine(Ticket.from_bytes(content), args.threads, args.instruction_set)
@@ -144,14 +149,16 @@ def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace)
         engine = Engine(ticket, args.threads, args.instruction_set, calibration(ticket, levels))
     packed = ticket.weights / 4e6
     print(
-        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed weights {packed:.2f} MB"
+        f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed"
+        f" weights {packed:.2f} MB"
     )
     for batch in args.batches:
         engine.run(np.zeros((batch, *ticket_shape(ticket)), np.float32))
         memory, activations = (number / 1e6 for number in engine.memory)
         print(
-            f"{name:14} after a batch of {batch}: {memory:.1f} MB, of those activations {activations:.1f};"
-            f" the others are {(memory - activations) / packed:.1f} times the packed weights"
+            f"{name:14} after a batch of {batch}: {memory:.1f} MB, of those activations"
+            f" {activations:.1f}; the others are {(memory - activations) / packed:.1f} times the"
+            " packed weights"
         )
 
 

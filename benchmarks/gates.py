@@ -1,10 +1,12 @@
-"""Which gate is worth its name? Ways to weight the cards of a deck, on corrupted test images of CIFAR-10.
+"""Which gate is worth its name? Ways to weight the cards of a deck, on corrupted test images of
+CIFAR-10.
 
     python benchmarks/gates.py --data DIR A.deck B.deck ... [--images 500]
 
-The decks' gates give templates, covariance and worth (`biprop.deck.gate`); each way here takes some of them and leaves others out. All
-see the same answers of the cards, and batches of 128 images of one corruption and severity. Prints the mean accuracy over the 15
-corruptions and five severities, and on clean images, for each way, by batch and by image; means over the decks.
+The decks' gates give templates, covariance and worth (`biprop.deck.gate`); each way here takes some
+of them and leaves others out. All see the same answers of the cards, and batches of 128 images of
+one corruption and severity. Prints the mean accuracy over the 15 corruptions and five severities,
+and on clean images, for each way, by batch and by image; means over the decks.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ Weights = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32]
 
 
 def own_cards(deck: Deck, gate: Gate) -> NDArray[np.float32]:
-    """[kinds, cards]: each kind's weight goes to the cards that were trained on it; of the plain kind to all."""
+    """[kinds, cards]: each kind's weight goes to the cards that were trained on it; of the plain
+    kind to all.
+    """
     kinds = [
         in_words(training_recipe(card, name))
         for card, name in zip(deck.cards, deck.names, strict=True)
@@ -51,7 +55,9 @@ def own_cards(deck: Deck, gate: Gate) -> NDArray[np.float32]:
 
 
 def sure(_: NDArray[np.uint8], answers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The surer a card, the more it counts: weights in proportion to its largest probability to the power of 4."""
+    """The surer a card, the more it counts: weights in proportion to its largest probability to the
+    power of 4.
+    """
     most = answers.max(2).T ** 4
     shares: NDArray[np.float32] = most / most.sum(1, keepdims=True)
     return shares
@@ -116,7 +122,8 @@ def main() -> None:
     print(f"{len(arguments.decks)} decks, {len(labels)} images: corrupted mean, clean")
     for way, values in rows.items():
         print(
-            f"{way:50} {'  '.join(f'{statistics.mean(column):.2f}' for column in zip(*values, strict=True))}"
+            f"{way:50}"
+            f" {'  '.join(f'{statistics.mean(column):.2f}' for column in zip(*values, strict=True))}"
         )
 
 

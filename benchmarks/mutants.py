@@ -4,10 +4,11 @@
     python benchmarks/mutants.py --only optim        those whose file or text has "optim" in it
     python benchmarks/mutants.py --list
 
-mutants.txt has them: a text that a file has exactly once, and what replaces it. Each is tried in a copy of the source tree, with
-the tests that should fail. It is killed by the first that does, and survives if all pass: then something is untested. Before the
-mutants the same tests run on the unchanged copy, where they must pass. Exit status: 0 if every mutant was killed, 1 if one
-survived or could not be judged.
+mutants.txt has them: a text that a file has exactly once, and what replaces it. Each is tried in a
+copy of the source tree, with the tests that should fail. It is killed by the first that does, and
+survives if all pass: then something is untested. Before the mutants the same tests run on the
+unchanged copy, where they must pass. Exit status: 0 if every mutant was killed, 1 if one survived
+or could not be judged.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Mutant:
 
 
 def read(path: Path) -> list[Mutant]:
-    """The mutants of a file: blocks of "FILE  TESTS", then pairs of lines "  - old" and "  + new"; "#" begins a comment."""
+    """The mutants of a file: blocks of "FILE  TESTS", then pairs of lines "  - old" and "  + new";
+    "#" begins a comment.
+    """
     mutants: list[Mutant] = []
     file = tests = old = ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -71,13 +74,14 @@ def read(path: Path) -> list[Mutant]:
         elif line and not line.startswith("#"):
             file, _, tests = line.partition("  ")
             assert tests, (
-                f"{path.name}, line {number}: neither a file with its tests, nor a text to replace, nor its replacement"
+                f"{path.name}, line {number}: neither a file with its tests, nor a text to replace,"
+                " nor its replacement"
             )
     return mutants
 
 
-# Imports what nearly all tests need, and runs the tests of each line in a process forked from that: importing PyTorch takes
-# longer than most tests.
+# Imports what nearly all tests need, and runs the tests of each line in a process forked from that:
+# importing PyTorch takes longer than most tests.
 RUNNER = f"""
 import json, os, signal, sys
 import hypothesis, numpy, pytest, torch, torch.utils.tensorboard
@@ -136,7 +140,8 @@ class Tree:
 
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
-        # Python knows a file's compiled form by size and second of the last change: each version has a second of its own.
+        # Python knows a file's compiled form by size and second of the last change: each version
+        # has a second of its own.
         self._clock += 1
         os.utime(path, (self._clock, self._clock))
 
@@ -154,7 +159,10 @@ class Tree:
             self._write(path, original)
 
     def pytest(self, node_ids: Sequence[str]) -> tuple[int, str]:
-        """Exit status and output of these tests, up to the first that fails. Examples of hypothesis are always the same."""
+        """Exit status and output of these tests, up to the first that fails.
+
+        Examples of hypothesis are always the same.
+        """
         arguments = [
             "-x",
             "-q",
@@ -173,7 +181,10 @@ class Tree:
 
     def check(self) -> None:
         """End with a message unless the tests import this copy, core included."""
-        code = "import biprop; from biprop import native; print(biprop.__file__, native.library() is not None)"
+        code = (
+            "import biprop; from biprop import native; print(biprop.__file__, native.library() is"
+            " not None)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=self.environment,
@@ -202,7 +213,9 @@ def pass_unchanged(mutants: Sequence[Mutant], trees: Sequence[Tree]) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: killed, survived or not judged; `why` is the test that failed, or what went wrong."""
+    """What became of a mutant: killed, survived or not judged; `why` is the test that failed, or
+    what went wrong.
+    """
 
     mutant: Mutant
     status: str
@@ -221,7 +234,8 @@ def judge(mutant: Mutant, tree: Tree) -> Outcome:
         return Outcome(mutant, "killed", failed[1], seconds)
     if code == 0:
         return Outcome(mutant, "SURVIVED", f"all pass: {mutant.tests}", seconds)
-    # A fault that keeps a test from being collected or set up says nothing about what the tests look at.
+    # A fault that keeps a test from being collected or set up says nothing about what the tests
+    # look at.
     return Outcome(
         mutant, "NOT JUDGED", (output.strip().splitlines() or [f"exit status {code}"])[-1], seconds
     )
@@ -281,12 +295,14 @@ def main() -> int:
             outcomes.append(outcome)
             progress = f"[{len(outcomes)}/{len(chosen)}]"
             print(
-                f"{progress} {outcome.status}  {outcome.mutant}\n    {outcome.why}  ({outcome.seconds:.0f} s)",
+                f"{progress} {outcome.status}  {outcome.mutant}\n    {outcome.why} "
+                f" ({outcome.seconds:.0f} s)",
                 flush=True,
             )
     left = [outcome for outcome in outcomes if outcome.status != "killed"]
     print(
-        f"\n{len(outcomes) - len(left)} of {len(outcomes)} killed, in {time.monotonic() - started:.0f} s"
+        f"\n{len(outcomes) - len(left)} of {len(outcomes)} killed, in"
+        f" {time.monotonic() - started:.0f} s"
     )
     for outcome in left:
         print(f"{outcome.status}  {outcome.mutant}\n    {outcome.why}")

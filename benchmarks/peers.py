@@ -1,13 +1,15 @@
-"""Other engines for benchmarks/engine.py, each where it can be imported: onnxruntime (and onnxscript), openvino, deepsparse.
+"""Other engines for benchmarks/engine.py, each where it can be imported: onnxruntime (and
+onnxscript), openvino, deepsparse.
 
     pip install onnxruntime onnx onnxscript openvino nncf
 
-deepsparse, which is no longer kept up, needs Python 3.11 and an environment of its own, where the others do not run:
+deepsparse, which is no longer kept up, needs Python 3.11 and an environment of its own, where the
+others do not run:
 
     pip install "numpy<2" "onnx<1.15" "protobuf<4" deepsparse
 
-All run the dense float32 network that `Ticket.to_model` gives, with its zeros; OpenVINO also runs it in 8 bits (nncf, calibrated
-on random images). DeepSparse reads the zeros.
+All run the dense float32 network that `Ticket.to_model` gives, with its zeros; OpenVINO also runs
+it in 8 bits (nncf, calibrated on random images). DeepSparse reads the zeros.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ import torch
 def contestants(
     model: torch.nn.Module, images: torch.Tensor, threads: int
 ) -> dict[str, Callable[[], object]]:
-    """Functions that compute `images`, by the engine's name. One that cannot run the network is left out, with its reason."""
+    """Functions that compute `images`, by the engine's name.
+
+    One that cannot run the network is left out, with its reason.
+    """
     found: dict[str, Callable[[], object]] = {}
     for name, package, make in (
         ("onnxruntime", "onnxruntime", _onnxruntime),

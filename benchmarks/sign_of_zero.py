@@ -1,11 +1,13 @@
-"""Does it matter what the binary activation makes of an exact 0? Searches of MPT-1/1 with both rules, over seeds.
+"""Does it matter what the binary activation makes of an exact 0? Searches of MPT-1/1 with both
+rules, over seeds.
 
     python benchmarks/sign_of_zero.py --data DIR                    # Conv4_BinAct, a tenth of CIFAR-10, 3 seeds
-    python benchmarks/sign_of_zero.py --data DIR --set CIFAR10 --config conv4_BinAct_sc_unsigned --epochs 3
+    python benchmarks/sign_of_zero.py --data DIR --set CIFAR10 --config conv4_BinAct_sc_unsigned
+    --epochs 3
 
-The published program passes on 0, a third value; a bit has two, and here sign(0) = +1. Exact zeros are
-common: a unit whose weights are all pruned gives 0, and a batch norm with a zero bias keeps it. Prints
-a line a search, then mean and standard deviation for each rule, and their paired difference.
+The published program passes on 0, a third value; a bit has two, and here sign(0) = +1. Exact zeros
+are common: a unit whose weights are all pruned gives 0, and a batch norm with a zero bias keeps it.
+Prints a line a search, then mean and standard deviation for each rule, and their paired difference.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ RULES = {"sign(0) = +1": 1, "sign(0) = 0": 0}
 def search(
     options: dict[str, object], name: str, zero: int, folder: str
 ) -> tuple[float, float, float]:
-    """Train loss, validation and test accuracy in percent of the last epoch's network, with sign(0) = `zero`."""
+    """Train loss, validation and test accuracy in percent of the last epoch's network, with sign(0)
+    = `zero`.
+    """
     resolved, config_name = config.resolve(name, {**options, "log_dir": folder})
     found = Search(resolved, config_name, data.load(resolved), Console(io.StringIO()))
     for module in found.model.modules():
@@ -77,17 +81,20 @@ def main() -> None:
                 )
             tests[rule].append(test)
             print(
-                f"seed {seed}, {rule}: loss {loss:.3f}, validation {validation:.2f} %, test {test:.2f} %",
+                f"seed {seed}, {rule}: loss {loss:.3f}, validation {validation:.2f} %, test"
+                f" {test:.2f} %",
                 flush=True,
             )
     for rule, accuracies in tests.items():
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         print(
-            f"{rule}: test accuracy {statistics.mean(accuracies):.2f} % (sd {spread:.2f}, n = {len(accuracies)})"
+            f"{rule}: test accuracy {statistics.mean(accuracies):.2f} % (sd {spread:.2f}, n ="
+            f" {len(accuracies)})"
         )
     differences = [one - zero for one, zero in zip(*tests.values(), strict=True)]
     print(
-        f"+1 less 0, by seed: {', '.join(f'{d:+.2f}' for d in differences)}; mean {statistics.mean(differences):+.2f}"
+        f"+1 less 0, by seed: {', '.join(f'{d:+.2f}' for d in differences)}; mean"
+        f" {statistics.mean(differences):+.2f}"
     )
 
 

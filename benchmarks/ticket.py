@@ -4,8 +4,9 @@
     python benchmarks/ticket.py RUN ...               # run folders, checkpoints or tickets
     python benchmarks/ticket.py --rounds 15
 
-Bytes: the masks against H(k) n bits of their layers' kept fractions, and what is neither mask nor signs nor batch norm. Seconds:
-of one thread, with the compiled core and with numpy alone, median and range.
+Bytes: the masks against H(k) n bits of their layers' kept fractions, and what is neither mask nor
+signs nor batch norm. Seconds: of one thread, with the compiled core and with numpy alone, median
+and range.
 """
 
 from __future__ import annotations
@@ -71,13 +72,15 @@ def main() -> None:
         learned = sum(bool(model.order) for model in models)
         rest = len(content) - masks - state - signs
         print(
-            f"{name}: {ticket.weights:,} weights, {100 * ticket.kept / ticket.weights:.2f} % kept, {len(ticket.layers)} layers"
+            f"{name}: {ticket.weights:,} weights, {100 * ticket.kept / ticket.weights:.2f} % kept,"
+            f" {len(ticket.layers)} layers"
         )
         print(
             f"  file {len(content):,} bytes, {8 * len(content) / ticket.weights:.4f} bits a weight"
         )
         print(
-            f"  masks {masks:,} bytes, {masks / ideal:.4f} of the ideal {ideal:,.0f} ({learned} layers with counts that learn)"
+            f"  masks {masks:,} bytes, {masks / ideal:.4f} of the ideal {ideal:,.0f} ({learned}"
+            " layers with counts that learn)"
         )
         print(f"  signs {signs:,}, batch norm and dense {state:,}, the rest {rest:,} bytes")
         ticket.layers = [

@@ -9,8 +9,9 @@
     python benchmarks/training.py masks --batches 1                 # of a forward pass, looking whether the masks are up to date
     python benchmarks/training.py --device cuda --batches 256 --amp bf16 --channels-last
 
-A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is kept. In every round each
-kind takes its turn, and a ratio is of two times of the same round: what else the machine does falls on all.
+A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is
+kept. In every round each kind takes its turn, and a ratio is of two times of the same round: what
+else the machine does falls on all.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ TABLES = {
     "options": "step / step in [ ]: median (quartiles; range)",
     "pipeline": "step / step in [ ]: median (quartiles; range)",
     "noise": "step / step in [ ]: median (quartiles; range)",
-    "masks": "looking whether the masks are up to date, of a forward pass on the CPU without gradients: medians",
+    "masks": (
+        "looking whether the masks are up to date, of a forward pass on the CPU without gradients:"
+        " medians"
+    ),
 }
 """What can be measured, and what the numbers of its table are."""
 Step = Callable[[], None]
@@ -135,14 +139,17 @@ def take_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, li
 
 
 def show(title: str, found: dict[str, list[float]], base: str) -> None:
-    """A line: for every step but `base`, the median and the range of its time over that of `base` in the same round."""
+    """A line: for every step but `base`, the median and the range of its time over that of `base`
+    in the same round.
+    """
     shown = []
     for name, seconds in found.items():
         if name != base:
             ratios = sorted(a / b for a, b in zip(seconds, found[base], strict=True))
             low, _, high = statistics.quantiles(ratios, n=4)
             shown.append(
-                f"{name} {statistics.median(ratios):.3f} ({low:.2f} to {high:.2f}; {ratios[0]:.2f} to {ratios[-1]:.2f})"
+                f"{name} {statistics.median(ratios):.3f} ({low:.2f} to {high:.2f}; {ratios[0]:.2f}"
+                f" to {ratios[-1]:.2f})"
             )
     print(
         f"{title}  {'  '.join(shown)}  [{base} {1000 * statistics.median(found[base]):.0f} ms]",
@@ -151,7 +158,9 @@ def show(title: str, found: dict[str, list[float]], base: str) -> None:
 
 
 def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
-    """MiB that three steps need at their peak, beyond what the program itself takes: measured in a process of its own."""
+    """MiB that three steps need at their peak, beyond what the program itself takes: measured in a
+    process of its own.
+    """
     code = (
         "import resource, sys; sys.path.insert(0, 'benchmarks'); import training\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -164,7 +173,10 @@ def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
 
 
 def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images of CIFAR-10's size: cropped, flipped, AugMix, normalised. Random pixels cost what pictures cost."""
+    """Batches of images of CIFAR-10's size: cropped, flipped, AugMix, normalised.
+
+    Random pixels cost what pictures cost.
+    """
     images = Images(
         torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (10_000,))
     )
@@ -177,7 +189,9 @@ def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]
 
 
 def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> None:
-    """A line: what of a forward pass without gradients goes into looking whether the masks are up to date, which they are."""
+    """A line: what of a forward pass without gradients goes into looking whether the masks are up
+    to date, which they are.
+    """
     made = build_network(
         Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32))
     )
@@ -213,7 +227,8 @@ def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> Non
     look, whole_pass = 1000 * statistics.median(looks), 1000 * statistics.median(passes)
     layers = len(made.subnetwork.layers)
     print(
-        f"{title} {kind:6} {layers} layers: {look:.2f} ms of {whole_pass:.0f} ms ({100 * look / whole_pass:.1f} %)",
+        f"{title} {kind:6} {layers} layers: {look:.2f} ms of {whole_pass:.0f} ms"
+        f" ({100 * look / whole_pass:.1f} %)",
         flush=True,
     )
 

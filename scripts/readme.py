@@ -3,9 +3,10 @@
     python scripts/readme.py            # README.md is written anew (`make readme`)
     python scripts/readme.py --check    # nothing is written; exit code 1 where the words differ
 
-A block of commands starts with a line "$ COMMAND". In its output a line "..." stands for any lines left
-out. What is written and what is printed have to have the same words in the same order; numbers, times,
-instruction sets and which epoch was best may differ. `make test` is not run: its line is edited by hand.
+A block of commands starts with a line "$ COMMAND". In its output a line "..." stands for any lines
+left out. What is written and what is printed have to have the same words in the same order;
+numbers, times, instruction sets and which epoch was best may differ. `make test` is not run: its
+line is edited by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Differs(Exception):
 
 
 def key(line: str) -> str:
-    """What has to be the same in a line: its words, without numbers and what depends on machine and day."""
+    """What has to be the same in a line: its words, without numbers and what depends on machine and
+    day.
+    """
     line = re.sub(r"\b(amx|avx512|avx2|neon|scalar)\b", "ISA", line)
     line = re.sub(r"torch [\w.+]+", "torch VERSION", line)
     line = re.sub(r"\d[\d.,:%-]*", "N", line)

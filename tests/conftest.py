@@ -1,4 +1,6 @@
-"""What several tests use: where the reference files are, and small data sets and tickets made on the spot."""
+"""What several tests use: where the reference files are, and small data sets and tickets made on
+the spot.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def found_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short real search: the digits' network, 82,000 weights of which 20 % are kept, a few seconds."""
+    """The folder of a short real search: the digits' network, 82,000 weights of which 20 % are
+    kept, a few seconds.
+    """
     from biprop import data
     from biprop.console import Console
     from biprop.search.loop import Search
@@ -164,7 +168,9 @@ def network_of(name: str, size: tuple[int, int] = (32, 32), **options: Any) -> d
 def random_ticket(
     network: dict[str, Any], density: float = 0.3, dense: tuple[str, ...] = (), seed: int = 0
 ) -> Ticket:
-    """A ticket of a network that nobody trained. Some layers store their signs; a batch norm's factors have both signs.
+    """A ticket of a network that nobody trained.
+
+    Some layers store their signs; a batch norm's factors have both signs.
 
     Args:
         network: see `network_of`.

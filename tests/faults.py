@@ -1,10 +1,12 @@
-"""What can happen to a run, done to real ones: each fault is injected, and what the run says and leaves is recorded.
+"""What can happen to a run, done to real ones: each fault is injected, and what the run says and
+leaves is recorded.
 
     python tests/faults.py > docs/reliability-table.md    # all of them, as the table of docs/reliability.md
     python tests/faults.py --kills 20 --data DIR          # kill -9 on a CIFAR-10 run
 
-A fault that mends itself (room is made, the file is back) is followed by `biprop find --resume auto` with the same options, and
-the scores, batch norm and optimiser at the end are compared bit by bit with a run that was never interrupted.
+A fault that mends itself (room is made, the file is back) is followed by `biprop find --resume
+auto` with the same options, and the scores, batch norm and optimiser at the end are compared bit by
+bit with a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ OFTEN = ["--save-minutes", "0.002"]
 RUN = Path("runs/digits/width_mult=0.5/prune-rate=0.2/find")
 LAST = Path("checkpoints/epoch_most_recent.state")
 PATIENCE = 600
-"""Seconds after which something that a fault should lead to will not come any more; generous, for busy machines."""
+"""Seconds after which something that a fault should lead to will not come any more; generous, for
+busy machines.
+"""
 
 
 class CannotBeDone(Exception):
@@ -121,7 +125,9 @@ def uninterrupted(*flags: str) -> Path:
 
 
 def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
-    """What comes of the same command with --resume auto; asserts that it is what the uninterrupted run has."""
+    """What comes of the same command with --resume auto; asserts that it is what the uninterrupted
+    run has.
+    """
     outcome = end_of(start(folder, *flags, "--resume", "auto"), time.monotonic())
     assert outcome.code == 0, outcome.said
     assert same_bits(folder / run, uninterrupted(*flags) / run, only)
@@ -135,7 +141,8 @@ def killed(
     run: Path = RUN,
     spread: float = 0.5,
 ) -> Outcome:
-    """kill -9: while a checkpoint is being written, at random moments between, and while the run begins or goes on
+    """kill -9: while a checkpoint is being written, at random moments between, and while the run
+    begins or goes on
 
     `spread`: seconds within which a random moment lies, after a checkpoint.
     """
@@ -421,7 +428,10 @@ def diverged(folder: Path, *flags: str) -> Outcome:
 def clock_set_back(folder: Path) -> Outcome:
     """The clock runs backwards, an hour at every look"""
     lines = "import itertools, time; from biprop import cli; now = itertools.count(2e9, -3600)"
-    program = f"{lines}; time.time = lambda: float(next(now)); raise SystemExit(cli.main({command()[3:]!r}))"
+    program = (
+        f"{lines}; time.time = lambda: float(next(now)); raise"
+        f" SystemExit(cli.main({command()[3:]!r}))"
+    )
     outcome = end_of(start(folder, program=[sys.executable, "-c", program]), time.monotonic())
     assert same_bits(folder / RUN, uninterrupted() / RUN)
     outcome.after = "final state bit-identical"

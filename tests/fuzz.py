@@ -1,11 +1,13 @@
-"""Mutated tickets, decks, checkpoints and configurations: each is read, or refused in one line, and both decoders agree.
+"""Mutated tickets, decks, checkpoints and configurations: each is read, or refused in one line, and
+both decoders agree.
 
     python tests/fuzz.py [tickets] [decks] [checkpoints] [configurations] [--seconds 60] [--seed 0]
 
-Mutants keep their structure and a right checksum, so that they come past the first checks. One whose outcome is new becomes a
-parent of others. A fault is an exception that is no `UserError`, a message that is not one line, a decoder that contradicts the
-other one, numbers of a damaged file, a file that cannot be written as it was read, or more memory or time than the limits below.
-What is printed at the end is in docs/reliability.md.
+Mutants keep their structure and a right checksum, so that they come past the first checks. One
+whose outcome is new becomes a parent of others. A fault is an exception that is no `UserError`, a
+message that is not one line, a decoder that contradicts the other one, numbers of a damaged file, a
+file that cannot be written as it was read, or more memory or time than the limits below. What is
+printed at the end is in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -358,7 +360,8 @@ def sample_decks() -> list[bytes]:
     return [Deck([random_card(0), random_card(1)], ["a", "b"]).to_bytes()]
 
 
-# Checkpoints. What a mutant was made of comes with it, in a first byte: damage must not go unnoticed.
+# Checkpoints. What a mutant was made of comes with it, in a first byte: damage must not go
+# unnoticed.
 
 _SEALED, _DAMAGED = b"s", b"d"
 
@@ -381,7 +384,9 @@ def as_file(fields: Any) -> bytes:
 
 
 def mutated_checkpoint(content: bytes, draw: random.Random) -> bytes:
-    """A checkpoint with other fields or another pickle, whose checksums fit; or one with flipped bits, whose do not."""
+    """A checkpoint with other fields or another pickle, whose checksums fit; or one with flipped
+    bits, whose do not.
+    """
     original = as_file(_FIELDS)
     how = draw.randrange(6)
     if how <= 2:
@@ -470,7 +475,9 @@ def execute_configuration(content: bytes) -> None:
 
 @dataclass
 class Target:
-    """A format: samples to begin with, what makes a mutant of one, what reads it, and the files whose lines are counted."""
+    """A format: samples to begin with, what makes a mutant of one, what reads it, and the files
+    whose lines are counted.
+    """
 
     samples: Callable[[], list[bytes]]
     mutate: Callable[[bytes, random.Random], bytes]
@@ -505,7 +512,9 @@ TARGETS = {
 
 @dataclass
 class Found:
-    """What came of a target: executions, how many were read, distinct outcomes, inputs that gave a new one, and faults."""
+    """What came of a target: executions, how many were read, distinct outcomes, inputs that gave a
+    new one, and faults.
+    """
 
     executions: int = 0
     read: int = 0
@@ -611,7 +620,8 @@ def main() -> int:
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     print(
-        "| target | seconds | executions | of them read | distinct outcomes | lines reached | faults |"
+        "| target | seconds | executions | of them read | distinct outcomes | lines reached |"
+        " faults |"
     )
     print("|---" * 7 + "|")
     faults: Counter[str] = Counter()

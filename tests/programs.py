@@ -1,6 +1,8 @@
-"""Programs of a few operations for the tests of the engine: as bytes, as drawn at random, computed by numpy, and run by the core.
+"""Programs of a few operations for the tests of the engine: as bytes, as drawn at random, computed
+by numpy, and run by the core.
 
-All numbers are small multiples of a power of two, so that sums are exact in every order, and results are compared bit for bit.
+All numbers are small multiples of a power of two, so that sums are exact in every order, and
+results are compared bit for bit.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ class InexactError(ValueError):
 
 @dataclass(frozen=True)
 class Value:
-    """What an operation puts out. Its numbers are at most `most`, and multiples of `unit`; a unit of 0: not exact."""
+    """What an operation puts out.
+
+    Its numbers are at most `most`, and multiples of `unit`; a unit of 0: not exact.
+    """
 
     bits: bool
     channels: int
@@ -52,7 +57,8 @@ class Op:
         kind: "conv", "max_pool" or "avg_pool".
         source, out, residual: indices of values.
         act: "", "relu", "sign" or "sign0".
-        weights: of a convolution, [out, in, kernel]: int8 of -1, 0 and 1, or float32 for a dense one.
+        weights: of a convolution, [out, in, kernel]: int8 of -1, 0 and 1, or float32 for a dense
+            one.
     """
 
     kind: str
@@ -129,7 +135,10 @@ class Op:
 
 @dataclass
 class Program:
-    """In the making: `add` and its kin append an operation and return its value. The last value is the output."""
+    """In the making: `add` and its kin append an operation and return its value.
+
+    The last value is the output.
+    """
 
     values: list[Value]
     ops: list[Op] = field(default_factory=list)
@@ -144,10 +153,14 @@ class Program:
     def __str__(self) -> str:
         def shape(i: int) -> str:
             value = self.values[i]
-            return f"{value.channels}x{value.height}x{value.width} {'bits' if value.bits else 'floats'}"
+            return (
+                f"{value.channels}x{value.height}x{value.width}"
+                f" {'bits' if value.bits else 'floats'}"
+            )
 
         return "; ".join(
-            f"{op.kind} {op.kernel[0]}x{op.kernel[1]}/{op.stride}+{op.padding} {op.act} {shape(op.source)} -> {shape(op.out)}"
+            f"{op.kind} {op.kernel[0]}x{op.kernel[1]}/{op.stride}+{op.padding} {op.act}"
+            f" {shape(op.source)} -> {shape(op.out)}"
             + (
                 ""
                 if op.weights is None
@@ -260,7 +273,9 @@ def factors(rng: np.random.Generator, count: int) -> Array:
 
 
 def shifts(rng: np.random.Generator, scale: Array, spread: float) -> Array:
-    """So that scale * n + shift is exactly 0 for a whole n within the spread for two channels of three, else a quarter beside."""
+    """So that scale * n + shift is exactly 0 for a whole n within the spread for two channels of
+    three, else a quarter beside.
+    """
     n = np.round(rng.normal(0, spread, len(scale)).clip(-3 * spread, 3 * spread))
     return -scale * n + rng.choice([0, 0, 0, 0, 0.25, -0.25], len(scale))  # type: ignore[no-any-return]
 
@@ -369,15 +384,17 @@ def same(got: NDArray[Any], expected: Array, exact: bool, *what: object) -> None
         )
         at = tuple(wrong[0])
         raise AssertionError(
-            f"{len(wrong)} of {got.size} differ, first [image, output] = {at}: {got[at]} instead of {expected[at]}; "
-            + ", ".join(map(str, what))
+            f"{len(wrong)} of {got.size} differ, first [image, output] = {at}: {got[at]} instead of"
+            f" {expected[at]}; " + ", ".join(map(str, what))
         )
 
 
 def check(
     program: Program, rng: np.random.Generator, sets: Sequence[str], many: int = 65
 ) -> set[str]:
-    """Compare all instruction sets with the truth, for 0, 1, 3 and `many` images; returns the kernels that ran."""
+    """Compare all instruction sets with the truth, for 0, 1, 3 and `many` images; returns the
+    kernels that ran.
+    """
     images = random_pixels(rng, 5, program)
     expected, exact = program.truth(images), program.last.unit > 0
     pick = rng.integers(0, len(images), many)

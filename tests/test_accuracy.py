@@ -130,7 +130,9 @@ def test_the_engine_is_double_precisions_own() -> None:
 
 
 def test_double_precision_starts_from_the_pixels_that_the_engine_sees() -> None:
-    """Normalised in float32: products with a gain are exact then, and sums on a black border cancel to 0, whose sign is +1."""
+    """Normalised in float32: products with a gain are exact then, and sums on a black border cancel
+    to 0, whose sign is +1.
+    """
     ticket = random_ticket(network_of("Conv2_BinAct"))
     images = load(resolve(None, {"device": "cpu"})[0])
     images.mean, images.std = (0.1307,), (0.3081,)

@@ -1,4 +1,6 @@
-"""The file of a checkpoint: any damage is noticed, nothing in it runs, and it is no larger in memory than on the disk."""
+"""The file of a checkpoint: any damage is noticed, nothing in it runs, and it is no larger in
+memory than on the disk.
+"""
 
 import argparse
 import collections
@@ -256,7 +258,9 @@ def test_what_else_a_file_asks_for_is_refused_with_what_to_do(tmp_path: Path) ->
     torch.save({"x": collections.deque([1])}, tmp_path / "a.pth")
     with pytest.raises(
         UserError,
-        match=r"holds an object of collections\.deque, .* save it anew without that: c = torch\.load",
+        match=(
+            r"holds an object of collections\.deque, .* save it anew without that: c = torch\.load"
+        ),
     ):
         archive.read(tmp_path / "a.pth")
     assert set(torch.serialization.get_safe_globals()) == set(

@@ -63,7 +63,9 @@ def test_what_cards_were_trained_on() -> None:
 
 
 def test_test_images_decide_nothing() -> None:
-    """A search that chose its epoch on test images holds out none; the gate's come from the training images all the same."""
+    """A search that chose its epoch on test images holds out none; the gate's come from the
+    training images all the same.
+    """
     decks = [
         build.build(
             [card(0, gaussian_aug=True, select_on=on)], ["a"], {}, Console(io.StringIO()), 1

@@ -1,4 +1,6 @@
-"""Each operation against Pillow's on the same parameters, and the parameters against their definition."""
+"""Each operation against Pillow's on the same parameters, and the parameters against their
+definition.
+"""
 
 from collections.abc import Callable
 
@@ -14,8 +16,8 @@ from biprop.data import augmix
 from biprop.data.augmix import ENHANCEMENTS, OPERATIONS, Array, AugMix
 
 COUNT = 60
-# Largest mean absolute difference per pixel, in grey levels: of what maps grey levels none; where Pillow computes in double
-# precision and truncates, a few pixels differ by one level.
+# Largest mean absolute difference per pixel, in grey levels: of what maps grey levels none; where
+# Pillow computes in double precision and truncates, a few pixels differ by one level.
 BOUNDS = dict.fromkeys(OPERATIONS + ENHANCEMENTS, 0.0) | {
     "autocontrast": 0.03, "rotate": 0.01, "shear_x": 0.01, "shear_y": 0.01,
     "color": 0.02, "contrast": 0.02, "brightness": 0.02, "sharpness": 0.02,
@@ -35,7 +37,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def one_operation(
     images: torch.Tensor, operation: int, levels: Array, signs: Array
 ) -> torch.Tensor:
-    """Image i after one operation at levels[i]: a mixture of one chain of one operation, and nothing of the image itself."""
+    """Image i after one operation at levels[i]: a mixture of one chain of one operation, and
+    nothing of the image itself.
+    """
     count = len(images)
     ones = np.ones((count, 1))
     operations, levels, signs = (
@@ -87,11 +91,11 @@ PILLOW: dict[str, Callable[[Image.Image, float, float], Image.Image]] = {
     ),
     "color": lambda image, level, sign: ImageEnhance.Color(image).enhance(0.18 * level + 0.1),
     "contrast": lambda image, level, sign: ImageEnhance.Contrast(image).enhance(0.18 * level + 0.1),
-    "brightness": lambda image, level, sign: ImageEnhance.Brightness(image).enhance(
-        0.18 * level + 0.1
+    "brightness": (
+        lambda image, level, sign: ImageEnhance.Brightness(image).enhance(0.18 * level + 0.1)
     ),
-    "sharpness": lambda image, level, sign: ImageEnhance.Sharpness(image).enhance(
-        0.18 * level + 0.1
+    "sharpness": (
+        lambda image, level, sign: ImageEnhance.Sharpness(image).enhance(0.18 * level + 0.1)
     ),
 }
 
@@ -117,7 +121,8 @@ def test_each_operation_is_pillows(name: str, shape: tuple[int, int, int], way: 
     )
     difference = (ours.int() - theirs.int()).abs().float()
     print(
-        f"{name} {shape} {way}: mean absolute difference {difference.mean():.5f} grey levels, largest {difference.max():.0f}"
+        f"{name} {shape} {way}: mean absolute difference {difference.mean():.5f} grey levels,"
+        f" largest {difference.max():.0f}"
     )
     assert float(difference.mean()) <= BOUNDS[name]
     assert float((difference > 1).float().mean()) < 1e-4

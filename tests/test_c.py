@@ -1,4 +1,6 @@
-"""The engine's C interface: damaged programs and wrong arguments give error codes, and the C example works, also on AArch64."""
+"""The engine's C interface: damaged programs and wrong arguments give error codes, and the C
+example works, also on AArch64.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,10 @@ def test_every_truncation_is_noticed() -> None:
 
 
 def test_every_changed_byte_is_survived() -> None:
-    """There is no checksum: a changed weight is another network. Nothing else happens than that, or an error."""
+    """There is no checksum: a changed weight is another network.
+
+    Nothing else happens than that, or an error.
+    """
     code = small_program().code()
     for at in range(len(code)):
         for flip in (1, 128, 255):
@@ -266,7 +271,9 @@ def test_what_the_c_example_says_of_mistakes(example: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The core and the example for AArch64, run by qemu: NEON and plain C++ give what this machine gives."""
+    """The core and the example for AArch64, run by qemu: NEON and plain C++ give what this machine
+    gives.
+    """
     compiler, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if not compiler or not qemu:
         pytest.skip("no aarch64-linux-gnu-g++ and qemu-aarch64")
@@ -414,7 +421,9 @@ int main() {
 def test_what_a_helper_thread_throws_reaches_the_caller_and_a_fork_finds_all_at_rest(
     tmp_path: Path,
 ) -> None:
-    """Memory may be short in any thread; and a child would wait for ever for a mutex that another thread held."""
+    """Memory may be short in any thread; and a child would wait for ever for a mutex that another
+    thread held.
+    """
     if not (compiler := shutil.which("c++") or shutil.which("g++")):
         pytest.skip("no C++ compiler")
     (tmp_path / "threads.cpp").write_text(THREADS)

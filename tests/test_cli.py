@@ -494,7 +494,9 @@ def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> N
 def test_resuming_and_starting_from_the_ancestors_checkpoint(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Two epochs were done there? One, of three steps: the optimiser state and the 40 outputs of cResNet20 have to come along."""
+    """Two epochs were done there? One, of three steps: the optimiser state and the 40 outputs of
+    cResNet20 have to come along.
+    """
     golden = str(shared("golden/cresnet20_affine_p50.pth"))
     write_cifar_parquet(tmp_path)
     common = ["--set", "CIFAR10", "--data", ".", "--device", "cpu", "--batch-size", "16"]
@@ -688,8 +690,8 @@ def test_data_without_a_set_is_recognised(
     captured = capsys.readouterr()
     assert "on folder (44 training, 4 validation, 12 test images)" in captured.out
     assert (
-        "data photos: folder, 3 classes (books, mugs, plants), 60 images: train ./, a fifth of it held out as the test set"
-        in captured.out
+        "data photos: folder, 3 classes (books, mugs, plants), 60 images: train ./, a fifth of it"
+        " held out as the test set" in captured.out
     )
     assert (
         "biprop: warning: only 4 validation images: too few to choose an epoch by" in captured.err

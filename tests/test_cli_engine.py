@@ -145,12 +145,10 @@ def test_a_damaged_picture_does_not_end_the_others(
 
 def test_predict_loads_no_torch() -> None:
     code = (
-        "import sys; from biprop import cli\n"
-        "sys.modules['torch'] = None\n"
-        "assert cli.main(['predict', 'a.mpt', 'pictures']) == 0\n"
-        "assert cli.main(['bench', 'a.mpt', '--seconds', '0.001', '--batch', '1', '--no-torch', '--explain']) == 0\n"
-        "assert cli.main(['compile', 'a.mpt', '-o', 'a.bprog']) == 0\n"
-        "assert 'rich' not in sys.modules\n"
+        "import sys; from biprop import cli\nsys.modules['torch'] = None\nassert"
+        " cli.main(['predict', 'a.mpt', 'pictures']) == 0\nassert cli.main(['bench', 'a.mpt',"
+        " '--seconds', '0.001', '--batch', '1', '--no-torch', '--explain']) == 0\nassert"
+        " cli.main(['compile', 'a.mpt', '-o', 'a.bprog']) == 0\nassert 'rich' not in sys.modules\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

@@ -1,4 +1,6 @@
-"""The entropy coder: what goes in comes out, in the bits that it should take, by numpy and by the compiled core alike."""
+"""The entropy coder: what goes in comes out, in the bits that it should take, by numpy and by the
+compiled core alike.
+"""
 
 import hashlib
 import math

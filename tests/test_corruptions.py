@@ -1,4 +1,5 @@
-"""Corruptions beside those that the authors' program made (../shared/golden/cifar_c_sample.npz), and what holds for all of them.
+"""Corruptions beside those that the authors' program made (../shared/golden/cifar_c_sample.npz),
+and what holds for all of them.
 
 `pytest tests/test_corruptions.py -rP -k published` prints the table of docs/results.md.
 """
@@ -100,13 +101,17 @@ def test_defocus_blur_makes_large_images_lighter_where_the_authors_does(
 
 @cache
 def bands() -> NDArray[np.int64]:
-    """Eight rings of equal width in frequency, up to half a wave a pixel; the corners belong to the last."""
+    """Eight rings of equal width in frequency, up to half a wave a pixel; the corners belong to the
+    last.
+    """
     radius = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32))
     return np.minimum((radius * 16).astype(np.int64), 7)
 
 
 def spectrum(change: Array) -> Array:
-    """Mean over images, channels and rings of the power of a change [N, 3, 32, 32], in decibels: [8]."""
+    """Mean over images, channels and rings of the power of a change [N, 3, 32, 32], in decibels:
+    [8].
+    """
     power = 10 * np.log10(np.abs(np.fft.fft2(change)) ** 2 + 1).mean((0, 1))
     return np.array([power[bands() == band].mean() for band in range(8)])
 
@@ -118,9 +123,11 @@ def statistics(change: Array) -> Array:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in DETERMINISTIC])
 def test_the_published_statistics_where_something_is(name: str) -> None:
-    """Mean and standard deviation of the change within 10 %, spectrum within 1 dB (spatter and frost: 20 %, 2 dB) of 512 of ours.
+    """Mean and standard deviation of the change within 10 %, spectrum within 1 dB (spatter and
+    frost: 20 %, 2 dB) of 512 of ours.
 
-    Or within three standard deviations of what 32 of ours differ by: the published sample has 32 images.
+    Or within three standard deviations of what 32 of ours differ by: the published sample has 32
+    images.
     """
     percent, decibels = (20, 2.0) if name in ("spatter", "frost") else (10, 1.0)
     limits = np.array([20 * np.log10(1 + percent / 100)] * 2 + [decibels] * 8)
@@ -171,7 +178,9 @@ def test_seed_number_and_severity_each_change_what_is_random(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_corruption_grows_with_severity(name: str) -> None:
-    """On average over images; not with these, whose published severities differ in kind, or follow the eye."""
+    """On average over images; not with these, whose published severities differ in kind, or follow
+    the eye.
+    """
     if name in (
         "saturate",
         "snow",

@@ -1,4 +1,7 @@
-"""The deck file: what goes in comes out, and nothing else is read. Answers: cards alone, their mean, their gated mean."""
+"""The deck file: what goes in comes out, and nothing else is read.
+
+Answers: cards alone, their mean, their gated mean.
+"""
 
 import copy
 import json

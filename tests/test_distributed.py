@@ -1,4 +1,6 @@
-"""Who a process is, from its launcher's variables; and that several processes compute what one does."""
+"""Who a process is, from its launcher's variables; and that several processes compute what one
+does.
+"""
 
 import json
 import os
@@ -217,7 +219,8 @@ FLAGS = [
 
 CASES_OF_TWO = {
     "without batch norm": [*FLAGS, "--epochs", "1", "--augmix", "--jsd", "--conv-type", "GlobalSubnetConv"],
-    # Photographs: where images have areas of one grey, max pooling breaks ties by roundings, and gradients jump (digits do).
+    # Photographs: where images have areas of one grey, max pooling breaks ties by roundings, and
+    # gradients jump (digits do).
     "with batch norm over both": [
         "--sync-batchnorm", "--set", "CIFAR10", "--data", "..", "--epochs", "1", "--batch-size", "20",
     ],
@@ -229,7 +232,9 @@ CASES_OF_TWO = {
     ["with batch norm over both", pytest.param("without batch norm", marks=pytest.mark.slow)],
 )
 def test_two_processes_search_as_one(case: str, tmp_path: Path) -> None:
-    """The same losses and scores, to float rounding, and with them masks; the same accuracies, but for an image or two."""
+    """The same losses and scores, to float rounding, and with them masks; the same accuracies, but
+    for an image or two.
+    """
     write_cifar_parquet(tmp_path)
     one, two = (
         find(tmp_path / str(processes), processes, *CASES_OF_TWO[case]) for processes in (1, 2)
@@ -288,7 +293,9 @@ EVERYTHING_AT_ONCE = (
 def test_the_processes_hold_the_same_masks_after_every_step(
     how: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody sends them; with all features on, of which one that differs between processes would show."""
+    """Nobody sends them; with all features on, of which one that differs between processes would
+    show.
+    """
     monkeypatch.chdir(tmp_path)
     options = {
         "width_mult": "0.125",
@@ -336,7 +343,8 @@ def launched(code: str, count: int = 2) -> int:
 def test_launch_gives_every_process_its_place_and_returns_the_first_failure() -> None:
     assert (
         launched(
-            "sys.exit(not (os.environ['LOCAL_RANK'] == str(rank) and os.environ['WORLD_SIZE'] == '3'))",
+            "sys.exit(not (os.environ['LOCAL_RANK'] == str(rank) and os.environ['WORLD_SIZE'] =="
+            " '3'))",
             3,
         )
         == 0
@@ -374,7 +382,10 @@ def test_one_that_is_stopped_hears_them_too() -> None:
 def test_launched_processes_end_with_the_one_that_launched_them(tmp_path: Path) -> None:
     child = "import os, time; from biprop import distributed; distributed._end_with_parent()"
     child += f"; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(60)"
-    code = f"import os, sys; from biprop import distributed; distributed.launch([sys.executable, '-c', {child!r}], 2, os.environ)"
+    code = (
+        "import os, sys; from biprop import distributed; distributed.launch([sys.executable, '-c',"
+        f" {child!r}], 2, os.environ)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while len(list(tmp_path.iterdir())) < 2:
         time.sleep(0.02)
@@ -405,7 +416,10 @@ def test_nobody_on_another_machine_reaches_the_store_of_processes_on_one() -> No
 @pytest.mark.slow
 def test_one_that_does_not_answer_is_noticed() -> None:
     """In a search it is a SearchStopped then, and exit code 75."""
-    code = "from biprop import distributed; import torch; distributed.PATIENCE = 4; group = distributed.detect()\n"
+    code = (
+        "from biprop import distributed; import torch; distributed.PATIENCE = 4; group ="
+        " distributed.detect()\n"
+    )
     code += (
         "try:\n with group.together('cpu'): time.sleep(60) if rank else group.sum([1.0], 'cpu')\n"
     )

@@ -122,7 +122,9 @@ def test_floats_become_the_nearest_bytes(ticket: Ticket) -> None:
     "name", ["Conv4_BinAct", "Wide_VGG_Small", "VGG_Small_bn_BinAct", "cResNet20_BinAct"]
 )
 def test_batch_norms_that_turn_the_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the factors are negative: the pool before such a sign is "all" of the bits, not "any"."""
+    """Half of the factors are negative: the pool before such a sign is "all" of the bits, not
+    "any".
+    """
     make_narrow(monkeypatch, name)
     ticket = random_ticket(network_of(name, bn_type="AffineBatchNorm"))
     images = np.random.default_rng(0).standard_normal((65, 3, 32, 32)).astype(np.float32)

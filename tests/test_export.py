@@ -320,7 +320,9 @@ def test_masks_of_a_million_weights_take_hardly_more_than_the_ideal() -> None:
 def clean_accuracy(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 100
 ) -> float:
-    """As RobustBench measures a model: images [N, C, H, W] in [0, 1], batch by batch, the share of images of the right class."""
+    """As RobustBench measures a model: images [N, C, H, W] in [0, 1], batch by batch, the share of
+    images of the right class.
+    """
     right = 0.0
     for first in range(0, len(images), batch_size):
         with torch.no_grad():

@@ -81,7 +81,9 @@ def test_the_longest_name_that_a_folder_takes(tmp_path: Path) -> None:
 def test_file_and_name_are_forced_to_the_disk_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a power cut leaves follows from it: the whole old file, or the whole new one under its name."""
+    """What a power cut leaves follows from it: the whole old file, or the whole new one under its
+    name.
+    """
     path, seen = tmp_path / "a", []
 
     def fsync(handle: int) -> None:

@@ -1,4 +1,6 @@
-"""Checkpoints that the original research code wrote, and the numbers that it computed from them (../shared/golden)."""
+"""Checkpoints that the original research code wrote, and the numbers that it computed from them
+(../shared/golden).
+"""
 
 import json
 from typing import Any
@@ -21,11 +23,14 @@ CASES = (
     "wide_vgg_small_132_w2_p05_oldformat",
 )
 SAMPLED_FROM = 4096
-"""Of a tensor with more elements the reference holds the parameters after a step of every seventh."""
+"""Of a tensor with more elements the reference holds the parameters after a step of every seventh.
+"""
 
 
 class Reference:
-    """A checkpoint of the original research code, read, with its inputs and the numbers it gave, gains rounded."""
+    """A checkpoint of the original research code, read, with its inputs and the numbers it gave,
+    gains rounded.
+    """
 
     def __init__(self, case: str, dtype: torch.dtype) -> None:
         load_file = pytest.importorskip("safetensors.torch").load_file
@@ -51,7 +56,8 @@ class Reference:
         for module in self.model.modules():
             if isinstance(module, torch.nn.BatchNorm2d) and self.facts.get("learn_batchnorm"):
                 module.requires_grad_(True)
-        # Weight decay, momentum and step sizes are in the checkpoint's optimiser state; groups and their order are ours.
+        # Weight decay, momentum and step sizes are in the checkpoint's optimiser state; groups and
+        # their order are ours.
         self.optimizer = build_optimizer(self.model, self.facts["optimizer"], lr=self.facts["lr"])
         self.optimizer.load_state_dict(checkpoint.load(path)["optimizer"])
 
@@ -99,7 +105,8 @@ def test_in_double_precision_a_step_is_the_ancestors(case: str, record_property:
     worst = max(differences, key=differences.__getitem__)
     record_property("largest relative difference", differences[worst])
     print(
-        f"{case}: {len(differences)} tensors, largest relative difference {differences[worst]:.1e} in {worst}"
+        f"{case}: {len(differences)} tensors, largest relative difference {differences[worst]:.1e}"
+        f" in {worst}"
     )
     for name, difference in differences.items():
         assert difference < parity.limit(reference.numbers["moves"][kind(name)]), name
@@ -107,7 +114,10 @@ def test_in_double_precision_a_step_is_the_ancestors(case: str, record_property:
 
 @pytest.mark.parametrize("case", CASES)
 def test_in_single_precision_a_step_is_the_ancestors_as_far_as_rounding_allows(case: str) -> None:
-    """Here the compiled core computes. Gradients behind ReLUs, and Adam's steps of sign, turn with the last bit."""
+    """Here the compiled core computes.
+
+    Gradients behind ReLUs, and Adam's steps of sign, turn with the last bit.
+    """
     reference = Reference(case, torch.float32)
     parity.round_gains(reference.subnetwork)
     limits = {"eval.logits": 1e-5, "train.logits": 3e-4, "train.loss": 3e-5}
@@ -121,7 +131,10 @@ def test_in_single_precision_a_step_is_the_ancestors_as_far_as_rounding_allows(c
 
 @pytest.mark.parametrize("case", CASES)
 def test_with_unrounded_gains_the_logits_are_the_ancestors(case: str) -> None:
-    """Here nothing is rounded on purpose. Logits hardly feel which of two equal values a pool chose; gradients do."""
+    """Here nothing is rounded on purpose.
+
+    Logits hardly feel which of two equal values a pool chose; gradients do.
+    """
     reference = Reference(case, torch.float64)
     with torch.no_grad():
         logits = reference.model.eval()(reference.evaluated)

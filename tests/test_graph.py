@@ -18,7 +18,9 @@ PARTS = ("ge", "to", "flatten", "__getitem__")
 """Steps that belong to a sign or to flattening."""
 
 ELEMENTWISE = ("batch_norm", "relu", "ge", "where", "sign", "add")
-"""Their results need only be of the right shape, and PyTorch takes long to find that out on the meta device."""
+"""Their results need only be of the right shape, and PyTorch takes long to find that out on the
+meta device.
+"""
 
 
 class Recorder(TorchFunctionMode):

@@ -62,7 +62,10 @@ def test_nohup_means_it() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_has_said_how_it_ends_ends_so(number: int) -> None:
     kill = f"os.kill(os.getpid(), {number})"
-    code = f"import atexit, os; from biprop import interrupts; interrupts.settle(); {kill}; atexit.register(lambda: {kill})"
+    code = (
+        f"import atexit, os; from biprop import interrupts; interrupts.settle(); {kill};"
+        f" atexit.register(lambda: {kill})"
+    )
     code += "; raise SystemExit(75)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (75, "")

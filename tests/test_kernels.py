@@ -1,6 +1,8 @@
-"""The engine's kernels, every instruction set of this machine: against numpy on awkward shapes, and against each other.
+"""The engine's kernels, every instruction set of this machine: against numpy on awkward shapes, and
+against each other.
 
-The grid is a draw from all combinations that always takes the same ones; hypothesis draws more. See programs.py.
+The grid is a draw from all combinations that always takes the same ones; hypothesis draws more. See
+programs.py.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def append_conv(
     program: Program, rng: np.random.Generator, flavor: str, channels: int, kernel: tuple[int, int], stride: int = 1,
     padding: int = 0, density: float = 0.5, act: str = "",
 ) -> None:  # fmt: skip
-    """Append a convolution, and before it its residual: a convolution of the program's input with the same output."""
+    """Append a convolution, and before it its residual: a convolution of the program's input with
+    the same output.
+    """
     sources, to = flavor.split(" to ")
     convolved, _, residual = sources.partition(" and ")
     source = (
@@ -329,7 +333,9 @@ def test_pools(size: tuple[int, int]) -> None:
 def test_groups_of_channels(
     flavor: str, size: tuple[int, int], channels: tuple[int, int], stride: int
 ) -> None:
-    """Planes of one word of one image: four or eight output channels at once, where the instruction set has that."""
+    """Planes of one word of one image: four or eight output channels at once, where the instruction
+    set has that.
+    """
     for density in (0.05, 0.3):
         check(
             conv_program(
@@ -417,14 +423,18 @@ def test_a_mean_pool_as_large_as_the_map_but_beside_it(size: tuple[int, int], pa
     for stride in (1, 3, 16):
         program = Program.of(5, *size)
         program.to_bits()
-        program.pool("avg_pool", kernel=(4, 4), stride=stride, padding=padding) if min(
-            size
-        ) + 2 * padding >= 4 else None
+        (
+            program.pool("avg_pool", kernel=(4, 4), stride=stride, padding=padding)
+            if min(size) + 2 * padding >= 4
+            else None
+        )
         check(program, rng, SETS)
 
 
 def test_linear_layers_on_numbers_that_are_not_whole() -> None:
-    """Sums of random floats, to float rounding; in one image, a group, and a group that is not full."""
+    """Sums of random floats, to float rounding; in one image, a group, and a group that is not
+    full.
+    """
     rng = np.random.default_rng(8)
     for channels, size, kernel, stride, padding in (
         ((3, 65), (32, 32), (3, 3), 1, 1), ((65, 64), (8, 8), (3, 3), 2, 1), ((200, 63), (1, 1), (1, 1), 1, 0),
@@ -583,7 +593,9 @@ def test_every_kernel_is_among_the_tests() -> None:
 @pytest.mark.parametrize("density", [0.15, 0.25, 0.9, 1.0])
 @pytest.mark.parametrize("flavor", [flavor for flavor in FLAVORS if flavor.startswith("bits")])
 def test_planes_of_one_word(flavor: str, density: float) -> None:
-    """8x8 and 4x4 positions of many channels: by gathers, by permutations of windows that are full or not."""
+    """8x8 and 4x4 positions of many channels: by gathers, by permutations of windows that are full
+    or not.
+    """
     rng = np.random.default_rng(18)
     ran: set[str] = set()
     for size, kernel, stride, channels in (
@@ -655,7 +667,9 @@ def test_threads_change_nothing(case: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("density", [0.05, 0.3])
 @pytest.mark.parametrize("size", [(4, 4), (8, 8), (16, 16)], ids=str)
 def test_either_kind_of_batch_may_come_first(size: tuple[int, int], density: float) -> None:
-    """The second kind makes its lists of the first one's, which hold the weights by then; both orders end with as many bytes."""
+    """The second kind makes its lists of the first one's, which hold the weights by then; both
+    orders end with as many bytes.
+    """
     rng = np.random.default_rng(21)
     program = conv_program(rng, "bits and bits to bits", (40, 32), size, (3, 3), 1, 1, density)
     images = random_pixels(rng, 64, program)
@@ -730,7 +744,9 @@ def test_a_machine_without_room_for_threads() -> None:
 @pytest.mark.parametrize("instruction_set", SETS)
 @pytest.mark.parametrize("unsigned", [False, True])
 def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
-    """Pixels that are whole and reach the largest level are their own levels, so that everything is exact."""
+    """Pixels that are whole and reach the largest level are their own levels, so that everything is
+    exact.
+    """
     rng = np.random.default_rng(11)
     most = 255 if unsigned else 127
     cases = [
@@ -791,7 +807,9 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
 )
 @pytest.mark.parametrize("rising", [True, False])
 def test_pools_of_levels(size: tuple[int, int], rising: bool) -> None:
-    """What a pool selects from has the levels of its result; alone or inside a convolution, it finds the same."""
+    """What a pool selects from has the levels of its result; alone or inside a convolution, it
+    finds the same.
+    """
     rng = np.random.default_rng(15)
     channels = 64
     program = Program([Value(False, channels, *size, most=255.0)])
@@ -825,7 +843,9 @@ def test_pools_of_levels(size: tuple[int, int], rising: bool) -> None:
 @pytest.mark.skipif("amx" not in SETS, reason="a processor without products of matrices")
 @pytest.mark.parametrize("channels", [(1, 40), (3, 64), (63, 65), (64, 33), (65, 200), (200, 31)])
 def test_products(channels: tuple[int, int]) -> None:
-    """Densities at which products of matrices pay: strides, paddings, maps where 16 lanes span rows, and all batches."""
+    """Densities at which products of matrices pay: strides, paddings, maps where 16 lanes span
+    rows, and all batches.
+    """
     rng = np.random.default_rng(13)
     kernels: set[str] = set()
     for size, kernel, stride, padding, flavor in (
@@ -887,7 +907,9 @@ PLANS = {str(narrow(name)): name for name in NETWORKS}
 
 @pytest.mark.parametrize("name", PLANS.values())
 def test_every_network_on_levels_is_near_numpy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """8-bit activations where a layer reads and gives floats; where a step knows bits and floats only, its values stay floats."""
+    """8-bit activations where a layer reads and gives floats; where a step knows bits and floats
+    only, its values stay floats.
+    """
     make_narrow(monkeypatch, name)
     imagenet = name in RESIDUAL and RESIDUAL[name].imagenet
     size = (64, 64) if imagenet else (32, 32)
@@ -913,7 +935,9 @@ KINDS = ("floats", "bits")
 def test_calibrated_steps_write_what_their_readers_read(
     name: str, source: str, residual: str | None, to: str
 ) -> None:
-    """Whatever kinds of values meet in a convolution, and whoever reads its result: all stay near floats, or are the same."""
+    """Whatever kinds of values meet in a convolution, and whoever reads its result: all stay near
+    floats, or are the same.
+    """
     rng = np.random.default_rng(21)
     program = Program.of(16, 8, 8)
     program.conv(
@@ -968,7 +992,10 @@ def test_calibrated_steps_write_what_their_readers_read(
 
 @pytest.mark.parametrize("residual", (*KINDS, None))
 def test_a_sign_of_a_dot_product_reads_floats(residual: str | None) -> None:
-    """One image is a dot product, which could read levels; a group is none. Their signs must be of the same sums."""
+    """One image is a dot product, which could read levels; a group is none.
+
+    Their signs must be of the same sums.
+    """
     rng = np.random.default_rng(31)
     program = Program.of(3, 4, 4)
     program.conv(

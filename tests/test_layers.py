@@ -37,7 +37,8 @@ def test_a_masked_layer_is_its_plain_twin_with_the_kept_weights(
     x = torch.randn(shape)
     torch.testing.assert_close(layer(x), twin(x))
 
-    # The gradient of the scores is that of the twin's weight, times W * sign(S); nothing else trains.
+    # The gradient of the scores is that of the twin's weight, times W * sign(S); nothing else
+    # trains.
     assert [n for n, p in layer.named_parameters() if p.requires_grad] == ["scores"]
     layer(x).square().sum().backward()
     twin(x).square().sum().backward()

@@ -14,7 +14,9 @@ PICTURE = png(np.zeros((4, 4), dtype=np.uint8))
 
 
 def make(root: Path, *files: str, count: int = 1) -> Path:
-    """Images of 4x4 pixels, `count` in each of the folders (a name with a dot is a file of its own)."""
+    """Images of 4x4 pixels, `count` in each of the folders (a name with a dot is a file of its
+    own).
+    """
     root.mkdir(exist_ok=True)
     for name in files:
         path = root / name
@@ -192,7 +194,10 @@ def test_parquet_files_by_their_names(
     [
         (
             ["a/train-0", "b/train-0"],
-            "several data sets, pass --data with the folder of one: found a/train-0.parquet, b/train-0",
+            (
+                "several data sets, pass --data with the folder of one: found a/train-0.parquet,"
+                " b/train-0"
+            ),
         ),
         (["train-0", "extra-0"], "extra-0.parquet: the name means no part of the data set"),
         (["test-0"], "no training part: found test-0.parquet"),

@@ -88,8 +88,9 @@ def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:
 
 def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from biprop import log\n"
-        "for i in range(20): log.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' * 5000})"
+        "import sys; from pathlib import Path; from biprop import log\nfor i in range(20):"
+        " log.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' *"
+        " 5000})"
     )
     path = tmp_path / "results.csv"
     running = [
@@ -110,10 +111,12 @@ def test_the_columns_are_those_of_the_original_research_code_and_ours_after_them
 ) -> None:
     results.append_result(tmp_path / "results.csv", {})
     head = (tmp_path / "results.csv").read_text().splitlines()[0]
-    assert head == (
-        "Date Finished,Base Config,Current Val Top 1,Current Val Top 5,Best Val Top 1,Best Val Top 5,Best Train Top 1,"
-        "Best Train Top 5,Name,Seed,Prune Rate,Learning Rate,Epochs,Weight Decay,Learn BN,Tune BN,Bias Only,Run Directory,"
-        "Test Top 1,Test Top 5,Selected On,Density"
+    assert (
+        head
+        == "Date Finished,Base Config,Current Val Top 1,Current Val Top 5,Best Val Top 1,Best Val"
+        " Top 5,Best Train Top 1,Best Train Top 5,Name,Seed,Prune Rate,Learning"
+        " Rate,Epochs,Weight Decay,Learn BN,Tune BN,Bias Only,Run Directory,Test Top 1,Test Top"
+        " 5,Selected On,Density"
     )
 
 

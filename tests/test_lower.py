@@ -1,4 +1,6 @@
-"""Tickets that do not fit their network are refused; what a program computes is tested in test_kernels.py."""
+"""Tickets that do not fit their network are refused; what a program computes is tested in
+test_kernels.py.
+"""
 
 import dataclasses
 

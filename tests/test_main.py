@@ -1,4 +1,6 @@
-"""The commands and files that users of the original research code look for, at the root of the checkout."""
+"""The commands and files that users of the original research code look for, at the root of the
+checkout.
+"""
 
 import csv
 import json

@@ -1,4 +1,6 @@
-"""Names, shapes, outputs and gradients of the networks, against the original research code's (../shared/golden)."""
+"""Names, shapes, outputs and gradients of the networks, against the original research code's
+(../shared/golden).
+"""
 
 import json
 from functools import cache
@@ -117,7 +119,8 @@ SIGN_NEAR_ZERO = (
     "VGG_Small_bn_BinAct",
     "Wide_VGG_Small",
 )
-"""Networks with an input of a sign so near to 0 that the rounding of single precision may turn it."""
+"""Networks with an input of a sign so near to 0 that the rounding of single precision may turn it.
+"""
 
 
 IN_EVERY_TEST_RUN = (
@@ -138,7 +141,9 @@ def referenced() -> list[Any]:
 
 
 class Reference:
-    """A network in the state that the reference was computed with, and the numbers of the reference."""
+    """A network in the state that the reference was computed with, and the numbers of the
+    reference.
+    """
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
         shared(f"golden/{OUTPUTS}")
@@ -161,7 +166,9 @@ class Reference:
         return parity.difference(logits[:, :10], self.numbers["eval_logits"])
 
     def training(self) -> tuple[float, float, dict[str, float]]:
-        """Differences of the first image's logits, of the loss, and of the gradients' norms, in training."""
+        """Differences of the first image's logits, of the loss, and of the gradients' norms, in
+        training.
+        """
         logits = self.model.train()(self.images)
         loss = F.cross_entropy(logits, torch.tensor([1, 3, 5, 7]))
         loss.backward()
@@ -198,7 +205,10 @@ def test_in_double_precision_networks_are_the_ancestors(name: str) -> None:
 def test_in_single_precision_networks_are_the_ancestors_as_far_as_rounding_allows(
     name: str,
 ) -> None:
-    """Here the compiled core computes. Limits hold on every processor: ReLUs turn single gradients, so those are left out."""
+    """Here the compiled core computes.
+
+    Limits hold on every processor: ReLUs turn single gradients, so those are left out.
+    """
     reference = Reference(name, torch.float32)
     assert reference.subnetwork.kept == reference.numbers["kept"]
     assert parity.masks_digest(reference.subnetwork) == reference.numbers["masks_sha256"]

@@ -1,4 +1,6 @@
-"""The list of faults for benchmarks/mutants.py fits the package and its tests; `make mutants` tries them."""
+"""The list of faults for benchmarks/mutants.py fits the package and its tests; `make mutants` tries
+them.
+"""
 
 import importlib.util
 import sys

@@ -1,4 +1,6 @@
-"""The compiled core: that it is there, that a foreign one is left alone, and the sharing of work among threads."""
+"""The compiled core: that it is there, that a foreign one is left alone, and the sharing of work
+among threads.
+"""
 
 import ctypes
 import shutil
@@ -87,10 +89,12 @@ def test_an_instruction_set_that_is_not_there_is_refused_in_python_and_in_c(
         [
             sys.executable,
             "-c",
-            "import ctypes, sys\nnetwork = ctypes.c_void_p()\n"
-            "core = ctypes.CDLL(sys.argv[1])\ncore.biprop_message.restype = ctypes.c_char_p\n"
-            "error = core.biprop_load(b'?', 1, 1, ctypes.byref(network))\n"
-            "print(error, core.biprop_message(error).decode())",
+            (
+                "import ctypes, sys\nnetwork = ctypes.c_void_p()\n"
+                "core = ctypes.CDLL(sys.argv[1])\ncore.biprop_message.restype = ctypes.c_char_p\n"
+                "error = core.biprop_load(b'?', 1, 1, ctypes.byref(network))\n"
+                "print(error, core.biprop_message(error).decode())"
+            ),
             native.library()._name,
         ],
         capture_output=True,

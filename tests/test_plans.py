@@ -33,7 +33,9 @@ def test_plans_are_what_their_names_say() -> None:
 
 
 def test_behind_a_relu_a_sign_of_zero_is_zero() -> None:
-    """+1 for the negative and +1 for the positive is +1 for every image, and nothing could be learned."""
+    """+1 for the negative and +1 for the positive is +1 for every image, and nothing could be
+    learned.
+    """
     for name, plan in PLAIN.items():
         for tokens in (plan.convs, plan.head):
             assert "R A" not in tokens, name
@@ -62,6 +64,9 @@ def test_mistakes_are_one_clear_line(name: str, bn_type: str, width: float, mess
 
 
 def test_the_list_of_networks_loads_no_torch() -> None:
-    code = "import sys, biprop.cli; biprop.cli.main(['list', 'networks']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, biprop.cli; biprop.cli.main(['list', 'networks']); sys.exit('torch' in"
+        " sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == list(NETWORKS), done.stderr

@@ -133,7 +133,8 @@ def test_keep_top_global_keeps_exactly_k_and_every_floor(
     masks = keep_top_global(scores, kept, floors)
     assert sum(int(m.sum()) for m in masks) == kept
     assert all(m.sum() >= f for m, f in zip(masks, floors, strict=True))
-    # Within a layer the kept ones are its top; and the same set follows from pinning the floors first and ranking the rest.
+    # Within a layer the kept ones are its top; and the same set follows from pinning the floors
+    # first and ranking the rest.
     for mask, s in zip(masks, scores, strict=True):
         assert torch.equal(mask, by_sorting(s, int(mask.sum())))
     # The same set follows from pinning every layer's floor first and ranking the rest.

@@ -1,4 +1,6 @@
-"""The reference against PyTorch, which computes in double precision here: a sign then turns with a rounding of one side only."""
+"""The reference against PyTorch, which computes in double precision here: a sign then turns with a
+rounding of one side only.
+"""
 
 import subprocess
 import sys
@@ -133,7 +135,9 @@ def test_batches_of_any_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_sums_between_binary_activations_are_exact() -> None:
-    """A sum of as many +gain as -gain is 0, whatever the gain: sign(0) is what the network says, not what rounding left."""
+    """A sum of as many +gain as -gain is 0, whatever the gain: sign(0) is what the network says,
+    not what rounding left.
+    """
     ticket = random_ticket(network_of("VGG_Small_BinAct", (8, 8), bn_type="AffineBatchNorm"))
     runner = Reference(ticket)
     first, second = [node for node in runner.graph if node.op == "conv"][:2]

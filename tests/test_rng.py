@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from biprop import rng
 
-# Known answers of philox4x32-10 from the Random123 distribution (Salmon et al., 2011): counter, key, output.
+# Known answers of philox4x32-10 from the Random123 distribution (Salmon et al., 2011): counter,
+# key, output.
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
@@ -71,7 +72,9 @@ def test_derived_seeds_differ() -> None:
 
 
 def test_streams_keep_their_numbers() -> None:
-    """A part of the generator's version: signs of tickets, and order and augmentation of searches that are resumed."""
+    """A part of the generator's version: signs of tickets, and order and augmentation of searches
+    that are resumed.
+    """
     names = ["SIGNS", "MAGNITUDES", "SCORES", "DENSE", "SPLIT", "SHUFFLE", "AUGMENT", "CUT"]
     assert {stream.name: stream.value for stream in rng.Stream} == {
         name: number for number, name in enumerate(names)

@@ -62,7 +62,9 @@ def test_a_network_is_its_own_reference(tmp_path: Path) -> None:
 
 
 def test_alexnets_errors_are_the_published_ones() -> None:
-    """Means as in google-research/augmix, imagenet.py, ALEXNET_ERR; three of them severity by severity."""
+    """Means as in google-research/augmix, imagenet.py, ALEXNET_ERR; three of them severity by
+    severity.
+    """
     cells = choose_cells(None, None)
     reference = scores.read_reference("alexnet", cells, 1000)
     means = {
@@ -97,7 +99,10 @@ def test_alexnets_errors_are_the_published_ones() -> None:
             r"has no '2': measure it with the same",
         ),
         (
-            '{"results": [{"corruptions": {"fog": {"1": {"accuracy": 3}, "2": {"accuracy": NaN}}}}]}',
+            (
+                '{"results": [{"corruptions": {"fog": {"1": {"accuracy": 3}, "2": {"accuracy":'
+                " NaN}}}}]}"
+            ),
             "not a file that",
         ),
         ('{"results": [{"corruptions": {"fog": 3}}]}', "not a file that"),

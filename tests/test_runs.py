@@ -1,4 +1,7 @@
-"""The folder of a run. That real runs are found again and told of: test_cli; that they survive: test_faults."""
+"""The folder of a run.
+
+That real runs are found again and told of: test_cli; that they survive: test_faults.
+"""
 
 import json
 import os

@@ -21,7 +21,7 @@ HOSTILE = {
     "\u2066a\u200eb\ufeff": r"\u2066a\u200eb\ufeff",
     "a\udcffb": r"a\udcffb",  # a file name that is no text
     "\x7f\x00": r"\x7f\x00",
-    "Über 日本語 \u3000 می\u200cخواهم [red]": "Über 日本語 \u3000 می\u200cخواهم [red]",  # noqa: RUF001
+    "Über 日本語 \u3000 می\u200cخواهم [red]": ("Über 日本語 \u3000 می\u200cخواهم [red]"),  # noqa: RUF001
 }
 
 
@@ -90,7 +90,10 @@ def test_a_search_goes_on_without_a_screen_and_says_so_once(
     for _ in range(3):
         print("a line", file=stream, flush=True)
     assert broken.writes == 1
-    expected = "biprop: warning: standard output: cannot be written: reason; nothing more is shown, and the work goes on\n"
+    expected = (
+        "biprop: warning: standard output: cannot be written: reason; nothing more is shown, and"
+        " the work goes on\n"
+    )
     assert capsys.readouterr().err == expected
 
 

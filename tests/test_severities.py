@@ -28,8 +28,9 @@ def test_every_table_has_five_severities_of_every_corruption(
     assert {len(row) for row in table.values()} == {len(SEVERITIES)}
 
 
-# The numbers once more, written down from the authors' programs (hendrycks/robustness, ImageNet-C/create_c/make_*_c.py), not from
-# the tables: severities 1 to 5 between bars. zoom_blur: end and step of np.arange(1, end, step).
+# The numbers once more, written down from the authors' programs (hendrycks/robustness,
+# ImageNet-C/create_c/make_*_c.py), not from the tables: severities 1 to 5 between bars. zoom_blur:
+# end and step of np.arange(1, end, step).
 MAKE_CIFAR_C = """
 gaussian_noise     0.04 | 0.06 | 0.08 | 0.09 | 0.10
 shot_noise         500 | 250 | 100 | 75 | 50

@@ -57,7 +57,10 @@ def test_exactly_k_are_kept(density: float, scope: Any) -> None:
 
 
 def test_gain_divisors_are_the_methods() -> None:
-    """Layerwise: int(k * n), which is not always the number kept. Global: the number kept in the layer."""
+    """Layerwise: int(k * n), which is not always the number kept.
+
+    Global: the number kept in the layer.
+    """
     layer = nn.Linear(
         7, 3, bias=False
     )  # n = 21; k = 0.3 keeps 21 - int(14.7) = 7, and divides by int(6.3) = 6
@@ -563,7 +566,9 @@ def test_densities_by_pattern_and_exempt_layers() -> None:
 
 
 def test_a_transformer_layer_uses_its_masked_weights_in_evaluation_too() -> None:
-    """Its fused evaluation path reads the raw weights; the masked layers' hooks keep it off that path."""
+    """Its fused evaluation path reads the raw weights; the masked layers' hooks keep it off that
+    path.
+    """
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     subnetwork = convert(model, 0.5)
     assert list(subnetwork.layers) == ["linear1", "linear2"]

@@ -207,7 +207,9 @@ HEADER, DESCRIPTION, DATA = taken_apart(small_ticket().to_bytes())
     "part", [0, 1, *(pytest.param(part, marks=pytest.mark.slow) for part in range(2, 10))]
 )
 def test_hostile_files_with_a_right_checksum(part: int) -> None:
-    """10,000 files: any value of the header or the description replaced, bytes of the data changed, checksum made to fit."""
+    """10,000 files: any value of the header or the description replaced, bytes of the data changed,
+    checksum made to fit.
+    """
     draw = np.random.default_rng(part)
     original = (
         small_ticket().to_bytes() if part else (GOLDEN / "tiny.mpt").read_bytes()

@@ -422,7 +422,8 @@ def test_a_clock_that_is_set_back_changes_nothing(
 
 
 def test_a_network_that_once_collapsed_lives() -> None:
-    """8 convolutions, binary activations, width 0.25, global pruning to 0.1: one ranking alone empties whole layers.
+    """8 convolutions, binary activations, width 0.25, global pruning to 0.1: one ranking alone
+    empties whole layers.
 
     The original research code then divides 0 by 0 and its loss is no number from the third step on.
     """

@@ -1,8 +1,10 @@
-"""Every option of the search reaches what it is for: `Search` beside the same steps written out by hand.
+"""Every option of the search reaches what it is for: `Search` beside the same steps written out by
+hand.
 
-A file of its own beside test_train.py, which is about how a run begins, stops, goes on and what it leaves. Here the batches, the
-loss, the optimisers, the schedules and the counts are written anew, in plain PyTorch and with published constants as numbers;
-options have unusual values, so that one that no longer reaches its place makes a test fail.
+A file of its own beside test_train.py, which is about how a run begins, stops, goes on and what it
+leaves. Here the batches, the loss, the optimisers, the schedules and the counts are written anew,
+in plain PyTorch and with published constants as numbers; options have unusual values, so that one
+that no longer reaches its place makes a test fail.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def few(options: Config) -> data.DataSet:
 
 
 def in_double_precision(network: Network) -> None:
-    """From here on: at large rates, and in Adam's quotients of small numbers, a last bit of float32 grows large."""
+    """From here on: at large rates, and in Adam's quotients of small numbers, a last bit of float32
+    grows large.
+    """
     network.model.double()
     network.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     assert network.subnetwork
@@ -76,7 +80,8 @@ def searched(options: Config, double: bool = False) -> Result:
 def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Pixels [B, C, H, W] in 0 .. 255 to (pixel / 255 - mean) / std, float32.
 
-    In an order that rounds as the search does: where a max pool sees equal values, another last bit is another gradient.
+    In an order that rounds as the search does: where a max pool sees equal values, another last bit
+    is another gradient.
     """
     mean_of, std_of = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
     return pixels * (1 / (255 * std_of)) - mean_of / std_of
@@ -89,7 +94,9 @@ def generator(options: Config, stream: rng.Stream, epoch: int, step: int) -> np.
 def cropped_and_flipped(
     pixels: Tensor, flip: bool, padding: int, draws: np.random.Generator
 ) -> Tensor:
-    """Each image moved by at most `padding` pixels, black outside, and mirrored with a chance of one half."""
+    """Each image moved by at most `padding` pixels, black outside, and mirrored with a chance of
+    one half.
+    """
     count, _, height, width = pixels.shape
     down, right = draws.integers(-padding, padding + 1, size=(2, count, 1))
     mirrored = draws.integers(2, size=(count, 1)) * flip
@@ -123,7 +130,9 @@ def augmented(pixels: Tensor, options: Config, draws: np.random.Generator) -> Te
 
 @dataclass
 class Images:
-    """The data of a search by hand: how they are normalised, cropped and flipped is said by the test."""
+    """The data of a search by hand: how they are normalised, cropped and flipped is said by the
+    test.
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -145,7 +154,9 @@ class Images:
 
 
 def of_digits(options: Config) -> Images:
-    """The digits that are trained on, normalised by the mean and deviation of all that are no test images."""
+    """The digits that are trained on, normalised by the mean and deviation of all that are no test
+    images.
+    """
     pixels = digits.digits().train.images.double() / 255
     train = data.load(options).train
     return Images(
@@ -262,7 +273,9 @@ def search_by_hand(
     densities: list[float] | None = None,
     double: bool = False,
 ) -> ByHand:
-    """The search of these options, with the learning rate, and under global pruning the density, of each epoch as told."""
+    """The search of these options, with the learning rate, and under global pruning the density, of
+    each epoch as told.
+    """
     validation = few(options).validation
     network = build_network(options, Task(10, images.pixels.shape[1], (32, 32)))
     assert network.subnetwork
@@ -311,9 +324,11 @@ def logged(result: Result) -> list[dict[str, float]]:
 
 
 def assert_equal(result: Result, by_hand: ByHand, first_epoch: int = 0, ramp: int = 0) -> None:
-    """The search and the one by hand logged the same and left the same checkpoints, of the last epoch and of the best.
+    """The search and the one by hand logged the same and left the same checkpoints, of the last
+    epoch and of the best.
 
-    The best is that of the most validation images, of equals the later, among the epochs after the ramp of the density.
+    The best is that of the most validation images, of equals the later, among the epochs after the
+    ramp of the density.
     """
     accuracies = [line["validation/top1"] for line in by_hand.logged]
     best_accuracy, best_number = max(
@@ -332,7 +347,9 @@ def assert_equal(result: Result, by_hand: ByHand, first_epoch: int = 0, ramp: in
 
 
 RESNET = {"arch": "cResNet20", "width_mult": 1, "bn_weight_init": 16, **AFFINE}
-"""With `tiny_resnet`: 2,000 weights, batch norms whose names have "bn" in them and others, and large gradients."""
+"""With `tiny_resnet`: 2,000 weights, batch norms whose names have "bn" in them and others, and
+large gradients.
+"""
 
 
 @pytest.fixture
@@ -513,7 +530,9 @@ def test_batches_have_the_mean_and_deviation_of_their_set(
     crop: bool,
     tmp_path: Path,
 ) -> None:
-    """The published constants; a set without any takes those of its own training images, held-out ones included."""
+    """The published constants; a set without any takes those of its own training images, held-out
+    ones included.
+    """
     options = Config(
         set=name,
         data=str(write(tmp_path / "data")),
@@ -634,7 +653,8 @@ def test_channels_last_half_precision_and_compilation_reach_the_network(
 
 
 SCRIPT = (Counts(997, 11, 211), Counts(997, 505, 707), Counts(997, 303, 606), Counts(997, 404, 808))
-"""Before the search on test data, after two epochs on validation data, and in the end on test data."""
+"""Before the search on test data, after two epochs on validation data, and in the end on test data.
+"""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""biprop finds Multi-Prize Tickets: accurate binary subnetworks of networks with random, never-trained weights.
+"""biprop finds Multi-Prize Tickets: accurate binary subnetworks of networks with random,
+never-trained weights.
 
 The names below load when first used, so that `import biprop` and `biprop --help` load no torch.
 """

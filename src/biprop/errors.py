@@ -1,4 +1,6 @@
-"""The one exception for users' mistakes: its text is the whole message, and the command line ends with exit code 2."""
+"""The one exception for users' mistakes: its text is the whole message, and the command line ends
+with exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The message is one line: what, which value, which rule, how to fix it.
+    """A mistake that the user can mend.
+
+    The message is one line: what, which value, which rule, how to fix it.
 
     Attributes:
         told: another process says it already.
@@ -19,7 +23,9 @@ class UserError(ValueError):
 
 
 class TicketError(UserError):
-    """The file is no ticket or deck that this program can read: damaged, truncated, hostile, or of a newer version."""
+    """The file is no ticket or deck that this program can read: damaged, truncated, hostile, or of
+    a newer version.
+    """
 
 
 def integer(value: object, name: str) -> int:
@@ -51,7 +57,9 @@ def _printable(text: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the nearest of `known`, whatever the case, or nothing where none is near."""
+    """ "; did you mean 'x'?" for the nearest of `known`, whatever the case, or nothing where none
+    is near.
+    """
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -81,7 +81,9 @@ def is_file(path: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what `replacing` left in a folder when its process was killed; nobody else may write there."""
+    """Remove what `replacing` left in a folder when its process was killed; nobody else may write
+    there.
+    """
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
 

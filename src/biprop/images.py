@@ -1,8 +1,11 @@
-"""Image files as a network takes them: found, opened, decoded and cut to size. Pillow and numpy only.
+"""Image files as a network takes them: found, opened, decoded and cut to size.
 
-Every image that this program decodes, from a folder, a parquet file, a Hub data set or the command line, comes through `opened`
-and `as_mode`, which do the same everywhere: only the formats of `FORMATS` are opened, an image with too many pixels is refused,
-the orientation that a camera noted is applied, transparent pixels show a white background, and values of 16 bits are scaled to 8.
+Pillow and numpy only.
+
+Every image that this program decodes, from a folder, a parquet file, a Hub data set or the command
+line, comes through `opened` and `as_mode`, which do the same everywhere: only the formats of
+`FORMATS` are opened, an image with too many pixels is refused, the orientation that a camera noted
+is applied, transparent pixels show a white background, and values of 16 bits are scaled to 8.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ FORMATS = {
     "WEBP": (".webp",),
     "AVIF": (".avif",),
 }
-"""Pillow's raster formats that are opened, whatever a file is called, and the file endings that mean an image in a folder.
+"""Pillow's raster formats that are opened, whatever a file is called, and the file endings that
+mean an image in a folder.
 
 Others are not even tried: for PostScript, for one, Pillow starts an interpreter.
 """
@@ -57,7 +61,10 @@ OTHER_ENDINGS = (
 )
 """Endings of image files that are not read: where a folder has some, that is said."""
 MOST_PIXELS = 89_478_485
-"""Of one image: Pillow's own limit, a quarter of a gigabyte in colour. A few bytes can claim any number of pixels."""
+"""Of one image: Pillow's own limit, a quarter of a gigabyte in colour.
+
+A few bytes can claim any number of pixels.
+"""
 NOT_DATA = (
     "__MACOSX",
     "@eaDir",
@@ -95,12 +102,17 @@ def endings() -> tuple[str, ...]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's data: `.x`, or what a system leaves there."""
+    """Whether a file or folder of this name is none of the user's data: `.x`, or what a system
+    leaves there.
+    """
     return name.startswith(".") or name in NOT_DATA
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All visible files in a folder and the folders in it, sorted. Links are followed, but no folder is entered twice."""
+    """All visible files in a folder and the folders in it, sorted.
+
+    Links are followed, but no folder is entered twice.
+    """
     found: list[Path] = []
     entered: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -144,14 +156,16 @@ def find(names: Iterable[str | Path]) -> list[Path]:
 
 @contextmanager
 def opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """An image file, of which only the head has been read; whatever goes wrong until the block ends is a mistake of the file.
+    """An image file, of which only the head has been read; whatever goes wrong until the block ends
+    is a mistake of the file.
 
     Args:
         source: the file, or its content.
         name: for messages.
 
     Raises:
-        UserError: it is no image in one of the formats that are read, a damaged one, or one of more than `MOST_PIXELS`.
+        UserError: it is no image in one of the formats that are read, a damaged one, or one of more
+            than `MOST_PIXELS`.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -290,13 +304,14 @@ def _composed(image: Image.Image) -> Image.Image:
 
 
 def read(path: Path, shape: tuple[int, int, int], cut: bool) -> NDArray[np.uint8]:
-    """An image as a network takes it, [C, H, W], made as data sets are: one of another size is scaled with bilinear weights.
+    """An image as a network takes it, [C, H, W], made as data sets are: one of another size is
+    scaled with bilinear weights.
 
     Args:
         path: of the file.
         shape: (channels, height, width); 1 channel is grey, 3 are RGB.
-        cut: keep the middle of an image of another size (see `cut_middle`), as with data that are streamed; else all of it is
-            scaled, whatever its proportions, as with data in memory.
+        cut: keep the middle of an image of another size (see `cut_middle`), as with data that are
+            streamed; else all of it is scaled, whatever its proportions, as with data in memory.
 
     Raises:
         UserError: see `opened` and `as_mode`.

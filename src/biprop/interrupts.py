@@ -11,7 +11,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 AT_ONCE = 1.0
-"""Seconds after which a second Ctrl-C means: at once. Launchers pass the first on to their processes, which get it twice."""
+"""Seconds after which a second Ctrl-C means: at once.
+
+Launchers pass the first on to their processes, which get it twice.
+"""
 TO_END = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals that ask for an orderly end: schedulers send the first before they kill, terminals that
 are closed the second, which Windows does not have."""

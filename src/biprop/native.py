@@ -1,4 +1,6 @@
-"""The compiled core (csrc/), where there is one: it is built when biprop is installed and a C++ compiler is at hand."""
+"""The compiled core (csrc/), where there is one: it is built when biprop is installed and a C++
+compiler is at hand.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ IMAGES, WEIGHTS = 16, 1 << 18
 def library() -> ctypes.CDLL | None:
     """The compiled core, or None.
 
-    In the environment, BIPROP_CORE names another file of it, as `make sanitize` builds one, and BIPROP_ISA the instruction set
-    that it uses instead of the best of this machine.
+    In the environment, BIPROP_CORE names another file of it, as `make sanitize` builds one, and
+    BIPROP_ISA the instruction set that it uses instead of the best of this machine.
 
     Raises:
         UserError: BIPROP_ISA names an instruction set that this machine or this core does not have.
@@ -47,7 +49,8 @@ def library() -> ctypes.CDLL | None:
     forced = os.environ.get("BIPROP_ISA")
     if forced and forced not in available:
         raise UserError(
-            f"BIPROP_ISA={forced}: must be one of {', '.join(available)}, the instruction sets of this machine"
+            f"BIPROP_ISA={forced}: must be one of {', '.join(available)}, the instruction sets of"
+            " this machine"
         )
     return core
 
@@ -58,7 +61,9 @@ def include_dir() -> Path:
 
 
 def cmake_dir() -> Path:
-    """The folder of biprop-config.cmake: what to give CMake as `biprop_DIR`, for find_package(biprop)."""
+    """The folder of biprop-config.cmake: what to give CMake as `biprop_DIR`, for
+    find_package(biprop).
+    """
     return Path(__file__).with_name("cmake")
 
 
@@ -72,7 +77,9 @@ def run(
     arrays: Sequence[NDArray[Any]] = (),
     grain: int,
 ) -> None:
-    """Call function(addresses..., first, last, sizes..., arrays...) of the core for all parts of 0 .. count, see `in_threads`."""
+    """Call function(addresses..., first, last, sizes..., arrays...) of the core for all parts of 0
+    .. count, see `in_threads`.
+    """
     before = [ctypes.c_void_p(address) for address in addresses]
     after = [*sizes, *(ctypes.c_void_p(array.ctypes.data) for array in arrays)]
 
@@ -85,9 +92,11 @@ def run(
 def in_threads(
     function: Callable[[int, int], object], count: int, threads: int, grain: int
 ) -> None:
-    """Call function(first, last) for all parts of 0 .. count, in this thread and others; the core runs without Python's lock.
+    """Call function(first, last) for all parts of 0 .. count, in this thread and others; the core
+    runs without Python's lock.
 
-    Parts are small and taken one by one: PyTorch's own threads wait actively after an operation, and hold up one of ours.
+    Parts are small and taken one by one: PyTorch's own threads wait actively after an operation,
+    and hold up one of ours.
     """
     parts = iter(range(0, count, grain))
 

@@ -1,16 +1,18 @@
 """Random bits that never change: Philox4x32-10 in numpy.
 
-A ticket stores a seed instead of the signs of its random weights, so the generator is part of the ticket format. Library
-generators are no base for that: PyTorch promises no equal random numbers across releases, devices or tensor sizes. Philox4x32-10
-(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is a pure function of a 128-bit counter and a 64-bit
-key, needs only 32-bit multiplications and xors, and has published known answers.
+A ticket stores a seed instead of the signs of its random weights, so the generator is part of the
+ticket format. Library generators are no base for that: PyTorch promises no equal random numbers
+across releases, devices or tensor sizes. Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011) is a pure function of a 128-bit counter and a 64-bit key, needs only
+32-bit multiplications and xors, and has published known answers.
 
 How the counter is used (version 1 of the generator; any change needs a new version)::
 
     key     = seed, 64 bits                       word 0 = low half
     counter = (block low, block high, layer, stream)
 
-Every purpose has its own `Stream`, every layer its own counter word: no draw depends on any other layer or purpose.
+Every purpose has its own `Stream`, every layer its own counter word: no draw depends on any other
+layer or purpose.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ _SHIFT_32 = np.uint64(32)
 
 
 class Stream(IntEnum):
-    """What random numbers are for. The values are part of the generator's version: append, never renumber."""
+    """What random numbers are for.
+
+    The values are part of the generator's version: append, never renumber.
+    """
 
     SIGNS = 0  # of the random weights; the only stream that a ticket depends on
     MAGNITUDES = 1  # seeds the torch generator of a layer's |weights|
@@ -87,15 +92,19 @@ def words(seed: int, layer: int, count: int, stream: Stream = Stream.SIGNS) -> N
 
 
 def sign_bits(seed: int, layer: int, count: int) -> NDArray[np.uint8]:
-    """Signs of the `count` weights of a layer, in C order: shape [count], uint8, 1 for +1 and 0 for -1.
+    """Signs of the `count` weights of a layer, in C order: shape [count], uint8, 1 for +1 and 0 for
+    -1.
 
-    Bit i is bit (i mod 32), counted from the lowest, of word i // 32: the words are the packed sign plane.
+    Bit i is bit (i mod 32), counted from the lowest, of word i // 32: the words are the packed sign
+    plane.
     """
     plane = words(seed, layer, (count + 31) // 32).astype("<u4").view(np.uint8)
     return np.unpackbits(plane, count=count, bitorder="little")
 
 
 def derive(seed: int, stream: Stream, a: int = 0, b: int = 0) -> int:
-    """A 64-bit seed for another generator, one per (stream, a, b); `a` and `b` are 32-bit (layer, epoch, step, ...)."""
+    """A 64-bit seed for another generator, one per (stream, a, b); `a` and `b` are 32-bit (layer,
+    epoch, step, ...).
+    """
     low, high, *_ = philox4x32(np.array([[a, b, 0, stream]], dtype=np.uint32), _key(seed))[0]
     return int(low) | int(high) << 32

@@ -1,4 +1,6 @@
-"""Checkpoints: the file, its checksum, those of other programs, and the network that comes back out of one."""
+"""Checkpoints: the file, its checksum, those of other programs, and the network that comes back out
+of one.
+"""
 
 from .format import FORMAT as FORMAT
 from .format import Content as Content

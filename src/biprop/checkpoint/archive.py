@@ -1,9 +1,11 @@
-"""The file that checkpoints are in: a zip archive of torch.save, with a checksum; read without running anything in it.
+"""The file that checkpoints are in: a zip archive of torch.save, with a checksum; read without
+running anything in it.
 
-The checksum is the archive's comment, at its very end: torch.load, in every mode, and tools for zip files read on as ever. It is
-BLAKE2b of all bytes before it. Against damage any good hash would do; BLAKE2b is in the standard library and fast on every
-processor, where SHA-256 needs special instructions to be; a CRC-32 of the whole would be weaker, and the
-ones that torch.save leaves per record do not notice a record that is missing or in another one's place.
+The checksum is the archive's comment, at its very end: torch.load, in every mode, and tools for zip
+files read on as ever. It is BLAKE2b of all bytes before it. Against damage any good hash would do;
+BLAKE2b is in the standard library and fast on every processor, where SHA-256 needs special
+instructions to be; a CRC-32 of the whole would be weaker, and the ones that torch.save leaves per
+record do not notice a record that is missing or in another one's place.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _COMMENT = len(_MARK) + _DIGITS
 _ZIP, _BEFORE_ZIP = b"PK\3\4", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files that torch.save writes, and wrote before its version 1.6."""
 _LONGEST_END = 1 << 16
-"""Bytes at the end of a file in which readers of zip archives look for the directory's end and the comment behind it."""
+"""Bytes at the end of a file in which readers of zip archives look for the directory's end and the
+comment behind it.
+"""
 _CHUNK = 1 << 20
 _LOCAL_HEADER = 30
 """Bytes before a record of a zip archive, at least."""
@@ -40,7 +44,8 @@ _LOCAL_HEADER = 30
 class _Digest:
     """Takes what torch.save writes, passes it on, and keeps its hash.
 
-    The last two bytes of an archive are the length of its comment: they are held back, until there is one.
+    The last two bytes of an archive are the length of its comment: they are held back, until there
+    is one.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -86,13 +91,15 @@ def write(file: IO[bytes], content: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[Any, list[str]]:
-    """What a file of torch.save holds, on the CPU, and what the user should know of it, one line each.
+    """What a file of torch.save holds, on the CPU, and what the user should know of it, one line
+    each.
 
     Args:
         path: of an archive with or without checksum, or of a file that an older PyTorch wrote.
 
     Raises:
-        UserError: it is no such file, damaged, larger in memory than on the disk, or holds more than plain values and tensors.
+        UserError: it is no such file, damaged, larger in memory than on the disk, or holds more
+            than plain values and tensors.
     """
     try:
         with path.open("rb") as file:
@@ -108,10 +115,14 @@ def _check(file: IO[bytes], path: Path) -> Iterator[str]:
     """Look at the file's bytes before PyTorch does; yields what the user should know."""
     start = file.read(len(_BEFORE_ZIP))
     if start == _BEFORE_ZIP:
-        yield f"{path}: written by a PyTorch before 1.6, without a checksum: damage to its numbers is not noticed"
+        yield (
+            f"{path}: written by a PyTorch before 1.6, without a checksum: damage to its numbers is"
+            " not noticed"
+        )
     elif start[8:9] == b"{":
         raise UserError(
-            f"{path}: a ticket or a deck, not a checkpoint: pass the run folder, or a file of its checkpoints/"
+            f"{path}: a ticket or a deck, not a checkpoint: pass the run folder, or a file of its"
+            " checkpoints/"
         )
     elif not start.startswith(_ZIP):
         raise UserError(
@@ -145,13 +156,15 @@ def _has_right_digest(file: IO[bytes], path: Path) -> bool:
         left -= len(chunk)
     if comment != _MARK + digest.hexdigest().encode():
         raise UserError(
-            f"{path}: damaged: the checksum does not fit the content; take another checkpoint, or copy it again"
+            f"{path}: damaged: the checksum does not fit the content; take another checkpoint, or"
+            " copy it again"
         )
     return True
 
 
 def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
-    """The archive, whose records are as torch.save writes them: stored one after the other, none compressed or within another.
+    """The archive, whose records are as torch.save writes them: stored one after the other, none
+    compressed or within another.
 
     A deflated record of a few bytes can be gigabytes in memory.
     """
@@ -168,7 +181,8 @@ def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
         )
         if not is_stored or entry.header_offset < at or entry.filename in names:
             raise UserError(
-                f"{path}: refused: record {shown(repr(entry.filename))} is compressed or overlaps another one"
+                f"{path}: refused: record {shown(repr(entry.filename))} is compressed or overlaps"
+                " another one"
             )
         at = entry.header_offset + _LOCAL_HEADER + entry.file_size
         names.add(entry.filename)
@@ -176,7 +190,9 @@ def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
 
 
 def _check_sums(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
-    """Verify the CRC-32 that torch.save leaves of every record, and that torch.load does not look at."""
+    """Verify the CRC-32 that torch.save leaves of every record, and that torch.load does not look
+    at.
+    """
     entries = archive.infolist()
     if not any(
         entry.CRC for entry in entries if entry.file_size
@@ -191,9 +207,12 @@ def _check_sums(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
         ) from None
     if damaged is not None:
         raise UserError(
-            f"{path}: damaged: the checksum of its record {shown(repr(damaged))} does not fit the content"
+            f"{path}: damaged: the checksum of its record {shown(repr(damaged))} does not fit the"
+            " content"
         )
-    yield f"{path}: has no checksum of the whole, as old and foreign files; those of its records fit"
+    yield (
+        f"{path}: has no checksum of the whole, as old and foreign files; those of its records fit"
+    )
 
 
 def _load(file: IO[bytes], path: Path) -> Any:
@@ -213,19 +232,22 @@ def _load(file: IO[bytes], path: Path) -> Any:
 
 
 def _why(error: pickle.UnpicklingError) -> str:
-    """What the file asked for, and what to do; PyTorch's own message is a page long, and for programmers."""
+    """What the file asked for, and what to do; PyTorch's own message is a page long, and for
+    programmers.
+    """
     name = re.search(r"GLOBAL (\S+)", str(error))
     if not name:
         return "it holds more than plain values and tensors, and may carry code"
     return (
-        f"it holds an object of {shown(name[1])}, and may carry code. If you trust it, save it anew without that: "
-        "c = torch.load(FILE, weights_only=False); "
-        "torch.save({k: c[k] for k in ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
+        f"it holds an object of {shown(name[1])}, and may carry code. If you trust it, save it anew"
+        " without that: c = torch.load(FILE, weights_only=False); torch.save({k: c[k] for k in"
+        " ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
     )
 
 
 def _check_tensors(content: Any, size: int, path: Path) -> None:
-    """Raise UserError where a tensor is no array of numbers, or larger than what the file has for it.
+    """Raise UserError where a tensor is no array of numbers, or larger than what the file has for
+    it.
 
     A tensor of stride 0 repeats a number as often as it likes: nothing is wrong until it is copied.
     """
@@ -239,13 +261,15 @@ def _check_tensors(content: Any, size: int, path: Path) -> None:
             and not tensor.is_quantized
         ):
             raise UserError(
-                f"{path}: refused: a tensor that is sparse, quantised, without numbers or of a type of its own"
+                f"{path}: refused: a tensor that is sparse, quantised, without numbers or of a type"
+                " of its own"
             )
         in_file = tensor.untyped_storage().nbytes()
         total += tensor.numel() * tensor.element_size()
         if tensor.numel() * tensor.element_size() > in_file or total > size:
             raise UserError(
-                f"{path}: refused: a tensor of {tuple(tensor.shape)}, larger than what the file has for it"
+                f"{path}: refused: a tensor of {tuple(tensor.shape)}, larger than what the file has"
+                " for it"
             )
 
 

@@ -1,4 +1,6 @@
-"""Stand-ins for the foreign objects that checkpoints of other programs hold: none of their code runs."""
+"""Stand-ins for the foreign objects that checkpoints of other programs hold: none of their code
+runs.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import re
 import struct
 from typing import Any
 
-# Other programs' checkpoints hold a few types that are no plain values and that many save without a thought. They are not built:
-# what stands in for them takes what the file says of them, and can do nothing.
+# Other programs' checkpoints hold a few types that are no plain values and that many save without a
+# thought. They are not built: what stands in for them takes what the file says of them, and can do
+# nothing.
 
 
 class Foreign:
@@ -27,7 +30,10 @@ class Foreign:
 
 
 class _NumberType(Foreign):
-    """Stands in for numpy.dtype. Its state in a file, flags included, is anybody's: only the byte order is taken from it."""
+    """Stands in for numpy.dtype.
+
+    Its state in a file, flags included, is anybody's: only the byte order is taken from it.
+    """
 
     def __init__(self, code: Any = None, *_: Any) -> None:
         is_known = isinstance(code, str) and re.fullmatch("b1|[iu][1248]|f[248]", code) is not None

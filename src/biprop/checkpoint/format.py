@@ -1,7 +1,9 @@
-"""Checkpoint files: the original research code's fields under its names, ours in one more entry "biprop".
+"""Checkpoint files: the original research code's fields under its names, ours in one more entry
+"biprop".
 
-Written to a temporary name and renamed, so that a file under its own name is always whole. `archive` reads and writes the file;
-here is what its fields mean. They are anybody's: each is checked before it is used, and none says where to read or write.
+Written to a temporary name and renamed, so that a file under its own name is always whole.
+`archive` reads and writes the file; here is what its fields mean. They are anybody's: each is
+checked before it is used, and none says where to read or write.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ def augmentation_fields(config: Config) -> dict[str, Any]:
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write `checkpoint` (plain containers, numbers, texts and tensors) to `path`, replacing it in one step.
+    """Write `checkpoint` (plain containers, numbers, texts and tensors) to `path`, replacing it in
+    one step.
 
     Raises:
         OSError: it cannot be written; what was there stays.
@@ -79,7 +82,8 @@ def _load(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     for key, value in fields["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{path}: not a checkpoint of a network: {shown(repr(key))} in its 'state_dict' is no tensor with a name"
+                f"{path}: not a checkpoint of a network: {shown(repr(key))} in its 'state_dict' is"
+                " no tensor with a name"
             )
     return fields, notes
 
@@ -89,9 +93,11 @@ _WRAPPERS = ("module.", "model.")
 
 
 def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
-    """The state dict with the names that the network itself gives, without what wrappers add to them.
+    """The state dict with the names that the network itself gives, without what wrappers add to
+    them.
 
-    `torch.compile` adds `_orig_mod.`, also within a name. A prefix that not all keys have is part of the names.
+    `torch.compile` adds `_orig_mod.`, also within a name. A prefix that not all keys have is part
+    of the names.
     """
     names = {key: key.replace("_orig_mod.", "") for key in state}
     if "n_averaged" in names and all(
@@ -108,7 +114,8 @@ def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], where: object) -> None:
-    """Load a state dict whose keys and shapes are exactly those of the model, and whose numbers are finite.
+    """Load a state dict whose keys and shapes are exactly those of the model, and whose numbers are
+    finite.
 
     Raises:
         UserError: they differ; one line with the first differences.
@@ -120,7 +127,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], where: object) -> Non
             raise UserError(f"{where}: {key} is {value.dtype}, not {own[key].dtype}")
         if not bool(torch.isfinite(value).all()):
             raise UserError(
-                f"{where}: {key} holds a number that is infinite or none: this network computes nothing"
+                f"{where}: {key} holds a number that is infinite or none: this network computes"
+                " nothing"
             )
     model.load_state_dict(state)
 
@@ -155,8 +163,8 @@ class Content:
         state: the state dict without the prefixes of wrappers.
         ours: the entry "biprop", or None for a file of the original research code.
         epoch: epochs done.
-        config, task: the options and the task that the network was made for. Places (`config.PLACES`) are those of the run
-            folder that the file lies in, or the defaults.
+        config, task: the options and the task that the network was made for. Places
+            (`config.PLACES`) are those of the run folder that the file lies in, or the defaults.
         warnings: what the user should know, one line each.
     """
 
@@ -181,8 +189,9 @@ def read(
 
     Args:
         path: of this program's or the original research code's.
-        flags: options that the user gave; those that the file answers too must be equal to its answer. Files of the first version
-            of the original research code do not say `conv_type` and `prune_rate`: there the flags do.
+        flags: options that the user gave; those that the file answers too must be equal to its
+            answer. Files of the first version of the original research code do not say `conv_type`
+            and `prune_rate`: there the flags do.
         fallback: values from a configuration file, for what neither file nor flags say.
 
     Raises:
@@ -272,9 +281,11 @@ def whole(value: Any, low: int, high: int) -> int:
 
 
 def _places(path: Path) -> dict[str, Any]:
-    """Where data are and where results go, from the settings of the run folder that a checkpoint lies in.
+    """Where data are and where results go, from the settings of the run folder that a checkpoint
+    lies in.
 
-    A checkpoint has these options too, as a record: it may be a stranger's, and does not choose what is read and written here.
+    A checkpoint has these options too, as a record: it may be a stranger's, and does not choose
+    what is read and written here.
     """
     folder = run_folder(path)
     if folder is None:

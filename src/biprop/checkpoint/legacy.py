@@ -1,4 +1,6 @@
-"""Checkpoints of the original research code: what they do not say is read off the tensors' names and shapes."""
+"""Checkpoints of the original research code: what they do not say is read off the tensors' names
+and shapes.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,14 @@ def describe(
     arch = checkpoint["arch"]
     if not isinstance(arch, str) or arch not in NETWORKS:
         raise UserError(
-            f"{where}: arch = {shown(repr(arch))}: no such network{did_you_mean(shown(arch), NETWORKS)}"
+            f"{where}: arch = {shown(repr(arch))}: no such"
+            f" network{did_you_mean(shown(arch), NETWORKS)}"
         )
     for field in ("conv_type", "prune_rate"):
         if field not in checkpoint:
             raise UserError(
-                f"{where}: a checkpoint of the first version, without {field}: pass --conv-type and --prune-rate"
+                f"{where}: a checkpoint of the first version, without {field}: pass --conv-type and"
+                " --prune-rate"
             )
     weights = [
         value for key, value in state.items() if key.endswith(".weight") and value.dim() == 4

@@ -15,7 +15,8 @@ from .format import Content, differences, load_state, raise_differences, read
 
 
 def check_size(config: Config, task: Task, content: Content) -> None:
-    """Compare the network of these options with a checkpoint before memory is taken for it: a small file can ask for a huge one.
+    """Compare the network of these options with a checkpoint before memory is taken for it: a small
+    file can ask for a huge one.
 
     Raises:
         UserError: the checkpoint is of another network.
@@ -42,7 +43,9 @@ class Restored:
 def restore(
     path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any] | None = None
 ) -> Restored:
-    """Load a checkpoint and rebuild its network, masks included; arguments and errors as of `read` and `load_state`."""
+    """Load a checkpoint and rebuild its network, masks included; arguments and errors as of `read`
+    and `load_state`.
+    """
     content = read(path, flags, fallback)
     check_size(content.config, content.task, content)
     network = build_network(content.config, content.task, ancestor=content.of_ancestor)

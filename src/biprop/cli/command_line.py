@@ -1,4 +1,6 @@
-"""The command line: parse, build, call. Torch is loaded by the commands that need it, not by --help.
+"""The command line: parse, build, call.
+
+Torch is loaded by the commands that need it, not by --help.
 
 Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by
 SIGTERM or SIGHUP, or because another process died (the same command with --resume auto goes on),
@@ -101,8 +103,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see the module's docstring)."""
-    # GNU OpenMP's threads wait actively after an operation, for milliseconds: two programs on one machine hold each other up (64
-    # seconds instead of 17 for two searches on two cores). With a thirtieth of that wait they do not, and one alone is as fast.
+    # GNU OpenMP's threads wait actively after an operation, for milliseconds: two programs on one
+    # machine hold each other up (64 seconds instead of 17 for two searches on two cores). With a
+    # thirtieth of that wait they do not, and one alone is as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     screen.prepare()
     code = _guarded(argv)

@@ -51,7 +51,9 @@ def memory_for_batches() -> Iterator[None]:
 def engine_of(
     ticket: Ticket | str, threads: int, instruction_set: str | None = None, calibration: Any = None
 ) -> tuple[Engine, list[str]]:
-    """An engine, and what is to be said of it: where numpy computes instead, why. Arguments as for `Engine`.
+    """An engine, and what is to be said of it: where numpy computes instead, why.
+
+    Arguments as for `Engine`.
 
     Raises:
         UserError: see `Engine`.

@@ -23,14 +23,18 @@ def add(commands: Any) -> None:
         run,
         help="accuracy of a ticket or a checkpoint",
         usage="biprop evaluate FILE [options]",
-        description="Accuracy of a ticket or a checkpoint on validation and test data. What the file says of its network and\n"
-        "data needs no flag; where the data are, --data says.",
+        description=(
+            "Accuracy of a ticket or a checkpoint on validation and test data. What the file says"
+            " of its network and\ndata needs no flag; where the data are, --data says."
+        ),
     )
     parser.add_argument(
         "file",
         nargs="?",
         metavar="FILE",
-        help="ticket (.mpt), run folder, or checkpoint of this program or the original research code",
+        help=(
+            "ticket (.mpt), run folder, or checkpoint of this program or the original research code"
+        ),
     )
     parser.add_argument(
         "--pretrained", metavar="FILE", help="the same, as the original research code spells it"
@@ -67,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.engine and not path.endswith(TICKET_ENDING):
         raise UserError(
-            f"--engine: runs tickets ({TICKET_ENDING}), and {path} is none; biprop pack makes one of it"
+            f"--engine: runs tickets ({TICKET_ENDING}), and {path} is none; biprop pack makes one"
+            " of it"
         )
     return show_accuracy(
         path,
@@ -132,9 +137,11 @@ def show_accuracy(
         rows.append(
             (
                 "computed by",
-                "numpy"
-                if said
-                else f"the engine ({engine.explain()[0]}, {engine.threads} threads)",
+                (
+                    "numpy"
+                    if said
+                    else f"the engine ({engine.explain()[0]}, {engine.threads} threads)"
+                ),
             )
         )
     for what, split in parts.items():
@@ -142,7 +149,10 @@ def show_accuracy(
         rows.append(
             (
                 what,
-                f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of {counts.images:,} images)",
+                (
+                    f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of"
+                    f" {counts.images:,} images)"
+                ),
             )
         )
     if packed and compare:

@@ -32,16 +32,24 @@ def add(commands: Any) -> None:
         run,
         help="search for a ticket",
         usage="biprop find [--config FILE] [options]",
-        description="Search for a ticket: train one score per random weight, keep the top fraction, and replace\n"
-        "what is kept by +-gain. Options come from a configuration file, and the flags below change it.\n"
-        "Values in [brackets] hold where neither says anything.",
-        epilog="Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped\n"
-        "by SIGTERM or SIGHUP, or because another process died (--resume auto goes on), 130 interrupted.",
+        description=(
+            "Search for a ticket: train one score per random weight, keep the top fraction, and"
+            " replace\nwhat is kept by +-gain. Options come from a configuration file, and the"
+            " flags below change it.\nValues in [brackets] hold where neither says anything."
+        ),
+        epilog=(
+            "Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75"
+            " stopped\nby SIGTERM or SIGHUP, or because another process died (--resume auto goes"
+            " on), 130 interrupted."
+        ),
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help=f"YAML file, or the name of a packaged one (biprop list configs) [{options.DEFAULT_CONFIG}]",
+        help=(
+            "YAML file, or the name of a packaged one (biprop list configs)"
+            f" [{options.DEFAULT_CONFIG}]"
+        ),
     )
     parser.add_argument(
         "--print-config",
@@ -53,9 +61,11 @@ def add(commands: Any) -> None:
     starts.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on where the run that left this folder or checkpoint stopped; no --config is needed. "
-        "auto: with the last run of exactly these options, or begin if there is none; restarts by "
-        "torchrun and requeues by SLURM do so without being asked",
+        help=(
+            "go on where the run that left this folder or checkpoint stopped; no --config is"
+            " needed. auto: with the last run of exactly these options, or begin if there is none;"
+            " restarts by torchrun and requeues by SLURM do so without being asked"
+        ),
     )
     starts.add_argument(
         "--pretrained", metavar="FILE", help="start with the weights and scores of this checkpoint"
@@ -104,7 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def with_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
-    """The options given; where --data stands alone and the configuration searches the digits, --set as the folder has it.
+    """The options given; where --data stands alone and the configuration searches the digits, --set
+    as the folder has it.
 
     Raises:
         UserError: the folder is no known data set.
@@ -120,7 +131,10 @@ def with_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
 
 
 def _device(arguments: argparse.Namespace, given: dict[str, Any]) -> str:
-    """The option `device`. Mistakes in other options are reported here, once, and not by every process."""
+    """The option `device`.
+
+    Mistakes in other options are reported here, once, and not by every process.
+    """
     if arguments.config or arguments.resume in (None, "auto"):
         return options.resolve(arguments.config, given)[0].device
     return given.get("device") or _device_of_run(arguments.resume)
@@ -184,7 +198,8 @@ def _read_checkpoint(
 ) -> tuple[Content, Config, str]:
     """A checkpoint, and the options and configuration name of the search that starts from it.
 
-    `has_options`: whether the options come from --config and the flags even where --config is not given.
+    `has_options`: whether the options come from --config and the flags even where --config is not
+    given.
     """
     from .. import checkpoint
 

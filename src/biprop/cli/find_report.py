@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ..search.outcome import Result
 
 FEW_TEST_IMAGES = 300
-"""Below this the accuracy is shown with its confidence interval: with 300, that is about ten points wide."""
+"""Below this the accuracy is shown with its confidence interval: with 300, that is about ten points
+wide.
+"""
 
 
 def headline(
@@ -29,8 +31,8 @@ def headline(
     if network.subnetwork is None:
         return f"training {config.arch}, dense, on {config.set} ({counts}), {where}"
     return (
-        f"searching {config.arch} for a ticket that keeps {100 * (config.prune_rate or 0):.3g} % of its "
-        f"{network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {where}"
+        f"searching {config.arch} for a ticket that keeps {100 * (config.prune_rate or 0):.3g} % of"
+        f" its {network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {where}"
     )
 
 
@@ -99,7 +101,9 @@ def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
 
 
 def _why_in_vain(result: Result, images: DataSet) -> str | None:
-    """The baseline that the network is not better than: the same one with random scores, or the most frequent class."""
+    """The baseline that the network is not better than: the same one with random scores, or the
+    most frequent class.
+    """
     from ..evaluation.counts import Counts, is_better
 
     test, labels = result.test, images.test.labels

@@ -14,7 +14,8 @@ def choose(numbers: str, device: str) -> list[str]:
 
     Args:
         numbers: "0,1".
-        device: the option; where it names no GPU, the numbers only say how many processes there are to be.
+        device: the option; where it names no GPU, the numbers only say how many processes there are
+            to be.
 
     Raises:
         UserError: they are no numbers, or there are no such GPUs.

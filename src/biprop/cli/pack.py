@@ -28,8 +28,10 @@ def add(commands: Any) -> None:
         run,
         help="write the ticket file of a search: under one bit per weight",
         usage="biprop pack RUN -o NAME.mpt [options]",
-        description="Write what a search found as a ticket: a seed, coded masks, one gain a layer, and batch norm. Before it is\n"
-        "written, every weight is rebuilt from it and compared.",
+        description=(
+            "Write what a search found as a ticket: a seed, coded masks, one gain a layer, and"
+            " batch norm. Before it is\nwritten, every weight is rebuilt from it and compared."
+        ),
     )
     parser.add_argument(
         "source",
@@ -82,7 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         (
             "bytes",
-            f"{size:,}  ({8 * size / ticket.weights:.3f} bits per weight, all told; biprop inspect shows where they go)",
+            (
+                f"{size:,}  ({8 * size / ticket.weights:.3f} bits per weight, all told; biprop"
+                " inspect shows where they go)"
+            ),
         ),
         ("checked", "every weight, rebuilt from the file, equals the network's"),
     ]
@@ -91,7 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append(
             (
                 "test accuracy",
-                f"{after.top1:.2f} %  (in float32 {before.top1:.2f} %: {after.top1 - before.top1:+.2f})",
+                (
+                    f"{after.top1:.2f} %  (in float32 {before.top1:.2f} %:"
+                    f" {after.top1 - before.top1:+.2f})"
+                ),
             )
         )
     console.table(f"{arguments.output} written", rows)

@@ -1,4 +1,6 @@
-"""Flags of the command line: one an option of the schema; parsers whose mistakes are one line; help without twins."""
+"""Flags of the command line: one an option of the schema; parsers whose mistakes are one line; help
+without twins.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ DEBUG: dict[str, Any] = {
 }
 """Of the flag --debug."""
 OF_A_FILE = (*options.DATA_PLACES, "device", *options.CHECKPOINT_FACTS)
-"""Options of commands that measure what is in a file: where its data are, and what old files do not say."""
+"""Options of commands that measure what is in a file: where its data are, and what old files do not
+say.
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,7 +55,9 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 def add_options(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
-    """One flag per option of the schema (or per one of `names`), in both spellings, without a default: files come first."""
+    """One flag per option of the schema (or per one of `names`), in both spellings, without a
+    default: files come first.
+    """
     defaults = options.Config()
     for group, members in options.groups():
         section = parser.add_argument_group(group)

@@ -87,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if engine.shape[0] not in (1, 3):
         raise UserError(
-            f"{arguments.file}: takes {engine.shape[0]} channels: pictures have one (grey) or three (RGB)"
+            f"{arguments.file}: takes {engine.shape[0]} channels: pictures have one (grey) or three"
+            " (RGB)"
         )
     names, cut = _class_names(engine.ticket, engine.outputs), _is_cut(engine.ticket)
     show = _Json(names) if arguments.json else _Rows(names, paths, min(top, engine.outputs))
@@ -125,7 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answers(paths: Sequence[Path], read: Callable[[Path], Any], answer: Answer) -> list[Any]:
-    """For each picture its probabilities [classes], or the mistake that it is: one damaged picture does not end all others."""
+    """For each picture its probabilities [classes], or the mistake that it is: one damaged picture
+    does not end all others.
+    """
     import numpy as np
 
     found: list[Any] = []
@@ -169,7 +172,9 @@ def _of_ticket(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Ans
 
 
 def _of_deck(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answer]:
-    """The engine of the first card, which takes what all take, and what gives the deck's probabilities."""
+    """The engine of the first card, which takes what all take, and what gives the deck's
+    probabilities.
+    """
     from ..deck import Deck
 
     if arguments.calibration is not None:
@@ -181,7 +186,9 @@ def _of_deck(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answe
 
 
 def _class_names(ticket: Ticket, outputs: int) -> list[str]:
-    """One for each output: the ticket's, with the number where two classes have one name, or else the number."""
+    """One for each output: the ticket's, with the number where two classes have one name, or else
+    the number.
+    """
     told = [*ticket.classes[:outputs], *map(str, range(len(ticket.classes), outputs))]
     count = Counter(told)
     return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(told)]

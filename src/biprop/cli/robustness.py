@@ -1,4 +1,7 @@
-"""The commands about robustness: robustness, which measures, and deck build. What they do is in `robustness` and `assemble`."""
+"""The commands about robustness: robustness, which measures, and deck build.
+
+What they do is in `robustness` and `assemble`.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +50,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="ticket (.mpt), deck (.deck), run folder, or checkpoint of this program or the original code",
+        help=(
+            "ticket (.mpt), deck (.deck), run folder, or checkpoint of this program or the original"
+            " code"
+        ),
     )
     parser.add_argument(
         "--corruptions",
         metavar="NAME,NAME",
-        help="some of the 19, or groups: noise, blur, weather, digital; extra (the 4 others), all (19) [the 15 of the score]",
+        help=(
+            "some of the 19, or groups: noise, blur, weather, digital; extra (the 4 others), all"
+            " (19) [the 15 of the score]"
+        ),
     )
     parser.add_argument("--severities", metavar="N,N", help="of 1 .. 5 [all]")
     parser.add_argument(
@@ -155,7 +164,8 @@ def _subjects(
         return [of_ticket(path, flags)], None
     if by_engine:
         raise UserError(
-            f"--engine: runs tickets and decks, and {path} is none; biprop pack makes a ticket of it"
+            f"--engine: runs tickets and decks, and {path} is none; biprop pack makes a ticket"
+            " of it"
         )
     subject = of_checkpoint(folder.find_checkpoint(path), flags, {})
     warn(subject.warnings)

@@ -21,9 +21,12 @@ def add(commands: Any) -> None:
         run,
         help="search over a grid of configurations, options and seeds",
         usage="biprop sweep [--grid KEY=V1,V2 ...] [options of biprop find]",
-        description="Run one search per cell of a grid. Started again, the same command skips what is done and goes on with\n"
-        "what was interrupted. Without --grid: Conv2/4/6/8, MPT-1/32 and MPT-1/1, on CIFAR-10, at prune rates 0.8, 0.6, 0.5,\n"
-        "0.4, 0.2 and 0.1 (48 cells). The state is in <log-dir>/sweeps/<name>/, results are in results.csv.",
+        description=(
+            "Run one search per cell of a grid. Started again, the same command skips what is done"
+            " and goes on with\nwhat was interrupted. Without --grid: Conv2/4/6/8, MPT-1/32 and"
+            " MPT-1/1, on CIFAR-10, at prune rates 0.8, 0.6, 0.5,\n0.4, 0.2 and 0.1 (48 cells). The"
+            " state is in <log-dir>/sweeps/<name>/, results are in results.csv."
+        ),
     )
     parser.add_argument(
         "--config", metavar="FILE", help="as of biprop find, where the grid does not name one"
@@ -64,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         warn(list(dict.fromkeys(line for cell in found for line in options.warnings(cell.config))))
         console.line(
-            f"{len(found)} cells, {len(list(state.unfinished(arguments.cell)))} to run; state in {state.folder}/"
+            f"{len(found)} cells, {len(list(state.unfinished(arguments.cell)))} to run; state in"
+            f" {state.folder}/"
         )
         try:
             sweep.run(state, console, arguments.cell)

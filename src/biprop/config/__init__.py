@@ -1,4 +1,6 @@
-"""Options of a run: their schema, their values, configuration files, and how they become one `Config`."""
+"""Options of a run: their schema, their values, configuration files, and how they become one
+`Config`.
+"""
 
 from .resolve import as_dict as as_dict
 from .resolve import as_yaml as as_yaml

@@ -21,7 +21,8 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
         overrides: option name -> value, from the command line.
 
     Returns:
-        The configuration and its name: the file's without the ending, or, where only flags say what to do, data set and network.
+        The configuration and its name: the file's without the ending, or, where only flags say what
+            to do, data set and network.
 
     Raises:
         UserError: see `find_file`, `read_file`, `coerce`; or options that contradict each other.
@@ -33,7 +34,9 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """`config` with the command line's values (option name -> value) on top, checked as `resolve` does."""
+    """`config` with the command line's values (option name -> value) on top, checked as `resolve`
+    does.
+    """
     values = {}
     for key, value in overrides.items():
         flag = f"--{key.replace('_', '-')}"
@@ -51,15 +54,18 @@ def check(config: Config) -> None:
     if config.conv_type == "DenseConv":
         if config.layer_prune_rates or config.tune_batchnorm:
             raise UserError(
-                "conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm need a Subnet layer"
+                "conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm"
+                " need a Subnet layer"
             )
         if config.freeze_weights:
             raise UserError(
-                "conv_type = DenseConv trains the weights, freeze_weights does not: pass --no-freeze-weights"
+                "conv_type = DenseConv trains the weights, freeze_weights does not: pass"
+                " --no-freeze-weights"
             )
     elif config.prune_rate is None:
         raise UserError(
-            "prune_rate: the configuration leaves it open; pass --prune-rate, the fraction of weights KEPT, e.g. 0.2"
+            "prune_rate: the configuration leaves it open; pass --prune-rate, the fraction of"
+            " weights KEPT, e.g. 0.2"
         )
     if config.bn_type == "NonAffineBatchNorm":
         for name in ("learn_batchnorm", "bn_bias_only", "bn_weight_init", "bn_bias_init"):
@@ -71,7 +77,8 @@ def check(config: Config) -> None:
         raise UserError("learn_batchnorm and bn_bias_only contradict each other: choose one")
     if config.tune_batchnorm and not (config.learn_batchnorm or config.bn_bias_only):
         raise UserError(
-            "tune_batchnorm freezes the scores, so nothing would train: add --learn-batchnorm or --bn-bias-only"
+            "tune_batchnorm freezes the scores, so nothing would train: add --learn-batchnorm or"
+            " --bn-bias-only"
         )
     if config.augmix and config.gaussian_aug:
         raise UserError("augmix and gaussian_aug contradict each other: choose one")
@@ -92,12 +99,15 @@ def check(config: Config) -> None:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
     if config.scale_fan and config.prune_rate == 1:
         raise UserError(
-            "scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it off or keep fewer"
+            "scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it"
+            " off or keep fewer"
         )
 
 
 def check_source(config: Config) -> None:
-    """Raise UserError where a data set of the Hub is asked for, and not which: nothing is downloaded that nobody named."""
+    """Raise UserError where a data set of the Hub is asked for, and not which: nothing is
+    downloaded that nobody named.
+    """
     if config.set == "hub" and config.data == FIELDS["data"].default:
         raise UserError("set = hub: pass --data, the name of the data set or a folder")
 
@@ -106,7 +116,8 @@ def check_place(config: Config, given: Mapping[str, Any]) -> None:
     """Raise UserError if the user names data that would not be looked at."""
     if "data" in given and config.set == "digits":
         raise UserError(
-            f"--data {given['data']}: not used: the digits are part of the program; pass --set folder, for example"
+            f"--data {given['data']}: not used: the digits are part of the program; pass --set"
+            " folder, for example"
         )
 
 
@@ -133,7 +144,8 @@ def warnings(config: Config) -> list[str]:
     found = []
     if config.gaussian_aug and config.p_clean == 1:
         found.append(
-            "gaussian_aug does nothing at p_clean = 1: pass --p-clean 0.5, say, for noise on half of the images"
+            "gaussian_aug does nothing at p_clean = 1: pass --p-clean 0.5, say, for noise on half"
+            " of the images"
         )
     if config.gaussian_aug and config.std_gauss == 0:
         found.append("gaussian_aug does nothing at std_gauss = 0")

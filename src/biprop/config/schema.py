@@ -1,7 +1,8 @@
-"""The schema of a run: every option once, with type, default, range and help; strict YAML below, flags on top.
+"""The schema of a run: every option once, with type, default, range and help; strict YAML below,
+flags on top.
 
-An option is a field of `Config`. The command line, the YAML reader, `--print-config` and the error messages are all made from
-these fields. Loads no torch: `biprop --help` must be fast.
+An option is a field of `Config`. The command line, the YAML reader, `--print-config` and the error
+messages are all made from these fields. Loads no torch: `biprop --help` must be fast.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ DATA_PLACES = (
 )
 """Options that say which data, and where they are."""
 PLACES = ("data", "log_dir", "results", "name")
-"""Options that say where to read and write: a checkpoint does not choose them, the command line or the run folder does."""
+"""Options that say where to read and write: a checkpoint does not choose them, the command line or
+the run folder does.
+"""
 CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", "num_classes")
 """Options that a checkpoint answers: a flag that says otherwise is a mistake."""
 
@@ -35,11 +38,16 @@ CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", 
 NO_RGCONV = "the original research code has no layer type RGConv either"
 
 
-FILE_NAME_RULE = "must be one name: letters, numbers and signs without / or \\, at most 200 bytes, and not .. or ."
+FILE_NAME_RULE = (
+    "must be one name: letters, numbers and signs without / or \\, at most 200 bytes, and not .."
+    " or ."
+)
 
 
 def is_file_name(value: Any) -> bool:
-    """Whether a folder can have this name, and lies where it is made: in no other folder, and not above."""
+    """Whether a folder can have this name, and lies where it is made: in no other folder, and not
+    above.
+    """
     is_one = (
         isinstance(value, str) and value not in ("", ".", "..") and not set(value) & {"/", "\\"}
     )
@@ -150,19 +158,21 @@ class Config:
     )
     layer_prune_rates: dict[str, float | str] | None = option(
         None,
-        "PATTERN=RATE pairs for single layers, fraction of weights KEPT or 'dense' (kept whole and trained): fc=0.5 conv1=dense",
+        "PATTERN=RATE pairs for single layers, fraction of weights KEPT or 'dense' (kept whole and"
+        " trained): fc=0.5 conv1=dense",
         _PRUNE,
     )
     conv_type: str = option(
         "SubnetConv",
-        "SubnetConv: every layer keeps the prune rate; GlobalSubnetConv: one ranking over the network; DenseConv: no pruning, "
-        "the weights train (the baseline)",
+        "SubnetConv: every layer keeps the prune rate; GlobalSubnetConv: one ranking over the"
+        " network; DenseConv: no pruning, the weights train (the baseline)",
         _PRUNE,
         choices=CONV_TYPES,
     )
     prune_rate_epoch: int = option(
         10,
-        "global pruning: epochs from one half kept down to the prune rate (at most a third of the run)",
+        "global pruning: epochs from one half kept down to the prune rate (at most a third of the"
+        " run)",
         _PRUNE,
         low=0,
     )
@@ -195,7 +205,8 @@ class Config:
 
     set: str = option(
         "CIFAR10",
-        "data set; folder is images in one folder a class, or parquet files; hub is what the package datasets loads",
+        "data set; folder is images in one folder a class, or parquet files; hub is what the"
+        " package datasets loads",
         _DATA,
         choices=SETS,
     )
@@ -225,7 +236,8 @@ class Config:
     )  # fmt: skip
     stream: bool = option(
         False,
-        "folder, hub: read images while training, with random resized cuts, instead of holding them in memory (ImageNet: always)",
+        "folder, hub: read images while training, with random resized cuts, instead of holding them"
+        " in memory (ImageNet: always)",
         _DATA,
     )
     workers: int | None = option(
@@ -257,7 +269,8 @@ class Config:
     )
     all_augmix_augmentations: bool = option(
         False,
-        "augmix: color, contrast, brightness and sharpness too, which overlap with the corruptions of test sets",
+        "augmix: color, contrast, brightness and sharpness too, which overlap with the corruptions"
+        " of test sets",
         _DATA,
     )
     gaussian_aug: bool = option(False, "normal noise on training images", _DATA)
@@ -321,7 +334,8 @@ class Config:
 
     sync_batchnorm: bool = option(
         False,
-        "batch norm in training takes the statistics of the whole batch, not of each process's share of it",
+        "batch norm in training takes the statistics of the whole batch, not of each process's"
+        " share of it",
         _MANY,
     )
     bf16_gradients: bool = option(
@@ -372,7 +386,8 @@ class Config:
     )
     save_minutes: float = option(
         10,
-        "minutes between two writes of the last checkpoint, within an epoch too; 0: after each epoch only",
+        "minutes between two writes of the last checkpoint, within an epoch too; 0: after each"
+        " epoch only",
         _RUN,
         low=0,
     )
@@ -399,7 +414,9 @@ def is_flag(name: str) -> bool:
 
 
 def metavar(name: str) -> str:
-    """What stands for the option's value in the help: N for whole numbers, X for others, NAME for texts."""
+    """What stands for the option's value in the help: N for whole numbers, X for others, NAME for
+    texts.
+    """
     wanted = str(TYPES[name])
     return "N" if "int" in wanted else "X" if "float" in wanted else "NAME"
 

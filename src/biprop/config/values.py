@@ -11,13 +11,20 @@ from ..errors import UserError, did_you_mean, shown
 from .schema import FIELDS, NO_RGCONV, TYPES, rule
 
 _UNUSED = "the unused layer types and trainers of the original research code are left out"
-_PROCESSES = "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which say that themselves"
+_PROCESSES = (
+    "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which say that"
+    " themselves"
+)
 LEFT_OUT_KEYS = {
     "random_subnet": "with its first scores frozen, nothing would be searched for",
     "world_size": _PROCESSES,
     "rank": _PROCESSES,
-    "first_layer_type": "pass --first-layer-dense for an ordinary first layer; else it is like the others",
-    "score_init_constant": "with equal scores nothing tells weights apart; scores are drawn at random, by --seed",
+    "first_layer_type": (
+        "pass --first-layer-dense for an ordinary first layer; else it is like the others"
+    ),
+    "score_init_constant": (
+        "with equal scores nothing tells weights apart; scores are drawn at random, by --seed"
+    ),
 }
 """Options of the original research code that are left out, and why."""
 ALIASES = {
@@ -98,9 +105,9 @@ def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
             f"{_place(where, name, value)}: must be pairs of layer pattern and prune rate"
         )
     return {
-        str(pattern): "dense"
-        if rate == "dense"
-        else coerce("prune_rate", rate, f"{where} {pattern}=")
+        str(pattern): (
+            "dense" if rate == "dense" else coerce("prune_rate", rate, f"{where} {pattern}=")
+        )
         for pattern, rate in value.items()
     }
 

@@ -23,7 +23,9 @@ LEFT_OUT = (
     "conv6wide_hlrrg_wide",
     "conv6wide_rg_wide",
 )
-"""Published configurations of a layer type, RGConv, that the original research code does not have either."""
+"""Published configurations of a layer type, RGConv, that the original research code does not have
+either.
+"""
 
 
 def packaged() -> Any:
@@ -32,7 +34,9 @@ def packaged() -> Any:
 
 
 def packaged_files() -> list[Path]:
-    """The configurations inside the package, sorted; files whose name starts with _ are bases of others and no runs."""
+    """The configurations inside the package, sorted; files whose name starts with _ are bases of
+    others and no runs.
+    """
     return sorted(
         path for path in Path(str(packaged())).rglob("*.y*ml") if not path.name.startswith("_")
     )
@@ -68,7 +72,8 @@ def find_file(name: str) -> Path:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The checked values of one YAML file, on top of those of the file that its key `base` names, if any.
+    """The checked values of one YAML file, on top of those of the file that its key `base` names,
+    if any.
 
     Raises:
         UserError: unreadable, not a mapping, an unknown key or a value that breaks its rule.
@@ -117,7 +122,8 @@ def _plain_yaml(path: Path) -> dict[Any, Any]:
     try:
         if path.stat().st_size > MOST_YAML:
             raise UserError(
-                f"{path}: {path.stat().st_size:,} bytes: no configuration has more than {MOST_YAML:,}"
+                f"{path}: {path.stat().st_size:,} bytes: no configuration has more than"
+                f" {MOST_YAML:,}"
             )
         raw = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except (OSError, UnicodeDecodeError) as e:

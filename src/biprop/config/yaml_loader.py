@@ -1,4 +1,6 @@
-"""YAML as configurations need it: plain values, a few levels deep, each key once, nothing that grows when it is read."""
+"""YAML as configurations need it: plain values, a few levels deep, each key once, nothing that
+grows when it is read.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ MOST_LEVELS = 10
 
 
 class PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, deep nesting and keys that come twice; each is a `yaml.YAMLError`.
+    """PyYAML's safe loader without aliases, deep nesting and keys that come twice; each is a
+    `yaml.YAMLError`.
 
-    Ten lines of aliases of aliases are a billion values when somebody goes through them, and of two equal keys the safe loader
-    takes the last without a word.
+    Ten lines of aliases of aliases are a billion values when somebody goes through them, and of two
+    equal keys the safe loader takes the last without a word.
     """
 
     _level = 0

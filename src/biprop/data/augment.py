@@ -1,4 +1,5 @@
-"""Augmentation of batches of images: every image with its own parameters, drawn from an explicit generator.
+"""Augmentation of batches of images: every image with its own parameters, drawn from an explicit
+generator.
 
 Parameters are drawn on the CPU, so that the same seed gives the same images on every device.
 Shapes: B images, C channels, H x W pixels.
@@ -17,9 +18,11 @@ from .. import native
 def draw_crop_and_flip(
     count: int, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Move each image by up to `padding` pixels each way, zeros outside, and mirror it left to right with probability one half.
+    """Move each image by up to `padding` pixels each way, zeros outside, and mirror it left to
+    right with probability one half.
 
-    The same as padding with zeros on all sides and cutting out a window of the old size at a place of its own.
+    The same as padding with zeros on all sides and cutting out a window of the old size at a place
+    of its own.
 
     Args:
         count: images.
@@ -38,7 +41,8 @@ def draw_crop_and_flip(
 
 
 def pick(images: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
-    """Pixel (y, x) of image i becomes its pixel (rows[i, y], columns[i, x]), or 0 where it has none.
+    """Pixel (y, x) of image i becomes its pixel (rows[i, y], columns[i, x]), or 0 where it has
+    none.
 
     Args:
         images: [B, C, H, W] uint8.
@@ -87,7 +91,9 @@ def pick_rows(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
 
 
 def pick_columns(images: Tensor, columns: NDArray[np.int64]) -> Tensor:
-    """Column x of image i becomes its column columns[i, x], [B, W], or zeros where it has no such column."""
+    """Column x of image i becomes its column columns[i, x], [B, W], or zeros where it has no such
+    column.
+    """
     return pick_rows(images.transpose(2, 3), columns).transpose(2, 3)
 
 
@@ -103,14 +109,15 @@ def gaussian_noise(
 ) -> Tensor:
     """Add normal noise to some of the images.
 
-    The noise comes from a generator on the images' device, so it differs between kinds of devices: drawing it on the CPU would
-    take longer than a GPU's training step.
+    The noise comes from a generator on the images' device, so it differs between kinds of devices:
+    drawing it on the CPU would take longer than a GPU's training step.
 
     Args:
         images: [B, C, H, W], uint8 or float in 0 .. 255.
         std: standard deviation, of pixels in [0, 1].
         noisy: [N], of the batch that the B images are `share` of.
-        share: which of the N; each of several processes draws the noise of all, so that they do what one alone would do.
+        share: which of the N; each of several processes draws the noise of all, so that they do
+            what one alone would do.
 
     Returns:
         [B, C, H, W] float32 in [0, 255].

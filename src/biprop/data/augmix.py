@@ -1,12 +1,15 @@
-"""AugMix on batches: every image with its own operations and strengths, computed by tensor operations on the images' device.
+"""AugMix on batches: every image with its own operations and strengths, computed by tensor
+operations on the images' device.
 
-Hendrycks et al., "AugMix: a simple data processing method to improve robustness and uncertainty", ICLR 2020. An operation does
-what Pillow's does to one 8-bit image, rounding included. Chains are sorted by operation before each of their steps, so that an
-operation works on a slice of the batch; rotations and shears run as one resampling. Rejected: Pillow in worker processes (see
-benchmarks/augment.py), every operation on every image with a mask (nine times the arithmetic), and one table lookup for all maps
-of grey levels (it costs more than what three of the four compute).
+Hendrycks et al., "AugMix: a simple data processing method to improve robustness and uncertainty",
+ICLR 2020. An operation does what Pillow's does to one 8-bit image, rounding included. Chains are
+sorted by operation before each of their steps, so that an operation works on a slice of the batch;
+rotations and shears run as one resampling. Rejected: Pillow in worker processes (see
+benchmarks/augment.py), every operation on every image with a mask (nine times the arithmetic), and
+one table lookup for all maps of grey levels (it costs more than what three of the four compute).
 
-Shapes: B images, W chains (mixture width), D operations in the longest chain, C channels, H x W pixels; n images in a slice.
+Shapes: B images, W chains (mixture width), D operations in the longest chain, C channels, H x W
+pixels; n images in a slice.
 """
 
 from __future__ import annotations
@@ -65,7 +68,9 @@ class AugMix:
 
 @dataclass(frozen=True)
 class Draw:
-    """The parameters of a batch. Arrays of numpy: on a few hundred numbers its calls take a fifth of PyTorch's time.
+    """The parameters of a batch.
+
+    Arrays of numpy: on a few hundred numbers its calls take a fifth of PyTorch's time.
 
     Attributes:
         operations: [B, W, D] int64, places in OPERATIONS + ENHANCEMENTS.
@@ -89,7 +94,9 @@ class Draw:
 
 
 def draw(count: int, method: AugMix, generator: np.random.Generator) -> Draw:
-    """Parameters for `count` images: operations uniform with replacement, weights Dirichlet(1), mix Beta(1, 1)."""
+    """Parameters for `count` images: operations uniform with replacement, weights Dirichlet(1), mix
+    Beta(1, 1).
+    """
     choices = len(OPERATIONS) + len(ENHANCEMENTS) * method.all_operations
     chains = (count, method.width)
     shape = (*chains, 3 if method.depth < 0 else method.depth)
@@ -106,7 +113,8 @@ def draw(count: int, method: AugMix, generator: np.random.Generator) -> Draw:
 
 
 def augmix(images: Tensor, parameters: Draw) -> Tensor:
-    """Mix each image with the weighted sum of its chains, on the CPU by the compiled core where there is one.
+    """Mix each image with the weighted sum of its chains, on the CPU by the compiled core where
+    there is one.
 
     Args:
         images: [B, C, H, W] uint8.
@@ -145,7 +153,8 @@ def by_tensors(images: Tensor, parameters: Draw) -> Tensor:
         a.reshape(-1, longest) for a in (parameters.operations, parameters.levels, parameters.signs)
     )
     chains, place = images, np.arange(count * width)  # place: which chain a row holds
-    # Chains stay in the order of their last sorting and go home once: writing back at each step costs more than the operations.
+    # Chains stay in the order of their last sorting and go home once: writing back at each step
+    # costs more than the operations.
     for step in range(longest):
         drawn = np.where(
             step < depths, operations[:, step], len(OPERATIONS + ENHANCEMENTS)
@@ -205,11 +214,14 @@ def _per_image(values: Array, device: torch.device) -> Tensor:
 
 
 def _rounded_down(images: Tensor) -> Tensor:
-    """float32 in 0 .. 255 to int16 as Pillow rounds: on the way to bytes, where the direct conversion takes twice as long."""
+    """float32 in 0 .. 255 to int16 as Pillow rounds: on the way to bytes, where the direct
+    conversion takes twice as long.
+    """
     return images.add_(_WHOLE).to(torch.int16)
 
 
-# Operations on pixels where they are: (images [n, C, H, W] uint8, levels [n]) -> whole numbers in 0 .. 255, any dtype.
+# Operations on pixels where they are: (images [n, C, H, W] uint8, levels [n]) -> whole numbers in 0
+# .. 255, any dtype.
 
 
 def autocontrast(images: Tensor, levels: Array) -> Tensor:
@@ -244,7 +256,8 @@ def posterize(images: Tensor, levels: Array) -> Tensor:
 def solarize(images: Tensor, levels: Array) -> Tensor:
     """Grey levels from 256 - int(25.6 l) on inverted."""
     threshold = _per_image((256 - (25.6 * levels).astype(np.int64)).astype(np.int16), images.device)
-    # All bits set where the level is reached: three vector instructions, where torch.where is ten times slower on bytes.
+    # All bits set where the level is reached: three vector instructions, where torch.where is ten
+    # times slower on bytes.
     reached = (threshold - 1 - images.to(torch.int16)).bitwise_right_shift_(15).to(torch.uint8)
     return images ^ reached
 
@@ -253,15 +266,16 @@ def solarize(images: Tensor, levels: Array) -> Tensor:
 
 
 def matrices(operations: Array, levels: Array, signs: Array, size: Sequence[int]) -> Array:
-    """The affine maps of `rotate`, `shear_x` and `shear_y`, from places in the result to places in the image.
+    """The affine maps of `rotate`, `shear_x` and `shear_y`, from places in the result to places in
+    the image.
 
     Args:
         operations, levels, signs: [n].
         size: (H, W).
 
     Returns:
-        [n, 2, 3] float64, in pixels from the top left corner. Rotations are about the centre, by int(3 l) degrees; shears have
-        their origin in the corner, by 0.03 l.
+        [n, 2, 3] float64, in pixels from the top left corner. Rotations are about the centre, by
+        int(3 l) degrees; shears have their origin in the corner, by 0.03 l.
     """
     height, width = size
     rotated, sheared_x, sheared_y = (operations == OPERATIONS.index("rotate") + i for i in range(3))
@@ -288,7 +302,8 @@ def affine(images: Tensor, maps: Array) -> Tensor:
     height, width = images.shape[2:]
     scaled = maps * (2 / np.array([[width], [height]]))  # grid_sample counts from -1 to 1
     scaled[:, :, 2] -= 1
-    # A sum of two terms: a product of matrices rounds by its number of rows, and an image must not depend on its batch.
+    # A sum of two terms: a product of matrices rounds by its number of rows, and an image must not
+    # depend on its batch.
     x, y = np.arange(width)[:, None] + 0.5, np.arange(height)[:, None] + 0.5
     across = scaled[:, None, :, 0] * x
     down = scaled[:, None, :, 1] * y + scaled[:, None, :, 2]
@@ -296,7 +311,8 @@ def affine(images: Tensor, maps: Array) -> Tensor:
     of_rows = _on(images.device, down.astype(np.float32))  # [n, H, 2]
     places = of_columns[:, None] + of_rows[:, :, None]
     moved = F.grid_sample(images.float(), places, padding_mode="border", align_corners=False)
-    # Pillow repeats the border within half a pixel and fills with 0 beyond: what a picture of ones, read without blending, shows.
+    # Pillow repeats the border within half a pixel and fills with 0 beyond: what a picture of ones,
+    # read without blending, shows.
     ones = torch.ones(1, 1, height, width, device=images.device).expand(len(images), -1, -1, -1)
     inside = F.grid_sample(ones, places, mode="nearest", padding_mode="zeros", align_corners=False)
     return _rounded_down(moved.mul_(inside))
@@ -306,7 +322,9 @@ def affine(images: Tensor, maps: Array) -> Tensor:
 
 
 def _enhance(images: Tensor, dull: Tensor, levels: Array) -> Tensor:
-    """Between the dull version (factor 0) and the image (factor 1) or beyond, with factor 0.18 l + 0.1."""
+    """Between the dull version (factor 0) and the image (factor 1) or beyond, with factor 0.18 l +
+    0.1.
+    """
     factor = _per_image((0.18 * levels + 0.1).astype(np.float32), images.device)
     return _rounded_down((dull + factor * (images - dull)).clamp_(0, 255))
 

@@ -33,7 +33,8 @@ CIFAR10_CLASSES = [
 ]
 
 
-_CIFAR = {  # the Hub's folder, the official one, its file of names, and the keys of labels and names there
+# the Hub's folder, the official one, its file of names, and the keys of labels and names there
+_CIFAR = {
     "CIFAR10": ("plain_text", "cifar-10-batches-py", "batches.meta", "labels", "label_names"),
     "CIFAR100": ("cifar100", "cifar-100-python", "meta", "fine_labels", "fine_label_names"),
 }
@@ -77,7 +78,8 @@ def _parquet_cifar(place: Path, name: str, progress: Progress) -> tuple[Images, 
     parts = parquet_parts(place, default)
     if len(parts.train.classes) != len(default):
         raise UserError(
-            f"{place}: has {len(parts.train.classes)} classes, and {name} {len(default)}: pass --set folder"
+            f"{place}: has {len(parts.train.classes)} classes, and {name} {len(default)}: pass"
+            " --set folder"
         )
     train, test = (decode_all(part, None, progress, "RGB") for part in (parts.train, parts.test))
     return train, test, parts.train.classes
@@ -86,7 +88,8 @@ def _parquet_cifar(place: Path, name: str, progress: Progress) -> tuple[Images, 
 def check_labels(labels: Tensor, classes: int, place: Path) -> None:
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise UserError(
-            f"{place}: labels run from {int(labels.min())} to {int(labels.max())}, but there are {classes} classes"
+            f"{place}: labels run from {int(labels.min())} to {int(labels.max())}, but there are"
+            f" {classes} classes"
         )
 
 
@@ -100,7 +103,8 @@ def _official_cifar(folder: Path, name: str) -> tuple[Images, Images, list[str]]
         and all(isinstance(c, str) for c in classes)
     ):
         raise UserError(
-            f"{folder / meta}: not a readable CIFAR batch: {names_key} must be the names of {wanted} classes"
+            f"{folder / meta}: not a readable CIFAR batch: {names_key} must be the names of"
+            f" {wanted} classes"
         )
     train, test = (_cifar_batches(folder, files, label_key) for files in _CIFAR_FILES[name])
     return train, test, classes
@@ -131,7 +135,8 @@ def _cifar_batch(path: Path, label_key: str) -> tuple[NDArray[np.uint8], NDArray
             else type(pixels).__name__
         )
         raise UserError(
-            f"{path}: not a readable CIFAR batch: data is {found}, must be uint8 [N, 3072], the rows of red, of green and of blue"
+            f"{path}: not a readable CIFAR batch: data is {found}, must be uint8 [N, 3072], the"
+            " rows of red, of green and of blue"
         )
     labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
     if not isinstance(labels, list) or not all(

@@ -44,9 +44,9 @@ class DataSet:
 
     Args:
         source: the images as read.
-        select_on: "validation" holds out training images for that, of every class the same share, by a rule that no seed
-            changes, or those of a validation part; with "test" nothing is held out and `validation` is the test set, as in the
-            papers.
+        select_on: "validation" holds out training images for that, of every class the same share,
+            by a rule that no seed changes, or those of a validation part; with "test" nothing is
+            held out and `validation` is the test set, as in the papers.
         recipe: changes to training images.
         low_data: fraction of the training images to use, the same for every seed.
 
@@ -55,12 +55,14 @@ class DataSet:
 
     Attributes:
         train, validation, test: `Split`.
-        classes: names, in the order of the labels; what is not printable in them is escaped, as tickets want it.
+        classes: names, in the order of the labels; what is not printable in them is escaped, as
+            tickets want it.
         mean, std: per channel, of pixels in [0, 1].
         validation_chooses: whether the validation images are enough to choose the best epoch by.
         about: what was recognised in a folder of files, in words; empty for the sets with names.
         notes: what the user should know of the images, a line each.
-        search_notes: what the user should know before a search that chooses on `validation`, a line each.
+        search_notes: what the user should know before a search that chooses on `validation`, a line
+            each.
     """
 
     def __init__(
@@ -118,11 +120,13 @@ class DataSet:
     def training_batches(
         self, batch_size: int, seed: int, epoch: int, group: Group = ALONE, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled, augmented, from batch `first` on.
+        """An epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled,
+        augmented, from batch `first` on.
 
-        V is `views`: with JSD the first B images are the plain ones, the next two times B their augmented versions. Order and
-        augmentation follow from (seed, epoch, step) alone: of several processes each gets its share of what one alone would get.
-        A last batch with a single image for a process is left out: batch norm cannot train on it.
+        V is `views`: with JSD the first B images are the plain ones, the next two times B their
+        augmented versions. Order and augmentation follow from (seed, epoch, step) alone: of several
+        processes each gets its share of what one alone would get. A last batch with a single image
+        for a process is left out: batch norm cannot train on it.
         """
         order = self.train.order(_generator(seed, rng.Stream.SHUFFLE, epoch))
         batches = slices(order, batch_size)
@@ -139,7 +143,8 @@ class DataSet:
     def _augmented(
         self, images: Tensor, count: int, group: Group, generator: np.random.Generator
     ) -> Tensor:
-        """uint8 [B, C, H, W], this process's share of `count` images, to float32 [V B, C, H, W] normalised.
+        """uint8 [B, C, H, W], this process's share of `count` images, to float32 [V B, C, H, W]
+        normalised.
 
         Parameters are drawn for all images and used for the share.
         """
@@ -156,7 +161,8 @@ class DataSet:
         return self.normalise(torch.cat([images, *changed]) if self.recipe.jsd else changed[0])
 
     def augmented(self, split: Split, recipe: Recipe, count: int) -> tuple[Tensor, Tensor]:
-        """Images of a split, spread evenly over it, changed as `recipe` says but neither cut nor flipped: always the same.
+        """Images of a split, spread evenly over it, changed as `recipe` says but neither cut nor
+        flipped: always the same.
 
         Returns:
             images [n, C, H, W] uint8 and labels [n] int64, n at most `count`.
@@ -172,7 +178,8 @@ class DataSet:
     def evaluation_batches(
         self, split: Split, batch_size: int, group: Group = ALONE, normalised: bool = True
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images of a split in order, or this process's share, as (images [B, C, H, W], labels [B]).
+        """All images of a split in order, or this process's share, as (images [B, C, H, W], labels
+        [B]).
 
         Images are float32 normalised, or else uint8 as they are.
         """
@@ -200,7 +207,9 @@ def sample(split: Split, wanted: int) -> Split:
 
 
 def spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """Numbers of `wanted` of `count` images (all, if there are fewer), evenly spaced: data sets may lie sorted by class."""
+    """Numbers of `wanted` of `count` images (all, if there are fewer), evenly spaced: data sets may
+    lie sorted by class.
+    """
     wanted = min(count, wanted)
     return np.arange(wanted) * count // max(1, wanted)
 
@@ -247,12 +256,14 @@ def _of_few(count: int) -> list[str]:
     """What the user should know of `count` validation images, if they are few."""
     if count < ENOUGH_TO_CHOOSE:
         return [
-            f"only {count} validation images: too few to choose an epoch by, so the last one is kept; "
-            f"from {ENOUGH_TO_CHOOSE} on they choose (a tenth of the training images, or a validation part)"
+            f"only {count} validation images: too few to choose an epoch by, so the last one is"
+            f" kept; from {ENOUGH_TO_CHOOSE} on they choose (a tenth of the training images, or a"
+            " validation part)"
         ]
     if count < ENOUGH_TO_TRUST:
         return [
-            f"only {count} validation images choose the epoch: one is {100 / count:.1f} %, and the best accuracy partly luck"
+            f"only {count} validation images choose the epoch: one is {100 / count:.1f} %, and the"
+            " best accuracy partly luck"
         ]
     return []
 
@@ -267,7 +278,8 @@ def _printable(classes: Sequence[str]) -> list[str]:
     for name in names:
         if not is_name(name):
             raise UserError(
-                f"the class {name[:40]}...: its name has {len(name):,} characters, more than {MOST_CHARACTERS:,}"
+                f"the class {name[:40]}...: its name has {len(name):,} characters, more than"
+                f" {MOST_CHARACTERS:,}"
             )
     if len(set(names)) < len(set(classes)):
         twice = next(name for name in names if names.count(name) > 1)
@@ -276,7 +288,9 @@ def _printable(classes: Sequence[str]) -> list[str]:
 
 
 def other_classes(made_for: Sequence[str], found: Sequence[str]) -> str | None:
-    """The first class by which two lists of names differ, in words; None if none does, or one side has numbers only."""
+    """The first class by which two lists of names differ, in words; None if none does, or one side
+    has numbers only.
+    """
     names = [list(map(escaped, side)) for side in (made_for, found)]
     if names[0] == names[1] or any(side == list(map(str, range(len(side)))) for side in names):
         return None

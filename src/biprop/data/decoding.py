@@ -42,7 +42,8 @@ def in_memory(
         channels: 1 for grey, 3 for colour; None: grey if all images of both parts are.
 
     Raises:
-        UserError: an image cannot be read, sizes differ while `image_size` is not given, or memory is too small.
+        UserError: an image cannot be read, sizes differ while `image_size` is not given, or memory
+            is too small.
     """
     listings = (parts.train, parts.test)
     mode = images.mode_of(channels) if channels else _common_mode(listings)
@@ -88,7 +89,9 @@ _SCALE = "pass --image-size N to scale all to N x N pixels"
 
 
 def decode_all(listing: Listing, size: int | None, progress: Progress, mode: str) -> Images:
-    """All images decoded; they must have the size of the first unless `size` (pixels a side) is given."""
+    """All images decoded; they must have the size of the first unless `size` (pixels a side) is
+    given.
+    """
     items = listing.items
 
     def read(index: int) -> NDArray[np.uint8]:
@@ -99,19 +102,22 @@ def decode_all(listing: Listing, size: int | None, progress: Progress, mode: str
     first = read(0)
     if (need := first.size * len(items)) > (memory := _memory_size() // 2):
         raise UserError(
-            f"{len(items):,} images of {first.shape[2]}x{first.shape[1]} pixels take {need / 2**30:.1f} GiB, more than half of "
-            f"this machine's memory ({memory / 2**29:.0f} GiB): pass --stream, or a smaller --image-size"
+            f"{len(items):,} images of {first.shape[2]}x{first.shape[1]} pixels take"
+            f" {need / 2**30:.1f} GiB, more than half of this machine's memory"
+            f" ({memory / 2**29:.0f} GiB): pass --stream, or a smaller --image-size"
         )
     result = np.empty((len(items), *first.shape), dtype=np.uint8)
 
-    # One thread: images this small cost more in Python than in the decoder, and two threads take longer than one.
+    # One thread: images this small cost more in Python than in the decoder, and two threads take
+    # longer than one.
     for i in progress(range(len(items)), "decoding images", len(items)):
         image = read(i)
         if image.shape != first.shape:
             height, width = image.shape[1:]
             wanted = f"{first.shape[2]}x{first.shape[1]}"
             raise UserError(
-                f"{items.name(i)}: {width}x{height} pixels where the first image has {wanted}: {_SCALE}"
+                f"{items.name(i)}: {width}x{height} pixels where the first image has {wanted}:"
+                f" {_SCALE}"
             )
         result[i] = image
     return Images(torch.from_numpy(result), torch.from_numpy(listing.labels))

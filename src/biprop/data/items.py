@@ -1,6 +1,8 @@
-"""Encoded images by number, wherever they lie: files in folders, rows of parquet files, rows of a Hub data set.
+"""Encoded images by number, wherever they lie: files in folders, rows of parquet files, rows of a
+Hub data set.
 
-What reads them (into memory, or streamed while training) does not know which. All classes here can be sent to worker processes.
+What reads them (into memory, or streamed while training) does not know which. All classes here can
+be sent to worker processes.
 """
 
 from __future__ import annotations
@@ -146,9 +148,11 @@ class _Joined:
 
 
 class Parquet:
-    """Images in the row groups of parquet files: a column of {bytes, path}, as on the Hugging Face Hub, or of bytes.
+    """Images in the row groups of parquet files: a column of {bytes, path}, as on the Hugging Face
+    Hub, or of bytes.
 
-    A row group is read whole and the last few are kept: memory is bounded whatever the size of the files.
+    A row group is read whole and the last few are kept: memory is bounded whatever the size of the
+    files.
     """
 
     def __init__(
@@ -207,15 +211,18 @@ def _unreadable(path: Path, why: object) -> UserError:
 def list_parquet(
     paths: Sequence[Path], known: Classes | None = None, default: Sequence[str] = ()
 ) -> Listing | None:
-    """The images and labels of parquet files that belong together, or None where they have no labels.
+    """The images and labels of parquet files that belong together, or None where they have no
+    labels.
 
     Args:
         paths: the files of one part.
-        known: the classes of the training part, for another part, which must have no others; they are matched by name.
+        known: the classes of the training part, for another part, which must have no others; they
+            are matched by name.
         default: names of the classes where the files name none.
 
     Raises:
-        UserError: a file is damaged, or no parquet file of images and labels; or labels are missing or wrong.
+        UserError: a file is damaged, or no parquet file of images and labels; or labels are missing
+            or wrong.
     """
     rows: list[tuple[int, int, int]] = []
     labels: list[Labels] = []
@@ -227,7 +234,8 @@ def list_parquet(
         rows += [(number, group, count) for group, count in enumerate(counts)]
     if len(set(columns)) > 1:
         raise UserError(
-            f"{paths[0].parent}: the columns of images have different names: {', '.join(sorted(set(columns)))}"
+            f"{paths[0].parent}: the columns of images have different names:"
+            f" {', '.join(sorted(set(columns)))}"
         )
     filled = [
         (path, found) for path, found in zip(paths, labels, strict=True) if len(found.numbers)
@@ -334,7 +342,8 @@ def list_classes(folder: Path) -> Listing:
     if len(names) < 2:
         found = f"only {names[0]!r}" if names else "none"
         raise UserError(
-            f"{folder}: needs one folder of images for each of two classes or more, found {found}; known are {KNOWN}"
+            f"{folder}: needs one folder of images for each of two classes or more, found {found};"
+            f" known are {KNOWN}"
         )
     files: list[Path] = []
     labels: list[int] = []
@@ -352,7 +361,8 @@ def list_classes(folder: Path) -> Listing:
     if others:
         kinds = ", ".join(sorted({path.suffix.lower() for path in others}))
         listing.notes.append(
-            f"{folder}: {len(others)} files are left out ({kinds}): save them as PNG or JPEG to use them"
+            f"{folder}: {len(others)} files are left out ({kinds}): save them as PNG or JPEG to use"
+            " them"
         )
     if loose := loose_pictures(folder):
         listing.notes.append(f"{folder}: {len(loose)} images that are in no class are left out")

@@ -1,4 +1,6 @@
-"""Labels of images as columns hold them: checked, and matched between files and parts by the names of the classes."""
+"""Labels of images as columns hold them: checked, and matched between files and parts by the names
+of the classes.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ class Classes:
 
     Attributes:
         names: one a class.
-        origin: "numbers", nothing names the classes; "declared", the file lists them and its labels are places in that list; or
-            "texts", the labels are the names themselves.
+        origin: "numbers", nothing names the classes; "declared", the file lists them and its labels
+            are places in that list; or "texts", the labels are the names themselves.
     """
 
     names: list[str]
@@ -32,7 +34,8 @@ class Classes:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one file, [N] int64: places in `classes.names`, or just numbers where nothing names the classes.
+    """The labels of one file, [N] int64: places in `classes.names`, or just numbers where nothing
+    names the classes.
 
     A part without labels has -1 everywhere, as the test part of ImageNet has in the Hub's files.
     """
@@ -51,7 +54,8 @@ def missing(count: int) -> Labels:
 
 
 def of_column(column: Any, declared: Sequence[str], where: str) -> Labels:
-    """The labels in a column of pyarrow, which may hold whole numbers (also as floats), booleans or texts.
+    """The labels in a column of pyarrow, which may hold whole numbers (also as floats), booleans or
+    texts.
 
     Args:
         column: `pyarrow.ChunkedArray`.
@@ -133,7 +137,8 @@ def common_classes(files: Sequence[Labels], where: str) -> Classes:
     """The classes of the files of a training part.
 
     Raises:
-        UserError: the files name different classes, or nothing names them and the numbers have gaps.
+        UserError: the files name different classes, or nothing names them and the numbers have
+            gaps.
     """
     declared = [labels.classes for labels in files if labels.classes.origin == "declared"]
     if declared:
@@ -145,8 +150,8 @@ def common_classes(files: Sequence[Labels], where: str) -> Classes:
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         raise UserError(
-            f"{where}: labels run to {len(counts) - 1}, but no training image has label {empty[0]}: "
-            "must be 0 .. classes - 1, with images of each"
+            f"{where}: labels run to {len(counts) - 1}, but no training image has label {empty[0]}:"
+            " must be 0 .. classes - 1, with images of each"
         )
     return Classes([str(number) for number in range(len(counts))], "numbers")
 
@@ -170,7 +175,8 @@ def matched(labels: Labels, classes: Classes, where: str) -> NDArray[np.int64]:
     odd = sorted(used - set(known))
     if odd or len(set(known)) < len(known):
         raise UserError(
-            f"{where}: has other classes than the training images: {', '.join(map(repr, (odd or names)[:5]))}"
+            f"{where}: has other classes than the training images:"
+            f" {', '.join(map(repr, (odd or names)[:5]))}"
         )
     place = {name: number for number, name in enumerate(known)}
     table = np.array([place.get(name, -1) for name in names], dtype=np.int64)

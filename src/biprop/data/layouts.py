@@ -1,7 +1,9 @@
-"""How data sets lie in folders: which folders and files are parts (training, validation, test), and which are classes.
+"""How data sets lie in folders: which folders and files are parts (training, validation, test), and
+which are classes.
 
-One table of names serves folders, parquet files and the parts of Hub data sets. What is none of the known layouts is refused,
-with what was found: a network that learned to tell training images from test images would look like one that learned the classes.
+One table of names serves folders, parquet files and the parts of Hub data sets. What is none of the
+known layouts is refused, with what was found: a network that learned to tell training images from
+test images would look like one that learned the classes.
 """
 
 from __future__ import annotations
@@ -25,14 +27,20 @@ PART_NAMES = {
     "test": TEST,
     "testing": TEST,
 }
-"""Names of parts, in lower case. Any case is recognised, and a common beginning or end, as in seg_train and seg_test."""
+"""Names of parts, in lower case.
+
+Any case is recognised, and a common beginning or end, as in seg_train and seg_test.
+"""
 
 KNOWN = (
-    "train/CLASS/ beside test/CLASS/ or val/CLASS/ (also training, validation, valid, dev, testing, any case, or with a common "
-    "beginning as in seg_train and seg_test); CLASS/ alone; or parquet files train-*.parquet or train/*.parquet and so on"
+    "train/CLASS/ beside test/CLASS/ or val/CLASS/ (also training, validation, valid, dev, testing,"
+    " any case, or with a common beginning as in seg_train and seg_test); CLASS/ alone; or parquet"
+    " files train-*.parquet or train/*.parquet and so on"
 )
 _DEEPEST = 4
-"""Folders below the one named in which parquet files are looked for: CONFIGURATION/data/train/0000.parquet is three."""
+"""Folders below the one named in which parquet files are looked for:
+CONFIGURATION/data/train/0000.parquet is three.
+"""
 _MANY_IMAGES = 1000
 """Below the folder named: more are no pictures beside parquet files, but a folder of images."""
 _SHARD = re.compile(r"([-_.]?\d+)+(-of-\d+)?$")
@@ -45,7 +53,9 @@ def part_of(name: str) -> str | None:
 
 
 def _part_and_rest(name: str) -> tuple[str, str] | None:
-    """The part at the beginning or end of a name, and the rest, which must be common: seg_train is (train, "seg_*")."""
+    """The part at the beginning or end of a name, and the rest, which must be common: seg_train is
+    (train, "seg_*").
+    """
     lower = name.lower()
     if lower in PART_NAMES:
         return PART_NAMES[lower], ""
@@ -60,7 +70,8 @@ def _part_and_rest(name: str) -> tuple[str, str] | None:
 def parts_among(names: Iterable[str], where: object) -> dict[str, str]:
     """Part -> the one of the names that means it; empty if none do.
 
-    Names that mean parts by themselves come first; else those with a common beginning or end, if there are at least two.
+    Names that mean parts by themselves come first; else those with a common beginning or end, if
+    there are at least two.
 
     Raises:
         UserError: two names mean the same part.
@@ -80,7 +91,8 @@ def parts_among(names: Iterable[str], where: object) -> dict[str, str]:
     for part, name in chosen:
         if part in parts:
             raise UserError(
-                f"{where}: {parts[part]} and {name} are one part, {part}: remove or rename one of them"
+                f"{where}: {parts[part]} and {name} are one part, {part}: remove or rename one of"
+                " them"
             )
         parts[part] = name
     return parts
@@ -102,14 +114,17 @@ def loose_pictures(folder: Path) -> list[Path]:
 
 
 def places(folder: Path, *names: str) -> list[Path]:
-    """The folder, and those in it that have one of the names, whatever the case: where one data set lies beside others."""
+    """The folder, and those in it that have one of the names, whatever the case: where one data set
+    lies beside others.
+    """
     wanted = [name.lower() for name in names]
     below = [path for path in visible_folders(folder) if path.name.lower() in wanted]
     return [folder, *sorted(below, key=lambda path: wanted.index(path.name.lower()))]
 
 
 def of_pictures(folder: Path) -> dict[str, Path]:
-    """The parts of a folder of images: part -> the folder that holds its folders of classes, if it has any.
+    """The parts of a folder of images: part -> the folder that holds its folders of classes, if it
+    has any.
 
     A folder without parts is one of classes: {"": folder}.
 
@@ -136,7 +151,9 @@ def of_pictures(folder: Path) -> dict[str, Path]:
 
 
 def _is_class_of_that_name(folders: Sequence[Path], named: Sequence[str]) -> bool:
-    """Whether the one folder whose name means a part is a class beside two others or more: car/, ship/ and train/."""
+    """Whether the one folder whose name means a part is a class beside two others or more: car/,
+    ship/ and train/.
+    """
     others = [path for path in folders if path.name not in named]
     if len(named) > 1 or len(others) < 2 or any(_part_and_rest(path.name) for path in others):
         return False
@@ -208,7 +225,10 @@ def _unknown(folder: Path, folders: Sequence[Path], why: str) -> UserError:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The visible parquet files in a folder and below, sorted. Folders that hold many images are not searched to the end."""
+    """The visible parquet files in a folder and below, sorted.
+
+    Folders that hold many images are not searched to the end.
+    """
     found: list[Path] = []
     level, known, images = [folder], endings(), 0
     for _ in range(_DEEPEST + 1):
@@ -232,7 +252,8 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def of_parquet(folder: Path) -> dict[str, list[Path]]:
-    """The parquet files of each part, by the names of the files or of the folders that they are in; {} if there are none.
+    """The parquet files of each part, by the names of the files or of the folders that they are in;
+    {} if there are none.
 
     Files of which none is named after a part are all of the training part.
 
@@ -264,8 +285,8 @@ def of_parquet(folder: Path) -> dict[str, list[Path]]:
         )
         if others:
             raise UserError(
-                f"{folder}: {_some(others, folder)}: the name means no part of the data set; move what is none of it away; "
-                f"known are {KNOWN}"
+                f"{folder}: {_some(others, folder)}: the name means no part of the data set; move"
+                f" what is none of it away; known are {KNOWN}"
             )
     return next(iter(trained.values()), {})
 
@@ -276,7 +297,9 @@ def _some(files: Sequence[Path], folder: Path) -> str:
 
 
 def _place_of(path: Path, folder: Path) -> tuple[Path, str, str]:
-    """(folder of the data set, what the names of its parts have in common, part) of a parquet file; part "" if no name says."""
+    """(folder of the data set, what the names of its parts have in common, part) of a parquet file;
+    part "" if no name says.
+    """
     stem = _SHARD.sub("", path.name.partition(".")[0])
     if found := _part_and_rest(stem):
         return path.parent, found[1], found[0]

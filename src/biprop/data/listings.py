@@ -1,4 +1,6 @@
-"""Folders of images, parquet files and data sets of the Hub: which parts there are, and their labels."""
+"""Folders of images, parquet files and data sets of the Hub: which parts there are, and their
+labels.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from .splits import TEST_LAYER, stratified
 
 
 def recognise(folder: Path) -> str:
-    """The set that a folder holds, as `--set` names it: one of those with names, by its official files, or "folder".
+    """The set that a folder holds, as `--set` names it: one of those with names, by its official
+    files, or "folder".
 
     Raises:
         UserError: no folder, or several sets.
@@ -124,7 +127,8 @@ def _labelled_part(place: Path, train: Listing) -> Listing | None:
     odd = sorted(own ^ set(train.classes))
     if odd:
         raise UserError(
-            f"{place}: its classes are not those of the training part: {', '.join(odd[:5])} on one side only"
+            f"{place}: its classes are not those of the training part: {', '.join(odd[:5])} on one"
+            " side only"
         )
     return list_classes(place)
 
@@ -132,7 +136,8 @@ def _labelled_part(place: Path, train: Listing) -> Listing | None:
 def _assembled(
     folder: Path, train: Listing, others: Mapping[str, Listing | None], names: Mapping[str, str]
 ) -> Parts:
-    """The parts, with a word on each: without a labelled test part, the validation part is it, or else a fifth is split off.
+    """The parts, with a word on each: without a labelled test part, the validation part is it, or
+    else a fifth is split off.
 
     Args:
         folder: for messages.
@@ -210,17 +215,20 @@ def hub(
     if TRAIN not in names or lacking:
         what = ", ".join(lacking) or "training part"
         raise UserError(
-            f"--data {name}: no {what}: has {', '.join(loaded)}; pass --train-split and --test-split"
+            f"--data {name}: no {what}: has {', '.join(loaded)}; pass --train-split and"
+            " --test-split"
         )
     unknown = [part for part in loaded if part not in names.values()]
     if unknown and not (train or test):
         raise UserError(
-            f"--data {name}: has the parts {', '.join(loaded)}, and {unknown[0]} means none: pass --train-split and --test-split"
+            f"--data {name}: has the parts {', '.join(loaded)}, and {unknown[0]} means none: pass"
+            " --train-split and --test-split"
         )
     first = list_hub(loaded[names[TRAIN]], f"{name} ({names[TRAIN]})")
     if first is None:
         raise UserError(
-            f"--data {name}: no labels in {names[TRAIN]}, of the columns {', '.join(loaded[names[TRAIN]].features)}"
+            f"--data {name}: no labels in {names[TRAIN]}, of the columns"
+            f" {', '.join(loaded[names[TRAIN]].features)}"
         )
     known = Classes(first.classes, first.origin)
     others = {

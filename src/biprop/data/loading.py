@@ -24,7 +24,8 @@ def load(config: Config, progress: Progress = no_progress) -> DataSet:
         data.keep_one_batch(config.batch_size)
     if config.num_classes is not None and config.num_classes != len(data.classes):
         raise UserError(
-            f"--num-classes {config.num_classes}: but the data have {len(data.classes)} classes; leave it out"
+            f"--num-classes {config.num_classes}: but the data have {len(data.classes)} classes;"
+            " leave it out"
         )
     return data
 
@@ -56,14 +57,16 @@ def recipe_of(config: Config) -> Recipe:
     """The changes to training images that the options ask for."""
     return Recipe(
         config.augment,
-        AugMix(
-            config.mixture_width,
-            config.mixture_depth,
-            config.aug_severity,
-            config.all_augmix_augmentations,
-        )
-        if config.augmix
-        else None,
+        (
+            AugMix(
+                config.mixture_width,
+                config.mixture_depth,
+                config.aug_severity,
+                config.all_augmix_augmentations,
+            )
+            if config.augmix
+            else None
+        ),
         (config.std_gauss, config.p_clean) if config.gaussian_aug else None,
         config.jsd,
     )

@@ -48,7 +48,8 @@ def mnist(folder: Path, progress: Progress = no_progress) -> Source:
         train, test = (_mnist_part(folder, place, part) for part in ("train", "t10k"))
     if train.shape != (1, MNIST_SIZE, MNIST_SIZE):
         raise UserError(
-            f"--data {folder}: no MNIST there: images of {train.shape[2]}x{train.shape[1]} pixels; pass --set folder"
+            f"--data {folder}: no MNIST there: images of {train.shape[2]}x{train.shape[1]} pixels;"
+            " pass --set folder"
         )
     check_labels(train.labels, 10, folder)
     check_labels(test.labels, 10, folder)
@@ -68,7 +69,9 @@ def _mnist_part(folder: Path, place: Path, part: str) -> Images:
 
 
 def _idx(folder: Path, name: Path, size: tuple[int, ...]) -> Tensor:
-    """One file of the official MNIST, [N, *size]: big-endian head (0, 0, type 8 = bytes, dimensions), sizes, then the bytes."""
+    """One file of the official MNIST, [N, *size]: big-endian head (0, 0, type 8 = bytes,
+    dimensions), sizes, then the bytes.
+    """
     path = next((p for p in (name, name.with_name(name.name + ".gz")) if p.is_file()), None)
     if path is None:
         raise UserError(
@@ -87,6 +90,7 @@ def _idx(folder: Path, name: Path, size: tuple[int, ...]) -> Tensor:
         raise UserError(f"{path}: not a readable MNIST file: {one_line(e)}") from None
     if len(data) != wanted:
         raise UserError(
-            f"{path}: not a readable MNIST file: {'more' if len(data) > wanted else 'fewer'} than {wanted:,} bytes"
+            f"{path}: not a readable MNIST file: {'more' if len(data) > wanted else 'fewer'} than"
+            f" {wanted:,} bytes"
         )
     return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(head[1], *size).copy())

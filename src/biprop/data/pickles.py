@@ -1,7 +1,9 @@
-"""Pickles of plain containers and arrays of numbers, read without running anything that the file names.
+"""Pickles of plain containers and arrays of numbers, read without running anything that the file
+names.
 
-The unpickler knows a few names of numpy's, and gives each a stand-in of this file: numpy's own functions would follow pointers
-that a forged file brings along. An array is made here, from its bytes, its shape and one of a few types of numbers.
+The unpickler knows a few names of numpy's, and gives each a stand-in of this file: numpy's own
+functions would follow pointers that a forged file brings along. An array is made here, from its
+bytes, its shape and one of a few types of numbers.
 """
 
 from __future__ import annotations
@@ -111,7 +113,9 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _Name:
-    """What a known name becomes: it can be called, and a pickle that sets its state changes nothing of this module."""
+    """What a known name becomes: it can be called, and a pickle that sets its state changes nothing
+    of this module.
+    """
 
     __slots__ = ("_stand_in",)
 
@@ -135,7 +139,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle: its values are plain containers, numbers, texts and bytes, or arrays of numbers.
+    """The dictionary in a pickle: its values are plain containers, numbers, texts and bytes, or
+    arrays of numbers.
 
     Raises:
         UserError: the file cannot be read, is no pickle of a dictionary, or holds anything else.

@@ -3,13 +3,14 @@
 digits        embedded: UCI "Optical Recognition of Handwritten Digits", test part (E. Alpaydin and C. Kaynak, 1998; CC BY 4.0,
               doi.org/10.24432/C50P49), 1,797 images of 8x8 pixels
 CIFAR10/100   parquet as on the Hugging Face Hub (columns img {bytes, path} and label, or fine_label), below the folder at
-              cifar10/plain_text/ or cifar100/cifar100/ or directly; or the official cifar-10-batches-py, cifar-100-python, in the
-              folder or in its cifar10/, cifar100/
+              cifar10/plain_text/ or cifar100/cifar100/ or directly; or the official
+              cifar-10-batches-py, cifar-100-python, in the folder or in its cifar10/, cifar100/
 MNIST         parquet as on the Hub, or the official train-images-idx3-ubyte(.gz) and its three companions, in the folder, its
               MNIST/raw/ or the same below mnist/
 TinyImageNet  the official tiny-imagenet-200, or parquet as on the Hub
 any other     what `layouts` recognises: parquet files, or folders of images, in parts or in classes only; a fixed fifth of each
-              class is the test set where there is no test part. ImageNet is read like this, also from imagenet/ in the folder
+              class is the test set where there is no test part. ImageNet is read like this, also
+              from imagenet/ in the folder
 hub           whatever the package `datasets` loads
 """
 
@@ -47,7 +48,8 @@ class Split(Protocol):
     """Images and labels of one part: `Images` in memory, or `Streamed`.
 
     Attributes:
-        cuts: whether `batches` with a seed cuts the pictures at random, so that no further crop is wanted.
+        cuts: whether `batches` with a seed cuts the pictures at random, so that no further crop is
+            wanted.
         labels: [N] int64.
         shape: (C, H, W) of what is given out.
     """
@@ -109,7 +111,8 @@ class Parts:
     Attributes:
         train: the images that are not of the test part.
         test: those of the test part.
-        validation: [N] bool, which of `train` are a validation part of the data set's own; None where it has none.
+        validation: [N] bool, which of `train` are a validation part of the data set's own; None
+            where it has none.
         about: what was recognised, in words.
     """
 
@@ -133,7 +136,8 @@ class Source:
         classes: names, in the order of the labels.
         mean, std: per channel, of pixels in [0, 1].
         augment: what suits the set, as of `Recipe.augment`.
-        held_out: [N] bool, which training images are for validation, where the set has a rule or a part of its own.
+        held_out: [N] bool, which training images are for validation, where the set has a rule or a
+            part of its own.
         about: what was recognised in a folder, in words.
         notes: what the user should know, a line each.
     """

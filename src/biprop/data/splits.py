@@ -1,4 +1,6 @@
-"""Which training images are held out: a share of every class, the same whatever the seed of the search."""
+"""Which training images are held out: a share of every class, the same whatever the seed of the
+search.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from ..errors import UserError
 
 MOST_HELD_OUT = 10_000
 ENOUGH_TO_TRUST, ENOUGH_TO_CHOOSE = 100, 20
-"""Validation images below which the accuracy of the best epoch is partly luck, and below which they choose no epoch."""
+"""Validation images below which the accuracy of the best epoch is partly luck, and below which they
+choose no epoch.
+"""
 TEST_LAYER, VALIDATION_LAYER = 1, 0
 """Numbers of the generator's streams for the two splits."""
 
@@ -44,8 +48,8 @@ def stratified(
     if len(lonely):
         name = classes[int(lonely[0])]
         raise UserError(
-            f"class {name!r} has too few images: each needs one to train on, one for validation (unless --select-on test) "
-            "and one for the test, where there is no test part"
+            f"class {name!r} has too few images: each needs one to train on, one for validation"
+            " (unless --select-on test) and one for the test, where there is no test part"
         )
     quotas = _quotas(counts, size)
     words = rng.words(0, layer, len(labels), rng.Stream.SPLIT)
@@ -58,7 +62,9 @@ def stratified(
 
 
 def _quotas(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """How many of each class: proportional, the remainder to the largest fractions (of equals to the first)."""
+    """How many of each class: proportional, the remainder to the largest fractions (of equals to
+    the first).
+    """
     ideal = size * counts / max(1, counts.sum())
     fewest, most = np.minimum(counts, 1), np.maximum(counts - 1, 0)
     quotas: NDArray[np.int64] = np.clip(np.floor(ideal).astype(np.int64), fewest, most)

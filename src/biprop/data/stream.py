@@ -1,7 +1,8 @@
-"""Images that are too many for memory: worker processes decode and cut them while the network trains.
+"""Images that are too many for memory: worker processes decode and cut them while the network
+trains.
 
-The workers give out bytes; flips, further augmentation and normalisation happen on whole batches on the device. Cutting follows
-from (seed, image), not from which worker does it.
+The workers give out bytes; flips, further augmentation and normalisation happen on whole batches on
+the device. Cutting follows from (seed, image), not from which worker does it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Ranges of the random cut: fraction of the picture's area, and width / height (Szegedy et al., 2015, PyTorch's recipe)."""
+"""Ranges of the random cut: fraction of the picture's area, and width / height (Szegedy et al.,
+2015, PyTorch's recipe).
+"""
 
 
 def available_cores() -> int:
@@ -35,7 +38,9 @@ def available_cores() -> int:
 def random_box(
     width: int, height: int, generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A random part of a picture: (left, top, right, bottom) in pixels; after ten misses the middle."""
+    """A random part of a picture: (left, top, right, bottom) in pixels; after ten misses the
+    middle.
+    """
     for _ in range(10):
         area = width * height * generator.uniform(*AREA)
         aspect = math.exp(generator.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -55,8 +60,8 @@ def random_box(
 def cut_at_random(image: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
     """RandomResizedCrop: a random part, scaled to size x size.
 
-    A JPEG is decoded at a half, a quarter or an eighth where the part still has at least `size` pixels a side: up to several
-    times faster, and close to the same picture (the decoder averages).
+    A JPEG is decoded at a half, a quarter or an eighth where the part still has at least `size`
+    pixels a side: up to several times faster, and close to the same picture (the decoder averages).
     """
     from PIL import Image as Pillow
 
@@ -74,7 +79,9 @@ def cut_at_random(image: Image.Image, size: int, generator: np.random.Generator)
 
 
 class _Cuts(Dataset[Any]):
-    """What a worker does: image number -> uint8 [3, size, size] and label; a mistake travels as its text."""
+    """What a worker does: image number -> uint8 [3, size, size] and label; a mistake travels as its
+    text.
+    """
 
     def __init__(self, items: Items, labels: Tensor, size: int, seed: int | None) -> None:
         self.items, self.labels, self.size, self.seed = items, labels, size, seed
@@ -99,8 +106,12 @@ def _collate(samples: list[Any]) -> tuple[Tensor, Tensor] | str:
 
 
 def reader_death(error: BaseException) -> UserError | None:
-    """The mistake to tell if an error says that a worker died. It can come at any moment, not only while a batch is asked for."""
-    # Which of them: how far the worker was in sending. Nothing else in a search talks through pipes of Python's.
+    """The mistake to tell if an error says that a worker died.
+
+    It can come at any moment, not only while a batch is asked for.
+    """
+    # Which of them: how far the worker was in sending. Nothing else in a search talks through pipes
+    # of Python's.
     if isinstance(error, ConnectionError | EOFError) or (
         isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
     ):
@@ -157,7 +168,9 @@ class Streamed:
         return self
 
     def order(self, generator: np.random.Generator) -> NDArray[np.int64]:
-        """A random order in which few groups of images are open at a time: whole groups are shuffled, then pools of them."""
+        """A random order in which few groups of images are open at a time: whole groups are
+        shuffled, then pools of them.
+        """
         groups = self.items.groups[self.chosen]
         pool = generator.permutation(int(self.items.groups[-1]) + 1)[groups] // self.items.pool
         return np.lexsort((generator.random(len(groups)), pool))
@@ -165,7 +178,8 @@ class Streamed:
     def batches(
         self, batches: Iterable[NDArray[np.int64]], seed: int | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the images with these places in the split: uint8 [B, 3, size, size], int64 [B].
+        """Batches of the images with these places in the split: uint8 [B, 3, size, size], int64
+        [B].
 
         Args:
             batches: places, one array a batch.

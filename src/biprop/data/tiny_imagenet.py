@@ -39,7 +39,8 @@ def tiny_imagenet(folder: Path, progress: Progress = no_progress) -> Source:
             raise UserError(f"{annotations}: names class {e}, which is not in train/") from None
         except (OSError, ValueError) as e:
             raise UserError(
-                f"{annotations}: must have an image's name and its class in each line: {one_line(e)}"
+                f"{annotations}: must have an image's name and its class in each line:"
+                f" {one_line(e)}"
             ) from None
         if not named:
             raise UserError(f"{annotations}: names no image")

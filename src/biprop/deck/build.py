@@ -1,4 +1,6 @@
-"""Cards become a deck: its gate is fitted on held-out images, plain and augmented as each card's training images were."""
+"""Cards become a deck: its gate is fitted on held-out images, plain and augmented as each card's
+training images were.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def build(
     # Test images decide nothing here, whatever the search did with them.
     first.config = dataclasses.replace(first.config, select_on="validation")
     images = subject.load_data(first, console)
-    # Plain images are a kind whatever the cards were trained on: all of them saw some, and there they help each other most.
+    # Plain images are a kind whatever the cards were trained on: all of them saw some, and there
+    # they help each other most.
     recipes = list(dict.fromkeys([*map(training_recipe, cards, names), Recipe("none")]))
     kinds: list[NDArray[np.uint8]] = []
     right = []
@@ -72,7 +75,8 @@ def build(
 
 
 def training_recipe(card: Ticket, name: str) -> Recipe:
-    """What the card's training images looked like where they were changed: all of them are noisy, none is the plain view.
+    """What the card's training images looked like where they were changed: all of them are noisy,
+    none is the plain view.
 
     Raises:
         UserError: the ticket tells impossible options.

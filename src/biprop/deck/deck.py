@@ -1,7 +1,9 @@
-"""Decks: several cards (tickets) that answer together, with or without a gate, in one file. No PyTorch; docs/deck.md tells more.
+"""Decks: several cards (tickets) that answer together, with or without a gate, in one file.
 
-"A Winning Hand" (arXiv 2106.09129), section 4: a domain-agnostic deck averages the cards' softmax outputs; a domain-adaptive one
-weights them by the images' spectrum (`gate`).
+No PyTorch; docs/deck.md tells more.
+
+"A Winning Hand" (arXiv 2106.09129), section 4: a domain-agnostic deck averages the cards' softmax
+outputs; a domain-adaptive one weights them by the images' spectrum (`gate`).
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ class Deck:
                 raise TicketError(f"{name}: does not tell its {lacks}, so it cannot be a card")
             ours, first = _takes(card), _takes(self.cards[0])
             if ours != first:
-                takes = f"{name} takes {' x '.join(map(str, ours))} images, and {self.names[0]} {' x '.join(map(str, first))}"
+                takes = (
+                    f"{name} takes {' x '.join(map(str, ours))} images, and {self.names[0]}"
+                    f" {' x '.join(map(str, first))}"
+                )
                 raise TicketError(f"{takes}: they cannot be in one deck")
             if _classes(card) != _classes(self.cards[0]):
                 raise TicketError(
@@ -144,8 +149,9 @@ class Deck:
 
         Args:
             images: uint8 of 0 .. 255 or floats of 0 .. 1, as for `Engine.run`.
-            gating: "batch" where all images are of one kind (from one camera, on one day), "image" where each may be of its own,
-                "none" for the mean of the cards. A deck without a gate takes the mean in any case.
+            gating: "batch" where all images are of one kind (from one camera, on one day), "image"
+                where each may be of its own, "none" for the mean of the cards. A deck without a
+                gate takes the mean in any case.
             layout: as for `Engine.run`.
             threads: as for `Engine`.
 
@@ -160,7 +166,8 @@ class Deck:
         return together(answers, self.card_weights(engines[0].as_bytes(images, layout), gating))
 
     def to_model(self, gating: Gating = "batch") -> nn.Module:
-        """The deck in PyTorch: a module from pixels [B, C, H, W] in [0, 1] to log probabilities, RobustBench's convention.
+        """The deck in PyTorch: a module from pixels [B, C, H, W] in [0, 1] to log probabilities,
+        RobustBench's convention.
 
         Raises:
             TicketError: a card is not what its network is.
@@ -171,7 +178,10 @@ class Deck:
         return DeckModel(cards, partial(self.card_weights, gating=gating))
 
     def card_weights(self, pixels: NDArray[np.uint8], gating: Gating) -> Floats:
-        """How much each card counts for each image [B, C, H, W] uint8: [B, cards]. See `Gate.weights`."""
+        """How much each card counts for each image [B, C, H, W] uint8: [B, cards].
+
+        See `Gate.weights`.
+        """
         if self.gate is None:
             return np.full((len(pixels), len(self.cards)), 1 / len(self.cards), dtype=np.float32)
         return self.gate.weights(pixels, gating)

@@ -1,8 +1,9 @@
-"""Which cards of a deck know images like these? Told by their spectrum. numpy only; docs/deck.md has the formulas, and what else
-was tried.
+"""Which cards of a deck know images like these? Told by their spectrum. numpy only; docs/deck.md
+has the formulas, and what else was tried.
 
-"A Winning Hand" (arXiv 2106.09129), section 4, weights cards by the spectral similarity between test images and each card's
-training augmentation, and leaves open what that is. Here it is a posterior, and what it is worth is learned (`Gate`).
+"A Winning Hand" (arXiv 2106.09129), section 4, weights cards by the spectral similarity between
+test images and each card's training augmentation, and leaves open what that is. Here it is a
+posterior, and what it is worth is learned (`Gate`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ Floats = NDArray[np.float32]
 RINGS = 12
 """Of equal width in spatial frequency, from the mean to the corner of the spectrum."""
 _FLOOR = 1e-5
-"""Added to the power: a quarter of a grey level's in one frequency, so that black areas do not count."""
+"""Added to the power: a quarter of a grey level's in one frequency, so that black areas do not
+count.
+"""
 _ALIKE = 0.1
-"""Images on which all cards are equally good, for each image that is seen: what is learned from few must not silence a card."""
+"""Images on which all cards are equally good, for each image that is seen: what is learned from few
+must not silence a card.
+"""
 _ROUNDS = 300
 """Of expectation and maximisation: far more than two or six cards need."""
 
 
 def features(pixels: NDArray[np.uint8]) -> Floats:
-    """The spectrum of images in a few numbers: the mean log power by ring, of brightness and, in colour, of colour differences.
+    """The spectrum of images in a few numbers: the mean log power by ring, of brightness and, in
+    colour, of colour differences.
 
     Args:
         pixels: [B, C, H, W] uint8, C is 1 or 3.
@@ -71,12 +77,14 @@ def _rings(height: int, width: int) -> Floats:
 class Gate:
     """Weights of cards for images, by the kinds of images that the cards were trained on.
 
-    How likely each kind is: linear discriminant analysis on `features`. Under each kind they are distributed normally around its
-    template, all with one covariance. Of a batch, the mean features count: more images make them more certain, not the answer
-    more extreme. What the cards are worth on images of each kind is learned from held-out images.
+    How likely each kind is: linear discriminant analysis on `features`. Under each kind they are
+    distributed normally around its template, all with one covariance. Of a batch, the mean features
+    count: more images make them more certain, not the answer more extreme. What the cards are worth
+    on images of each kind is learned from held-out images.
 
     Attributes:
-        templates: [kinds, F] float32, mean features of plain images, and of images changed as those were that cards trained on.
+        templates: [kinds, F] float32, mean features of plain images, and of images changed as those
+            were that cards trained on.
         precision: [F, F] float32, the inverse of the covariance.
         worth: [kinds, cards] float32, the weights of the cards for images of a kind; rows sum to 1.
         kinds: what the kinds are called.
@@ -95,8 +103,10 @@ class Gate:
 
         Args:
             kinds: their names.
-            images: [N, C, H, W] uint8 for each kind, N at least 2: images that the cards did not train on, augmented.
-            right: [cards, N] for each kind: the probability that each card gives to the right class.
+            images: [N, C, H, W] uint8 for each kind, N at least 2: images that the cards did not
+                train on, augmented.
+            right: [cards, N] for each kind: the probability that each card gives to the right
+                class.
         """
         found = [features(pixels).astype(np.float64) for pixels in images]
         covariance = np.mean([np.cov(one, rowvar=False) for one in found], axis=0)
@@ -119,8 +129,8 @@ class Gate:
 
         Args:
             pixels: [B, C, H, W] uint8.
-            by: "batch": the images are of one kind, and share their weights; "image": each has its own; "none": all cards count
-                alike.
+            by: "batch": the images are of one kind, and share their weights; "image": each has its
+                own; "none": all cards count alike.
         """
         cards = self.worth.shape[1]
         if by == "none" or not len(pixels):
@@ -136,9 +146,11 @@ class Gate:
 
 
 def _mixture(right: NDArray[Any]) -> NDArray[np.float64]:
-    """The weights [cards] under which the mean of the cards' answers gives the right classes the largest likelihood, less a
-    penalty for leaving cards out (`_ALIKE`): expectation and maximisation (Dempster, Laird and Rubin, 1977). What is maximised
-    is concave: there is no other maximum."""
+    """The weights [cards] under which the mean of the cards' answers gives the right classes the
+    largest likelihood, less a penalty for leaving cards out (`_ALIKE`): expectation and
+    maximisation (Dempster, Laird and Rubin, 1977). What is maximised is concave: there is no other
+    maximum.
+    """
     given = np.maximum(right.astype(np.float64), 1e-12)
     weights = np.full(len(given), 1 / len(given))
     for _ in range(_ROUNDS):

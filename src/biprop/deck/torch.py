@@ -13,11 +13,13 @@ CardWeights = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 class DeckModel(nn.Module):
-    """A deck on pixels, in the same convention; the gate's weights count as constants for gradients.
+    """A deck on pixels, in the same convention; the gate's weights count as constants for
+    gradients.
 
     Args:
         cards: modules from pixels to logits.
-        card_weights: from pixels [B, C, H, W] uint8 to how much each card counts for each image: [B, cards].
+        card_weights: from pixels [B, C, H, W] uint8 to how much each card counts for each image:
+            [B, cards].
     """
 
     def __init__(self, cards: Iterable[nn.Module], card_weights: CardWeights) -> None:
@@ -26,7 +28,9 @@ class DeckModel(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The logarithms [B, classes] of the deck's probabilities for pixels [B, C, H, W]: floats in [0, 1], or uint8."""
+        """The logarithms [B, classes] of the deck's probabilities for pixels [B, C, H, W]: floats
+        in [0, 1], or uint8.
+        """
         seen = (
             pixels
             if pixels.dtype == torch.uint8

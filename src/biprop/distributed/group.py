@@ -1,16 +1,22 @@
-"""Several processes: which one this is, and sums over all of them. For one process alone everything here does nothing.
+"""Several processes: which one this is, and sums over all of them.
 
-Started by torchrun, srun, jsrun, mpirun or a PMI launcher: each says in its environment variables who a process is.
+For one process alone everything here does nothing.
 
-=========  =====================  =====================  ===========================  ======================================
+Started by torchrun, srun, jsrun, mpirun or a PMI launcher: each says in its environment variables
+who a process is.
+
+=========  =====================  =====================  ===========================
+======================================
 launcher   rank                   number of processes    rank on its machine          address of rank 0, unless MASTER_ADDR
-=========  =====================  =====================  ===========================  ======================================
+=========  =====================  =====================  ===========================
+======================================
 torchrun   RANK                   WORLD_SIZE             LOCAL_RANK                   MASTER_ADDR
 srun       SLURM_PROCID           SLURM_STEP_NUM_TASKS   SLURM_LOCALID                first of SLURM_STEP_NODELIST
 jsrun      JSM_NAMESPACE_RANK     JSM_NAMESPACE_SIZE     JSM_NAMESPACE_LOCAL_RANK     second of LSB_MCPU_HOSTS
 mpirun     OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE   OMPI_COMM_WORLD_LOCAL_RANK   this machine, if all are on it
 PMI        PMI_RANK               PMI_SIZE               MPI_LOCALRANKID              this machine, if all are on it
-=========  =====================  =====================  ===========================  ======================================
+=========  =====================  =====================  ===========================
+======================================
 
 SLURM_NTASKS would not do: it is set in a batch script too, whose python is one process alone.
 """
@@ -40,7 +46,8 @@ RESTARTS = "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"
 PARENT = "BIPROP_PARENT"
 """Environment variable in which `launch` tells its processes its own number."""
 GRACE = 20.0
-"""Seconds that processes have to end by themselves when another, or the launching one, has ended."""
+"""Seconds that processes have to end by themselves when another, or the launching one, has ended.
+"""
 PATIENCE = 300.0
 """Seconds after which a process that does not answer (stopped, or its machine is) counts as lost.
 
@@ -68,7 +75,9 @@ class Group:
         return self.rank == 0
 
     def share_of(self, count: int) -> slice:
-        """Which of `count` images are this process's: shares differ by at most one, and together they are all."""
+        """Which of `count` images are this process's: shares differ by at most one, and together
+        they are all.
+        """
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     @contextmanager
@@ -96,13 +105,15 @@ class Group:
         try:
             # While the others are waited for, Python would not get to run its handlers.
             with interrupts.handled(interrupts.TO_STOP, signal.SIG_DFL):
-                # torchrun keeps its store over restarts, and with it the addresses of processes that have died.
+                # torchrun keeps its store over restarts, and with it the addresses of processes
+                # that have died.
                 store = dist.PrefixStore(f"start {os.environ.get(RESTARTS[0], '0')}", self._store())  # type: ignore[attr-defined]
                 timeout = timedelta(seconds=PATIENCE)
                 dist.init_process_group(backend, None, timeout, self.size, self.rank, store)
         except (OSError, RuntimeError, ValueError) as e:
             raise UserError(
-                f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at {where}: {one_line(e)}"
+                f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at"
+                f" {where}: {one_line(e)}"
             ) from None
         finally:
             told.cancel()
@@ -114,8 +125,9 @@ class Group:
                 backend == "gloo"
             ):  # its threads must not outlive it; NCCL could wait here for those that have died
                 dist.destroy_process_group()
-                # They may still have to free the tensors of the last operation, and wait for the interpreter to do it. If that
-                # ends meanwhile, they abort the process (seen where all raise a mistake that one has just told the others).
+                # They may still have to free the tensors of the last operation, and wait for the
+                # interpreter to do it. If that ends meanwhile, they abort the process (seen where
+                # all raise a mistake that one has just told the others).
                 time.sleep(0.05)
 
     def _store(self) -> Any:
@@ -173,7 +185,8 @@ class Group:
             tensor /= self.size
 
     def by_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the first process, in all of them; also its mistake, so that none waits for the others.
+        """What `make` returns in the first process, in all of them; also its mistake, so that none
+        waits for the others.
 
         Raises:
             UserError: as `make` does.
@@ -197,7 +210,9 @@ class Group:
         return value  # type: ignore[no-any-return]
 
     def by_all(self, make: Callable[[], T]) -> T:
-        """What `make` returns here. The first mistake that it makes in any process is raised in all, and told by one.
+        """What `make` returns here.
+
+        The first mistake that it makes in any process is raised in all, and told by one.
 
         Raises:
             UserError: as `make` does, in this process or another one.
@@ -225,7 +240,8 @@ ALONE = Group()
 
 
 def average_as_bfloat16(bucket: Any) -> Any:
-    """The mean of a bucket of gradients (torch.distributed.GradBucket) over all processes, sent as bfloat16; a future.
+    """The mean of a bucket of gradients (torch.distributed.GradBucket) over all processes, sent as
+    bfloat16; a future.
 
     PyTorch's bf16_compress_hook, which does the same, is for GPUs only.
     """

@@ -20,7 +20,9 @@ LAUNCHERS = {
 
 
 def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher has started this command again after it had stopped: torchrun's --max-restarts, or SLURM's requeue."""
+    """Whether a launcher has started this command again after it had stopped: torchrun's
+    --max-restarts, or SLURM's requeue.
+    """
     return any(environment.get(name, "0") not in ("", "0") for name in RESTARTS)
 
 
@@ -38,7 +40,8 @@ def detect(environment: Mapping[str, str] = os.environ) -> Group:
             here = int(environment.get(local_rank, "0"))
         except ValueError:
             raise UserError(
-                f"{launcher}: {rank} and {size} must be numbers: {environment[rank]!r}, {environment[size]!r}"
+                f"{launcher}: {rank} and {size} must be numbers: {environment[rank]!r},"
+                f" {environment[size]!r}"
             ) from None
         if not 0 <= me < all_of_us:
             raise UserError(f"{launcher}: {rank} = {me} must be below {size} = {all_of_us}")
@@ -74,7 +77,8 @@ def _address(launcher: str, environment: Mapping[str, str]) -> str:
     known = environment.get(here, None if launcher == "PMI" else "")  # not all PMI launchers say it
     if everywhere and known is not None and known != environment[everywhere]:
         raise UserError(
-            f"{launcher} over several machines does not say where rank 0 is: set MASTER_ADDR to its name"
+            f"{launcher} over several machines does not say where rank 0 is: set MASTER_ADDR to its"
+            " name"
         )
     return LOOPBACK
 
@@ -84,7 +88,8 @@ def first_host(nodes: str) -> str:
     match = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", nodes)
     if not match:
         raise UserError(
-            f"srun: cannot read the list of nodes {nodes!r}: set MASTER_ADDR to the name of the first"
+            f"srun: cannot read the list of nodes {nodes!r}: set MASTER_ADDR to the name of the"
+            " first"
         )
     return match[1] + (match[2] or "")
 

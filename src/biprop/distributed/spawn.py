@@ -16,7 +16,8 @@ _LOOK = 0.05
 
 
 def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -> int:
-    """Run a command in `count` processes on this machine that find each other as torchrun's do; signals are passed on to them.
+    """Run a command in `count` processes on this machine that find each other as torchrun's do;
+    signals are passed on to them.
 
     torchrun itself would hide their exit codes, and say a page where one of them has said a line.
 

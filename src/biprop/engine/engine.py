@@ -1,4 +1,7 @@
-"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits. Kernels: csrc/engine; how: docs/engine.md."""
+"""Runs tickets without PyTorch: `Engine(ticket).run(images)` gives logits.
+
+Kernels: csrc/engine; how: docs/engine.md.
+"""
 
 from __future__ import annotations
 
@@ -52,26 +55,33 @@ def cores() -> int:
 
 
 def instruction_sets() -> list[str]:
-    """Those that this machine has and the engine was compiled for, best first; empty without a compiled core."""
+    """Those that this machine has and the engine was compiled for, best first; empty without a
+    compiled core.
+    """
     core = _core()
     return core.biprop_instruction_sets().decode().split() if core else []
 
 
 class Engine:
-    """A ticket that is ready to run. Many threads may use it at once; its results do not depend on the number of threads.
+    """A ticket that is ready to run.
+
+    Many threads may use it at once; its results do not depend on the number of threads.
 
     Args:
         ticket: a ticket of one of biprop's own networks, or the path of its file.
         threads: that one call uses, at most the processors that this process may use.
-        instruction_set: one of `instruction_sets()`; None takes the one that BIPROP_ISA in the environment names, else the best.
-        calibration: images as for `run`, some dozens of the kind to come: activations that are not bits become 8-bit numbers
-            for the ranges that they have on these. Faster and a little less exact; for MPT-1/32.
+        instruction_set: one of `instruction_sets()`; None takes the one that BIPROP_ISA in the
+            environment names, else the best.
+        calibration: images as for `run`, some dozens of the kind to come: activations that are not
+            bits become 8-bit numbers for the ranges that they have on these. Faster and a little
+            less exact; for MPT-1/32.
 
     Attributes:
         ticket: what runs.
         shape: of an image: (channels, height, width).
         outputs: how many logits an image has.
-        compiled: False where there is no compiled core, or a layer is too wide for it, and numpy computes instead.
+        compiled: False where there is no compiled core, or a layer is too wide for it, and numpy
+            computes instead.
 
     Raises:
         TicketError: no such file, a damaged one, or a network that the engine does not know.
@@ -90,11 +100,13 @@ class Engine:
         threads = integer(threads, "threads")
         if not 1 <= threads <= min(cores(), _MOST_THREADS):
             raise UserError(
-                f"threads = {threads}: must be 1 .. {cores()}, the processors that this process may use"
+                f"threads = {threads}: must be 1 .. {cores()}, the processors that this process"
+                " may use"
             )
         if instruction_set is not None and instruction_set not in instruction_sets():
             raise UserError(
-                f"instruction set {instruction_set!r}: this machine has {', '.join(instruction_sets()) or 'no compiled core'}"
+                f"instruction set {instruction_set!r}: this machine has"
+                f" {', '.join(instruction_sets()) or 'no compiled core'}"
             )
         try:
             self._program = lower(self.ticket)
@@ -149,8 +161,9 @@ class Engine:
         """The logits of images; normalisation is the ticket's.
 
         Args:
-            images: [B, C, H, W] or [B, H, W, C], or one image without B (one of grey also without C): uint8 of 0 .. 255, or
-                floats of 0 .. 1 (any finite numbers if the ticket has no normalisation). B may be 0.
+            images: [B, C, H, W] or [B, H, W, C], or one image without B (one of grey also without
+                C): uint8 of 0 .. 255, or floats of 0 .. 1 (any finite numbers if the ticket has no
+                normalisation). B may be 0.
             layout: needed where the shape leaves it open; None looks at the shape.
 
         Returns:
@@ -170,13 +183,17 @@ class Engine:
         count = len(pixels)
         logits = (self._row * count)()
         function = self._core.biprop_run_u8 if pixels.itemsize == 1 else self._core.biprop_run_f32
-        # Beside a network of 0.1 ms, asking numpy for an address takes longer (6 microseconds) than copying an image (2).
+        # Beside a network of 0.1 ms, asking numpy for an address takes longer (6 microseconds) than
+        # copying an image (2).
         source = pixels.tobytes() if pixels.nbytes < _SMALL else pixels.ctypes.data
         self._check(function(self._network, source, count, layout == "NHWC", logits))
         return np.ndarray((count, self.outputs), _FLOAT32, logits)  # type: ignore[arg-type]  # ctypes has buffers
 
     def as_bytes(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.uint8]:
-        """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded. Raises as `run` does."""
+        """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded.
+
+        Raises as `run` does.
+        """
         pixels, layout = self._pixels(np.asarray(images), layout)
         pixels = pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
         return (
@@ -186,7 +203,8 @@ class Engine:
         )
 
     def explain(self, batch: int = 1) -> tuple[str, int, list[Step]]:
-        """Which kernels run a batch: the instruction set, how many images go together, and the steps.
+        """Which kernels run a batch: the instruction set, how many images go together, and the
+        steps.
 
         Raises:
             UserError: the network is not compiled.
@@ -205,7 +223,9 @@ class Engine:
 
     @property
     def memory(self) -> tuple[int, int]:
-        """Bytes that the compiled network holds: in all, and of those the ones for activations (none before it has run)."""
+        """Bytes that the compiled network holds: in all, and of those the ones for activations
+        (none before it has run).
+        """
         if not self._core or self._reference:
             return 0, 0
         working = ctypes.c_size_t()
@@ -227,7 +247,9 @@ class Engine:
         return len(self._program)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies, pickles and processes that are spawned make an engine of their own, from the ticket's bytes."""
+        """Copies, pickles and processes that are spawned make an engine of their own, from the
+        ticket's bytes.
+        """
         return _again, (
             self.ticket.to_bytes(),
             self.threads,
@@ -275,7 +297,8 @@ class Engine:
             low, high = float(pixels.min()), float(pixels.max())
             if low < -1e-3 or high > 1 + 1e-3:
                 raise UserError(
-                    f"images from {low:g} to {high:g}: floats must be in 0 .. 1; pass uint8 for 0 .. 255"
+                    f"images from {low:g} to {high:g}: floats must be in 0 .. 1; pass uint8 for 0"
+                    " .. 255"
                 )
         if self._reference and not np.isfinite(pixels).all():
             raise UserError("images: a pixel is NaN or infinite; every pixel must be a number")

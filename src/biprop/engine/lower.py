@@ -1,10 +1,12 @@
-"""From a ticket to a program: few operations, each with what follows it (batch norm, residual sum, activation) folded in.
+"""From a ticket to a program: few operations, each with what follows it (batch norm, residual sum,
+activation) folded in.
 
 Every operation of a program computes, per channel,
 
     out = act(scale * op(in) + shift + residual_scale * residual)
 
-on values that are floats or, behind a sign, bits. docs/engine.md has the format of the bytes and what is folded into what.
+on values that are floats or, behind a sign, bits. docs/engine.md has the format of the bytes and
+what is folded into what.
 """
 
 from __future__ import annotations
@@ -70,8 +72,8 @@ def lower(ticket: Ticket) -> bytes:
     """The program of a ticket.
 
     Raises:
-        TicketError: a network of the user's own, or tensors that do not fit the network, or numbers that no batch norm has; the
-            message names them.
+        TicketError: a network of the user's own, or tensors that do not fit the network, or numbers
+            that no batch norm has; the message names them.
     """
     return _Lowering(ticket, graph_of(ticket.network)).program()
 
@@ -134,7 +136,7 @@ class _Lowering:
 
     def conv(self, node: Node) -> _Pending:
         value = self.value(node.inputs[0])
-        (bits, shape) = self.values[value]
+        bits, shape = self.values[value]
         if self.nodes[node.inputs[0]].op == "flatten":
             node = replace(
                 node, kernel=shape[1:]
@@ -178,15 +180,18 @@ class _Lowering:
         if f"{name}.weight" in self.state:
             scale = scale * self.tensor(f"{name}.weight", (channels,))
         shift = -self.tensor(f"{name}.running_mean", (channels,)) * scale
-        return scale, shift + self.tensor(
-            f"{name}.bias", (channels,)
-        ) if f"{name}.bias" in self.state else shift
+        return scale, (
+            shift + self.tensor(f"{name}.bias", (channels,))
+            if f"{name}.bias" in self.state
+            else shift
+        )
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Numbers:
         value = self.state.get(name)
         if value is None or value.shape != shape:
             raise TicketError(
-                f"does not fit its network: {name} is {'absent' if value is None else value.shape}, not {shape}"
+                f"does not fit its network: {name} is {'absent' if value is None else value.shape},"
+                f" not {shape}"
             )
         return value.astype(np.float64)
 
@@ -208,7 +213,8 @@ class _Lowering:
             return self.write(pending, act)
         inner = replace(pending, pool=None)
         if act in ("", "relu") and (pending.pool_scale > 0).all():
-            # What keeps order goes before the pool, which then selects: values with the levels that the next layer reads.
+            # What keeps order goes before the pool, which then selects: values with the levels that
+            # the next layer reads.
             value, like = (
                 self.write(inner.then(pending.pool_scale, pending.pool_shift), act),
                 np.zeros(pending.node.shape[0]),
@@ -220,7 +226,8 @@ class _Lowering:
                 _Pending(pending.pool, value, pending.pool_scale + like, pending.pool_shift + like),
                 act,
             )
-        # The sign goes before the pool, which is then "any" of the bits, or "all" where the scale turns the order.
+        # The sign goes before the pool, which is then "any" of the bits, or "all" where the scale
+        # turns the order.
         value = self.write(inner.then(pending.pool_scale, pending.pool_shift), "sign")
         order = np.where(np.broadcast_to(pending.pool_scale, inner.scale.shape) < 0, -1.0, 1.0)
         return self.write(_Pending(pending.pool, value, order, np.zeros_like(order)), "sign")
@@ -256,7 +263,8 @@ class _Lowering:
             value: NDArray[Any] | None = self.state.get(name)
             if value is None or value.size != np.prod(shape):
                 raise TicketError(
-                    f"does not fit its network: {name} is {'absent' if value is None else value.shape}, not {shape}"
+                    f"does not fit its network: {name} is"
+                    f" {'absent' if value is None else value.shape}, not {shape}"
                 )
             return struct.pack("<I", 1) + value.astype("<f4").tobytes()
         if layer.weights != np.prod(shape) or layer.shape[0] != shape[0]:

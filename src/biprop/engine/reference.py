@@ -1,4 +1,6 @@
-"""A ticket computed by numpy alone: what runs where there is no compiled core, and the truth for the tests of its kernels."""
+"""A ticket computed by numpy alone: what runs where there is no compiled core, and the truth for
+the tests of its kernels.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,26 @@ from ..ticket import Ticket, TicketError
 Array = NDArray[np.float32]
 
 _MOST_NUMBERS = 1 << 23
-"""That one operation makes for a chunk of images, 32 MiB: larger chunks are no faster. A single image may need more."""
+"""That one operation makes for a chunk of images, 32 MiB: larger chunks are no faster.
+
+A single image may need more.
+"""
 
 
 class Reference:
     """Logits of a ticket of one of biprop's own networks.
 
-    A masked layer sums +x and -x and multiplies once, by its gain: between binary activations its sums are whole numbers, the
-    same in every order, so that a sign that follows does not depend on rounding.
+    A masked layer sums +x and -x and multiplies once, by its gain: between binary activations its
+    sums are whole numbers, the same in every order, so that a sign that follows does not depend on
+    rounding.
 
     Attributes:
         graph: the network's operations.
         outputs: how many numbers an image gives.
 
     Raises:
-        TicketError: it is of a network that is not known, or its tensors are not the network's; the message names one.
+        TicketError: it is of a network that is not known, or its tensors are not the network's; the
+            message names one.
     """
 
     def __init__(self, ticket: Ticket) -> None:
@@ -61,7 +68,8 @@ class Reference:
         shape = self.graph[0].shape
         if images.shape[1:] != shape:
             raise UserError(
-                f"images of shape {images.shape}: the network takes [B, {', '.join(map(str, shape))}]"
+                f"images of shape {images.shape}: the network takes [B,"
+                f" {', '.join(map(str, shape))}]"
             )
         logits = np.empty((len(images), self.outputs), dtype=np.float32)
         chunk = max(1, _MOST_NUMBERS // max(self._numbers(node) for node in self.graph))
@@ -80,7 +88,10 @@ class Reference:
         return (columns + node.shape[0]) * node.shape[1] * node.shape[2]
 
     def _run(self, x: Array) -> Array:
-        """The output for a few images. Maps are [C, B, H, W] here, so that a convolution is one product of matrices."""
+        """The output for a few images.
+
+        Maps are [C, B, H, W] here, so that a convolution is one product of matrices.
+        """
         results = {0: x}
         for at, node in enumerate(self.graph[1:], start=1):
             results[at] = self._apply(node, *(results[i] for i in node.inputs))
@@ -128,7 +139,9 @@ class Reference:
 
 
 def _windows(x: Array, node: Node, padding: float = 0.0) -> Array:
-    """[C, B, H, W] -> [C, B, height and width of the result, height and width of the kernel], a view of the padded maps."""
+    """[C, B, H, W] -> [C, B, height and width of the result, height and width of the kernel], a
+    view of the padded maps.
+    """
     if node.padding:
         x = np.pad(
             x, [(0, 0), (0, 0), *[(node.padding, node.padding)] * 2], constant_values=padding
@@ -185,7 +198,8 @@ class _Tensors:
     def _use(self, key: str, shape: tuple[int, ...]) -> None:
         if self.shapes.get(key) != shape:
             raise TicketError(
-                f"does not fit its network: {key} is {self.shapes.get(key, 'absent')} here and {shape} there"
+                f"does not fit its network: {key} is {self.shapes.get(key, 'absent')} here and"
+                f" {shape} there"
             )
         self.unused.discard(key)
 

@@ -37,7 +37,8 @@ class Row:
 
     Attributes:
         engine: from uint8 pixels to logits.
-        torch: from normalised float32 pixels, which it is given, to logits; None where it was left out.
+        torch: from normalised float32 pixels, which it is given, to logits; None where it was left
+            out.
         same: images of the batch to which both give the same class.
     """
 
@@ -72,8 +73,8 @@ def has_torch() -> bool:
 def interleaved(runs: Mapping[str, Run], seconds: float) -> dict[str, Timing]:
     """Time functions in turns, until each has run for `seconds`, so that all see the same machine.
 
-    A turn of short runs begins with one that does not count: caches hold what the other used, and its threads may still wait
-    actively.
+    A turn of short runs begins with one that does not count: caches hold what the other used, and
+    its threads may still wait actively.
     """
     for run in runs.values():
         run()

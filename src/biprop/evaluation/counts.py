@@ -45,7 +45,9 @@ class Counts:
         return counts
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> float:
-        """Count a batch: logits [B, classes] float, labels [B] int64, and the mean of its loss, a scalar, which is returned."""
+        """Count a batch: logits [B, classes] float, labels [B] int64, and the mean of its loss, a
+        scalar, which is returned.
+        """
         best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
         hits = best == labels[:, None]
         # One answer for all: on a GPU every question waits for what was started before.
@@ -81,7 +83,9 @@ class Counts:
 
 
 def is_better(found: Counts, than: Counts) -> bool:
-    """Whether one accuracy is higher than another by more than luck: two standard errors of their difference."""
+    """Whether one accuracy is higher than another by more than luck: two standard errors of their
+    difference.
+    """
     both = found.images + than.images
     if not found.images or not than.images:
         return True

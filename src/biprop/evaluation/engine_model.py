@@ -14,9 +14,11 @@ class Packed(nn.Module):
 
     Args:
         engine: of the ticket.
-        images: the data that the pixels are from; they normalise for whoever does not do it himself.
-        beside: the ticket's model in double precision, if predictions are to be compared: in deep networks with binary
-            activations, PyTorch's float32 turns signs near 0, and then disagrees with its own float64.
+        images: the data that the pixels are from; they normalise for whoever does not do it
+            himself.
+        beside: the ticket's model in double precision, if predictions are to be compared: in deep
+            networks with binary activations, PyTorch's float32 turns signs near 0, and then
+            disagrees with its own float64.
 
     Attributes:
         differing, compared: how many images got another class from `beside`, of how many.
@@ -33,8 +35,9 @@ class Packed(nn.Module):
         taken = pixels if self.engine.ticket.mean else self.images.normalise(pixels)
         logits = torch.from_numpy(self.engine.run(taken.numpy(), "NCHW"))
         if self.beside is not None:
-            # Normalised as the engine does it, in float32: then a product of pixel and gain is exact in float64, and sums that
-            # cancel (as many +gain as -gain on a black border) are 0 for both, not 1e-17, whose sign is chance.
+            # Normalised as the engine does it, in float32: then a product of pixel and gain is
+            # exact in float64, and sums that cancel (as many +gain as -gain on a black border) are
+            # 0 for both, not 1e-17, whose sign is chance.
             expected = self.beside(self.images.normalise(pixels).double())
             self.differing += int((expected.argmax(1) != logits.argmax(1)).sum())
             self.compared += len(pixels)

@@ -1,4 +1,6 @@
-"""Accuracy of a checkpoint or a ticket on the data that it was made for: who is measured, on what, and the counts."""
+"""Accuracy of a checkpoint or a ticket on the data that it was made for: who is measured, on what,
+and the counts.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ _TOLD = (
     "set", "hub_config", "train_split", "test_split", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type",
     "prune_rate",
 )  # fmt: skip
-"""Options that are taken from what a ticket tells of its search. Where data are is not: a file does not choose what is read."""
+"""Options that are taken from what a ticket tells of its search.
+
+Where data are is not: a file does not choose what is read.
+"""
 
 
 @dataclass
@@ -37,7 +42,8 @@ class Subject:
 
     Attributes:
         name: what the user called it.
-        config, task: the options and the task that it was made for, and where the user says that data are.
+        config, task: the options and the task that it was made for, and where the user says that
+            data are.
         mean, std: the normalisation that it was trained with; empty where nothing says.
         epoch: of its search; 0 where nothing says.
         layers: its masked layers.
@@ -155,7 +161,9 @@ def load_data(subject: Subject, console: Console) -> DataSet:
 
 
 def calibration_images(subject: Subject, images: DataSet, count: int = 256) -> NDArray[Any]:
-    """Training images for `Engine(calibration=...)`: [count, C, H, W], uint8, or normalised where the ticket tells nothing."""
+    """Training images for `Engine(calibration=...)`: [count, C, H, W], uint8, or normalised where
+    the ticket tells nothing.
+    """
     pixels, _ = next(images.evaluation_batches(images.train, count, normalised=not subject.mean))
     return pixels.numpy()
 

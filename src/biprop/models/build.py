@@ -1,4 +1,7 @@
-"""The networks by name. `build` makes one with dense layers; `biprop.convert` turns it into a subnetwork."""
+"""The networks by name.
+
+`build` makes one with dense layers; `biprop.convert` turns it into a subnetwork.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,16 @@ def build(
         bn_type: one of `BATCH_NORMS`.
         width_mult: scales the widths of the plain networks with Wide in their name.
         head_bias: give the last layer a bias.
-        ancestor: reproduce two oddities of the original research code, for its checkpoints: sign(0) = 0 in binary activations,
-            and the fixed 4x4 pool before the classifier of the CIFAR ResNets (40 outputs where they end at 8x8).
+        ancestor: reproduce two oddities of the original research code, for its checkpoints: sign(0)
+            = 0 in binary activations, and the fixed 4x4 pool before the classifier of the CIFAR
+            ResNets (40 outputs where they end at 8x8).
 
     Returns:
         A module from [B, channels, H, W] floats to [B, num_classes] logits.
 
     Raises:
-        ValueError: an unknown name or type, a width multiplier for a network that has none, or too small an input.
+        ValueError: an unknown name or type, a width multiplier for a network that has none, or too
+            small an input.
     """
     check(name, bn_type, width_mult)
     norm = partial(nn.BatchNorm2d, affine=BATCH_NORMS[bn_type])

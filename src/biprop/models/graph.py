@@ -1,4 +1,7 @@
-"""What a network computes, as a list of operations in order. It reads the plans of `plans`, step by step as `models` does."""
+"""What a network computes, as a list of operations in order.
+
+It reads the plans of `plans`, step by step as `models` does.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,10 @@ class Node:
     """One operation on float maps.
 
     Attributes:
-        op: "input"; "conv", zero-padded, with a bias if the state has one; "norm", batch norm with its running statistics;
-            "relu"; "sign", with sign(0) = 1; "sign0", with sign(0) = 0; "max_pool", whose padding never wins; "avg_pool";
-            "add"; "flatten", [channels, height, width] to channels in C order.
+        op: "input"; "conv", zero-padded, with a bias if the state has one; "norm", batch norm with
+            its running statistics; "relu"; "sign", with sign(0) = 1; "sign0", with sign(0) = 0;
+            "max_pool", whose padding never wins; "avg_pool"; "add"; "flatten", [channels, height,
+            width] to channels in C order.
         inputs: indices of earlier nodes.
         shape: of the result: channels, height, width.
         name: conv, norm: prefix of their entries in the state dict. Two norms may have the same.
@@ -44,7 +48,8 @@ BATCH_NORM_EPS = 1e-5
 
 
 def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
-    """What a batch norm divides by: the square root of its running variance and epsilon, of the same type and shape.
+    """What a batch norm divides by: the square root of its running variance and epsilon, of the
+    same type and shape.
 
     Raises:
         TicketError: that is not a positive number; the message names the batch norm.
@@ -52,7 +57,8 @@ def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
     raised = variance + variance.dtype.type(BATCH_NORM_EPS)
     if not (raised > 0).all() or not np.isfinite(raised).all():
         raise TicketError(
-            f"{name}.running_var: a variance is negative or not finite; the ticket cannot be computed"
+            f"{name}.running_var: a variance is negative or not finite; the ticket cannot be"
+            " computed"
         )
     root: NDArray[Float] = np.sqrt(raised)
     return root
@@ -65,7 +71,8 @@ def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
         network: `Ticket.network`: the arguments of `biprop.models.build`.
 
     Raises:
-        TicketError: a network of the user's own (None), no such network, or one whose images are too small for it.
+        TicketError: a network of the user's own (None), no such network, or one whose images are
+            too small for it.
     """
     if network is None:
         raise TicketError(
@@ -85,7 +92,10 @@ def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
 
 
 class _Graph:
-    """A graph in the making. Methods append operations; where they take and return numbers, these are indices of nodes."""
+    """A graph in the making.
+
+    Methods append operations; where they take and return numbers, these are indices of nodes.
+    """
 
     def __init__(self, network: Mapping[str, Any]) -> None:
         self.network = network
@@ -97,7 +107,8 @@ class _Graph:
     def too_small(self) -> TicketError:
         height, width = self.network["input_size"]
         return TicketError(
-            f"its network cannot be built: images of {height} x {width} are too small for {self.network['name']}"
+            f"its network cannot be built: images of {height} x {width} are too small for"
+            f" {self.network['name']}"
         )
 
     def node(self, op: str, *inputs: int, name: str = "") -> int:

@@ -1,4 +1,6 @@
-"""The network of a run: from options to a model, converted or dense, in which exactly the right parameters train."""
+"""The network of a run: from options to a model, converted or dense, in which exactly the right
+parameters train.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class Task:
     input_size: tuple[int, int]
 
     def __str__(self) -> str:
-        return f"{self.num_classes} classes of {self.channels} x {self.input_size[0]} x {self.input_size[1]} images"
+        return (
+            f"{self.num_classes} classes of {self.channels} x {self.input_size[0]} x"
+            f" {self.input_size[1]} images"
+        )
 
 
 @dataclass
@@ -75,7 +80,8 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
 
 
 def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str, Tensor]:
-    """The state dict of the network before it is converted, of tensors that have a shape and take no memory.
+    """The state dict of the network before it is converted, of tensors that have a shape and take
+    no memory.
 
     Raises:
         UserError: network, task and options do not fit together.
@@ -125,7 +131,9 @@ def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
 
 
 def _set_batch_norm(model: nn.Module, config: Config) -> None:
-    """First values of batch norm, and which of them train: all in a dense network, else what the options say."""
+    """First values of batch norm, and which of them train: all in a dense network, else what the
+    options say.
+    """
     dense = config.conv_type == "DenseConv"
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine:

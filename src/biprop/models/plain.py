@@ -1,4 +1,6 @@
-"""Networks without branches: FC, Conv2/4/6/8 and VGG-Small, with their wide and binary-activation forms, as modules."""
+"""Networks without branches: FC, Conv2/4/6/8 and VGG-Small, with their wide and binary-activation
+forms, as modules.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from .plans import PlainPlan
 
 
 class PlainNet(nn.Module):
-    """A network built from a `PlainPlan`. Input [B, channels, H, W] float; output [B, num_classes] logits.
+    """A network built from a `PlainPlan`.
+
+    Input [B, channels, H, W] float; output [B, num_classes] logits.
 
     Raises:
         ValueError: the input is too small for the network's pools.
@@ -34,7 +38,8 @@ class PlainNet(nn.Module):
         if not height or not width:
             size = f"{input_size[0]}x{input_size[1]}"
             raise ValueError(
-                f"input size {size}: the network halves it {pools} times, so it needs {1 << pools} or more"
+                f"input size {size}: the network halves it {pools} times, so it needs {1 << pools}"
+                " or more"
             )
 
         def layer(token: str, in_width: int, kernel: int) -> nn.Module:

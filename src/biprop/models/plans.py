@@ -1,7 +1,8 @@
-"""The networks as data: names, structures, and the options that all share. No PyTorch: `models` builds modules of a plan,
-`engine` computes one without it.
+"""The networks as data: names, structures, and the options that all share. No PyTorch: `models`
+builds modules of a plan, `engine` computes one without it.
 
-Names are those of the original research code: `_BinAct` has binary activations (MPT-1/1), `Wide` takes a width multiplier.
+Names are those of the original research code: `_BinAct` has binary activations (MPT-1/1), `Wide`
+takes a width multiplier.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from ..errors import did_you_mean
 class PlainPlan:
     """One network without branches. A plan is read from left to right.
 
-    c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary activation, with sign(0) = +1; Z: binary
-    activation with sign(0) = 0, behind a ReLU, where the other would be +1 for every image. In the head c256 is a linear layer,
-    written as a 1x1 convolution as in the original research code, and c has one output per class.
+    c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary
+    activation, with sign(0) = +1; Z: binary activation with sign(0) = 0, behind a ReLU, where the
+    other would be +1 for every image. In the head c256 is a linear layer, written as a 1x1
+    convolution as in the original research code, and c has one output per class.
 
     Attributes:
         convs: the convolutions and what follows each.
@@ -31,7 +33,9 @@ class PlainPlan:
 
 
 def _pairs(widths: tuple[int, ...], pair: str, last: str | None = None) -> str:
-    """The plan `pair` once per width, with the width written to its convolutions; `last` for the last one."""
+    """The plan `pair` once per width, with the width written to its convolutions; `last` for the
+    last one.
+    """
     plans = [pair] * (len(widths) - 1) + [last or pair]
     return " ".join(
         plan.replace("c", f"c{width}") for plan, width in zip(plans, widths, strict=True)
@@ -88,10 +92,12 @@ class ResidualPlan:
         kind: "basic", "bottleneck" or "preact".
         inner: bottleneck: factor of the inner width.
         stem: channels of the first convolution.
-        stem_order: what follows it: B batch norm, A activation, M 3x3/2 max pool; for ImageNet (with M) it is 7x7/2, else 3x3.
+        stem_order: what follows it: B batch norm, A activation, M 3x3/2 max pool; for ImageNet
+            (with M) it is 7x7/2, else 3x3.
         binary: binary activations instead of ReLU.
-        last_norm: where the last batch norm of a block acts: "before" the residual sum, "after" it, or "both" (in a basic block
-            the same one twice, as in the original research code; in a bottleneck a fourth one).
+        last_norm: where the last batch norm of a block acts: "before" the residual sum, "after" it,
+            or "both" (in a basic block the same one twice, as in the original research code; in a
+            bottleneck a fourth one).
     """
 
     blocks: tuple[int, ...]
@@ -163,12 +169,16 @@ def _imagenet_plans() -> dict[str, ResidualPlan]:
 
 
 RESIDUAL: dict[str, ResidualPlan] = _cifar_plans() | _imagenet_plans()
-"""For small images (cResNet, cWideResNet, WidePreActResNet) and for ImageNet (ResNet, WideResNet)."""
+"""For small images (cResNet, cWideResNet, WidePreActResNet) and for ImageNet (ResNet, WideResNet).
+"""
 
 NETWORKS: tuple[str, ...] = (*PLAIN, *RESIDUAL)
 
 BATCH_NORMS = {"NonAffineBatchNorm": False, "AffineBatchNorm": True, "LearnedBatchNorm": True}
-"""Batch-norm type -> whether it has weight and bias. Affine and Learned are the same module: what trains is the run's choice."""
+"""Batch-norm type -> whether it has weight and bias.
+
+Affine and Learned are the same module: what trains is the run's choice.
+"""
 
 
 def takes_width(name: str) -> bool:
@@ -189,7 +199,8 @@ def check(name: str, bn_type: str, width_mult: float) -> None:
     wide = takes_width(name)
     if width_mult != 1 and not wide:
         raise ValueError(
-            f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and Wide_VGG_Small take one"
+            f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and"
+            " Wide_VGG_Small take one"
         )
     if wide and int(16 * width_mult) < 1:
         raise ValueError(f"width_mult = {width_mult:g}: leaves a layer without channels")

@@ -1,7 +1,9 @@
-"""Residual networks as modules, for small images (cResNet, cWideResNet, WidePreActResNet) and ImageNet (ResNet, WideResNet).
+"""Residual networks as modules, for small images (cResNet, cWideResNet, WidePreActResNet) and
+ImageNet (ResNet, WideResNet).
 
-State names are those of the original research code: conv1, bn1, layer<stage>.<block>.{conv1, bn1, conv2, bn2, ...}, fc; the
-projection of a shortcut is shortcut.0/.1 in the small networks and downsample.0/.1 in those for ImageNet.
+State names are those of the original research code: conv1, bn1, layer<stage>.<block>.{conv1, bn1,
+conv2, bn2, ...}, fc; the projection of a shortcut is shortcut.0/.1 in the small networks and
+downsample.0/.1 in those for ImageNet.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def _conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Con
 
 
 class Block(nn.Module):
-    """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see `ResidualPlan.last_norm`)."""
+    """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see
+    `ResidualPlan.last_norm`).
+    """
 
     def __init__(
         self,
@@ -74,7 +78,9 @@ class Block(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """conv2(act(bn2(conv1(o)))) + shortcut(o) with o = act(bn1(x)): identity shortcuts carry o, not x."""
+    """conv2(act(bn2(conv1(o)))) + shortcut(o) with o = act(bn1(x)): identity shortcuts carry o, not
+    x.
+    """
 
     def __init__(
         self,
@@ -103,13 +109,15 @@ class PreActBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network built from a `ResidualPlan`. Input [B, channels, H, W] float; output [B, num_classes] logits.
+    """A residual network built from a `ResidualPlan`.
+
+    Input [B, channels, H, W] float; output [B, num_classes] logits.
 
     Args:
         head_bias: give the classifier a bias.
-        head_pool: None averages over all positions; a number averages over windows of that size, and every window gives
-            `num_classes` outputs (index = class * windows + window), as the original research code has it by oversight for
-            the networks that end at 8x8.
+        head_pool: None averages over all positions; a number averages over windows of that size,
+            and every window gives `num_classes` outputs (index = class * windows + window), as the
+            original research code has it by oversight for the networks that end at 8x8.
     """
 
     def __init__(

@@ -48,14 +48,19 @@ class Generated:
 
     def __init__(self, images: DataSet, numbers: NDArray[np.int64], batch: int, seed: int) -> None:
         self._images, self._numbers, self._batch, self._seed = images, numbers, batch, seed
-        self.told = f"corrupted here, from {len(numbers):,} test images (seed {seed}); not the published files"
+        self.told = (
+            f"corrupted here, from {len(numbers):,} test images (seed {seed}); not the published"
+            " files"
+        )
 
     def clean(self) -> Batches:
         """The images as they are."""
         return self._images.test.batches(slices(self._numbers, self._batch), None)
 
     def batches(self, name: str, severity: int) -> Batches:
-        """Images [B, C, H, W] uint8 and labels [B]; an image's corruption follows from its number in the test set."""
+        """Images [B, C, H, W] uint8 and labels [B]; an image's corruption follows from its number
+        in the test set.
+        """
         for (pixels, labels), numbers in zip(
             self.clean(), slices(self._numbers, self._batch), strict=True
         ):
@@ -63,7 +68,8 @@ class Generated:
 
 
 class PublishedArrays:
-    """CIFAR-10-C and CIFAR-100-C as published: NAME.npy [5 N, H, W, 3] uint8, severity by severity, and labels.npy [5 N] or [N].
+    """CIFAR-10-C and CIFAR-100-C as published: NAME.npy [5 N, H, W, 3] uint8, severity by severity,
+    and labels.npy [5 N] or [N].
 
     Files are mapped, not read: a batch at a time is in memory.
 
@@ -91,19 +97,22 @@ class PublishedArrays:
         labels = _array(folder / "labels.npy")
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
             raise UserError(
-                f"{folder / 'labels.npy'}: {labels.dtype} {list(labels.shape)}: must be a list of class numbers"
+                f"{folder / 'labels.npy'}: {labels.dtype} {list(labels.shape)}: must be a list of"
+                " class numbers"
             )
         odd = labels[(labels < 0) | (labels >= classes)]
         if len(odd):
             raise UserError(
-                f"{folder / 'labels.npy'}: class {int(odd[0])}: the network knows 0 .. {classes - 1}"
+                f"{folder / 'labels.npy'}: class {int(odd[0])}: the network knows 0 .."
+                f" {classes - 1}"
             )
         self._arrays = {name: _array(folder / f"{name}.npy") for name in names}
         channels, height, width = shape
         for name, array in self._arrays.items():
             if array.dtype != np.uint8 or array.shape[1:] != (height, width, channels):
                 raise UserError(
-                    f"{folder / name}.npy: {array.dtype} {list(array.shape)}: must be uint8 [5 N, {height}, {width}, {channels}]"
+                    f"{folder / name}.npy: {array.dtype} {list(array.shape)}: must be uint8 [5 N,"
+                    f" {height}, {width}, {channels}]"
                 )
             if (
                 not len(array)
@@ -112,13 +121,15 @@ class PublishedArrays:
             ):
                 counts = f"{len(array):,} images, and {len(labels):,} labels in labels.npy"
                 raise UserError(
-                    f"{folder / name}.npy: {counts}: must be five times N images, and as many labels, or N"
+                    f"{folder / name}.npy: {counts}: must be five times N images, and as many"
+                    " labels, or N"
                 )
         self._labels, self._batch = labels.astype(np.int64), batch
         count = len(next(iter(self._arrays.values()))) // len(SEVERITIES)
         if len(labels) > count and (labels.reshape(len(SEVERITIES), count) != labels[:count]).any():
             raise UserError(
-                f"{folder / 'labels.npy'}: the severities have different labels: must be the same images five times, by severity"
+                f"{folder / 'labels.npy'}: the severities have different labels: must be the same"
+                " images five times, by severity"
             )
         self._numbers = spread(count, most)
         self.told = f"published files in {folder}, {len(self._numbers):,} images each"
@@ -134,10 +145,11 @@ class PublishedArrays:
 
 
 class PublishedFolders:
-    """ImageNet-C as published: NAME/SEVERITY/CLASS/*.JPEG, or GROUP/NAME/SEVERITY/CLASS/*.JPEG; read while measuring.
+    """ImageNet-C as published: NAME/SEVERITY/CLASS/*.JPEG, or GROUP/NAME/SEVERITY/CLASS/*.JPEG;
+    read while measuring.
 
-    Pictures of the network's size are taken as they are, others are cut as test images are. Arguments as of `PublishedArrays`,
-    with the names of the classes.
+    Pictures of the network's size are taken as they are, others are cut as test images are.
+    Arguments as of `PublishedArrays`, with the names of the classes.
 
     Raises:
         UserError: a folder is missing, or has other classes.
@@ -159,7 +171,8 @@ class PublishedFolders:
             place = (above[0] if above else folder / name) / str(severity)
             if not place.is_dir():
                 raise UserError(
-                    f"{place}: no such folder; --corrupted wants NAME.npy and labels.npy, or NAME/SEVERITY/CLASS/"
+                    f"{place}: no such folder; --corrupted wants NAME.npy and labels.npy, or"
+                    " NAME/SEVERITY/CLASS/"
                 )
             listing = list_classes(place)
             names = list(map(escaped, listing.classes))

@@ -1,7 +1,9 @@
-"""Accuracy under corruptions: a network, or the cards of a deck and their common answers, on images corrupted here or published.
+"""Accuracy under corruptions: a network, or the cards of a deck and their common answers, on images
+corrupted here or published.
 
-Scores: accuracy for each corruption and severity; its mean over the 15 corruptions of `severities.NAMES`; and mCE, the mean over
-corruptions of the errors summed over severities, divided by a reference's (Hendrycks and Dietterich, ICLR 2019, section 4).
+Scores: accuracy for each corruption and severity; its mean over the 15 corruptions of
+`severities.NAMES`; and mCE, the mean over corruptions of the errors summed over severities, divided
+by a reference's (Hendrycks and Dietterich, ICLR 2019, section 4).
 """
 
 from __future__ import annotations

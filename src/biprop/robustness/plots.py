@@ -25,7 +25,8 @@ def is_installed() -> bool:
 
 
 def corruption_bars(scores: Sequence[Scores], title: str, path: str | Path) -> None:
-    """A bar a corruption, of the mean accuracy over severities, dots for the severities, and lines for clean images.
+    """A bar a corruption, of the mean accuracy over severities, dots for the severities, and lines
+    for clean images.
 
     Args:
         scores: of one classifier or more.

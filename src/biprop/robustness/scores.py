@@ -25,7 +25,9 @@ ALEXNET = dict(
         strict=True,
     )
 )  # fmt: skip
-"""AlexNet's error on ImageNet-C, mean over the five severities: what mCE of ImageNet-C is relative to, by its authors."""
+"""AlexNet's error on ImageNet-C, mean over the five severities: what mCE of ImageNet-C is relative
+to, by its authors.
+"""
 
 
 @dataclass
@@ -53,12 +55,15 @@ class Scores:
         return sum(found) / len(found)
 
     def mean(self, names: Iterable[str] = NAMES) -> float | None:
-        """Accuracy in percent: the mean over those of `names` that were measured; None if there are none."""
+        """Accuracy in percent: the mean over those of `names` that were measured; None if there are
+        none.
+        """
         found = [self.of(name) for name in names if name in self.names]
         return sum(found) / len(found) if found else None
 
     def mce(self, reference: Mapping[str, Mapping[int, float]]) -> float | None:
-        """Mean corruption error in percent of the reference's, over those of the 15 that were measured.
+        """Mean corruption error in percent of the reference's, over those of the 15 that were
+        measured.
 
         Args:
             reference: errors in 0 .. 1 by corruption and severity, see `read_reference`.
@@ -80,7 +85,8 @@ IMAGENET_CLASSES = 1000
 
 
 def choose_cells(names: str | None, severities: str | None) -> list[Cell]:
-    """The corruptions and severities that a user names: "fog,noise" (corruptions and groups; "all" has all 19), "1,5".
+    """The corruptions and severities that a user names: "fog,noise" (corruptions and groups; "all"
+    has all 19), "1,5".
 
     Raises:
         UserError: no such corruption, group or severity.
@@ -96,7 +102,8 @@ def choose_cells(names: str | None, severities: str | None) -> list[Cell]:
         if part.strip() not in known:
             there = f"there are {', '.join(NAMES + EXTRA)}; {', '.join(GROUPS)}, extra and all"
             raise UserError(
-                f"--corruptions {part}: no such corruption or group{did_you_mean(part, known)}; {there}"
+                f"--corruptions {part}: no such corruption or group{did_you_mean(part, known)};"
+                f" {there}"
             )
         chosen += known[part.strip()]
     numbers = []
@@ -108,7 +115,8 @@ def choose_cells(names: str | None, severities: str | None) -> list[Cell]:
 
 
 def read_reference(name: str, cells: Sequence[Cell], classes: int) -> dict[str, dict[int, float]]:
-    """Errors in 0 .. 1 by corruption and severity: "alexnet" (on ImageNet-C), or the first of a JSON file that `as_json` gave.
+    """Errors in 0 .. 1 by corruption and severity: "alexnet" (on ImageNet-C), or the first of a
+    JSON file that `as_json` gave.
 
     Raises:
         UserError: no such file, or it lacks what was measured.
@@ -120,11 +128,13 @@ def read_reference(name: str, cells: Sequence[Cell], classes: int) -> dict[str, 
     if name == "alexnet":
         if classes != IMAGENET_CLASSES:
             raise UserError(
-                f"--reference alexnet: its errors are those on ImageNet-C, and there are {classes} classes here"
+                f"--reference alexnet: its errors are those on ImageNet-C, and there are {classes}"
+                " classes here"
             )
         if any(severities != list(SEVERITIES) for severities in wanted.values()):
             raise UserError(
-                "--reference alexnet: its errors are over all five severities: leave out --severities"
+                "--reference alexnet: its errors are over all five severities: leave out"
+                " --severities"
             )
         return {of: dict.fromkeys(SEVERITIES, ALEXNET[of]) for of in wanted}
     path = Path(name)
@@ -140,7 +150,8 @@ def read_reference(name: str, cells: Sequence[Cell], classes: int) -> dict[str, 
         ) from None
     except KeyError as e:
         raise UserError(
-            f"--reference {name}: has no {one_line(e)}: measure it with the same corruptions and severities"
+            f"--reference {name}: has no {one_line(e)}: measure it with the same corruptions and"
+            " severities"
         ) from None
     except (ValueError, TypeError, IndexError, AttributeError):
         raise UserError(f"--reference {name}: not a file that biprop robustness wrote") from None
@@ -186,7 +197,9 @@ def as_json(
 
 
 def as_rows(scores: Sequence[Scores]) -> list[list[str]]:
-    """A line for each count, with a head, for CSV files; clean images are the corruption "none" of severity 0."""
+    """A line for each count, with a head, for CSV files; clean images are the corruption "none" of
+    severity 0.
+    """
     rows = [["name", "corruption", "severity", "right", "images", "accuracy"]]
     for one in scores:
         for (name, severity), counts in {("none", 0): one.clean, **one.cells}.items():

@@ -1,7 +1,9 @@
-"""The corruptions of the -C test sets by name, and their published parameters at five severities, by image size. No PyTorch.
+"""The corruptions of the -C test sets by name, and their published parameters at five severities,
+by image size. No PyTorch.
 
-`corruptions` has what the parameters mean; they are of pixels in [0, 1]. Source: the authors' programs for CIFAR-10-C,
-Tiny ImageNet-C and ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261).
+`corruptions` has what the parameters mean; they are of pixels in [0, 1]. Source: the authors'
+programs for CIFAR-10-C, Tiny ImageNet-C and ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv
+1903.12261).
 """
 
 from __future__ import annotations
@@ -24,19 +26,25 @@ CIFAR: dict[str, tuple[Any, ...]] = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation
     "shot_noise": (500, 250, 100, 75, 50),  # photons of a white pixel
     "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),  # share of the values
-    "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),  # radius, sigma of its edge
-    "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),  # sigma, distance, rounds
+    # radius, sigma of its edge
+    "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    # sigma, distance, rounds
+    "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
     "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),  # radius, sigma
-    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),  # end, step
+    # end, step
+    "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     "snow": (  # mean, standard deviation, zoom, threshold, radius, sigma, share of the image
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     ),
-    "frost": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),  # shares of image and frost
-    "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),  # amount, decay of the amplitudes
+    # shares of image and frost
+    "frost": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+    # amount, decay of the amplitudes
+    "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
-    "elastic_transform": (  # length and sigma of displacements, largest move of a corner: of the side
+    # length and sigma of displacements, largest move of a corner: of the side
+    "elastic_transform": (
         (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03),
     ),
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),  # of the side
@@ -108,7 +116,9 @@ IMAGENET: dict[str, tuple[Any, ...]] = {
     "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
 }  # fmt: skip
 TABLES = ((45, CIFAR), (120, TINY_IMAGENET), (math.inf, IMAGENET))
-"""Tables of images whose shorter side is below so many pixels: those published for the nearest size, 32, 64 or 224."""
+"""Tables of images whose shorter side is below so many pixels: those published for the nearest
+size, 32, 64 or 224.
+"""
 
 
 def parameters(name: str, severity: int, side: int) -> Any:

@@ -24,10 +24,13 @@ CHECKPOINTS, LOGS = "checkpoints", "logs"
 INITIAL, LAST, BEST = "initial.state", "epoch_most_recent.state", "model_best.pth"
 """In checkpoints/: before the first step, the newest, and the best epoch."""
 SETTINGS, LAYERS, PROGRESS, RESULT = "settings.txt", "layers.json", "progress.json", "result.json"
-"""Options; what each layer keeps; where the run is (written every few seconds); accuracies (written last of all)."""
+"""Options; what each layer keeps; where the run is (written every few seconds); accuracies (written
+last of all).
+"""
 ROW = "results_row.json"
-"""The run's row of results.csv, written before it is appended there: a run that is killed after that
-and goes on has the same row again, which the table then has already."""
+"""The run's row of results.csv, written before it is appended there: a run that is killed after
+that and goes on has the same row again, which the table then has already.
+"""
 METRICS = "metrics.jsonl"
 _LOCK = ".running"
 END_STATES = ("stopped", "failed")
@@ -47,9 +50,11 @@ def _place(config: Config, config_name: str) -> Path:
 
 
 def make(config: Config, config_name: str, take_over: bool = False) -> Path:
-    """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with checkpoints/, logs/, settings.txt.
+    """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with
+    checkpoints/, logs/, settings.txt.
 
-    `take_over`: or the folder of a run of these options that was killed before its first checkpoint.
+    `take_over`: or the folder of a run of these options that was killed before its first
+    checkpoint.
 
     Raises:
         UserError: it cannot be made or written to.
@@ -77,7 +82,8 @@ def make(config: Config, config_name: str, take_over: bool = False) -> Path:
 
 
 def newest(config: Config, config_name: str) -> Path | None:
-    """The folder of the last run that was started with these options and got as far as a checkpoint; None if there is none.
+    """The folder of the last run that was started with these options and got as far as a
+    checkpoint; None if there is none.
 
     By number, not by time: clocks of several machines differ, and can be set back.
     """
@@ -119,7 +125,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """While the block runs, this process alone writes to the run folder; what a killed one left half-written goes away.
+    """While the block runs, this process alone writes to the run folder; what a killed one left
+    half-written goes away.
 
     Raises:
         UserError: another process writes to it, or it cannot be written to.
@@ -184,7 +191,8 @@ def _lives(progress: Mapping[str, Any]) -> bool:
 
 
 class Progress:
-    """Tells in progress.json how far a run is, at most every `every` seconds, for `biprop status`."""
+    """Tells in progress.json how far a run is, at most every `every` seconds, for `biprop status`.
+    """
 
     def __init__(self, folder: Path, every: float = 2.0) -> None:
         self._path, self._every, self._told = folder / PROGRESS, every, -every

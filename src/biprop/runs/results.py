@@ -33,7 +33,8 @@ RESULT_COLUMNS = (
 
 
 def check_results(path: Path) -> None:
-    """Raise UserError if `path` is a table with other columns: better before a run than after it."""
+    """Raise UserError if `path` is a table with other columns: better before a run than after it.
+    """
     if path.exists() and path.stat().st_size:
         try:
             with path.open(newline="", encoding="utf-8") as file:

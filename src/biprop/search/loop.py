@@ -60,7 +60,9 @@ BASELINE_IMAGES = 2000
 """The most test images that the accuracy with random scores is measured on, and the most training
 images (but at least one batch) for the statistics of batch norm."""
 LOOK_EVERY = 10
-"""Steps after which several processes ask each other whether to stop, to write a checkpoint, or whether a loss is no number."""
+"""Steps after which several processes ask each other whether to stop, to write a checkpoint, or
+whether a loss is no number.
+"""
 
 
 LOST = "the loss is infinite or not a number in at least one of the processes"
@@ -75,9 +77,11 @@ class Search:
         data: the images.
         console: where progress goes.
         start: a checkpoint to begin with: its weights and scores.
-        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run folder if it has one. Without
-            `start`: a run of these options that was killed before its first checkpoint begins anew in its folder.
-        group: the processes that search together, started; each has the same network, and a share of every batch.
+        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run
+            folder if it has one. Without `start`: a run of these options that was killed before its
+            first checkpoint begins anew in its folder.
+        group: the processes that search together, started; each has the same network, and a share
+            of every batch.
 
     Attributes:
         step: optimiser steps done, in all.
@@ -85,10 +89,12 @@ class Search:
         train: counts of those batches, of this process.
         seconds: that the run has taken so far, without its interruptions.
 
-    No generator has a state that a checkpoint would have to hold: order, cuts and augmentation follow from (seed, epoch, batch).
+    No generator has a state that a checkpoint would have to hold: order, cuts and augmentation
+    follow from (seed, epoch, batch).
 
     Raises:
-        UserError: network, data, options and checkpoint do not fit together, or the run folder cannot be written.
+        UserError: network, data, options and checkpoint do not fit together, or the run folder
+            cannot be written.
     """
 
     def __init__(
@@ -119,12 +125,14 @@ class Search:
         self.network.model.to(self.device)
         if (smallest := min(config.batch_size, len(data.train))) < 2 * group.size > 2:
             raise UserError(
-                f"--batch-size {config.batch_size}: {smallest} images a step are too few for {group.size} processes"
+                f"--batch-size {config.batch_size}: {smallest} images a step are too few for"
+                f" {group.size} processes"
             )
         self.runner: nn.Module = self._data_parallel()
         if config.compile:
             if self.network.subnetwork:
-                self.network.subnetwork.update()  # moving a model makes its masks stale, and another program would be compiled
+                # moving a model makes its masks stale, and another program would be compiled
+                self.network.subnetwork.update()
             self.runner = torch.compile(self.runner)  # type: ignore[assignment]
         self.data = data.to(self.device)
         self.optimizer = build_optimizer(
@@ -176,14 +184,17 @@ class Search:
         )
 
     def _go_on(self, start: checkpoint.Content) -> Path | None:
-        """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it is in one."""
+        """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it
+        is in one.
+        """
         self.epoch = max(self.epoch, start.epoch)
         folder = checkpoint.run_folder(start.path)
         has_result = folder is not None and (folder / RESULT).exists()
         only_the_end_is_missing = self.epoch == self.config.epochs and start.ours and not has_result
         if self.epoch >= self.config.epochs and not only_the_end_is_missing:
             raise UserError(
-                f"--resume {start.path}: is at epoch {start.epoch} of {self.config.epochs}: pass more --epochs"
+                f"--resume {start.path}: is at epoch {start.epoch} of {self.config.epochs}: pass"
+                " more --epochs"
             )
         try:
             load_optimizer(self.optimizer, start.fields["optimizer"])
@@ -216,7 +227,8 @@ class Search:
         if ours.get("random_scores"):
             self.random_scores = Counts.of(ours["random_scores"])
         self._baseline_is_due = self.config.baseline and ours.get("baseline_is_due", False)
-        # Which images the batches done had follows from these options: with others, the epoch begins anew.
+        # Which images the batches done had follows from these options: with others, the epoch
+        # begins anew.
         decisive = ("seed", "batch_size", "low_data", "one_batch")
         if all(getattr(start.config, name) == getattr(self.config, name) for name in decisive):
             batch = checkpoint.whole(ours.get("batch", 0), 0, self.batches)
@@ -226,10 +238,13 @@ class Search:
             )
 
     def _data_parallel(self) -> nn.Module:
-        """The model, or for several processes the model in a wrapper that averages gradients while they are computed."""
+        """The model, or for several processes the model in a wrapper that averages gradients while
+        they are computed.
+        """
         if self.group.size == 1:
             return self.model
-        # Batch-norm statistics are averaged once an epoch instead of being sent in every step. The option's name is new in 2.13.
+        # Batch-norm statistics are averaged once an epoch instead of being sent in every step. The
+        # option's name is new in 2.13.
         parallel = nn.parallel.DistributedDataParallel
         new_name = "forward_sync_buffers" in inspect.signature(parallel).parameters
         sync: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
@@ -255,9 +270,11 @@ class Search:
 
         Raises:
             SearchDiverged: not a number; the last good checkpoint is kept.
-            SearchStopped: by SIGTERM or SIGHUP, after a checkpoint, or because another process has died.
+            SearchStopped: by SIGTERM or SIGHUP, after a checkpoint, or because another process has
+                died.
             KeyboardInterrupt: Ctrl-C, after a checkpoint.
-            UserError: a file cannot be written or read; or another process writes to this run folder.
+            UserError: a file cannot be written or read; or another process writes to this run
+                folder.
         """
         with ExitStack() as stack:
             self.group.by_first(lambda: stack.enter_context(held(self.folder)))
@@ -273,11 +290,13 @@ class Search:
             error = died
         elif isinstance(error, OSError):
             error = UserError(
-                f"{error.filename or self.folder}: cannot be written: {error.strerror or one_line(error)}"
+                f"{error.filename or self.folder}: cannot be written:"
+                f" {error.strerror or one_line(error)}"
             )
         elif self.group.is_broken_by(error):
             error = SearchStopped(
-                f"process {self.group.rank} of {self.group.size}: another one has died or does not answer"
+                f"process {self.group.rank} of {self.group.size}: another one has died or does not"
+                " answer"
             )
             error.is_by_accident = self.group.rank == 1 and not self._first_has_told()
         is_asked_for = isinstance(error, KeyboardInterrupt | SearchStopped)
@@ -290,7 +309,9 @@ class Search:
         return error
 
     def _first_has_told(self) -> bool:
-        """Whether the first process lives, and has said in the run folder why it ends; waits a little for that."""
+        """Whether the first process lives, and has said in the run folder why it ends; waits a
+        little for that.
+        """
         end = time.monotonic() + 2
         while not (told := has_told_its_end(self.folder)) and time.monotonic() < end:
             time.sleep(0.05)
@@ -312,10 +333,8 @@ class Search:
         if self.epoch == config.epochs:  # the run ended between its last epoch and its result
             validation = self._evaluate(self.data.validation)
         with (
-            RunLog(self.folder / LOGS, self.epoch)
-            if self.group.is_first
-            else nullcontext() as run_log
-        ):
+            RunLog(self.folder / LOGS, self.epoch) if self.group.is_first else nullcontext()
+        ) as run_log:
             while self.epoch < config.epochs:
                 rate = self._set_schedule(self.epoch)
                 pace = Pace(self.step)
@@ -408,7 +427,8 @@ class Search:
             raise
 
     def _save_or_stop(self) -> None:
-        """Between two steps: write a checkpoint if it is time for one, or if this run is asked to stop.
+        """Between two steps: write a checkpoint if it is time for one, or if this run is asked to
+        stop.
 
         Raises:
             SearchStopped, KeyboardInterrupt: it is asked to.
@@ -461,7 +481,8 @@ class Search:
     def _logits(self, images: Tensor) -> Tensor:
         """The model's answer in training: float32, however it was computed."""
         if self.config.channels_last:
-            # Of the images only: convolutions follow them, and scores stay in the order in which ties are broken.
+            # Of the images only: convolutions follow them, and scores stay in the order in which
+            # ties are broken.
             images = images.contiguous(memory_format=torch.channels_last)
         try:
             with torch.autocast(
@@ -478,7 +499,8 @@ class Search:
             raise
 
     def _weight(self, own: int) -> float:
-        """What makes the plain mean of the processes' gradients the gradient of the batch's mean loss: shares differ in size.
+        """What makes the plain mean of the processes' gradients the gradient of the batch's mean
+        loss: shares differ in size.
 
         `own` is the number of images in this process's share of the batch.
         """
@@ -553,14 +575,16 @@ class Search:
     def _end_epoch(
         self, run_log: RunLog | None, told: dict[str, float], train: Counts, validation: Counts
     ) -> None:
-        """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it already.
+        """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it
+        already.
 
         `told`: its learning rate and speed.
         """
         if train.top1 >= self.best_train.top1:
             self.best_train = train
-        # Only epochs at the final density count, and of equals the later: it has seen more and has the smaller learning rate.
-        # A few validation images choose by luck: then the last epoch counts.
+        # Only epochs at the final density count, and of equals the later: it has seen more and has
+        # the smaller learning rate. A few validation images choose by luck: then the last epoch
+        # counts.
         is_better = (
             not self.data.validation_chooses or validation.right >= self.best.validation.right
         )
@@ -569,7 +593,8 @@ class Search:
             self.best = Best(self.epoch, validation)
         if not run_log:
             return
-        # In this order a run that is killed between any two lines does the same again when it is resumed, from the epoch before.
+        # In this order a run that is killed between any two lines does the same again when it is
+        # resumed, from the epoch before.
         self._tell(run_log, told, train, validation)
         if is_best:
             self._save(BEST, train, validation)
@@ -578,7 +603,10 @@ class Search:
             self._save(f"epoch_{self.epoch}.state", train, validation)
 
     def _save(self, name: str, train: Counts, validation: Counts) -> None:
-        """Write a checkpoint. `train`: counts of the epoch so far, or of the one that has ended, of all processes."""
+        """Write a checkpoint.
+
+        `train`: counts of the epoch so far, or of the one that has ended, of all processes.
+        """
         config = self.config
         path = self.folder / CHECKPOINTS / name
         self._saved = time.monotonic()
@@ -615,9 +643,9 @@ class Search:
                         "best_validation": asdict(self.best.validation),
                         "best_train": asdict(self.best_train),
                         "density": self.network.density,
-                        "densities": self.network.subnetwork.densities
-                        if self.network.subnetwork
-                        else {},
+                        "densities": (
+                            self.network.subnetwork.densities if self.network.subnetwork else {}
+                        ),
                         "selected_on": config.select_on,
                         "num_classes": self.task.num_classes,
                         "channels": self.task.channels,
@@ -649,8 +677,10 @@ class Search:
         self._tell_of_progress(told)
         width = len(str(config.epochs))
         self.console.line(
-            f"epoch {self.epoch:>{width}}/{config.epochs}  loss {train.loss:.3f}  train {train.top1:5.1f} %  "
-            f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {told['lr']:.3g}  {told['seconds']:.1f} s"
+            f"epoch {self.epoch:>{width}}/{config.epochs}  loss {train.loss:.3f}  train"
+            f" {train.top1:5.1f} %  "
+            f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {told['lr']:.3g} "
+            f" {told['seconds']:.1f} s"
             f"{'  best' if self.data.validation_chooses and self.best.epoch == self.epoch else ''}"
         )
 
@@ -686,7 +716,9 @@ class Search:
         )
 
     def _tell_result(self, result: Result) -> None:
-        """Write the accuracies into the run folder: last of all, so that the file says that the run is complete."""
+        """Write the accuracies into the run folder: last of all, so that the file says that the run
+        is complete.
+        """
         counts = {
             "validation": result.validation,
             "test": result.test,

@@ -9,19 +9,22 @@ CONSISTENCY = 12.0
 
 
 def jensen_shannon(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of the plain views plus 12 times the Jensen-Shannon divergence between three views (AugMix paper, section 3).
+    """Cross entropy of the plain views plus 12 times the Jensen-Shannon divergence between three
+    views (AugMix paper, section 3).
 
-    The divergence is the mean over the views of KL(view || mean of the three), averaged over the batch; the mean is clamped to
-    [1e-7, 1].
+    The divergence is the mean over the views of KL(view || mean of the three), averaged over the
+    batch; the mean is clamped to [1e-7, 1].
 
     Args:
-        logits: [3 B, classes] float: the plain views of B images, then two augmented ones in the same order.
+        logits: [3 B, classes] float: the plain views of B images, then two augmented ones in the
+            same order.
         labels: [B] int64.
 
     Returns:
         A scalar.
     """
-    # By logarithms throughout: F.kl_div's gradient is not a number where a probability has become exactly 0.
+    # By logarithms throughout: F.kl_div's gradient is not a number where a probability has become
+    # exactly 0.
     log_views = logits.float().log_softmax(1).view(3, -1, logits.shape[1])
     views = log_views.exp()
     log_mean = views.mean(0).clamp(1e-7, 1).log()
@@ -33,7 +36,9 @@ def jensen_shannon(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
 
 
 def classification(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of logits [B, classes] and labels [B] int64, or, with three views of each image, `jensen_shannon`."""
+    """Cross entropy of logits [B, classes] and labels [B] int64, or, with three views of each
+    image, `jensen_shannon`.
+    """
     if len(logits) == len(labels):
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     assert len(logits) == 3 * len(labels), (logits.shape, labels.shape)

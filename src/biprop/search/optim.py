@@ -15,9 +15,10 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:  # fmt: skip
     """SGD or Adam over the parameters that train.
 
-    SGD has two groups, in this order: parameters with "bn" in their name, and the rest; the batch norms of shortcuts and of
-    plain networks count as rest. Order and groups are those of the original research code, so that its optimiser states load.
-    Adam has one group and takes the learning rate only.
+    SGD has two groups, in this order: parameters with "bn" in their name, and the rest; the batch
+    norms of shortcuts and of plain networks count as rest. Order and groups are those of the
+    original research code, so that its optimiser states load. Adam has one group and takes the
+    learning rate only.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if name == "adam":
@@ -33,7 +34,9 @@ def build_optimizer(
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
-    """Take over what a saved optimiser has gathered of each parameter: momenta and moments. Options stay this optimiser's.
+    """Take over what a saved optimiser has gathered of each parameter: momenta and moments.
+
+    Options stay this optimiser's.
 
     Args:
         optimizer: over the same parameters in the same groups.

@@ -17,14 +17,19 @@ def sample_in_words(counts: Counts, everything: int) -> str:
 
 
 class SearchDiverged(RuntimeError):
-    """The loss or a score is infinite or not a number; the message names layer and step. Checkpoints so far are kept."""
+    """The loss or a score is infinite or not a number; the message names layer and step.
+
+    Checkpoints so far are kept.
+    """
 
 
 class SearchStopped(RuntimeError):
-    """The search ended before its time and can go on from its last checkpoint; the message says why.
+    """The search ended before its time and can go on from its last checkpoint; the message says
+    why.
 
     Attributes:
-        is_by_accident: the first process, which otherwise speaks for all, does not know of it: it may be the one that died.
+        is_by_accident: the first process, which otherwise speaks for all, does not know of it: it
+            may be the one that died.
     """
 
     is_by_accident = False
@@ -32,7 +37,9 @@ class SearchStopped(RuntimeError):
 
 @dataclass
 class Best:
-    """The best epoch so far (from 1; 0 while there is none) among those at the final density, chosen on validation data."""
+    """The best epoch so far (from 1; 0 while there is none) among those at the final density,
+    chosen on validation data.
+    """
 
     epoch: int = 0
     validation: Counts = field(default_factory=Counts)

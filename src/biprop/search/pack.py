@@ -23,7 +23,8 @@ _NOT_TOLD = (
     "name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "save_minutes", "histograms", "baseline",
     "data", "trainer",
 )  # fmt: skip
-"""Options that change nothing of what is found, or that say where something lies on this machine."""
+"""Options that change nothing of what is found, or that say where something lies on this machine.
+"""
 
 
 def pack(
@@ -82,7 +83,9 @@ def _counts(record: Any, file: Path) -> dict[str, Any] | None:
 
 
 def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
-    """How the network was found: options that differ from the default, accuracies, epoch, versions, date of packing."""
+    """How the network was found: options that differ from the default, accuracies, epoch, versions,
+    date of packing.
+    """
     default, ours = options.as_dict(options.Config()), content.ours
     found: dict[str, Any] = {
         "options": {

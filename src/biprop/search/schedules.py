@@ -12,8 +12,9 @@ STEPS: dict[str, tuple[tuple[int, float], ...]] = {
     "mpt11_w18_2_lr": ((46, 0.1), (65, 0.1), (80, 0.01)),
     "mpt11_w18_2_v2_lr": ((35, 0.1), (50, 0.1), (60, 0.01)),
 }
-"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. From epoch 55 on, cos_multi_lr is multiplied by a cosine
-over the whole run, which counts from epoch 0."""
+"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. From epoch 55 on,
+cos_multi_lr is multiplied by a cosine over the whole run, which counts from epoch 0.
+"""
 
 POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
 

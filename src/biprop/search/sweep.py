@@ -1,6 +1,8 @@
-"""Many searches: the cells of a grid over configurations and options, each once, however often the command is started.
+"""Many searches: the cells of a grid over configurations and options, each once, however often the
+command is started.
 
-A cell's state is a small JSON file of its own, so that any number of processes can work on one sweep (a SLURM array does).
+A cell's state is a small JSON file of its own, so that any number of processes can work on one
+sweep (a SLURM array does).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ WAITING, RUNNING, DONE, DIVERGED = "waiting", "running", "done", "diverged"
 
 @dataclass(frozen=True)
 class Cell:
-    """One search of the grid: its number, what it has instead of the common options, and all its options."""
+    """One search of the grid: its number, what it has instead of the common options, and all its
+    options.
+    """
 
     number: int
     values: dict[str, str]
@@ -124,7 +128,8 @@ class Sweep:
         replace_text(self._path(cell), json.dumps(state, indent=1) + "\n")
 
     def unfinished(self, number: int | None = None) -> Iterator[Cell]:
-        """The cells to run: all that are neither done nor diverged, or cell `number` if it is one of them.
+        """The cells to run: all that are neither done nor diverged, or cell `number` if it is one
+        of them.
 
         Raises:
             UserError: there is no cell `number`.

@@ -1,4 +1,5 @@
-"""What is binary, and how gradients pass it: pure functions; the modules that wire them are in `layers`.
+"""What is binary, and how gradients pass it: pure functions; the modules that wire them are in
+`layers`.
 
 `sign` is defined here once: sign(0) = +1, because a bit has two values.
 """
@@ -25,7 +26,9 @@ def sign(x: Tensor) -> Tensor:
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply`, without its search for default arguments, which takes longer than a small layer."""
+    """`function.apply`, without its search for default arguments, which takes longer than a small
+    layer.
+    """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
     return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
@@ -50,9 +53,11 @@ class _BinaryActivation(torch.autograd.Function):
 
 
 def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
-    """Sign of the activations, with a triangular pseudo-gradient (MPT-1/1; ICLR 2021 paper, section 4).
+    """Sign of the activations, with a triangular pseudo-gradient (MPT-1/1; ICLR 2021 paper, section
+    4).
 
-    Forward: sign(x). Backward: the incoming gradient times 2 * (1 - |x|) where |x| <= 1, and 0 elsewhere.
+    Forward: sign(x). Backward: the incoming gradient times 2 * (1 - |x|) where |x| <= 1, and 0
+    elsewhere.
 
     Args:
         x: float activations, any shape.
@@ -114,11 +119,13 @@ class _MaskedBinaryWeight(torch.autograd.Function):
 
 
 def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Tensor) -> Tensor:
-    """The weights that a subnetwork computes with: gain * sign(weight) * mask (ICLR 2021 paper, algorithm 1).
+    """The weights that a subnetwork computes with: gain * sign(weight) * mask (ICLR 2021 paper,
+    algorithm 1).
 
-    Backward goes straight through the mask and the gain: dL/dscores = dL/dresult * weight * sign(scores).
-    A weight that is exactly 0 (inits `bernoulli`, `usc_bernoulli`) contributes 0 although the mask keeps it: here, and only
-    here, the sign of 0 is 0. A score that is exactly 0 gets no gradient, as |score| has none there.
+    Backward goes straight through the mask and the gain: dL/dscores = dL/dresult * weight *
+    sign(scores). A weight that is exactly 0 (inits `bernoulli`, `usc_bernoulli`) contributes 0
+    although the mask keeps it: here, and only here, the sign of 0 is 0. A score that is exactly 0
+    gets no gradient, as |score| has none there.
 
     Args:
         scores: float, any shape; the only argument that gets a gradient.
@@ -138,11 +145,13 @@ def gain(weight: Tensor, mask: Tensor, kept: int | None = None) -> Tensor:
     Args:
         weight: float, any shape.
         mask: bool, same shape.
-        kept: the divisor that the method prescribes, which under layerwise pruning is int(k * n) and not always the number of
-            ones in the mask (see `Subnetwork.update`); None takes that number.
+        kept: the divisor that the method prescribes, which under layerwise pruning is int(k * n)
+            and not always the number of ones in the mask (see `Subnetwork.update`); None takes that
+            number.
     """
-    # PyTorch's own sum, and not one in double precision in the core's pass: it rounds as the original research code does,
-    # and the last bit of a gain decides which of two values that are equal in exact arithmetic a pool or a ReLU lets through.
+    # PyTorch's own sum, and not one in double precision in the core's pass: it rounds as the
+    # original research code does, and the last bit of a gain decides which of two values that are
+    # equal in exact arithmetic a pool or a ReLU lets through.
     core = _core(weight) if addressable(mask) else None
     kept_magnitudes = (
         _by_core(core.biprop_kept_magnitudes, weight, mask.contiguous())

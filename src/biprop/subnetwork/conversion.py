@@ -1,4 +1,6 @@
-"""`convert` turns a network of random weights into a subnetwork; `Subnetwork` keeps its masks and gains up to date."""
+"""`convert` turns a network of random weights into a subnetwork; `Subnetwork` keeps its masks and
+gains up to date.
+"""
 
 from __future__ import annotations
 
@@ -35,33 +37,43 @@ def convert(
     scale_fan: bool = False,
     floor: float = 0.001,
 ) -> Subnetwork:
-    """Turn a model into a subnetwork of random binary weights, in place; its own forward stays as it is.
+    """Turn a model into a subnetwork of random binary weights, in place; its own forward stays as
+    it is.
 
-    Every Linear, Conv1d/2d/3d and ConvTranspose1d/2d/3d (grouped ones too) becomes a masked layer: its weight and bias are
-    frozen, and it gets `scores`, one per weight, which train. Everything else is left alone, trainable as it was, and listed in
-    `Subnetwork.left_alone`: normalisation layers, embeddings, recurrent cells, subclasses of the classes above, layers whose
-    weight something else computes (weight norm, spectral norm, `torch.nn.utils.prune`).
+    Every Linear, Conv1d/2d/3d and ConvTranspose1d/2d/3d (grouped ones too) becomes a masked layer:
+    its weight and bias are frozen, and it gets `scores`, one per weight, which train. Everything
+    else is left alone, trainable as it was, and listed in `Subnetwork.left_alone`: normalisation
+    layers, embeddings, recurrent cells, subclasses of the classes above, layers whose weight
+    something else computes (weight norm, spectral norm, `torch.nn.utils.prune`).
 
     Args:
-        model: any module; may itself be a layer. Its parameters are float32, bfloat16 or float16, or on the meta device.
-        density: fraction of weights kept, above 0 and at most 1; or a mapping of layer names or name patterns (shell style) to
-            densities or "dense", of which the last that matches counts: {"*": 0.2, "fc": 0.5, "conv1": "dense"}.
-        scope: "layer" (every layer keeps its density) or "global" (one ranking over all; one density).
-        exempt: names or patterns of names, or a function of (name, module), for layers that stay dense and train.
-        seed: 0 .. 2**64 - 1, of signs, scores and, for a named `init`, magnitudes. A layer's draw depends on the seed and on
-            its place among the model's maskable layers, not on torch's version, the device or which others are exempt.
-        init: "own" keeps the magnitudes of the weights as the model drew them and draws only their signs anew; "keep" leaves the
-            weights as they are (a trained model); otherwise one of `biprop.init.INITS`.
+        model: any module; may itself be a layer. Its parameters are float32, bfloat16 or float16,
+            or on the meta device.
+        density: fraction of weights kept, above 0 and at most 1; or a mapping of layer names or
+            name patterns (shell style) to densities or "dense", of which the last that matches
+            counts: {"*": 0.2, "fc": 0.5, "conv1": "dense"}.
+        scope: "layer" (every layer keeps its density) or "global" (one ranking over all; one
+            density).
+        exempt: names or patterns of names, or a function of (name, module), for layers that stay
+            dense and train.
+        seed: 0 .. 2**64 - 1, of signs, scores and, for a named `init`, magnitudes. A layer's draw
+            depends on the seed and on its place among the model's maskable layers, not on torch's
+            version, the device or which others are exempt.
+        init: "own" keeps the magnitudes of the weights as the model drew them and draws only their
+            signs anew; "keep" leaves the weights as they are (a trained model); otherwise one of
+            `biprop.init.INITS`.
         mode, nonlinearity, scale_fan: see `biprop.init.draw_weight`.
-        floor: under global scope, the fraction of its weights that each layer keeps in any case (at least one weight).
+        floor: under global scope, the fraction of its weights that each layer keeps in any case (at
+            least one weight).
 
     Returns:
         The `Subnetwork`; its masks are ready.
 
     Raises:
-        UserError: a value out of range, a pattern that matches no layer, a layer without a density, nothing to mask, a model that
-            is a subnetwork already, a parameter shared with another module, lazy layers before the first batch, double
-            precision, sharded parameters, weights that are all 0 or not finite. The model is then as it was.
+        UserError: a value out of range, a pattern that matches no layer, a layer without a density,
+            nothing to mask, a model that is a subnetwork already, a parameter shared with another
+            module, lazy layers before the first batch, double precision, sharded parameters,
+            weights that are all 0 or not finite. The model is then as it was.
     """
     _check_model(model)
     found = {name: m for name, m in model.named_modules() if maskable(m)}
@@ -125,7 +137,8 @@ def _check_model(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dtype == torch.float64:
             raise UserError(
-                f"parameter {name!r} is float64, and tickets hold float32: call model.float(), then convert it"
+                f"parameter {name!r} is float64, and tickets hold float32: call model.float(), then"
+                " convert it"
             )
 
 
@@ -141,7 +154,8 @@ def _check_choice(
         raise UserError(f"scope = {scope!r}: must be 'layer' or 'global'")
     if not 0 <= floor <= 1:
         raise UserError(
-            f"floor = {floor}: must be between 0 and 1 (the fraction that each layer keeps in any case)"
+            f"floor = {floor}: must be between 0 and 1 (the fraction that each layer keeps in any"
+            " case)"
         )
     if scope == "global":
         check_global(densities, [_weight(found[name]).numel() for name in densities], floor)
@@ -157,8 +171,9 @@ def _check_choice(
             )
         if weight.is_inference() or 0 in weight.stride():
             raise UserError(
-                f"the weight of layer {name!r} cannot be changed in place (made in torch.inference_mode, or expanded): "
-                "give it one of its own: layer.weight = torch.nn.Parameter(layer.weight.clone())"
+                f"the weight of layer {name!r} cannot be changed in place (made in"
+                " torch.inference_mode, or expanded): give it one of its own: layer.weight ="
+                " torch.nn.Parameter(layer.weight.clone())"
             )
 
 
@@ -174,8 +189,9 @@ def _check_magnitudes(
             raise UserError(f"layer {name!r} has a weight that is infinite or not a number")
         if not weight.any():
             raise UserError(
-                f"all weights of layer {name!r} are 0, so its scores would get no gradient under init={init!r}: "
-                "exempt it, or let convert draw its weights (init='kaiming_normal')"
+                f"all weights of layer {name!r} are 0, so its scores would get no gradient under"
+                f" init={init!r}: exempt it, or let convert draw its weights"
+                " (init='kaiming_normal')"
             )
 
 
@@ -221,7 +237,8 @@ def _densities(
     missing = [name for name in found if name not in chosen and name not in dense]
     if missing:
         raise UserError(
-            f"no density for layer {missing[0]!r}: name it, or begin with a pattern for the rest: {{'*': 0.2, ...}}"
+            f"no density for layer {missing[0]!r}: name it, or begin with a pattern for the rest:"
+            " {'*': 0.2, ...}"
         )
     return {
         name: v for name in found if name not in dense and not isinstance(v := chosen[name], str)
@@ -238,7 +255,9 @@ def _matching(found: Mapping[str, nn.Module], pattern: str) -> list[str]:
 
 
 def _refuse_shared_weights(model: nn.Module, masked: Mapping[str, float]) -> None:
-    """Raise UserError if a parameter of a masked layer is, or lies where, another module's parameter is too."""
+    """Raise UserError if a parameter of a masked layer is, or lies where, another module's
+    parameter is too.
+    """
     owners: dict[Any, dict[str, None]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):

@@ -1,7 +1,8 @@
-"""First weights and scores: magnitudes from the chosen initialisation, signs from the ticket's own generator.
+"""First weights and scores: magnitudes from the chosen initialisation, signs from the ticket's own
+generator.
 
-A ticket keeps only signs and one gain per layer, so the magnitudes need no generator of ours: they act on the search (they
-scale the gradient of the scores) and on the gain, which is stored.
+A ticket keeps only signs and one gain per layer, so the magnitudes need no generator of ours: they
+act on the search (they scale the gradient of the scores) and on the gain, which is stored.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
 def fans(shape: torch.Size) -> tuple[int, int]:
-    """(fan in, fan out) of a weight, as `torch.nn.init` counts them: [out, in / groups, ...] times the kernel's size."""
+    """(fan in, fan out) of a weight, as `torch.nn.init` counts them: [out, in / groups, ...] times
+    the kernel's size.
+    """
     kernel = math.prod(shape[2:])
     return shape[1] * kernel, shape[0] * kernel
 
@@ -55,13 +58,15 @@ def check(
         torch.nn.init.calculate_gain(nonlinearity)  # type: ignore[arg-type]
     except ValueError:
         raise UserError(
-            f"nonlinearity = {nonlinearity!r}: torch.nn.init.calculate_gain does not know it; try 'relu'"
+            f"nonlinearity = {nonlinearity!r}: torch.nn.init.calculate_gain does not know it; try"
+            " 'relu'"
         ) from None
     if init not in INITS:
         raise UserError(f"init = {init!r}: must be one of {', '.join(INITS)}")
     if scale_fan and init in SCALES_FAN and density >= 1:
         raise UserError(
-            "scale_fan multiplies the fan by (1 - density), which is 0 at density 1: turn it off or keep fewer"
+            "scale_fan multiplies the fan by (1 - density), which is 0 at density 1: turn it off or"
+            " keep fewer"
         )
 
 
@@ -83,13 +88,14 @@ def draw_weight(
         seed: of the ticket, 0 .. 2**64 - 1.
         layer: the layer's number; no other layer changes the draw.
         init: one of `INITS`. With std = gain(nonlinearity) / sqrt(fan):
-            kaiming_normal N(0, std), kaiming_uniform the uniform one of that std, xavier_normal, xavier_constant
-            +-sqrt(2 / (fan_in + fan_out)), signed_constant +-std, unsigned_constant +std, standard U(+-1 / sqrt(fan_in)),
-            ones, binary +-1, bernoulli 0 or 1 at one half, usc_bernoulli 0 or std.
+            kaiming_normal N(0, std), kaiming_uniform the uniform one of that std, xavier_normal,
+            xavier_constant +-sqrt(2 / (fan_in + fan_out)), signed_constant +-std, unsigned_constant
+            +std, standard U(+-1 / sqrt(fan_in)), ones, binary +-1, bernoulli 0 or 1 at one half,
+            usc_bernoulli 0 or std.
         mode: fan_in or fan_out.
         nonlinearity: a name that `torch.nn.init.calculate_gain` knows.
-        scale_fan: multiply the fan by (1 - density). With density the fraction kept this widens the weights of dense layers
-            rather than sparse ones; it is what the published results used.
+        scale_fan: multiply the fan by (1 - density). With density the fraction kept this widens the
+            weights of dense layers rather than sparse ones; it is what the published results used.
         density: see `scale_fan`.
 
     Returns:
@@ -139,6 +145,8 @@ def draw_signs(shape: torch.Size, seed: int, layer: int) -> Tensor:
 
 
 def draw_scores(shape: torch.Size, seed: int, layer: int) -> Tensor:
-    """First scores of one layer: Kaiming uniform with a = sqrt(5), that is U(+-1 / sqrt(fan_in)); float32 on the CPU."""
+    """First scores of one layer: Kaiming uniform with a = sqrt(5), that is U(+-1 / sqrt(fan_in));
+    float32 on the CPU.
+    """
     generator = _generator(seed, rng.Stream.SCORES, layer)
     return (torch.rand(shape, generator=generator, **_FLOAT32) * 2 - 1) / math.sqrt(fans(shape)[0])

@@ -1,12 +1,15 @@
-"""Masked layers: PyTorch's own convolutions and linear layer, computing with kept and binarised random weights.
+"""Masked layers: PyTorch's own convolutions and linear layer, computing with kept and binarised
+random weights.
 
-A masked layer is the same module with another class: hooks, device, padding mode and every reference to it stay. It owns
+A masked layer is the same module with another class: hooks, device, padding mode and every
+reference to it stay. It owns
 
     weight  frozen parameter: the random weights        scores  trained parameter of the same shape
     mask    bool tensor: which weights are kept         gain    scalar tensor: the magnitude of what is kept
 
-`mask` and `gain` follow from weight and scores, and `Subnetwork` keeps them up to date. They are no parameters and no buffers:
-nothing that averages, sends, shards or stores a model's state has to know of them.
+`mask` and `gain` follow from weight and scores, and `Subnetwork` keeps them up to date. They are no
+parameters and no buffers: nothing that averages, sends, shards or stores a model's state has to
+know of them.
 """
 
 from __future__ import annotations
@@ -43,13 +46,14 @@ class BinaryActivation(nn.Module):
 class MaskSource:
     """The scores and the weight that a layer's mask and gain were computed from.
 
-    Their identity counts as much as their content: parameters are replaced (`load_state_dict(assign=True)`), lent
-    (`torch.func.functional_call`) and filled anew (`Parameter.data = ...`).
+    Their identity counts as much as their content: parameters are replaced
+    (`load_state_dict(assign=True)`), lent (`torch.func.functional_call`) and filled anew
+    (`Parameter.data = ...`).
 
     Attributes:
         layer: the layer's name.
-        stale: the mask may be older than the scores, whatever these look like: optimisers with fused=True, for example,
-            change parameters without counting up their versions.
+        stale: the mask may be older than the scores, whatever these look like: optimisers with
+            fused=True, for example, change parameters without counting up their versions.
     """
 
     def __init__(self, layer: str) -> None:
@@ -207,14 +211,16 @@ MASKED_CLASS: dict[type[nn.Module], type[Masked]] = {
     nn.ConvTranspose2d: MaskedConvTranspose2d,
     nn.ConvTranspose3d: MaskedConvTranspose3d,
 }
-"""Exact types only: a subclass may use its weight in its own way (`nn.MultiheadAttention` reads its output projection's)."""
+"""Exact types only: a subclass may use its weight in its own way (`nn.MultiheadAttention` reads its
+output projection's).
+"""
 
 
 def maskable(module: nn.Module) -> bool:
     """Whether `convert` can turn this very module into a masked layer.
 
-    Not where something else computes its weight or its bias (weight norm, spectral norm and pruning of `torch.nn.utils`), nor
-    where its forward pass was replaced.
+    Not where something else computes its weight or its bias (weight norm, spectral norm and pruning
+    of `torch.nn.utils`), nor where its forward pass was replaced.
     """
     if type(module) not in MASKED_CLASS or "forward" in module.__dict__:
         return False
@@ -223,7 +229,8 @@ def maskable(module: nn.Module) -> bool:
 
 
 def mask_layer(module: nn.Module, name: str, scores: Tensor) -> Masked:
-    """Turn a maskable module into a masked layer, in place: weight and bias frozen, `scores` [shape of weight] trained.
+    """Turn a maskable module into a masked layer, in place: weight and bias frozen, `scores` [shape
+    of weight] trained.
 
     Whoever calls gives it its `subnetwork`.
     """
@@ -238,7 +245,8 @@ def mask_layer(module: nn.Module, name: str, scores: Tensor) -> Masked:
     module.register_parameter("scores", nn.Parameter(scores.to(weight)))
     module.mask = torch.ones_like(weight, dtype=torch.bool, requires_grad=False)
     module.gain = weight.new_ones(())
-    # A hook of its own keeps a layer inside nn.TransformerEncoderLayer off that one's fused path, which reads the raw weights.
+    # A hook of its own keeps a layer inside nn.TransformerEncoderLayer off that one's fused path,
+    # which reads the raw weights.
     module.register_forward_pre_hook(_refuse_symbolic_tracing)
     return module
 
@@ -246,6 +254,6 @@ def mask_layer(module: nn.Module, name: str, scores: Tensor) -> Masked:
 def _refuse_symbolic_tracing(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     if inputs and isinstance(inputs[0], torch.fx.Proxy):
         raise UserError(
-            "torch.fx would keep the masks of this moment for ever: "
-            "trace a plain model instead: biprop.Ticket.from_model(model, subnetwork).to_model(new_model)"
+            "torch.fx would keep the masks of this moment for ever: trace a plain model instead:"
+            " biprop.Ticket.from_model(model, subnetwork).to_model(new_model)"
         )

@@ -1,8 +1,10 @@
-"""Who is kept: exact selection by score, in one layer or over the whole network, and the density schedule.
+"""Who is kept: exact selection by score, in one layer or over the whole network, and the density
+schedule.
 
-The rule (ICLR 2021 paper, section 3; exact to the weight): sort |scores| in ascending order; the first int((1 - k) * n) are
-pruned, computed in double precision; the rest is kept. Ties are broken by index: among equal |scores| the earlier weight goes
-first. In global scope the order is that of the concatenated layers.
+The rule (ICLR 2021 paper, section 3; exact to the weight): sort |scores| in ascending order; the
+first int((1 - k) * n) are pruned, computed in double precision; the rest is kept. Ties are broken
+by index: among equal |scores| the earlier weight goes first. In global scope the order is that of
+the concatenated layers.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def kept_count(weights: int, density: float) -> int:
 
 
 def floor_count(weights: int, floor: float) -> int:
-    """How many weights a layer keeps in any case under global scope: the fraction `floor` of them, at least 1."""
+    """How many weights a layer keeps in any case under global scope: the fraction `floor` of them,
+    at least 1.
+    """
     return max(1, int(floor * weights))
 
 
@@ -43,13 +47,14 @@ def check_floors(kept: int, floors: Sequence[int]) -> None:
             "lower the floor or " if max(floors) > 1 else ""
         )  # each layer keeps one weight in any case
         raise UserError(
-            f"the floors of the layers add up to {sum(floors)} weights, more than the {kept} to keep: {lower}raise the density"
+            f"the floors of the layers add up to {sum(floors)} weights, more than the {kept} to"
+            f" keep: {lower}raise the density"
         )
 
 
 class Ranking:
-    """What is remembered of one ranking from step to step: its threshold moves little, so only |scores| near it need a close
-    look. It saves work and changes no result. A window is two |scores|, as integers of 31 bits, which have the order of the
+    """What is remembered of one ranking from step to step: its threshold moves little, so only
+    |scores| near it need a close look. It saves work and changes no result. A window is two |scores|, as integers of 31 bits, which have the order of the
     floats.
     """
 
@@ -124,7 +129,8 @@ def keep_top_of_all(
 
 
 def keep_top_traced(scores: Tensor, kept: int) -> Tensor:
-    """`keep_top` by tensor operations alone, for tracers and transforms, in which no number can be looked at.
+    """`keep_top` by tensor operations alone, for tracers and transforms, in which no number can be
+    looked at.
 
     Scores that are infinite or not a number are not refused here: whoever calls sees to them.
     """
@@ -148,7 +154,9 @@ def _check_finite(scores: Sequence[Tensor]) -> None:
 
 @dataclass
 class _Choice:
-    """Flat masks of who is above a window, and the places of who is in it (None: too many for the room)."""
+    """Flat masks of who is above a window, and the places of who is in it (None: too many for the
+    room).
+    """
 
     masks: list[NDArray[np.bool_]]
     above: int
@@ -162,7 +170,8 @@ class _Choice:
 def _keep_top_by_core(
     core: ctypes.CDLL, scores: Sequence[Tensor], kept: int, ranking: Ranking
 ) -> list[Tensor]:
-    # Tensors, and not numpy views of them: a storage that numpy has seen cannot be resized any more, which FSDP does.
+    # Tensors, and not numpy views of them: a storage that numpy has seen cannot be resized any
+    # more, which FSDP does.
     flats = [s.detach().contiguous().view(-1) for s in scores]
     choice = None
     if window := ranking.window():
@@ -218,7 +227,9 @@ def _choose(
 def _window_by_counting(
     core: ctypes.CDLL, flats: Sequence[Tensor], kept: int
 ) -> tuple[tuple[int, int], int]:
-    """The bin of |scores| in which the kept-th largest is, as a window, and the most that a part has in it."""
+    """The bin of |scores| in which the kept-th largest is, as a window, and the most that a part
+    has in it.
+    """
     threads, grain = torch.get_num_threads(), native.WEIGHTS
     histograms = [np.zeros((-(-len(flat) // grain), BINS), dtype=np.uint32) for flat in flats]
     for flat, histogram in zip(flats, histograms, strict=True):
@@ -233,7 +244,10 @@ def _window_by_counting(
 
 
 def _keep_top_flat(scores: Tensor, kept: int) -> Tensor:
-    """`keep_top` of a flat tensor of finite scores. Off the CPU nothing here waits for the device."""
+    """`keep_top` of a flat tensor of finite scores.
+
+    Off the CPU nothing here waits for the device.
+    """
     count = len(scores)
     assert 0 <= kept <= count, (kept, count)
     if kept in (0, count):
@@ -251,7 +265,8 @@ def _smallest_kept(magnitudes: Tensor, kept: int) -> Tensor:
     pruned = len(magnitudes) - kept
     floats = magnitudes.dtype in (torch.float32, torch.float64)
     if magnitudes.device.type == "cpu" and floats and addressable(magnitudes):
-        # numpy partitions with vector instructions: 7 ms for 2.4 M floats where kthvalue takes 49 and a sort 375 (one core).
+        # numpy partitions with vector instructions: 7 ms for 2.4 M floats where kthvalue takes 49
+        # and a sort 375 (one core).
         return torch.from_numpy(np.partition(magnitudes.numpy(), pruned)[pruned : pruned + 1])[0]
     # Not kthvalue: on a GPU it gives a whole layer to one block of threads, topk many blocks.
     if kept <= pruned:
@@ -262,11 +277,13 @@ def _smallest_kept(magnitudes: Tensor, kept: int) -> Tensor:
 def keep_top_global(
     scores: Sequence[Tensor], kept: int, floors: Sequence[int], ranking: Ranking | None = None
 ) -> list[Tensor]:
-    """Masks of the `kept` largest |scores| of all layers together, where layer i keeps at least `floors[i]`.
+    """Masks of the `kept` largest |scores| of all layers together, where layer i keeps at least
+    `floors[i]`.
 
-    A layer below its floor is given its own top `floors[i]`, and the others share what remains, so that exactly `kept` are
-    kept in all. Without a floor a layer can lose all its weights, and the network its signal (the original research code
-    divides 0 by 0 there and turns into NaN). `ranking` remembers the common ranking from step to step.
+    A layer below its floor is given its own top `floors[i]`, and the others share what remains, so
+    that exactly `kept` are kept in all. Without a floor a layer can lose all its weights, and the
+    network its signal (the original research code divides 0 by 0 there and turns into NaN).
+    `ranking` remembers the common ranking from step to step.
 
     Returns:
         Bool tensors of the shapes of `scores`.

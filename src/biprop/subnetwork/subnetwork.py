@@ -35,11 +35,13 @@ class LayerReport:
 class Subnetwork:
     """The masked layers of a converted model, and their masks.
 
-    A mask always follows from the scores that its layer has when it computes: it is computed anew, by `update()` or by the layer,
-    when these are other tensors than before, or hold other numbers, or a backward pass has been there. Only writing through
-    `.data` (`p.data.copy_(...)`) goes unnoticed, and in a model compiled by `torch.compile` any change in place but those of a
-    training step and of `load_state_dict`: call `update()` then. Inside `torch.func`'s transforms and `torch.export`, the mask is
-    computed from the scores given there, as part of what is transformed or exported.
+    A mask always follows from the scores that its layer has when it computes: it is computed anew,
+    by `update()` or by the layer, when these are other tensors than before, or hold other numbers,
+    or a backward pass has been there. Only writing through `.data` (`p.data.copy_(...)`) goes
+    unnoticed, and in a model compiled by `torch.compile` any change in place but those of a
+    training step and of `load_state_dict`: call `update()` then. Inside `torch.func`'s transforms
+    and `torch.export`, the mask is computed from the scores given there, as part of what is
+    transformed or exported.
 
     Attributes:
         layers: name -> masked layer, in the model's order.
@@ -48,7 +50,8 @@ class Subnetwork:
         scope: "layer" (each layer keeps its density) or "global" (one ranking over all layers).
         densities: name -> density asked for; under global scope the same for all.
         seed: what `convert` drew the signs from; None if it kept the weights as they were.
-        numbers: name -> the layer's number among the model's maskable layers, which the draw depends on.
+        numbers: name -> the layer's number among the model's maskable layers, which the draw
+            depends on.
         origin: the same in all copies of a subnetwork, and in no other.
     """
 
@@ -101,7 +104,8 @@ class Subnetwork:
     def update(self) -> None:
         """Compute all masks and gains anew.
 
-        Those of layers without numbers (on the meta device) and of sharded layers (FSDP) follow when the layers compute.
+        Those of layers without numbers (on the meta device) and of sharded layers (FSDP) follow
+        when the layers compute.
 
         Raises:
             FloatingPointError: a score is infinite or not a number; the message names the layer.
@@ -133,7 +137,9 @@ class Subnetwork:
         return layer.mask, layer.gain
 
     def set_density(self, density: float) -> None:
-        """Change the density of all masked layers (the schedule of global pruning does) and update the masks."""
+        """Change the density of all masked layers (the schedule of global pruning does) and update
+        the masks.
+        """
         self.set_densities(dict.fromkeys(self.densities, density))
 
     def set_densities(self, densities: Mapping[str, float]) -> None:
@@ -145,7 +151,8 @@ class Subnetwork:
         """
         if densities.keys() != self.layers.keys():
             raise UserError(
-                f"densities are given for other layers: {sorted(densities.keys() ^ self.layers.keys())[:4]}"
+                "densities are given for other layers:"
+                f" {sorted(densities.keys() ^ self.layers.keys())[:4]}"
             )
         for density in densities.values():
             check_density(density)
@@ -195,8 +202,9 @@ class Subnetwork:
     def _is_current(self, layer: Masked) -> bool:
         if not layer.source.holds(layer.scores, layer.weight):
             return False
-        # Each layer looks at itself alone. In a common ranking the scores of all have a say in every mask, and are looked at
-        # when a pass of the model begins, or here where a part of it is called alone.
+        # Each layer looks at itself alone. In a common ranking the scores of all have a say in
+        # every mask, and are looked at when a pass of the model begins, or here where a part of it
+        # is called alone.
         return self.scope == "layer" or self._passes > 0 or not self._outdated()
 
     def _begin_pass(self, *_: Any) -> None:
@@ -222,15 +230,16 @@ class Subnetwork:
         outdated = self._outdated()
         if outdated and torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise UserError(
-                "the masks are older than the scores: call subnetwork.update() before torch.jit.trace"
+                "the masks are older than the scores: call subnetwork.update() before"
+                " torch.jit.trace"
             )
         if self.scope == "global" and outdated:
             outdated = list(self.layers)
         layers = {name: self.layers[name] for name in outdated if _is_readable(self.layers[name])}
         if not layers or (self.scope == "global" and len(layers) < len(self.layers)):
             return
-        # These tensors are ordinary ones, also where the layer computes in one of torch.func's transforms; and masks of
-        # inference mode could not be changed outside of it.
+        # These tensors are ordinary ones, also where the layer computes in one of torch.func's
+        # transforms; and masks of inference mode could not be changed outside of it.
         with torch._C._DisableFuncTorch(), torch.inference_mode(False):
             for (name, layer), mask in zip(layers.items(), self._masks(layers), strict=True):
                 _store(layer, mask, binarize.gain(layer.weight, mask, self._divisor(name)))
@@ -259,7 +268,8 @@ class Subnetwork:
 
     def _divisor(self, name: str) -> int | None:
         """What the layer's gain is divided by; None: by the number of weights that it keeps."""
-        # The divisors are the method's: int(k * n) under layerwise pruning, the true count under global pruning.
+        # The divisors are the method's: int(k * n) under layerwise pruning, the true count under
+        # global pruning.
         return (
             None
             if self.scope == "global"
@@ -275,15 +285,17 @@ class Subnetwork:
             _refresh_outside(self)
         elif exporting or not known:
             return self._mask_and_gain_traced(layer)
-        # The compiled program runs where `stale` is False when it starts. Without update() after the step that may follow on
-        # this pass, the next pass is another program, which computes the masks.
+        # The compiled program runs where `stale` is False when it starts. Without update() after
+        # the step that may follow on this pass, the next pass is another program, which computes
+        # the masks.
         if torch.is_grad_enabled() and layer.scores.requires_grad:
             source.stale = True
         return layer.mask, layer.gain
 
     @torch.no_grad()
     def _mask_and_gain_traced(self, layer: Masked) -> tuple[Tensor, Tensor]:
-        """`mask_and_gain` by tensor operations alone, without looking at any number; nothing of it is remembered.
+        """`mask_and_gain` by tensor operations alone, without looking at any number; nothing of it
+        is remembered.
 
         The gain is not a number where a score is none: nothing can be raised here.
         """
@@ -292,8 +304,9 @@ class Subnetwork:
             raise UserError(self._why_not_refreshed(layer))
         if self.scope == "global":
             raise UserError(
-                "the common ranking of global scope cannot be computed inside torch.func's transforms or torch.export: "
-                "convert with scope='layer', or use the plain model Ticket.from_model(model, subnetwork).to_model(new_model)"
+                "the common ranking of global scope cannot be computed inside torch.func's"
+                " transforms or torch.export: convert with scope='layer', or use the plain model"
+                " Ticket.from_model(model, subnetwork).to_model(new_model)"
             )
         mask = masks.keep_top_traced(scores, masks.kept_count(scores.numel(), self.densities[name]))
         gain = binarize.gain(weight, mask, self._divisor(name))
@@ -303,20 +316,26 @@ class Subnetwork:
         """Why a layer's mask cannot be computed where it is asked for."""
         name, scores = layer.source.layer, layer.scores
         if hasattr(scores, "full_tensor"):
-            return f"layer {name}: its scores are sharded while it computes: of sharded models only those of fully_shard work"
+            return (
+                f"layer {name}: its scores are sharded while it computes: of sharded models only"
+                " those of fully_shard work"
+            )
         if scores.shape != layer.weight.shape:
             shapes = (
                 f"its scores are {list(scores.shape)} and its weight is {list(layer.weight.shape)}"
             )
             return f"layer {name}: {shapes}: must be equal"
         return (
-            f"layer {name}: global scope ranks the scores of all layers together, and some are not at hand while it computes: "
-            "give the whole model to fully_shard in one call, or convert with scope='layer'"
+            f"layer {name}: global scope ranks the scores of all layers together, and some are not"
+            " at hand while it computes: give the whole model to fully_shard in one call, or"
+            " convert with scope='layer'"
         )
 
 
 @torch.compiler.disable(  # type: ignore[untyped-decorator]
-    reason="global scope ranks all scores together: call subnetwork.update() after each optimiser step"
+    reason=(
+        "global scope ranks all scores together: call subnetwork.update() after each optimiser step"
+    )
 )
 def _refresh_outside(subnetwork: Subnetwork) -> None:
     """Between the parts of a compiled program: a common ranking looks at numbers."""
@@ -324,7 +343,9 @@ def _refresh_outside(subnetwork: Subnetwork) -> None:
 
 
 def _is_readable(layer: Masked) -> bool:
-    """Whether all numbers of a layer's scores and weight are at hand: neither on the meta device nor sharded."""
+    """Whether all numbers of a layer's scores and weight are at hand: neither on the meta device
+    nor sharded.
+    """
     scores, weight = layer.scores, layer.weight
     if (
         scores.is_meta
@@ -347,7 +368,9 @@ def _store(layer: Masked, mask: Tensor, gain: Tensor) -> None:
 
 
 def sharded_part(model: nn.Module) -> str | None:
-    """The name of a module or parameter of which each process holds a part only (FSDP, DTensor), or None."""
+    """The name of a module or parameter of which each process holds a part only (FSDP, DTensor), or
+    None.
+    """
     name: str
     for name, module in model.named_modules():
         if {"FSDPModule", "FullyShardedDataParallel"} & {

@@ -1,7 +1,9 @@
-"""The container of tickets and decks: a safetensors file whose header holds a description and a checksum. numpy only.
+"""The container of tickets and decks: a safetensors file whose header holds a description and a
+checksum. numpy only.
 
-Written here and not by the safetensors library, because that gives metadata in random order; a damaged or hostile file is a
-`TicketError`, before anything of its size is allocated. docs/ticket-format.md is the specification.
+Written here and not by the safetensors library, because that gives metadata in random order; a
+damaged or hostile file is a `TicketError`, before anything of its size is allocated.
+docs/ticket-format.md is the specification.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ _KINDS = {"F32": 4, "BF16": 2, "U8": 1}
 
 
 def load(path: str | Path, what: str, parse: Callable[[bytes], T]) -> T:
-    """What `parse` makes of a file's content. A file of another kind is refused after its first bytes, whatever its size.
+    """What `parse` makes of a file's content.
+
+    A file of another kind is refused after its first bytes, whatever its size.
 
     Args:
         path: of the file.
@@ -56,7 +60,9 @@ def load(path: str | Path, what: str, parse: Callable[[bytes], T]) -> T:
 
 
 def _content(file: IO[bytes], what: str) -> bytes:
-    """All bytes of a file that begins like a ticket or a deck; of another one only the header is read."""
+    """All bytes of a file that begins like a ticket or a deck; of another one only the header is
+    read.
+    """
     start = file.read(_START)
     header = file.read(max(0, _header_length(what, start) + 8 - len(start)))
     _metadata(what, (start + header)[8:])
@@ -126,10 +132,12 @@ def pack(
 
 
 def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """Description and tensors (as views) of a file's content, its checksum verified; arguments as of `pack`.
+    """Description and tensors (as views) of a file's content, its checksum verified; arguments as
+    of `pack`.
 
     Raises:
-        TicketError: it is no such file, damaged, or of a newer version. ValueError or KeyError where the damage is in the detail.
+        TicketError: it is no such file, damaged, or of a newer version. ValueError or KeyError
+            where the damage is in the detail.
     """
     length = _header_length(what, content[:_START])
     check(length <= len(content) - 8, f"a header of {length} bytes in a file of {len(content)}")
@@ -138,7 +146,8 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
     check(re.fullmatch("[1-9][0-9]{0,8}", given) is not None, f"version {given!r:.40}")
     if int(given) > version:
         raise TicketError(
-            f"version {given} of the {what} format; this biprop reads up to {version}: install a newer one"
+            f"version {given} of the {what} format; this biprop reads up to {version}: install a"
+            " newer one"
         )
     declared = metadata.get("sha256", "").encode()
     check(
@@ -204,7 +213,8 @@ def _json(value: Any) -> str:
 def _parse(text: str | bytes) -> Any:
     """The value of JSON as the specification has it: UTF-8, finite numbers, no key twice.
 
-    Python's own reader takes UTF-16, NaN and 1e999 too, and the last of two equal keys: other readers would see another file.
+    Python's own reader takes UTF-16, NaN and 1e999 too, and the last of two equal keys: other
+    readers would see another file.
     """
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")

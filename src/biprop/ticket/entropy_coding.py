@@ -1,12 +1,14 @@
-"""Masks in fewer bits than they have weights: range asymmetric numeral systems (rANS), with counts that learn.
+"""Masks in fewer bits than they have weights: range asymmetric numeral systems (rANS), with counts
+that learn.
 
-A mask that keeps the fraction k needs H(k) bits a weight if nothing else is known, H the binary entropy. The coder is rANS
-(J. Duda, arXiv 1311.2540) with 64-bit states, 32-bit words and probabilities of 16 bits; several states take turns, so that
-numpy decodes many bits in one operation and the compiled core one after the other, the same bits. Integer arithmetic only.
+A mask that keeps the fraction k needs H(k) bits a weight if nothing else is known, H the binary
+entropy. The coder is rANS (J. Duda, arXiv 1311.2540) with 64-bit states, 32-bit words and
+probabilities of 16 bits; several states take turns, so that numpy decodes many bits in one
+operation and the compiled core one after the other, the same bits. Integer arithmetic only.
 docs/ticket-format.md says everything that a second implementation needs.
 
-Why not a library: `constriction` was weighed, and needs the model of every bit up front from Python; a format for decades is
-better off with forty lines that are written down.
+Why not a library: `constriction` was weighed, and needs the model of every bit up front from
+Python; a format for decades is better off with forty lines that are written down.
 """
 
 from __future__ import annotations
@@ -23,14 +25,22 @@ from .rans import Bits, CodingError, Decoder, Encoder
 
 MOST_LANES = 256
 MOST_ROWS = 1 << 16
-"""In a layer that is coded row by row, of its rows and of its groups: each takes time and memory, however few bits it has."""
+"""In a layer that is coded row by row, of its rows and of its groups: each takes time and memory,
+however few bits it has.
+"""
 STRENGTHS = (3, 6, 9)
-"""What the encoder tries: 2 to this power is how many weights the layer's density counts for, beside the group's own."""
+"""What the encoder tries: 2 to this power is how many weights the layer's density counts for,
+beside the group's own.
+"""
 
 PIECE = 1 << 20
-"""Weights of one chance that are coded at a time: a multiple of 8 and of `MOST_LANES`, so that lanes take their usual turns."""
+"""Weights of one chance that are coded at a time: a multiple of 8 and of `MOST_LANES`, so that
+lanes take their usual turns.
+"""
 MOST_UNPACKED, WEIGHTS_A_BIT = 1 << 22, 256
-"""What is coded row by row is held at a byte a weight: at most so many weights, and so many more per bit of the stream."""
+"""What is coded row by row is held at a byte a weight: at most so many weights, and so many more
+per bit of the stream.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,9 @@ class Model:
     """What the coder takes for the probability that a weight is kept.
 
     Attributes:
-        order: "" takes the layer's density throughout. "o" goes through axis 0 (the output channels, but of transposed
-            convolutions) and learns how much is kept of every index of axis 1; "i" goes through axis 1 and learns of axis 0.
+        order: "" takes the layer's density throughout. "o" goes through axis 0 (the output
+            channels, but of transposed convolutions) and learns how much is kept of every index of
+            axis 1; "i" goes through axis 1 and learns of axis 0.
         strength: the layer's density counts as much as 2 ** strength weights.
     """
 
@@ -94,9 +105,11 @@ def encode_planes(
     kept: Sequence[int],
     models: Sequence[Model],
 ) -> NDArray[np.uint8]:
-    """Code masks that are planes (see `decode`) into one stream; arguments and result as of `decode` and `encode`.
+    """Code masks that are planes (see `decode`) into one stream; arguments and result as of
+    `decode` and `encode`.
 
-    A mask of one chance is unpacked piece by piece, so that the memory taken is close to the planes'.
+    A mask of one chance is unpacked piece by piece, so that the memory taken is close to the
+    planes'.
     """
     coder = Encoder(lanes_for(sum(map(math.prod, shapes))))
     for plane, shape, count, model in reversed(
@@ -122,7 +135,8 @@ def decode(
     kept: Sequence[int],
     models: Sequence[Model],
 ) -> Iterator[NDArray[np.uint8]]:
-    """The masks of a stream, one after the other, as planes: bit i mod 8, from the lowest, of byte i // 8 is weight i in C order.
+    """The masks of a stream, one after the other, as planes: bit i mod 8, from the lowest, of byte
+    i // 8 is weight i in C order.
 
     Args:
         stream: of `encode`.
@@ -147,7 +161,9 @@ def decode(
 
 
 def _take_pieces(coder: Decoder, size: int, count: int) -> NDArray[np.uint8]:
-    """The plane of a mask of one chance, decoded piece by piece: a small stream can be a large mask."""
+    """The plane of a mask of one chance, decoded piece by piece: a small stream can be a large
+    mask.
+    """
     plane = np.empty(-(-size // 8), dtype=np.uint8)
     chance, ones = _one_chance(count, size), 0
     for start in range(0, size, PIECE):
@@ -232,7 +248,8 @@ def best_model(mask: NDArray[np.bool_]) -> Model:
 
 
 def may_be_unpacked(weights: int, bits: float) -> bool:
-    """Whether a stream of so many bits may hold a layer of so many weights that is coded row by row.
+    """Whether a stream of so many bits may hold a layer of so many weights that is coded row by
+    row.
 
     Decoding such a layer takes memory for all its weights: its size is bounded by the stream's.
     """
@@ -270,7 +287,9 @@ def rows_of(shape: tuple[int, ...], model: Model) -> int:
 
 
 def _rows(mask: NDArray[np.bool_], model: Model) -> Bits:
-    """The mask in the order in which it is coded; what is learned from a row is used from the next on."""
+    """The mask in the order in which it is coded; what is learned from a row is used from the next
+    on.
+    """
     turned = _three_axes(mask).transpose(1, 0, 2) if model.order == "i" and mask.ndim > 1 else mask
     return np.ascontiguousarray(turned).view(np.uint8).reshape(_row_shape(mask.shape, model))
 
@@ -297,7 +316,9 @@ def _one_chance(kept: int, weights: int) -> NDArray[np.uint32]:
 
 
 class _Learned:
-    """What is known of the groups of a layer that is coded row by row, before a row: how many weights are kept of each."""
+    """What is known of the groups of a layer that is coded row by row, before a row: how many
+    weights are kept of each.
+    """
 
     def __init__(self, shape: tuple[int, ...], row_length: int, kept: int, model: Model) -> None:
         self._groups = shape[1] if model.order == "o" else shape[0]

@@ -17,16 +17,21 @@ Signs = Literal["seed", "positive", "stored"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One masked layer. Planes are packed bits in C order: weight i is bit i mod 8, from the lowest, of byte i // 8.
+    """One masked layer.
+
+    Planes are packed bits in C order: weight i is bit i mod 8, from the lowest, of byte i // 8.
 
     Attributes:
         name: of the module.
-        number: of the layer among the network's maskable ones, from 0: the layer word of the sign generator.
-        shape: of the weight, as PyTorch has it: [outputs, inputs / groups, ...], in transposed convolutions the other way round.
+        number: of the layer among the network's maskable ones, from 0: the layer word of the sign
+            generator.
+        shape: of the weight, as PyTorch has it: [outputs, inputs / groups, ...], in transposed
+            convolutions the other way round.
         kept: ones in the mask.
         gain: the magnitude of what is kept, >= 0, exact in float32.
         mask: plane of the kept weights.
-        signs: where the signs come from: the ticket's seed, all positive, or stored with the ticket.
+        signs: where the signs come from: the ticket's seed, all positive, or stored with the
+            ticket.
         stored: with "stored", plane of the kept weights' signs alone, in C order (1 for +).
         model: how the mask is coded; None lets the encoder choose.
     """

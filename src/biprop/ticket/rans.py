@@ -50,7 +50,8 @@ class Decoder:
     def __init__(self, stream: NDArray[np.uint8], lanes: int) -> None:
         if len(stream) < 8 * lanes or len(stream) % 4:
             raise CodingError(
-                f"the stream of masks has {len(stream)} bytes: {8 * lanes} and whole words are needed"
+                f"the stream of masks has {len(stream)} bytes: {8 * lanes} and whole words are"
+                " needed"
             )
         self._states = stream[: 8 * lanes].copy().view("<u8").astype(np.uint64)
         self._words = stream[8 * lanes :].copy().view("<u4").astype(np.uint32)

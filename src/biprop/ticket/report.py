@@ -66,7 +66,10 @@ def _some(names: list[str]) -> str:
 
 
 def right_and_images(found: dict[str, Any], name: str) -> tuple[int, int] | None:
-    """How many images a ticket says that it got right, of how many. Its content is anybody's: nothing is taken for granted."""
+    """How many images a ticket says that it got right, of how many.
+
+    Its content is anybody's: nothing is taken for granted.
+    """
     counts = found.get(name)
     right, images = (
         (counts.get("right"), counts.get("images")) if isinstance(counts, dict) else (None, None)
@@ -87,7 +90,10 @@ def _accuracies(found: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append(
                 (
                     f"{name} accuracy",
-                    f"{100 * right / max(1, images):.2f} %  ({right:,} of {images:,} images), as recorded",
+                    (
+                        f"{100 * right / max(1, images):.2f} %  ({right:,} of {images:,} images),"
+                        " as recorded"
+                    ),
                 )
             )
     names = ("config", "epoch", "searched_by", "origin", "packed", "by")

@@ -22,7 +22,9 @@ def plane_of(tensor: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def group_names(shapes: Mapping[str, Sequence[int]]) -> list[list[Any]]:
-    """The directory of `state`, short: [prefixes, leaves, shape] for neighbours whose names are each prefix with each leaf."""
+    """The directory of `state`, short: [prefixes, leaves, shape] for neighbours whose names are
+    each prefix with each leaf.
+    """
     groups: list[list[Any]] = []
     modules: dict[str, list[tuple[str, list[int]]]] = {}
     for name, shape in shapes.items():

@@ -1,7 +1,9 @@
-"""The ticket: a binary subnetwork as a file of under one bit per weight. numpy only; docs/ticket-format.md is the specification.
+"""The ticket: a binary subnetwork as a file of under one bit per weight. numpy only;
+docs/ticket-format.md is the specification.
 
-A ticket holds a seed and a coded mask instead of weights: signs follow from the seed (or are stored, for networks of another
-origin), magnitudes are one gain a layer. A damaged or hostile file is a `TicketError`, before anything of its size is allocated.
+A ticket holds a seed and a coded mask instead of weights: signs follow from the seed (or are
+stored, for networks of another origin), magnitudes are one gain a layer. A damaged or hostile file
+is a `TicketError`, before anything of its size is allocated.
 """
 
 from __future__ import annotations
@@ -47,10 +49,12 @@ class Ticket:
     """A subnetwork of random binary weights, and how it was found.
 
     Attributes:
-        network: what `biprop.models.build` needs (name and options), or None for a network of the user's own.
+        network: what `biprop.models.build` needs (name and options), or None for a network of the
+            user's own.
         seed: of the signs; None where no layer takes them from it.
         layers: the masked layers, in the network's order.
-        state: every other number of the network by its name in the state dict: batch norm, biases, layers kept dense; float32.
+        state: every other number of the network by its name in the state dict: batch norm, biases,
+            layers kept dense; float32.
         input_size: (channels, height, width).
         classes: names, in the order of the outputs.
         mean, std: of the normalisation, per channel, for pixels in [0, 1].
@@ -116,10 +120,12 @@ class Ticket:
 
         Args:
             path: of the file.
-            most_weights: refuse more, before memory is taken for them: a small file can be a large mask that keeps nothing.
+            most_weights: refuse more, before memory is taken for them: a small file can be a large
+                mask that keeps nothing.
 
         Raises:
-            TicketError: no such file, or not a ticket that this version reads; the message says why.
+            TicketError: no such file, or not a ticket that this version reads; the message says
+                why.
         """
         return container.load(
             path, "ticket", lambda content: Ticket.from_bytes(content, most_weights)
@@ -173,15 +179,17 @@ class Ticket:
             return _read(*container.unpack("ticket", VERSION, content), most_weights)
 
     def to_model(self, model: nn.Module | None = None, on_pixels: bool = False) -> nn.Module:
-        """The network in PyTorch, in evaluation mode: an ordinary module, whose masked layers have the weights -gain, 0, +gain.
+        """The network in PyTorch, in evaluation mode: an ordinary module, whose masked layers have
+        the weights -gain, 0, +gain.
 
         Args:
             model: for a network of the user's own (`network` is None), a new one of the same class.
-            on_pixels: the module takes pixels in [0, 1] and normalises them itself: RobustBench's convention. Without, it takes
-                what was normalised by `mean` and `std`.
+            on_pixels: the module takes pixels in [0, 1] and normalises them itself: RobustBench's
+                convention. Without, it takes what was normalised by `mean` and `std`.
 
         Raises:
-            TicketError: the ticket does not fit the model, or tells no normalisation for `on_pixels`.
+            TicketError: the ticket does not fit the model, or tells no normalisation for
+                `on_pixels`.
         """
         from .torch import OnPixels, build_from, fill
 
@@ -203,14 +211,16 @@ class Ticket:
 
         Args:
             model: the module, or a copy of it (`copy.deepcopy`, EMA), which is packed with its own
-                masks. Wrappers (DataParallel, DistributedDataParallel, AveragedModel, `torch.compile`)
-                leave no trace in the ticket; layers that took the place of masked ones are dense.
+                masks. Wrappers (DataParallel, DistributedDataParallel, AveragedModel,
+                `torch.compile`) leave no trace in the ticket; layers that took the place of masked
+                ones are dense.
             subnetwork: what `convert` returned for it.
-            about: `network`, `input_size`, `classes`, `mean`, `std`, `found` and `compact` of the ticket.
+            about: `network`, `input_size`, `classes`, `mean`, `std`, `found` and `compact` of the
+                ticket.
 
         Raises:
-            TicketError: a layer cannot be rebuilt exactly, is sharded or float64, or the subnetwork is
-                another model's; the message says what to pass.
+            TicketError: a layer cannot be rebuilt exactly, is sharded or float64, or the subnetwork
+                is another model's; the message says what to pass.
         """
         from .torch import content_of
 
@@ -226,7 +236,9 @@ class Ticket:
         return ticket
 
     def bits(self, layer: Layer) -> float:
-        """Bits that the layer's mask takes in the file, to a fraction of a bit; signs that are stored come on top."""
+        """Bits that the layer's mask takes in the file, to a fraction of a bit; signs that are
+        stored come on top.
+        """
         model = self.model_of(layer)
         if entropy_coding.is_coded_by_rows(layer.shape, layer.kept, model):
             return entropy_coding.cost(layer.kept_mask(), model)
@@ -243,9 +255,12 @@ class Ticket:
             [layer.mask for layer in self.layers],
             [layer.shape for layer in self.layers],
         )
-        return entropy_coding.encode_planes(
-            planes, shapes, [layer.kept for layer in self.layers], models
-        ), models
+        return (
+            entropy_coding.encode_planes(
+                planes, shapes, [layer.kept for layer in self.layers], models
+            ),
+            models,
+        )
 
     def model_of(self, layer: Layer) -> Model:
         """How the layer's mask is coded."""
@@ -258,7 +273,8 @@ def _read(described: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int
     generator, seed = described["generator"], described["seed"]
     if generator != rng.GENERATOR_VERSION or type(generator) is not int:
         raise TicketError(
-            f"generator {generator!r:.20}: this biprop has version {rng.GENERATOR_VERSION}: install a newer one"
+            f"generator {generator!r:.20}: this biprop has version {rng.GENERATOR_VERSION}: install"
+            " a newer one"
         )
     if seed is not None:
         check(
@@ -334,9 +350,11 @@ def _layers(
     )
     if sum(sizes) > most_weights:
         raise TicketError(
-            f"{sum(sizes):,} weights: more than {most_weights:,}; if you trust it: Ticket.load(path, most_weights=...)"
+            f"{sum(sizes):,} weights: more than {most_weights:,}; if you trust it:"
+            " Ticket.load(path, most_weights=...)"
         )
-    # Even a weight that costs least, at a chance of 65,535 in 65,536, takes 2.2e-5 bits: a small stream cannot be a huge mask.
+    # Even a weight that costs least, at a chance of 65,535 in 65,536, takes 2.2e-5 bits: a small
+    # stream cannot be a huge mask.
     coded = sum(n for n, kept in zip(sizes, counts, strict=True) if 0 < kept < n)
     stream, gains, signs_left = (
         plane_of(tensors["masks"], "masks"),

@@ -79,7 +79,8 @@ def content_of(model: nn.Module, subnetwork: Subnetwork) -> ModelContent:
     for name, value in _state(model).items():
         if id(value) in ours and ours[id(value)] != name:
             raise TicketError(
-                f"{name} and {ours[id(value)]} are one weight: a module under two names cannot be packed"
+                f"{name} and {ours[id(value)]} are one weight: a module under two names cannot be"
+                " packed"
             )
         if id(value) in ours or id(value) in scores or name.endswith(_COUNTER):
             continue
@@ -96,7 +97,8 @@ def content_of(model: nn.Module, subnetwork: Subnetwork) -> ModelContent:
 
 
 def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
-    """The subnetwork that the model's masked layers belong to: the given one, or its copy if the model is a copy.
+    """The subnetwork that the model's masked layers belong to: the given one, or its copy if the
+    model is a copy.
 
     Raises:
         TicketError: there is none, or it is not the one given, or the model is sharded.
@@ -104,11 +106,13 @@ def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
     owners = {id(m.subnetwork): m.subnetwork for m in model.modules() if isinstance(m, Masked)}
     if not owners:
         raise TicketError(
-            "the model has no masked layer: pass the model that convert made a subnetwork of, or a copy of it"
+            "the model has no masked layer: pass the model that convert made a subnetwork of, or a"
+            " copy of it"
         )
     if len(owners) > 1:
         raise TicketError(
-            f"the model holds layers of {len(owners)} subnetworks: pass the part that is to be packed"
+            f"the model holds layers of {len(owners)} subnetworks: pass the part that is to be"
+            " packed"
         )
     (owner,) = owners.values()
     if not isinstance(owner, Subnetwork) or owner.origin != subnetwork.origin:
@@ -117,8 +121,10 @@ def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
         )
     if (name := sharded_part(model)) is not None:
         raise TicketError(
-            f"{name!r} is sharded: load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
-            "StateDictOptions(full_state_dict=True)) into a model converted alike and not sharded, and pass that"
+            f"{name!r} is sharded: load"
+            " torch.distributed.checkpoint.state_dict.get_model_state_dict(model,"
+            " options=StateDictOptions(full_state_dict=True)) into a model converted alike and not"
+            " sharded, and pass that"
         )
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
@@ -129,8 +135,9 @@ def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
 def plain_names(model: nn.Module) -> Callable[[str], str]:
     """A function from names of a state dict to the names that they have without wrappers.
 
-    Wrappers are DataParallel, DistributedDataParallel, AveragedModel and what `torch.compile` returns, around the model or a
-    part of it. What belongs to a wrapper itself has no name without it: "".
+    Wrappers are DataParallel, DistributedDataParallel, AveragedModel and what `torch.compile`
+    returns, around the model or a part of it. What belongs to a wrapper itself has no name without
+    it: "".
     """
     inner = ((prefix, module, _held_as(module)) for prefix, module in model.named_modules())
     wrappers = [
@@ -171,7 +178,8 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
     weight = module.weight.detach().cpu().float().numpy()
-    # A kept weight that is exactly 0 (some initialisations draw it) contributes nothing: for the ticket it is not kept.
+    # A kept weight that is exactly 0 (some initialisations draw it) contributes nothing: for the
+    # ticket it is not kept.
     mask = module.mask.cpu().numpy() & (weight != 0)
     positive = weight[mask] > 0
     signs: Signs = "stored"
@@ -195,7 +203,8 @@ def build_from(
 
     Args:
         options: `Ticket.network`.
-        shapes: of all tensors of the ticket; they are compared before memory is taken for the network.
+        shapes: of all tensors of the ticket; they are compared before memory is taken for the
+            network.
 
     Raises:
         TicketError: no such network, or one with other tensors.
@@ -225,7 +234,8 @@ def fill(
 
     Args:
         model: a new module of the ticket's class.
-        tensors: name to a function that makes the array, so that only one of them is in memory at a time.
+        tensors: name to a function that makes the array, so that only one of them is in memory at a
+            time.
         shapes: of all of them.
 
     Raises:
@@ -237,7 +247,8 @@ def fill(
     state = _state(model)
     if on_meta := next((name for name, value in state.items() if value.is_meta), None):
         raise TicketError(
-            f'{on_meta} of the model is on the meta device: call model.to_empty(device="cpu") before'
+            f'{on_meta} of the model is on the meta device: call model.to_empty(device="cpu")'
+            " before"
         )
     for name, make in tensors.items():
         state[name].copy_(torch.from_numpy(make()))
@@ -248,7 +259,8 @@ def _check_fit(given: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise TicketError(
-                f"does not fit the model: {name} is lazy, its shape not yet known: run one batch through the model"
+                f"does not fit the model: {name} is lazy, its shape not yet known: run one batch"
+                " through the model"
             )
     wanted = {
         name: tuple(value.shape)
@@ -264,7 +276,8 @@ def _check_fit(given: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
 class OnPixels(nn.Module):
     """A network with its normalisation: pixels to logits.
 
-    That is RobustBench's convention: its benchmarks and attacks take this module as it is. Gradients reach the pixels.
+    That is RobustBench's convention: its benchmarks and attacks take this module as it is.
+    Gradients reach the pixels.
 
     Args:
         model: takes normalised images.

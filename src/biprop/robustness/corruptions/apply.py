@@ -1,17 +1,20 @@
 """The corruptions of the -C test sets, on batches of images: 19 of them at five severities.
 
-Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019 (arXiv
-1903.12261). Definitions are those of the authors' programs, without OpenCV, SciPy, scikit-image or ImageMagick; `severities` has
-the parameters. One thing is our own: frost, which adds crops of photographs there, adds crops of textures made here, with the
+Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations", ICLR 2019 (arXiv 1903.12261). Definitions are those of the authors' programs,
+without OpenCV, SciPy, scikit-image or ImageMagick; `severities` has the parameters. One thing is
+our own: frost, which adds crops of photographs there, adds crops of textures made here, with the
 colours, the contrast and the spectrum of the published results.
 
-An image's result follows from itself, the seed, the name, the severity and its number alone, bit by bit, whoever else is in
-the batch. Random numbers are therefore counted, not streamed; and sums, whose order depends on the size of a batch, are exact:
-their weights are whole multiples of 2^-16 (2^-22 in integers), so that double precision holds every product and partial sum.
-Rejected: single precision, which some devices compute with ten bits (TF32), and a convolution per image, where shifted copies of
-images sorted by direction are ten times faster.
+An image's result follows from itself, the seed, the name, the severity and its number alone, bit by
+bit, whoever else is in the batch. Random numbers are therefore counted, not streamed; and sums,
+whose order depends on the size of a batch, are exact: their weights are whole multiples of 2^-16
+(2^-22 in integers), so that double precision holds every product and partial sum. Rejected: single
+precision, which some devices compute with ten bits (TF32), and a convolution per image, where
+shifted copies of images sorted by direction are ten times faster.
 
-Shapes: B images, C channels (1 or 3), H x W pixels. Grey levels run from 0 to 255; parameters are of pixels in [0, 1].
+Shapes: B images, C channels (1 or 3), H x W pixels. Grey levels run from 0 to 255; parameters are
+of pixels in [0, 1].
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ def corrupt(
         name: one of `severities.NAMES` or `EXTRA`.
         severity: 1 to 5; the shorter side of the images chooses the table (`severities.TABLES`).
         seed: of everything random, 0 .. 2**64 - 1.
-        numbers: [B], not negative: the images' numbers in their data set; 0 .. B - 1 if not given. The same image, seed and
-            number give the same result in any batch.
+        numbers: [B], not negative: the images' numbers in their data set; 0 .. B - 1 if not given.
+            The same image, seed and number give the same result in any batch.
 
     Returns:
         [B, C, H, W] uint8.
@@ -55,7 +58,8 @@ def corrupt(
     """
     if name not in _FUNCTIONS:
         raise UserError(
-            f"corruption {name!r}: not one of {', '.join(NAMES + EXTRA)}{did_you_mean(name, NAMES + EXTRA)}"
+            f"corruption {name!r}: not one of"
+            f" {', '.join(NAMES + EXTRA)}{did_you_mean(name, NAMES + EXTRA)}"
         )
     if severity not in SEVERITIES:
         raise UserError(f"severity = {severity!r}: must be 1, 2, 3, 4 or 5")

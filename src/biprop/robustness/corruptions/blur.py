@@ -31,8 +31,9 @@ def gaussian_blur(images: Tensor, sigma: float, draws: Draws) -> Tensor:
 def glass_blur(images: Tensor, parameters: tuple[float, int, int], draws: Draws) -> Tensor:
     """Smoothed, pixels moved about, smoothed again.
 
-    Pixels are taken from the last to the first, but for a frame, and each gets the value that a pixel nearby has by then. The
-    authors meant to swap the two; their program copies, and that is what the published images show.
+    Pixels are taken from the last to the first, but for a frame, and each gets the value that a
+    pixel nearby has by then. The authors meant to swap the two; their program copies, and that is
+    what the published images show.
     """
     sigma, reach, rounds = parameters
     height, width = images.shape[2:]
@@ -48,7 +49,8 @@ def glass_blur(images: Tensor, parameters: tuple[float, int, int], draws: Draws)
             steps[..., 0] + width * steps[..., 1]
         )
         source = source.flatten(1)
-        # A source further on has its new value by then: go on to that one's source. Doubling the stride ends after a few rounds.
+        # A source further on has its new value by then: go on to that one's source. Doubling the
+        # stride ends after a few rounds.
         moved = torch.zeros(height, width, dtype=torch.bool, device=images.device)
         moved[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = True
         moved = moved.flatten()

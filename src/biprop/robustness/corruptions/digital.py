@@ -22,7 +22,9 @@ def contrast(images: Tensor, factor: float, draws: Draws) -> Tensor:
 def elastic_transform(
     images: Tensor, parameters: tuple[float, float, float], draws: Draws
 ) -> Tensor:
-    """An affine map that moves three corners at random, then smooth displacements of pixels; bilinear both times."""
+    """An affine map that moves three corners at random, then smooth displacements of pixels;
+    bilinear both times.
+    """
     height, width = images.shape[2:]
     length, sigma, corner = (min(height, width) * part for part in parameters)
     moves = (draws.uniform(3, 2) * 2 - 1).cpu().numpy() * corner
@@ -52,7 +54,9 @@ def elastic_transform(
 
 
 def pixelate(images: Tensor, factor: float, draws: Draws) -> Tensor:
-    """Boxes: smaller, then as large as before, by Pillow's rules and roundings, columns before rows."""
+    """Boxes: smaller, then as large as before, by Pillow's rules and roundings, columns before
+    rows.
+    """
     levels = images.double()
     for dimension in (3, 2):
         size = images.shape[dimension]

@@ -13,7 +13,10 @@ from .weather import normal_layer
 
 
 def saturate(images: Tensor, parameters: tuple[float, float], draws: Draws) -> Tensor:
-    """Another saturation: all distances to the largest channel grow in proportion. Grey turns to red, as the authors' does."""
+    """Another saturation: all distances to the largest channel grow in proportion.
+
+    Grey turns to red, as the authors' does.
+    """
     factor, shift = parameters
     value = images.amax(1, keepdim=True).float()
     below = value - images
@@ -46,7 +49,10 @@ def spatter(images: Tensor, parameters: tuple[float, ...], draws: Draws) -> Tens
 
 
 def _relief(liquid: Tensor) -> Tensor:
-    """How drops catch light: distances to their edges, embossed. [B, 1, H, W], whole grey levels in float64."""
+    """How drops catch light: distances to their edges, embossed.
+
+    [B, 1, H, W], whole grey levels in float64.
+    """
     distance = _distances(_edges(liquid)).clamp_(max=20)
     distance = _equalize((windows(distance).sum(0) / 9 + 1e-9).floor_())
     kernel = distance.new_tensor([-2, -1, 0, -1, 1, 1, 0, 1, 2]).view(9, 1, 1, 1, 1)
@@ -55,7 +61,9 @@ def _relief(liquid: Tensor) -> Tensor:
 
 
 def _edges(levels: Tensor) -> Tensor:
-    """Canny's edge pixels, thresholds 50 and 150, with OpenCV's gradients and its sum of their absolute values."""
+    """Canny's edge pixels, thresholds 50 and 150, with OpenCV's gradients and its sum of their
+    absolute values.
+    """
     height, width = levels.shape[2:]
     y, x = (
         torch.arange(-1, size + 1, device=levels.device).clamp_(0, size - 1)
@@ -98,7 +106,9 @@ def _edges(levels: Tensor) -> Tensor:
 
 
 def _distances(edges: Tensor, limit: int = 20) -> Tensor:
-    """From each pixel to the nearest edge pixel, where below the limit: OpenCV's, which steps over 5 x 5 pixels."""
+    """From each pixel to the nearest edge pixel, where below the limit: OpenCV's, which steps over
+    5 x 5 pixels.
+    """
     step = {(0, 0): 0.0, (0, 1): 1.0, (1, 1): 1.4, (1, 2): 2.1969}
     lengths = [
         step.get((min(abs(y), abs(x)), max(abs(y), abs(x))), math.inf)

@@ -20,9 +20,11 @@ WHOLE = 1e-3  # added before rounding down where an exact result may come out as
 
 
 class Draws:
-    """Random numbers of images by number: Philox (see `rng`; numpy promises that its streams of bits never change), 16 bits each.
+    """Random numbers of images by number: Philox (see `rng`; numpy promises that its streams of
+    bits never change), 16 bits each.
 
-    Every call is a stream of its own. In it, image n has the blocks from n times its length on: consecutive images are one call.
+    Every call is a stream of its own. In it, image n has the blocks from n times its length on:
+    consecutive images are one call.
     """
 
     def __init__(self, key: int, numbers: Sequence[int], device: torch.device) -> None:
@@ -51,7 +53,9 @@ class Draws:
         return (self.bits(*shape) + 0.5).double() / 65536
 
     def normal(self, *shape: int) -> Tensor:
-        """[B, *shape] float32: the 65,536 quantiles of the normal distribution, up to 4.2 standard deviations."""
+        """[B, *shape] float32: the 65,536 quantiles of the normal distribution, up to 4.2 standard
+        deviations.
+        """
         bits = self.bits(*shape)
         return _quantiles(bits.device).index_select(0, bits.flatten()).view_as(bits)
 
@@ -68,7 +72,9 @@ def _quantiles(device: torch.device) -> Tensor:
 
 
 def _exact(matrix: Array, device: torch.device) -> Tensor:
-    """Weights in multiples of 2^-16 that keep the sums of the rows, which are 1: flat areas stay as they are."""
+    """Weights in multiples of 2^-16 that keep the sums of the rows, which are 1: flat areas stay as
+    they are.
+    """
     whole = np.rint(matrix * 65536)
     whole[np.arange(len(whole)), whole.argmax(1)] += np.rint(matrix.sum(1) * 65536) - whole.sum(1)
     return torch.from_numpy(whole / 65536).to(device)
@@ -83,7 +89,9 @@ def apply_maps(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _gaussian(
     size: int, sigma: float, device: torch.device, truncate: float = 4, mirror: bool = False
 ) -> Tensor:
-    """The Gaussian filter of SciPy, [size, size]; outside is the border's pixel, or the mirror image."""
+    """The Gaussian filter of SciPy, [size, size]; outside is the border's pixel, or the mirror
+    image.
+    """
     radius = int(truncate * sigma + 0.5)
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
@@ -108,8 +116,9 @@ def smooth(images: Tensor, sigma: float, truncate: float = 4, mirror: bool = Fal
 
 @functools.lru_cache(64)
 def zoom_matrix(size: int, factors: tuple[float, ...], device: torch.device) -> Tensor:
-    """The middle of a row enlarged, bilinear, by several factors: [size, len(factors), size]. As SciPy, first to first and last
-    to last pixel of what is cut out."""
+    """The middle of a row enlarged, bilinear, by several factors: [size, len(factors), size]. As
+    SciPy, first to first and last to last pixel of what is cut out.
+    """
     matrices = np.zeros((len(factors), size, size))
     for matrix, factor in zip(matrices, factors, strict=True):
         inner = math.ceil(size / factor)
@@ -139,7 +148,8 @@ def weighted_taps(images: Tensor, places: Array, weights: Array) -> Tensor:
 
     Args:
         images: [B, C, H, W], whole numbers in 0 .. 255.
-        places: [B, n, 2] int64, (y, x) of each weight; fastest where images with equal places stand side by side.
+        places: [B, n, 2] int64, (y, x) of each weight; fastest where images with equal places stand
+            side by side.
         weights: [n], none negative; their sum, about 1, is kept.
 
     Returns:
@@ -186,10 +196,12 @@ def mirror_matrix(size: int, reach: int, device: torch.device) -> Tensor:
 
 @functools.cache
 def disk_kernel(radius: float, sigma: float) -> Array:
-    """The authors' disk, [n, n]: on whole pixels, then smoothed by 3 (radius above 8: 5) pixels of a Gaussian.
+    """The authors' disk, [n, n]: on whole pixels, then smoothed by 3 (radius above 8: 5) pixels of
+    a Gaussian.
 
-    They draw it on 17 x 17 pixels, above 8 on 2 radius + 1, and smooth with mirrored borders. A disk of radius 8 or more touches
-    the border there: its weights sum to 1.013 (radius 8) or 1.011 (10), and the image becomes that much lighter.
+    They draw it on 17 x 17 pixels, above 8 on 2 radius + 1, and smooth with mirrored borders. A
+    disk of radius 8 or more touches the border there: its weights sum to 1.013 (radius 8) or 1.011
+    (10), and the image becomes that much lighter.
     """
     reach, soft = (8, 1) if radius <= 8 else (math.floor(radius), 2)
     steps = np.arange(-reach, reach + 1)
@@ -204,7 +216,9 @@ def disk_kernel(radius: float, sigma: float) -> Array:
 
 
 def motion(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
-    """ImageMagick's motion blur: 2 radius + 1 weights from the pixel on, along a line of whole pixels, rounded down."""
+    """ImageMagick's motion blur: 2 radius + 1 weights from the pixel on, along a line of whole
+    pixels, rounded down.
+    """
     steps = np.arange(2 * math.ceil(radius) + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
     order = angles.cpu().numpy().argsort(kind="stable")  # neighbours share most of their lines
@@ -221,7 +235,9 @@ def motion(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tenso
 
 
 def windows(images: Tensor, reach: int = 1, border: float | None = None) -> Tensor:
-    """[n, B, 1, H, W]: each pixel's neighbours, row by row; outside is the mirror image or `border`."""
+    """[n, B, 1, H, W]: each pixel's neighbours, row by row; outside is the mirror image or
+    `border`.
+    """
     height, width = images.shape[2:]
     if border is None:
         rows, columns = (mirror_matrix(size, reach, images.device) for size in (height, width))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .filters import Draws
 
-# The corruptions: (images [B, C, H, W] uint8, parameters, draws) -> [B, C, H, W] in grey levels, any dtype, not yet clipped.
+# The corruptions: (images [B, C, H, W] uint8, parameters, draws) -> [B, C, H, W] in grey levels,
+# any dtype, not yet clipped.
 
 
 def gaussian_noise(images: Tensor, sigma: float, draws: Draws) -> Tensor:
@@ -33,7 +34,9 @@ def shot_noise(images: Tensor, photons: float, draws: Draws) -> Tensor:
 
 @functools.lru_cache(2)
 def _counted(photons: float, device: torch.device) -> Tensor:
-    """[256 * 65536] uint8: for each grey level the 65,536 quantiles of its Poisson distribution, as grey levels."""
+    """[256 * 65536] uint8: for each grey level the 65,536 quantiles of its Poisson distribution, as
+    grey levels.
+    """
     logarithms = torch.lgamma(torch.arange(1.0, 3 * photons + 60, dtype=torch.float64)).numpy()
     counts = np.arange(len(logarithms))
     levels = np.minimum(counts * 255 // photons, 255).astype(np.uint8)

@@ -41,13 +41,17 @@ FROST = (
     ((60, 141, 160), 18.5, 9.0),
     ((78, 85, 97), 14.0, 23.0),
 )
-"""Mean colour, and standard deviations of the coarse and the fine structure, of five textures of frost."""
+"""Mean colour, and standard deviations of the coarse and the fine structure, of five textures of
+frost.
+"""
 
 
 @functools.lru_cache(4)
 def _frost(scale: int, device: torch.device) -> Tensor:
-    """[5, 3, S, S] uint8, periodic. At scale 1, for images of 32 pixels, coarse structures fall off with the frequency to the
-    power of 1.5, and the fine ones are almost white; larger images see the same, enlarged."""
+    """[5, 3, S, S] uint8, periodic. At scale 1, for images of 32 pixels, coarse structures fall off
+    with the frequency to the power of 1.5, and the fine ones are almost white; larger images see
+    the same, enlarged.
+    """
     size = 256
     generator = np.random.Generator(np.random.Philox(key=2019))
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
@@ -70,7 +74,10 @@ def _frost(scale: int, device: torch.device) -> Tensor:
 
 
 def frost(images: Tensor, shares: tuple[float, float], draws: Draws) -> Tensor:
-    """A texture of frost over the image. The authors' are photographs; these are noise with their colours and spectrum."""
+    """A texture of frost over the image.
+
+    The authors' are photographs; these are noise with their colours and spectrum.
+    """
     channels, height, width = images.shape[1:]
     textures = _frost(
         1 if min(height, width) < 45 else 2 if min(height, width) < 120 else 5, images.device
@@ -100,7 +107,10 @@ def fog(images: Tensor, parameters: tuple[float, float], draws: Draws) -> Tensor
 
 
 def _plasma(size: int, decay: float, draws: Draws) -> Tensor:
-    """Diamond-square: [B, size, size] float64, each from 0 to 1. It is periodic, and its first point is 0."""
+    """Diamond-square: [B, size, size] float64, each from 0 to 1.
+
+    It is periodic, and its first point is 0.
+    """
     uniform = draws.uniform(max(1, size * size - 1)) * 2 - 1
     plasma = uniform.new_zeros(len(uniform), size, size)
     step, amplitude, used = size, 100.0, 0
