@@ -1,7 +1,7 @@
 """Every option of the search reaches what it is for: `Search` beside the same steps written out by
 hand.
 
-A file of its own beside test_train.py, which is about how a run begins, stops, goes on and what it
+A file of its own beside test_search.py, which is about how a run begins, stops, goes on and what it
 leaves. Here the batches, the loss, the optimisers, the schedules and the counts are written anew,
 in plain PyTorch and with published constants as numbers; options have unusual values, so that one
 that no longer reaches its place makes a test fail.

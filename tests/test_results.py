@@ -1,7 +1,5 @@
 import csv
 import errno
-import io
-import json
 import os
 import subprocess
 import sys
@@ -11,79 +9,7 @@ import pytest
 from filelock import FileLock
 
 from biprop import UserError
-from biprop.console import Console
-from biprop.runs import logs, results
-from biprop.runs.logs import RunLog
-
-
-def test_plain_lines_where_there_is_no_terminal() -> None:
-    stream = io.StringIO()
-    console = Console(stream)
-    assert list(console.track(range(3), "counting", 3)) == [0, 1, 2]
-    console.table("Title", [("a", "1"), ("long name", "[2]")])
-    with console.bar("x", 5) as bar:
-        bar.advance(2, "note")
-    assert stream.getvalue() == "counting: 3\n\nTitle\n  a          1\n  long name  [2]\n"
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_a_bar_and_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Terminal()
-    console = Console(stream)
-    with console.bar("epoch 1/2", 10) as bar:
-        bar.advance(5, "loss 0.5")
-        console.line("a line with [brackets]")
-    console.table("Title", [("a", "b [c]")])
-    for expected in ("epoch 1/2", "5/10", "loss 0.5", "a line with [brackets]", "Title", "b [c]"):
-        assert expected in stream.getvalue()
-
-
-def test_a_narrow_terminal_shows_long_paths_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "40")
-    path = "/".join(f"folder{number:02}" for number in range(12))
-    for show in (
-        lambda c: c.table("t", [("files", path)]),
-        lambda c: c.columns("t", ["files", ""], [[path, ""]]),
-    ):
-        stream = Terminal()
-        show(Console(stream))
-        letters = "".join(c for c in stream.getvalue() if c.isalnum() or c == "/")
-        assert all(f"folder{number:02}" in letters for number in range(12))
-        assert "…" not in stream.getvalue()
-
-
-@pytest.mark.parametrize("stream_type", [io.StringIO, Terminal])
-def test_names_cannot_command_the_screen(
-    stream_type: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    stream, name = stream_type(), "[red]a\x1b]0;title\x07\u202e[/x]\nb"
-    console = Console(stream)
-    console.line(name, name)
-    console.table(name, [(name, name)])
-    console.columns(name, [name, name], [[name, name]])
-    with console.bar(name, 5) as bar:
-        bar.advance(2, name)
-    shown = stream.getvalue()
-    assert not {"\x1b]", "\x07", "\u202e"} & {
-        shown[i : i + n] for i in range(len(shown)) for n in (1, 2)
-    }
-    assert shown.count(r"[red]a\x1b]0;title\x07\u202e[/x]\nb") >= 9
-
-
-def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:
-    with RunLog(tmp_path) as run_log:
-        run_log.epoch(1, {"loss": 0.5})
-        run_log.epoch(2, {"loss": 0.25})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
-    assert list(tmp_path.glob("events.out.tfevents.*"))
+from biprop.runs import results
 
 
 def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
@@ -208,24 +134,6 @@ def test_numbers_stay_numbers(tmp_path: Path) -> None:
         path, {"Name": "a\udcff", "Best Val Top 1": -1.5}
     )  # a folder's name that is no text
     assert rows_of(path)[0]["Name"] == r"a\udcff"
-
-
-def test_what_is_no_line_of_metrics_goes(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    rubbish = [
-        b"\0\0\0\n",
-        b"[1]\n",
-        b'{"epoch": "2"}\n',
-        b"\xff\xfe\n",
-        b'{"epo\n',
-        b"[" * 9999 + b"\n",
-        b'{"epoch": 2',
-    ]
-    path.write_bytes(b'{"epoch": 1, "a": NaN}\n' + b"".join(rubbish))
-    logs.forget_after(tmp_path, 5)
-    assert path.read_text() == '{"epoch": 1, "a": NaN}\n'
-    logs.forget_after(tmp_path, 0)
-    assert path.read_text() == ""
 
 
 def test_a_table_with_other_columns_is_not_touched(tmp_path: Path) -> None:
