@@ -76,9 +76,16 @@ class Op:
 
     def code(self) -> bytes:
         head = struct.pack(
-            "<9I", _KINDS[self.kind], self.source, self.out, 0 if self.residual is None else self.residual + 1, _ACTS[self.act],
-            *self.kernel, self.stride, self.padding,
-        )  # fmt: skip
+            "<9I",
+            _KINDS[self.kind],
+            self.source,
+            self.out,
+            0 if self.residual is None else self.residual + 1,
+            _ACTS[self.act],
+            *self.kernel,
+            self.stride,
+            self.padding,
+        )
         numbers = b"".join(
             n.astype("<f8").tobytes()
             for n in (self.scale, self.shift, self.residual_scale)
@@ -195,9 +202,17 @@ class Program:
         return made[len(self.values) - 1]
 
     def pool(
-        self, kind: str, bits: bool = False, source: int | None = None, kernel: tuple[int, int] = (1, 1), stride: int = 1,
-        padding: int = 0, act: str = "", scale: Array | None = None, shift: Array | None = None,
-    ) -> int:  # fmt: skip
+        self,
+        kind: str,
+        bits: bool = False,
+        source: int | None = None,
+        kernel: tuple[int, int] = (1, 1),
+        stride: int = 1,
+        padding: int = 0,
+        act: str = "",
+        scale: Array | None = None,
+        shift: Array | None = None,
+    ) -> int:
         source = len(self.values) - 1 if source is None else source
         channels = self.values[source].channels
         scale, shift = (
@@ -216,15 +231,35 @@ class Program:
         )
 
     def conv(
-        self, bits: bool, weights: NDArray[Any], scale: Array, shift: Array, source: int | None = None, stride: int = 1,
-        padding: int = 0, act: str = "", residual: int | None = None, residual_scale: Array | None = None,
-    ) -> int:  # fmt: skip
+        self,
+        bits: bool,
+        weights: NDArray[Any],
+        scale: Array,
+        shift: Array,
+        source: int | None = None,
+        stride: int = 1,
+        padding: int = 0,
+        act: str = "",
+        residual: int | None = None,
+        residual_scale: Array | None = None,
+    ) -> int:
         source = len(self.values) - 1 if source is None else source
         act = "sign" if bits else act
         kernel = (weights.shape[2], weights.shape[3])
         op = Op(
-            "conv", source, len(self.values), act, kernel, stride, padding, scale, shift, residual, residual_scale, weights
-        )  # fmt: skip
+            "conv",
+            source,
+            len(self.values),
+            act,
+            kernel,
+            stride,
+            padding,
+            scale,
+            shift,
+            residual,
+            residual_scale,
+            weights,
+        )
         sums = float(np.abs(weights.astype(np.float64)).sum(axis=(1, 2, 3)).max())
         unit = self.values[source].unit * (0.25 if weights.dtype == np.float32 else 1)
         return self._append(op, len(weights), bits, unit, sums)

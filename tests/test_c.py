@@ -260,9 +260,12 @@ def test_what_the_c_example_says_of_mistakes(example: Path, tmp_path: Path) -> N
     (tmp_path / "a.bprog").write_bytes(small_program().code())
     (tmp_path / "half").write_bytes(b"x" * 21)
     for arguments, word in (
-        ([], "usage"), (["absent", "absent"], "read"), (["half", "half"], "not a program"), (["a.bprog", "absent"], "read"),
+        ([], "usage"),
+        (["absent", "absent"], "read"),
+        (["half", "half"], "not a program"),
+        (["a.bprog", "absent"], "read"),
         (["a.bprog", "half"], "whole number"),
-    ):  # fmt: skip
+    ):
         done = subprocess.run(
             [example, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
         )

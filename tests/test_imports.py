@@ -25,11 +25,16 @@ LAYERS = (
 )
 """Packages from the ground up: each imports only from layers below its own, wherever in the file,
 for type checkers only or not. Inside a package the order of its files is free of circles."""
-TORCH_FREE = (
-    "cli config distributed engine images native rng runs screen console interrupts files names errors "
-    "ticket.ticket ticket.layer ticket.state ticket.container ticket.entropy_coding ticket.rans ticket.report "
-    "deck.deck deck.gate deck.report models.plans models.graph robustness.severities robustness.plots search.sweep"
-).split()
+TORCH_FREE = {
+    *("cli", "config", "console", "engine", "errors", "files", "images", "interrupts", "names"),
+    *("native", "rng", "runs", "screen"),
+    *("distributed.group", "distributed.launchers", "distributed.spawn"),
+    *("ticket.ticket", "ticket.layer", "ticket.state", "ticket.container", "ticket.report"),
+    *("ticket.entropy_coding", "ticket.rans"),
+    *("deck.deck", "deck.gate", "deck.report"),
+    *("models.plans", "models.graph"),
+    *("robustness.severities", "robustness.plots", "search.sweep"),
+}
 """Modules, and packages with all their modules, that load no torch until it is needed."""
 
 

@@ -46,19 +46,37 @@ CHANNELS = (1, 3, 63, 64, 65, 200)
 SIZES = ((1, 1), (5, 7), (7, 7), (9, 33), (4, 4), (8, 8), (32, 32), (3, 64), (2, 65))
 DENSITIES = (0.0, 0.05, 0.5, 1.0)
 FLAVORS = (
-    "bits to bits", "bits to floats", "bits and bits to bits", "bits and floats to bits", "bits and bits to floats",
-    "bits and floats to floats", "floats to floats", "floats to bits", "floats and bits to bits", "floats and floats to floats",
-    "floats and bits to floats", "dense to floats", "dense to bits", "dense and floats to bits",
-)  # fmt: skip
+    "bits to bits",
+    "bits to floats",
+    "bits and bits to bits",
+    "bits and floats to bits",
+    "bits and bits to floats",
+    "bits and floats to floats",
+    "floats to floats",
+    "floats to bits",
+    "floats and bits to bits",
+    "floats and floats to floats",
+    "floats and bits to floats",
+    "dense to floats",
+    "dense to bits",
+    "dense and floats to bits",
+)
 """[what is convolved] and [residual] to [output]"""
 
 Weights = Callable[[np.random.Generator, tuple[int, ...], float], Any]
 
 
 def append_conv(
-    program: Program, rng: np.random.Generator, flavor: str, channels: int, kernel: tuple[int, int], stride: int = 1,
-    padding: int = 0, density: float = 0.5, act: str = "",
-) -> None:  # fmt: skip
+    program: Program,
+    rng: np.random.Generator,
+    flavor: str,
+    channels: int,
+    kernel: tuple[int, int],
+    stride: int = 1,
+    padding: int = 0,
+    density: float = 0.5,
+    act: str = "",
+) -> None:
     """Append a convolution, and before it its residual: a convolution of the program's input with
     the same output.
     """
@@ -437,9 +455,12 @@ def test_linear_layers_on_numbers_that_are_not_whole() -> None:
     """
     rng = np.random.default_rng(8)
     for channels, size, kernel, stride, padding in (
-        ((3, 65), (32, 32), (3, 3), 1, 1), ((65, 64), (8, 8), (3, 3), 2, 1), ((200, 63), (1, 1), (1, 1), 1, 0),
-        ((64, 65), (7, 7), (7, 7), 1, 0), ((3, 16), (33, 31), (7, 7), 2, 3),
-    ):  # fmt: skip
+        ((3, 65), (32, 32), (3, 3), 1, 1),
+        ((65, 64), (8, 8), (3, 3), 2, 1),
+        ((200, 63), (1, 1), (1, 1), 1, 0),
+        ((64, 65), (7, 7), (7, 7), 1, 0),
+        ((3, 16), (33, 31), (7, 7), 2, 3),
+    ):
         for flavor in ("floats to floats", "dense to floats", "floats and floats to floats"):
             program = conv_program(rng, flavor, channels, size, kernel, stride, padding)
             images = rng.standard_normal((5, *program.values[0].shape)).astype(np.float32)
@@ -573,10 +594,12 @@ def test_every_kernel_is_among_the_tests() -> None:
     rng = np.random.default_rng(10)
     ran: set[str] = set()
     for flavor, channels, size, kernel in (
-        ("bits to bits", (64, 64), (8, 8), (3, 3)), ("bits to bits", (200, 64), (1, 1), (1, 1)),
-        ("floats to floats", (64, 64), (8, 8), (3, 3)), ("floats to floats", (64, 64), (4, 4), (4, 4)),
+        ("bits to bits", (64, 64), (8, 8), (3, 3)),
+        ("bits to bits", (200, 64), (1, 1), (1, 1)),
+        ("floats to floats", (64, 64), (8, 8), (3, 3)),
+        ("floats to floats", (64, 64), (4, 4), (4, 4)),
         ("dense to floats", (3, 64), (8, 8), (3, 3)),
-    ):  # fmt: skip
+    ):
         ran |= check(conv_program(rng, flavor, channels, size, kernel, 1, 0, 0.5), rng, SETS)
     for part in (
         "bit-sliced",
@@ -599,11 +622,18 @@ def test_planes_of_one_word(flavor: str, density: float) -> None:
     rng = np.random.default_rng(18)
     ran: set[str] = set()
     for size, kernel, stride, channels in (
-        ((8, 8), (3, 3), 1, (14, 16)), ((7, 6), (3, 3), 1, (15, 16)), ((16, 16), (3, 3), 2, (16, 8)),
-        ((8, 8), (3, 3), 1, (31, 32)), ((8, 8), (3, 3), 1, (560, 16)), ((16, 16), (3, 3), 2, (16, 48)),
-        ((4, 4), (3, 3), 1, (20, 64)), ((4, 4), (3, 3), 1, (5, 32)), ((8, 8), (3, 3), 2, (33, 32)),
-        ((8, 8), (1, 1), 1, (62, 16)), ((8, 8), (1, 1), 2, (64, 96)),
-    ):  # fmt: skip
+        ((8, 8), (3, 3), 1, (14, 16)),
+        ((7, 6), (3, 3), 1, (15, 16)),
+        ((16, 16), (3, 3), 2, (16, 8)),
+        ((8, 8), (3, 3), 1, (31, 32)),
+        ((8, 8), (3, 3), 1, (560, 16)),
+        ((16, 16), (3, 3), 2, (16, 48)),
+        ((4, 4), (3, 3), 1, (20, 64)),
+        ((4, 4), (3, 3), 1, (5, 32)),
+        ((8, 8), (3, 3), 2, (33, 32)),
+        ((8, 8), (1, 1), 1, (62, 16)),
+        ((8, 8), (1, 1), 2, (64, 96)),
+    ):
         ran |= check(
             conv_program(rng, flavor, channels, size, kernel, stride, kernel[0] // 2, density),
             rng,

@@ -117,8 +117,8 @@ def test_who_waits_for_a_table_hears_signals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"]
-)  # noqa: RUF001
+    "text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"]
+)
 def test_spreadsheets_compute_no_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     results.append_result(path, {"Name": text, "Base Config": text})
