@@ -1,5 +1,5 @@
-// Augmentation on the CPU: one image after the other, every operation of AugMix as Pillow computes it. The tensor operations of
-// src/biprop/data/augment.py and augmix.py do the same on any device, in more time.
+// Augmentation on the CPU: one image after the other, every operation of AugMix as Pillow computes it. The tensor
+// operations of src/biprop/data/augment.py and augmix.py do the same on any device, in more time.
 //
 // Images are planar: channels, rows, columns of bytes. All functions are plain C for ctypes and touch nothing global.
 
@@ -17,8 +17,19 @@ using Byte = std::uint8_t;
 
 // In the order of OPERATIONS + ENHANCEMENTS of data/augmix.py.
 enum Operation {
-    kAutocontrast, kEqualize, kPosterize, kSolarize, kRotate, kShearX, kShearY, kTranslateX, kTranslateY,
-    kColor, kContrast, kBrightness, kSharpness,
+    kAutocontrast,
+    kEqualize,
+    kPosterize,
+    kSolarize,
+    kRotate,
+    kShearX,
+    kShearY,
+    kTranslateX,
+    kTranslateY,
+    kColor,
+    kContrast,
+    kBrightness,
+    kSharpness,
 };
 
 struct Shape {
@@ -31,7 +42,10 @@ struct Shape {
 struct Scratch {
     explicit Scratch(const Shape& shape)
         : padded(static_cast<std::size_t>(shape.channels) * (shape.height + 2) * (shape.width + 2)),
-          right_share(shape.width), lower_share(shape.width), inside(shape.width), place(shape.width) {}
+          right_share(shape.width),
+          lower_share(shape.width),
+          inside(shape.width),
+          place(shape.width) {}
     std::vector<float> padded, right_share, lower_share, inside;
     std::vector<int> place;
 };
@@ -49,7 +63,8 @@ void autocontrast(const Byte* in, Byte* out, int count) {
     }
     Byte table[256];
     const double scale = 255.0 / (high - low), offset = -low * scale;
-    for (int i = 0; i < 256; ++i) table[i] = static_cast<Byte>(std::clamp(static_cast<int>(i * scale + offset), 0, 255));
+    for (int i = 0; i < 256; ++i)
+        table[i] = static_cast<Byte>(std::clamp(static_cast<int>(i * scale + offset), 0, 255));
     map_levels(table, in, out, count);
 }
 
@@ -68,7 +83,8 @@ void equalize(const Byte* in, Byte* out, int count) {
         return;
     }
     Byte table[256];
-    for (int i = 0, below = step / 2; i < 256; below += histogram[i++]) table[i] = static_cast<Byte>(std::min(below / step, 255));
+    for (int i = 0, below = step / 2; i < 256; below += histogram[i++])
+        table[i] = static_cast<Byte>(std::min(below / step, 255));
     map_levels(table, in, out, count);
 }
 
@@ -87,8 +103,10 @@ void pad(const Byte* in, float* out, int height, int width) {
     }
 }
 
-BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out, const Shape& shape, Scratch& scratch) {
-    const int width = shape.width, height = shape.height, plane = shape.plane(), stride = width + 2, padded = stride * (height + 2);
+BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out, const Shape& shape,
+                                       Scratch& scratch) {
+    const int width = shape.width, height = shape.height, plane = shape.plane(), stride = width + 2,
+              padded = stride * (height + 2);
     for (int channel = 0; channel < shape.channels; ++channel) {
         pad(in + channel * plane, scratch.padded.data() + channel * padded, height, width);
     }
@@ -103,7 +121,8 @@ BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out
         const float v0 = static_cast<float>(map.d * 0.5 + map.e * (row + 0.5) + map.f);
         for (int column = 0; column < width; ++column) {
             const float u = u0 + a * column, v = v0 + d * column;
-            inside[column] = (u >= 0 ? 1.0f : 0.0f) * (u < width ? 1.0f : 0.0f) * (v >= 0 ? 1.0f : 0.0f) * (v < height ? 1.0f : 0.0f);
+            inside[column] = (u >= 0 ? 1.0f : 0.0f) * (u < width ? 1.0f : 0.0f) * (v >= 0 ? 1.0f : 0.0f) *
+                             (v < height ? 1.0f : 0.0f);
             // In the padded picture, whose first pixel has its centre at -0.5; from outside, any place will do.
             float x = u < 0 ? 0 : u, y = v < 0 ? 0 : v;
             x = (x > last_x ? last_x : x) + 0.5f;
@@ -119,7 +138,8 @@ BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out
             for (int column = 0; column < width; ++column) {
                 const int at = place[column];
                 const float upper = pixels[at] + (pixels[at + 1] - pixels[at]) * right_share[column];
-                const float lower = pixels[at + stride] + (pixels[at + stride + 1] - pixels[at + stride]) * right_share[column];
+                const float lower =
+                    pixels[at + stride] + (pixels[at + stride + 1] - pixels[at + stride]) * right_share[column];
                 const float value = (upper + (lower - upper) * lower_share[column] + 1e-3f) * inside[column];
                 line[column] = static_cast<Byte>(static_cast<int>(value));  // rounded down; 1e-3: 6.9999 means 7
             }
@@ -128,7 +148,8 @@ BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out
 }
 
 void resample(const Map& map, const Byte* in, Byte* out, const Shape& shape, Scratch& scratch) {
-    biprop::run_fastest<resample_one, const Map&, const Byte*, Byte*, const Shape&, Scratch&>(map, in, out, shape, scratch);
+    biprop::run_fastest<resample_one, const Map&, const Byte*, Byte*, const Shape&, Scratch&>(map, in, out, shape,
+                                                                                              scratch);
 }
 
 void translate(int right, int down, const Byte* in, Byte* out, const Shape& shape) {
@@ -147,7 +168,8 @@ void translate(int right, int down, const Byte* in, Byte* out, const Shape& shap
 // Between a dull version (factor 0) and the image (factor 1), or beyond. `dull` may be `out`.
 void enhance(float factor, const Byte* dull, const Byte* in, Byte* out, int count) {
     for (int i = 0; i < count; ++i) {
-        const float value = static_cast<float>(dull[i]) + factor * (static_cast<int>(in[i]) - static_cast<int>(dull[i]));
+        const float value =
+            static_cast<float>(dull[i]) + factor * (static_cast<int>(in[i]) - static_cast<int>(dull[i]));
         out[i] = static_cast<Byte>(std::clamp(value, 0.0f, 255.0f));
     }
 }
@@ -155,7 +177,10 @@ void enhance(float factor, const Byte* dull, const Byte* in, Byte* out, int coun
 void luminance(const Byte* in, Byte* out, const Shape& shape) {
     const int plane = shape.plane();
     for (int i = 0; i < plane; ++i) {
-        out[i] = shape.channels < 3 ? in[i] : static_cast<Byte>((in[i] * 19595 + in[plane + i] * 38470 + in[2 * plane + i] * 7471 + 0x8000) >> 16);
+        out[i] =
+            shape.channels < 3
+                ? in[i]
+                : static_cast<Byte>((in[i] * 19595 + in[plane + i] * 38470 + in[2 * plane + i] * 7471 + 0x8000) >> 16);
     }
 }
 
@@ -167,7 +192,8 @@ void smooth(const Byte* in, Byte* out, const Shape& shape) {
             for (int column = 1; column + 1 < width; ++column) {
                 const int at = (channel * shape.height + row) * width + column;
                 int sum = 4 * in[at];
-                for (int line = at - width; line <= at + width; line += width) sum += in[line - 1] + in[line] + in[line + 1];
+                for (int line = at - width; line <= at + width; line += width)
+                    sum += in[line - 1] + in[line] + in[line + 1];
                 out[at] = static_cast<Byte>(sum / 13.0f + 0.5f);
             }
         }
@@ -180,10 +206,12 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
     const float factor = static_cast<float>(0.18 * level + 0.1);
     switch (operation) {
         case kAutocontrast:
-            for (int channel = 0; channel < shape.channels; ++channel) autocontrast(in + channel * plane, out + channel * plane, plane);
+            for (int channel = 0; channel < shape.channels; ++channel)
+                autocontrast(in + channel * plane, out + channel * plane, plane);
             return;
         case kEqualize:
-            for (int channel = 0; channel < shape.channels; ++channel) equalize(in + channel * plane, out + channel * plane, plane);
+            for (int channel = 0; channel < shape.channels; ++channel)
+                equalize(in + channel * plane, out + channel * plane, plane);
             return;
         case kPosterize: {
             const int mask = 256 - (1 << (4 + static_cast<int>(0.4 * level)));
@@ -201,17 +229,16 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
             const double x = (1 - c) * width / 2 - s * height / 2, y = (1 - c) * height / 2 + s * width / 2;
             return resample({c, s, x, -s, c, y}, in, out, shape, scratch);
         }
-        case kShearX:
-            return resample({1, sign * 0.03 * level, 0, 0, 1, 0}, in, out, shape, scratch);
-        case kShearY:
-            return resample({1, 0, 0, sign * 0.03 * level, 1, 0}, in, out, shape, scratch);
+        case kShearX: return resample({1, sign * 0.03 * level, 0, 0, 1, 0}, in, out, shape, scratch);
+        case kShearY: return resample({1, 0, 0, sign * 0.03 * level, 1, 0}, in, out, shape, scratch);
         case kTranslateX:
             return translate(static_cast<int>(sign) * static_cast<int>(level * width / 30), 0, in, out, shape);
         case kTranslateY:
             return translate(0, static_cast<int>(sign) * static_cast<int>(level * height / 30), in, out, shape);
         case kColor:
             luminance(in, out, shape);
-            for (int channel = shape.channels - 1; channel >= 0; --channel) enhance(factor, out, in + channel * plane, out + channel * plane, plane);
+            for (int channel = shape.channels - 1; channel >= 0; --channel)
+                enhance(factor, out, in + channel * plane, out + channel * plane, plane);
             return;
         case kContrast: {
             luminance(in, out, shape);
@@ -220,12 +247,8 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
             std::fill(out, out + size, static_cast<Byte>(sum / plane + 0.5));
             return enhance(factor, out, in, out, size);
         }
-        case kBrightness:
-            std::fill(out, out + size, Byte{0});
-            return enhance(factor, out, in, out, size);
-        case kSharpness:
-            smooth(in, out, shape);
-            return enhance(factor, out, in, out, size);
+        case kBrightness: std::fill(out, out + size, Byte{0}); return enhance(factor, out, in, out, size);
+        case kSharpness: smooth(in, out, shape); return enhance(factor, out, in, out, size);
     }
 }
 
@@ -234,11 +257,10 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
 // Of the functions below; src/biprop/native.py leaves a library of another version alone.
 BIPROP_EXPORT int biprop_core_version() { return 5; }
 
-// Images `first` to `last` (exclusive) with rows and columns picked: pixel (y, x) of an image becomes its pixel (rows[y],
-// columns[x]), or 0 where it has none. rows: [B, height], columns: [B, width].
-BIPROP_EXPORT void biprop_pick(
-    const Byte* images, Byte* picked, std::int64_t first, std::int64_t last, int channels, int height, int width,
-    const std::int64_t* rows, const std::int64_t* columns) {
+// Images `first` to `last` (exclusive) with rows and columns picked: pixel (y, x) of an image becomes its pixel
+// (rows[y], columns[x]), or 0 where it has none. rows: [B, height], columns: [B, width].
+BIPROP_EXPORT void biprop_pick(const Byte* images, Byte* picked, std::int64_t first, std::int64_t last, int channels,
+                               int height, int width, const std::int64_t* rows, const std::int64_t* columns) {
     std::vector<int> from(width);
     std::vector<Byte> mask(width);
     for (std::int64_t image = first; image < last; ++image) {
@@ -264,12 +286,13 @@ BIPROP_EXPORT void biprop_pick(
     }
 }
 
-// Mix images `first` to `last` (exclusive) of a batch. Arrays as in `Draw` of data/augmix.py: operations, levels and signs are
-// [B, chains, longest], depths and weights [B, chains], mix [B]. images: [B, channels, height, width]; mixed: the same, in 0 .. 255.
-BIPROP_EXPORT void biprop_augmix(
-    const Byte* images, float* mixed, std::int64_t first, std::int64_t last, int channels, int height, int width, int chains, int longest,
-    const std::int64_t* operations, const double* levels, const double* signs, const std::int64_t* depths, const double* weights,
-    const double* mix) {
+// Mix images `first` to `last` (exclusive) of a batch. Arrays as in `Draw` of data/augmix.py: operations, levels and
+// signs are [B, chains, longest], depths and weights [B, chains], mix [B]. images: [B, channels, height, width]; mixed:
+// the same, in 0 .. 255.
+BIPROP_EXPORT void biprop_augmix(const Byte* images, float* mixed, std::int64_t first, std::int64_t last, int channels,
+                                 int height, int width, int chains, int longest, const std::int64_t* operations,
+                                 const double* levels, const double* signs, const std::int64_t* depths,
+                                 const double* weights, const double* mix) {
     const Shape shape{channels, height, width};
     const int size = shape.size();
     std::vector<Byte> one(size), other(size);

@@ -7,10 +7,12 @@
 
 namespace biprop {
 
-// BIPROP_ISA in the environment when the core was first used ("scalar", "avx2", "avx512", "amx", "neon"); "" where it is not set.
+// BIPROP_ISA in the environment when the core was first used ("scalar", "avx2", "avx512", "amx", "neon"); "" where it
+// is not set.
 const char* forced_instruction_set();
 
-// What functions outside the engine are compiled for. Each is the best that the processor has, unless BIPROP_ISA names less.
+// What functions outside the engine are compiled for. Each is the best that the processor has, unless BIPROP_ISA names
+// less.
 enum class Generation { baseline, avx2, avx512 };
 Generation generation();
 

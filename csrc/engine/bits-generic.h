@@ -1,4 +1,5 @@
-// Vectors of bits by the compiler's own vector operations: what every instruction set has. See kernels-inl.h for who includes it.
+// Vectors of bits by the compiler's own vector operations: what every instruction set has. See kernels-inl.h for who
+// includes it.
 #pragma once
 
 #include <cstddef>
@@ -43,7 +44,9 @@ struct GenericBits {
         carry = (u & sum) | (~u & (Not ? ~a : a));
         sum ^= u;
     }
-    static T at_least_step(T count, T threshold, T below) { return (count & ~threshold) | (~(count ^ threshold) & below); }
+    static T at_least_step(T count, T threshold, T below) {
+        return (count & ~threshold) | (~(count ^ threshold) & below);
+    }
     static T widen(const uint16_t* lanes) {
         uint64_t words[Width / 8];
         for (int i = 0; i < Width / 8; ++i) words[i] = lanes[i];
@@ -92,10 +95,10 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
     }
 }
 
-// Of two halves of 8x8 maps, 2 count - correction, which does not leave 16 bits: the largest of each 2x2. A half has its corrections by
-// class, and the classes of its 32 positions.
-inline void generic_largest_of_halves(const int16_t* counts, const int16_t* const corrections[2], const uint16_t* const classes[2],
-                                      float* largest) {
+// Of two halves of 8x8 maps, 2 count - correction, which does not leave 16 bits: the largest of each 2x2. A half has
+// its corrections by class, and the classes of its 32 positions.
+inline void generic_largest_of_halves(const int16_t* counts, const int16_t* const corrections[2],
+                                      const uint16_t* const classes[2], float* largest) {
     int16_t x[64];
     for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[i / 32][classes[i / 32][i % 32]]);
     const auto larger = [](int16_t a, int16_t b) { return a > b ? a : b; };

@@ -2,7 +2,8 @@
 //
 // A kept tap agrees with its weight or not. With `count` taps that agree out of the kept ones, padding read as -1,
 //     accumulation = 2 count - correction,    correction = kept - outside + 2 outside_negative,
-// where `outside` are the kept taps in the padding at this position. So zero padding is exact, and a sign is a threshold on the count.
+// where `outside` are the kept taps in the padding at this position. So zero padding is exact, and a sign is a
+// threshold on the count.
 #pragma once
 
 #include <map>
@@ -54,7 +55,9 @@ class BitStep : public Step {
 
     // Of a channel: one where all positions are of one class, else one a position.
     size_t corrections_step() const { return classes() == 1 ? 1 : out_.positions(); }
-    int correction_shift() const { return classes() == 1 ? 30 : out_.images > 1 ? 6 : 0; }  // from a lane to its correction
+    int correction_shift() const {
+        return classes() == 1 ? 30 : out_.images > 1 ? 6 : 0;
+    }  // from a lane to its correction
 
     const int taps_;
     std::shared_ptr<const TapLists> lists_;
@@ -67,17 +70,18 @@ class BitStep : public Step {
 
   private:
     void fill(int c, int classes);
-    // scale * accumulation + shift >= 0 is: count >= threshold (scale > 0), not count >= threshold (scale < 0), or does not depend
-    // on the count (scale = 0).
+    // scale * accumulation + shift >= 0 is: count >= threshold (scale > 0), not count >= threshold (scale < 0), or does
+    // not depend on the count (scale = 0).
     uint16_t threshold(int c, int correction, double residual) const;
 };
 
 // By columns of bits: cost falls with density. `lists` are for tiles of sliced_width() bytes.
 int sliced_width(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels);
-std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
-                                  std::shared_ptr<const TapLists> lists);
+std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                  const Kernels& kernels, std::shared_ptr<const TapLists> lists);
 // By masked population counts: cost does not. For one image.
 double popcount_cycles(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels);
-std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists);
+std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                    std::shared_ptr<const TapLists> lists);
 
 }  // namespace biprop

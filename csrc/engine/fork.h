@@ -1,4 +1,5 @@
-// What keeps networks usable in a process that was forked: a child has their memory, but of the threads only the one that forked.
+// What keeps networks usable in a process that was forked: a child has their memory, but of the threads only the one
+// that forked.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,8 @@ namespace biprop {
 // How many forks lie between this process and the one that loaded the core.
 uint64_t forks();
 
-// A mutex that no other thread holds at the moment of a fork, so that what it guards is whole in the child, and it is free there.
+// A mutex that no other thread holds at the moment of a fork, so that what it guards is whole in the child, and it is
+// free there.
 class ForkSafeMutex {
   public:
     ForkSafeMutex();

@@ -1,6 +1,7 @@
 // The kernels, once for all instruction sets. A file that includes this defines first
 //
-//   Floats          a vector of floats (GCC's vector extension), kFloats its lanes, kVectors: how many 16-float vectors a tile of
+//   Floats          a vector of floats (GCC's vector extension), kFloats its lanes, kVectors: how many 16-float vectors
+//   a tile of
 //                   sums may have, so that its accumulators stay in registers
 //   multiply_add    a * b + c of Floats
 //   popcount(s)     see kernels.h
@@ -8,7 +9,8 @@
 //   widen, compare  see kernels.h
 //   largest_of_halves see bits-generic.h
 //
-// Everything is in an unnamed namespace: code for one instruction set must never be the copy that the linker keeps for another.
+// Everything is in an unnamed namespace: code for one instruction set must never be the copy that the linker keeps for
+// another.
 #include "kernels.h"
 
 #include <cstring>
@@ -87,8 +89,9 @@ BIPROP_INLINE void finish_any(int n, const Finish& f, const float* residual, flo
 
 // ---- 1/1, bit-sliced: one full adder takes two planes; a count is a column of bits over 5 + High planes ----
 
-// Eight planes, or their complements, to a plane of eights. Adders that do not wait for each other come first: complements of three
-// planes have the complements of their sum and carry. Where an adder is many instructions, and registers are few, one after the other.
+// Eight planes, or their complements, to a plane of eights. Adders that do not wait for each other come first:
+// complements of three planes have the complements of their sum and carry. Where an adder is many instructions, and
+// registers are few, one after the other.
 template <class V, bool Not>
 BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
                                   const uint16_t* tap) {
@@ -115,7 +118,8 @@ BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typena
     return e;
 }
 
-// Lists of a large network come from the third cache, a page of 4 KB at a time; the processor does not look ahead further than its end.
+// Lists of a large network come from the third cache, a page of 4 KB at a time; the processor does not look ahead
+// further than its end.
 constexpr int kAhead = 2048;  // taps
 
 template <class V, int High>
@@ -152,9 +156,11 @@ struct Counter {
     BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
         for (; groups >= 4; groups -= 4, tap += 4 * V::per_eight) {
             for (int line = 0; line < 4 * V::per_eight; line += 32) __builtin_prefetch(tap + kAhead + line, 0, 2);
-            T a = eight<V, Not>(one, two, four, planes, tap), b = eight<V, Not>(one, two, four, planes, tap + V::per_eight), c, d, e;
+            T a = eight<V, Not>(one, two, four, planes, tap),
+              b = eight<V, Not>(one, two, four, planes, tap + V::per_eight), c, d, e;
             V::template add<false>(eights, a, b, c);
-            a = eight<V, Not>(one, two, four, planes, tap + 2 * V::per_eight), b = eight<V, Not>(one, two, four, planes, tap + 3 * V::per_eight);
+            a = eight<V, Not>(one, two, four, planes, tap + 2 * V::per_eight),
+            b = eight<V, Not>(one, two, four, planes, tap + 3 * V::per_eight);
             V::template add<false>(eights, a, b, d);
             V::template add<false>(sixteens, c, d, e);
             carry<0>(e);
@@ -172,12 +178,18 @@ struct Counter {
     }
     template <int I>
     BIPROP_INLINE T bit() const {
-        if constexpr (I == 0) return one;
-        else if constexpr (I == 1) return two;
-        else if constexpr (I == 2) return four;
-        else if constexpr (I == 3) return eights;
-        else if constexpr (I == 4) return sixteens;
-        else return high[I - 5];
+        if constexpr (I == 0)
+            return one;
+        else if constexpr (I == 1)
+            return two;
+        else if constexpr (I == 2)
+            return four;
+        else if constexpr (I == 3)
+            return eights;
+        else if constexpr (I == 4)
+            return sixteens;
+        else
+            return high[I - 5];
     }
     // use(plane, i) for the lowest `bits` planes, from the lowest up
     template <int I = 0, class Use>
@@ -198,7 +210,9 @@ BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, co
 
 BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* corrections, int shift, int n, const Finish& f,
                                  const float* residual, float* out) {
-    if (!shift) return finish_any(n, f, residual, out, [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
+    if (!shift)
+        return finish_any(n, f, residual, out,
+                          [&](int i) { return float(2 * int(uint16_t(counts[i])) - corrections[i]); });
     const int run = 1 << shift;
     for (int from = 0; from < n; from += run) {
         const int same = corrections[from >> shift];
@@ -209,7 +223,8 @@ BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* correctio
 
 // Counts of N lanes from `lane` to floats of the tile; or, where it has none, returns their signs.
 template <int N>
-BIPROP_INLINE uint64_t finish_lanes(const BitTile& t, const int16_t* counts, const int32_t* corrections, size_t c, int lane) {
+BIPROP_INLINE uint64_t finish_lanes(const BitTile& t, const int16_t* counts, const int32_t* corrections, size_t c,
+                                    int lane) {
     const float* residual = t.residual_floats ? shifted(t.residual_floats, c * t.residual_floats_step) + lane : nullptr;
     alignas(64) float room[N];
     float* y = t.floats ? shifted(t.floats, c * t.floats_step) + lane : room;
@@ -246,7 +261,8 @@ void finish_halves(const BitTile& t, const uint64_t* sliced, size_t step, const 
     widen(sliced, step, t.bits, counts);
     if (t.classes) {
         alignas(64) float largest[16], y[16];
-        const int16_t* const corrections[2] = {t.class_corrections + 16 * channels[0], t.class_corrections + 16 * channels[1]};
+        const int16_t* const corrections[2] = {t.class_corrections + 16 * channels[0],
+                                               t.class_corrections + 16 * channels[1]};
         const uint16_t* const classes[2] = {t.classes, t.classes};
         largest_of_halves(counts, corrections, classes, largest);
         for (int i = 0; i < 2; ++i) {  // a whole vector, of which half is the channel's
@@ -268,7 +284,8 @@ void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, cons
     widen(sliced, step, t.bits, counts);
     for (int i = 0; i < 4; ++i) {
         const uint32_t c = channels[i];
-        const uint32_t rows = rows_of_quarter(uint32_t(finish_lanes<16>(t, counts + 16 * i, t.corrections + c * t.corrections_step, c, 0)));
+        const uint32_t rows = rows_of_quarter(
+            uint32_t(finish_lanes<16>(t, counts + 16 * i, t.corrections + c * t.corrections_step, c, 0)));
         if (!t.floats) std::memcpy(t.out + c * t.out_step, &rows, 4);
     }
 }
@@ -291,7 +308,8 @@ void bits_of(const BitTile& t) {
         const TapRange range = t.ranges[c];
         const uint16_t* tap = t.taps + size_t(range.start) * V::per_eight;
         if (t.sliced && at + 1 < t.last) {
-            const uint8_t* next = t.sliced + (V::channels > 1 ? size_t(at + 1) : size_t(t.order[at + 1])) * t.sliced_step;
+            const uint8_t* next =
+                t.sliced + (V::channels > 1 ? size_t(at + 1) : size_t(t.order[at + 1])) * t.sliced_step;
             const int bytes = t.bits * (V::tabled ? 16 : 8 * words);
             for (int line = 0; line < bytes; line += 64) __builtin_prefetch(next + line, 0, 3);
         }
@@ -300,8 +318,10 @@ void bits_of(const BitTile& t) {
         count.finish();
         if (t.counts || t.finishes) {
             alignas(64) uint64_t sliced[(5 + High) * words];
-            count.each(t.bits, [&](T plane, int i) { V::store(reinterpret_cast<uint8_t*>(sliced + i * words), plane); });
-            for (int w = 0; w < words && t.counts; ++w) widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
+            count.each(t.bits,
+                       [&](T plane, int i) { V::store(reinterpret_cast<uint8_t*>(sliced + i * words), plane); });
+            for (int w = 0; w < words && t.counts; ++w)
+                widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
             for (int w = 0; w < words && t.finishes; ++w) {
                 const uint32_t* const channels = t.order + c * V::channels;  // where there are several
                 if (V::channels == 1) {
@@ -325,13 +345,16 @@ void bits_of(const BitTile& t) {
                     const T places = V::load(t.places);
                     return at_least<V, High>(count, t.bits, [&](int i) { return V::look_up(own + 16 * i, places); });
                 }
-                return at_least<V, High>(count, t.bits, [&](int i) { return V::load(own + i * sizeof(uint64_t) * words); });
+                return at_least<V, High>(count, t.bits,
+                                         [&](int i) { return V::load(own + i * sizeof(uint64_t) * words); });
             }
             const T own = V::widen(lanes + c * t.lanes_step);
             return at_least<V, High>(count, t.bits, [&](int i) { return V::lane_bit(own, i); });
         };
         T result = compare(t.sliced, t.lanes);
-        if (t.residual) result = V::choose(V::load_out(t.residual, t.residual_step, c, t.order), compare(t.sliced_plus, t.lanes_plus), result);
+        if (t.residual)
+            result = V::choose(V::load_out(t.residual, t.residual_step, c, t.order),
+                               compare(t.sliced_plus, t.lanes_plus), result);
         result = V::differ(result, V::load_flips(t.flips, c, t.order));
         if (t.valid) result = V::both(result, V::load_valid(t.valid));
         V::store_out(t.out, t.out_step, c, t.order, result);
@@ -357,17 +380,20 @@ void bits_in(const BitTile& t) {
 }
 
 template <class V>
-void words_in(const uint8_t* rows, size_t plane, int channels, const uint64_t* turns, const uint64_t* masks, int taps, uint8_t* out) {
+void words_in(const uint8_t* rows, size_t plane, int channels, const uint64_t* turns, const uint64_t* masks, int taps,
+              uint8_t* out) {
     const auto at = [](const uint64_t* words, int k) { return V::load(reinterpret_cast<const uint8_t*>(words + k)); };
     for (int c = 0; c < channels; ++c, rows += plane, out += size_t(taps) * 8) {
         uint64_t word;
         std::memcpy(&word, rows, 8);
-        for (int k = 0; k < taps; k += V::width / 8) V::store(out + k * 8, V::both(V::turn(V::same(word), at(turns, k)), at(masks, k)));
+        for (int k = 0; k < taps; k += V::width / 8)
+            V::store(out + k * 8, V::both(V::turn(V::same(word), at(turns, k)), at(masks, k)));
     }
 }
 
 template <class V>
-void rows_in(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, uint8_t* out) {
+void rows_in(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
+             uint8_t* out) {
     for (int k = 0; k < taps; ++k, out += V::width) {
         const typename V::T x = V::load(plane + offset[k]);
         V::store(out, V::both(V::shift_or_turn(x, shift[k]), V::same(mask[k])));
@@ -380,8 +406,8 @@ void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks,
         V::store(out, V::both(V::load(plane + offset[k]), V::load(masks + size_t(k) * V::width)));
 }
 
-// The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode; its last 16 bits
-// are the level.
+// The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode;
+// its last 16 bits are the level.
 BIPROP_INLINE void store_levels(int16_t* to, Floats y, const biprop::LevelFinish& f) {
     typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
     typedef int16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
@@ -397,8 +423,9 @@ BIPROP_INLINE void store_levels(int16_t* to, Floats y, const biprop::LevelFinish
 
 // ---- 1/32: sparse sums of tiles that stay in the fastest cache ----
 
-// Weights +1 and -1 as a stream: the taps of a range take theirs from kSigns + kMostSigns - positive. A multiplication with them is
-// exact, and one loop for both signs, over ranges in the order of their length, ends where the processor expects it to.
+// Weights +1 and -1 as a stream: the taps of a range take theirs from kSigns + kMostSigns - positive. A multiplication
+// with them is exact, and one loop for both signs, over ranges in the order of their length, ends where the processor
+// expects it to.
 constexpr int kMostSigns = 2048;
 struct SignTable {
     float values[2 * kMostSigns];
@@ -411,8 +438,14 @@ constexpr SignTable kSigns;
 // With few vectors several taps at once, because an addition waits for the one before it.
 template <int Vectors>
 void sum_of(const SumTile& t) {
-    constexpr int regs = Vectors * kParts, chains = regs >= 8 ? 1 : regs >= 4 ? 2 : 4, half = Vectors > 1 ? regs / 2 : regs;
-    const auto place = [](auto* first, auto* second, int r) { return r < half ? first + r * kFloats : second + (r - half) * kFloats; };
+    constexpr int regs = Vectors * kParts,
+                  chains = regs >= 8   ? 1
+                           : regs >= 4 ? 2
+                                       : 4,
+                  half = Vectors > 1 ? regs / 2 : regs;
+    const auto place = [](auto* first, auto* second, int r) {
+        return r < half ? first + r * kFloats : second + (r - half) * kFloats;
+    };
     const float* const second = t.input + t.second;
     for (int at = t.first; at < t.last; ++at) {
         const SumRange range = t.ranges[at];
@@ -430,16 +463,19 @@ void sum_of(const SumTile& t) {
 #pragma GCC unroll 4
                 for (int k = 0; k < chains; ++k) {
                     const float *source = t.input + tap[i + k], *lower = second + tap[i + k];
-                    const Floats w = weight[i + k] - Floats{};  // 0 is not subtracted, but would be added, for the sake of -0
+                    const Floats w =
+                        weight[i + k] - Floats{};  // 0 is not subtracted, but would be added, for the sake of -0
 #pragma GCC unroll 32
-                    for (int r = 0; r < regs; ++r) sum[k][r] = multiply_add(load_floats(place(source, lower, r)), w, sum[k][r]);
+                    for (int r = 0; r < regs; ++r)
+                        sum[k][r] = multiply_add(load_floats(place(source, lower, r)), w, sum[k][r]);
                 }
             if (chains > 1)
                 for (; i < count; ++i) {
                     const float *source = t.input + tap[i], *lower = second + tap[i];
                     const Floats w = weight[i] - Floats{};
 #pragma GCC unroll 32
-                    for (int r = 0; r < regs; ++r) sum[0][r] = multiply_add(load_floats(place(source, lower, r)), w, sum[0][r]);
+                    for (int r = 0; r < regs; ++r)
+                        sum[0][r] = multiply_add(load_floats(place(source, lower, r)), w, sum[0][r]);
                 }
         };
         const uint16_t* tap = t.taps + range.start;
@@ -447,7 +483,8 @@ void sum_of(const SumTile& t) {
         if (t.weights) {
             add(tap, t.weights + range.start, positive);
         } else {
-            for (; positive > kMostSigns; positive -= kMostSigns, tap += kMostSigns) add(tap, kSigns.values, kMostSigns);
+            for (; positive > kMostSigns; positive -= kMostSigns, tap += kMostSigns)
+                add(tap, kSigns.values, kMostSigns);
             const int some = negative < kMostSigns ? negative : kMostSigns;
             add(tap, kSigns.values + kMostSigns - positive, positive + some);
             for (tap += positive + some, negative -= some; negative > 0; negative -= kMostSigns, tap += kMostSigns)
@@ -467,7 +504,8 @@ void sum_of(const SumTile& t) {
         if (t.residual) {
             const float* residual = shifted(t.residual, c * t.residual_step);
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) sum[0][r] += load_floats(place(residual, residual + t.out_second, r)) * f.residual_scale;
+            for (int r = 0; r < regs; ++r)
+                sum[0][r] += load_floats(place(residual, residual + t.out_second, r)) * f.residual_scale;
         }
         if (t.signs) {
             uint8_t* out = t.signs + c * t.out_step;
@@ -489,7 +527,8 @@ void sum_of(const SumTile& t) {
         if (t.levels) {
             int16_t* levels = shifted(t.levels, c * t.out_step);
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) store_levels(place(levels, levels + t.out_second, r), sum[0][r], t.finishes[c]);
+            for (int r = 0; r < regs; ++r)
+                store_levels(place(levels, levels + t.out_second, r), sum[0][r], t.finishes[c]);
             continue;
         }
         float* out = shifted(t.out, c * t.out_step);
@@ -540,7 +579,8 @@ BIPROP_INLINE void levels_of(const float* y, int n, const biprop::LevelFinish& f
 
 // Whole vectors.
 template <Act A>
-BIPROP_INLINE void to_levels_as(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
+BIPROP_INLINE void to_levels_as(const float* x, int n, const biprop::LevelFinish& f, const float* residual,
+                                int16_t* levels) {
     for (int i = 0; i < n; i += kFloats) {
         Floats y = load_floats(x + i) * f.finish.scale + f.finish.shift;
         if (residual) y += load_floats(residual + i) * f.finish.residual_scale;
@@ -551,10 +591,15 @@ BIPROP_INLINE void to_levels_as(const float* x, int n, const biprop::LevelFinish
 void to_levels(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
     const int whole = n / kFloats * kFloats;
     switch (f.finish.act) {
-        case Act::relu: residual ? to_levels_as<Act::relu>(x, whole, f, residual, levels) : to_levels_as<Act::relu>(x, whole, f, nullptr, levels); break;
+        case Act::relu:
+            residual ? to_levels_as<Act::relu>(x, whole, f, residual, levels)
+                     : to_levels_as<Act::relu>(x, whole, f, nullptr, levels);
+            break;
         case Act::sign: to_levels_as<Act::sign>(x, whole, f, residual, levels); break;
         case Act::sign0: to_levels_as<Act::sign0>(x, whole, f, residual, levels); break;
-        default: residual ? to_levels_as<Act::none>(x, whole, f, residual, levels) : to_levels_as<Act::none>(x, whole, f, nullptr, levels);
+        default:
+            residual ? to_levels_as<Act::none>(x, whole, f, residual, levels)
+                     : to_levels_as<Act::none>(x, whole, f, nullptr, levels);
     }
     if (whole == n) return;
     float y[kFloats];
@@ -575,7 +620,8 @@ BIPROP_INLINE void finish_levels(const LevelTile& t, uint32_t c, const Value& va
             for (int i = 0; i < n; ++i) residual[i] = float(levels[i]);
             rest = residual;
         }
-        finish_any(n, f.finish, rest, t.levels ? y : shifted(t.floats, c * t.out_step) + from, [&](int i) { return value(from + i); });
+        finish_any(n, f.finish, rest, t.levels ? y : shifted(t.floats, c * t.out_step) + from,
+                   [&](int i) { return value(from + i); });
         if (t.levels) levels_of(y, n, f, shifted(t.levels, c * t.out_step) + from);
     }
 }
@@ -622,7 +668,8 @@ void sum_levels(const LevelTile& t) {
 // ---- what is called beside the sums ----
 
 template <bool Least>
-BIPROP_INLINE void pool_counts_of(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, float* out) {
+BIPROP_INLINE void pool_counts_of(const int16_t* const counts[2], const int32_t* const corrections[2], int positions,
+                                  float* out) {
     constexpr int per = kFloats * 2;
     const auto further = [](Levels a, Levels b) { return (Least ? a < b : a > b) ? a : b; };
     for (int p = 0; p < positions; p += 2)
@@ -638,8 +685,10 @@ BIPROP_INLINE void pool_counts_of(const int16_t* const counts[2], const int32_t*
         }
 }
 
-void pool_counts(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, bool least, float* out) {
-    least ? pool_counts_of<true>(counts, corrections, positions, out) : pool_counts_of<false>(counts, corrections, positions, out);
+void pool_counts(const int16_t* const counts[2], const int32_t* const corrections[2], int positions, bool least,
+                 float* out) {
+    least ? pool_counts_of<true>(counts, corrections, positions, out)
+          : pool_counts_of<false>(counts, corrections, positions, out);
 }
 
 void finish_floats(const float* x, int n, const Finish& f, const float* residual, float* out) {
@@ -676,7 +725,8 @@ void pool_of(const Number* x, int width, int images, int out_height, int out_wid
     for (int y = 0; y < out_height; ++y, x += 2 * width * images)
         for (int i = 0; i < out_width; ++i, out += images) {
             const Number *a = x + 2 * i * images, *b = a + width * images;
-            for (int k = 0; k < images; ++k) out[k] = larger_of(larger_of(a[k], b[k]), larger_of(a[k + images], b[k + images]));
+            for (int k = 0; k < images; ++k)
+                out[k] = larger_of(larger_of(a[k], b[k]), larger_of(a[k + images], b[k + images]));
         }
 }
 
@@ -729,13 +779,16 @@ struct Halved {
 #endif
         const uint64_t columns = even_columns<Row>(x);
         uint64_t word = 0;
-        for (int k = 0; k < rows; ++k) word |= ((columns >> (2 * k * Row % 64)) & ((uint64_t(1) << bits) - 1)) << (k * bits);
+        for (int k = 0; k < rows; ++k)
+            word |= ((columns >> (2 * k * Row % 64)) & ((uint64_t(1) << bits) - 1)) << (k * bits);
         return Word(word);
     }
     // The first `count` rows.
     static BIPROP_INLINE void store(uint8_t* to, Word word, int count) {
-        if (rows == 1 || count >= rows) std::memcpy(to, &word, sizeof word);
-        else std::memcpy(to, &word, size_t(count) * bits / 8);
+        if (rows == 1 || count >= rows)
+            std::memcpy(to, &word, sizeof word);
+        else
+            std::memcpy(to, &word, size_t(count) * bits / 8);
     }
 };
 
@@ -747,8 +800,8 @@ void split_of(const uint8_t* rows, int height, size_t sub, uint8_t* to) {
         std::memcpy(&word, rows, 8);
         for (int odd = 0; odd < 2; ++odd)  // columns
             for (int below = 0; below < (Row == 64 ? 1 : 2); ++below)
-                Half::store(to + ((y + below) % 2 * 2 + odd) * sub + size_t(y / 2) * (Half::bits / 8), Half::of(word >> (below * Row % 64 + odd)),
-                            (height - y - below + 1) / 2);
+                Half::store(to + ((y + below) % 2 * 2 + odd) * sub + size_t(y / 2) * (Half::bits / 8),
+                            Half::of(word >> (below * Row % 64 + odd)), (height - y - below + 1) / 2);
     }
 }
 

@@ -23,10 +23,12 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
         order.push_back(uint32_t(c));
     }
     std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-        return std::make_pair(ranges[a].positive, ranges[a].negative) < std::make_pair(ranges[b].positive, ranges[b].negative);
+        return std::make_pair(ranges[a].positive, ranges[a].negative) <
+               std::make_pair(ranges[b].positive, ranges[b].negative);
     });
     size_t groups = 0;
-    for (const uint32_t c : order) ranges[c].start = uint32_t(groups), groups += ranges[c].positive + ranges[c].negative;
+    for (const uint32_t c : order)
+        ranges[c].start = uint32_t(groups), groups += ranges[c].positive + ranges[c].negative;
     taps.resize(8 * groups);
     for (int c = 0; c < channels; ++c) {
         const TapRange& range = ranges[c];
@@ -49,7 +51,13 @@ void TapLists::restore(Op& op) const {
 }
 
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
-    : order(lists.order), idle(lists.order.size()), group(group), lane(grain > 1 ? 4 : grain ? 2 : 8), grain(grain) {
+    : order(lists.order),
+      idle(lists.order.size()),
+      group(group),
+      lane(grain > 1 ? 4
+           : grain   ? 2
+                     : 8),
+      grain(grain) {
     const auto& of = lists.ranges;
     for (size_t from = 0; from < order.size(); from += 64)
         std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
@@ -65,13 +73,15 @@ GroupedTaps gathered_taps(const TapLists& lists, int group) {
         TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
         for (int i = 0; i < group; ++i) {
             const TapRange& own = lists.ranges[channels[i]];
-            range.positive = std::max(range.positive, own.positive), range.negative = std::max(range.negative, own.negative);
+            range.positive = std::max(range.positive, own.positive),
+            range.negative = std::max(range.negative, own.negative);
         }
         for (int negative = 0; negative < 2; ++negative)
             for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
                 for (int i = 0; i < group; ++i) {
                     const TapRange& own = lists.ranges[channels[i]];
-                    const int count = 8 * (negative ? own.negative : own.positive), first = 8 * (own.start + (negative ? own.positive : 0));
+                    const int count = 8 * (negative ? own.negative : own.positive),
+                              first = 8 * (own.start + (negative ? own.positive : 0));
                     all.taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
                 }
         all.ranges.push_back(range);
@@ -115,8 +125,10 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
                     auto& own = left[i];
                     const bool takes = !own.empty() && slot(own.back()) < start + window;
                     index[round][i] = uint16_t(takes ? slot(own.back()) - start : window - 1 - start % window);
-                    if (takes) own.pop_back(), --most;
-                    else all.idle[all.order[g * group + i]] += negative;
+                    if (takes)
+                        own.pop_back(), --most;
+                    else
+                        all.idle[all.order[g * group + i]] += negative;
                 }
             }
             all.taps.push_back(uint16_t(first));
@@ -136,7 +148,8 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
             } else {
                 for (int first = 0; first < 8; first += 3)
                     for (int i = 0; i < group; ++i)
-                        all.taps.push_back(uint16_t(index[first][i] | index[first + 1][i] << 5 | (first < 6 ? index[first + 2][i] << 10 : 0)));
+                        all.taps.push_back(uint16_t(index[first][i] | index[first + 1][i] << 5 |
+                                                    (first < 6 ? index[first + 2][i] << 10 : 0)));
             }
         }
         return uint16_t(eights);

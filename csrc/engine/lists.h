@@ -10,7 +10,8 @@
 
 namespace biprop {
 
-// The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such tiles.
+// The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such
+// tiles.
 struct TapLists {
     std::vector<uint16_t> taps;  // in this order, as the kernels run through them:
     std::vector<uint32_t> order;  // of output channels, by the length of their lists
@@ -28,7 +29,9 @@ struct TapLists {
         for (int i = 0; i < 8 * (ranges[c].positive + ranges[c].negative); ++i)
             if (own[i] < zeros) use(own[i] / (width / 8), i >= 8 * ranges[c].positive);
     }
-    size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
+    size_t bytes() const {
+        return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int);
+    }
 };
 
 // Tap lists of a group of channels at a time. Channels with lists of like length go together.
@@ -48,7 +51,9 @@ struct GroupedTaps {
         for (const TapRange& range : ranges) sum += range.positive + range.negative;
         return sum;
     }
-    size_t bytes() const { return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange); }
+    size_t bytes() const {
+        return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange);
+    }
 };
 
 // As `gathered` takes them: in turns, in lists as long as the longest.

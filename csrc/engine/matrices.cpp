@@ -1,14 +1,15 @@
-// Convolutions as products of matrices, where the processor multiplies such: every weight takes part, but so many at once that it
-// pays against sums of the kept ones. Levels are 8-bit numbers and their sums whole; a float is exactly a sum of three bfloat16 numbers,
-// and as the weights are 1, 0 and -1, nothing is rounded but the sums.
+// Convolutions as products of matrices, where the processor multiplies such: every weight takes part, but so many at
+// once that it pays against sums of the kept ones. Levels are 8-bit numbers and their sums whole; a float is exactly a
+// sum of three bfloat16 numbers, and as the weights are 1, 0 and -1, nothing is rounded but the sums.
 //
 // A strip of output rows takes the input that it sees into a buffer, once for all output channels:
 //
 //   [group of channels][part of a float][copy][row][column][image][channel of the group]
 //
-// so that 16 lanes are 64 bytes, and a tap is an offset. With a stride there is a copy for each remainder of rows and of columns by it.
-// Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row follows row. Strips of one row
-// follow each other in the buffer: a row takes the place of the one that is no longer needed, and the others are there already.
+// so that 16 lanes are 64 bytes, and a tap is an offset. With a stride there is a copy for each remainder of rows and
+// of columns by it. Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row
+// follows row. Strips of one row follow each other in the buffer: a row takes the place of the one that is no longer
+// needed, and the others are there already.
 #include <algorithm>
 #include <limits>
 
@@ -25,7 +26,8 @@ constexpr int kStepsAtOnce = 10;  // of 2 KB of weights
 
 class MatrixSum final : public Step {
   public:
-    MatrixSum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const MatrixKernels& kernels, std::shared_ptr<const MatrixWeights>& weights)
+    MatrixSum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const MatrixKernels& kernels,
+              std::shared_ptr<const MatrixWeights>& weights)
         : Step(op, shapes), kernels_(kernels), levels_(in_.levels()), unit_(levels_ ? 4 : 2), parts_(levels_ ? 1 : 3) {
         const int images = out_.images, stride = op.stride;
         const bool one_row = images % 16 == 0;  // 16 lanes never span two
@@ -35,7 +37,8 @@ class MatrixSum final : public Step {
         more_rows_ = (op.kernel_height - 1) / stride;
         width_ = out_.width + (one_row ? (op.kernel_width - 1) / stride : 0);
         const size_t row_bytes = size_t(width_) * images * 4 * parts_ * row_copies_ * column_copies_ * kRows * blocks_;
-        rows_ = std::clamp(std::min(int(kStripBytes / row_bytes) - more_rows_, kStripLanes / (out_.width * images)), 1, out_.height);
+        rows_ = std::clamp(std::min(int(kStripBytes / row_bytes) - more_rows_, kStripLanes / (out_.width * images)), 1,
+                           out_.height);
         strips_ = (out_.height + rows_ - 1) / rows_;
         rows_ = (out_.height + strips_ - 1) / strips_;
         // A maximum that keeps the order comes before scale and rounding, and the strips have whole pairs of rows.
@@ -55,7 +58,8 @@ class MatrixSum final : public Step {
                     for (int kx = 0; kx < op.kernel_width; ++kx) {
                         const int column = one_row ? kx % stride : kx;
                         const size_t copy = (ky % stride) * column_copies_ + column;
-                        const size_t lane = (size_t(place(phase, ky / stride)) * width_ + (one_row ? kx / stride : 0)) * images;
+                        const size_t lane =
+                            (size_t(place(phase, ky / stride)) * width_ + (one_row ? kx / stride : 0)) * images;
                         steps_.push_back(int32_t(block * kRows * group_step_ + copy * copy_step_ + lane * 4));
                     }
         step_count_ = int(steps_.size()) / std::max(1, ring_);
@@ -68,27 +72,33 @@ class MatrixSum final : public Step {
 
     void run(const Frame& frame) const override {
         // Strips that share rows are one item; of many strips there are two for a thread, as one may be held up.
-        const int threads = frame.threads(), items = shares_ ? std::min(strips_, threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads) : strips_;
+        const int threads = frame.threads(),
+                  items = shares_ ? std::min(strips_, threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads)
+                                  : strips_;
         const int parts = std::min(panels(), this->parts(frame, items));
         frame.each(items * parts, [&](int item, int thread) {
-            const int part = item % parts, first = strips_ * (item / parts) / items, last = strips_ * (item / parts + 1) / items;
+            const int part = item % parts, first = strips_ * (item / parts) / items,
+                      last = strips_ * (item / parts + 1) / items;
             for (int strip = first; strip < last; ++strip)
-                compute(frame, strip * rows_, strip > first ? more_rows_ : 0, panels() * part / parts, panels() * (part + 1) / parts,
-                        (*frame.scratch)[thread].data());
+                compute(frame, strip * rows_, strip > first ? more_rows_ : 0, panels() * part / parts,
+                        panels() * (part + 1) / parts, (*frame.scratch)[thread].data());
         });
     }
     std::string name() const override {
-        return std::string(levels_ ? "product of levels, " : "product of floats, ") + std::to_string(rows_ * out_.width * out_.images) + " lanes" + (pool_ ? ", max pool" : "");
+        return std::string(levels_ ? "product of levels, " : "product of floats, ") +
+               std::to_string(rows_ * out_.width * out_.images) + " lanes" + (pool_ ? ", max pool" : "");
     }
     // Whether 32 bits name every byte of the buffer.
     bool can_name_all() const { return group_step_ * kRows * blocks_ <= size_t(std::numeric_limits<int32_t>::max()); }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
     double cycles() const override {
         const double tiles = double(strips_) * double(tiles_.size()) * panels() * step_count_;
-        return tiles * parts_ * 30 + double(strips_) * panels() * step_count_ * 80 + 0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 +
-               0.2 * out_.channels * out_.lanes();
+        return tiles * parts_ * 30 + double(strips_) * panels() * step_count_ * 80 +
+               0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 + 0.2 * out_.channels * out_.lanes();
     }
-    size_t scratch() const override { return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2; }
+    size_t scratch() const override {
+        return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2;
+    }
     void memory(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
 
   private:
@@ -96,7 +106,9 @@ class MatrixSum final : public Step {
     int place(int top, int row) const { return ring_ ? (top + row) % ring_ : row; }
     int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
     int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
-    size_t sum_step() const { return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16; }  // see group_step_
+    size_t sum_step() const {
+        return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16;
+    }  // see group_step_
     size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
 
     MatrixWeights pack_weights() const {
@@ -104,13 +116,18 @@ class MatrixSum final : public Step {
         const size_t row_bytes = per_row / 8;
         MatrixWeights packed;
         packed.levels = levels_;
-        packed.kept.resize(size_t(panels()) * step_count_ * kPanel * row_bytes), packed.negative.resize(packed.kept.size());
+        packed.kept.resize(size_t(panels()) * step_count_ * kPanel * row_bytes),
+            packed.negative.resize(packed.kept.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int k = 0; k < op_.area() * blocks_; ++k)
                 for (int i = 0; i < std::min(per_row, in_.channels - k / op_.area() * per_row); ++i) {
-                    const size_t from = (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
-                    const size_t to = ((c / kPanel * size_t(step_count_) + k) * kPanel + c % kPanel) * row_bytes + i / 8;
-                    if (op_.kept(from)) (packed.kept[to] |= uint8_t(1 << i % 8)), packed.negative[to] |= uint8_t(!op_.positive(from) << i % 8);
+                    const size_t from =
+                        (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
+                    const size_t to =
+                        ((c / kPanel * size_t(step_count_) + k) * kPanel + c % kPanel) * row_bytes + i / 8;
+                    if (op_.kept(from))
+                        (packed.kept[to] |= uint8_t(1 << i % 8)),
+                            packed.negative[to] |= uint8_t(!op_.positive(from) << i % 8);
                 }
         return packed;
     }
@@ -121,7 +138,8 @@ class MatrixSum final : public Step {
         auto* sums = reinterpret_cast<float*>(weights + at_once() * kPanel * 64);
         float* room_for_residual = sums + sums_bytes() / sizeof(float);
         const int rows = std::min(rows_, out_.height - top), lanes = rows * out_.width * out_.images;
-        for (int group = 0; group < kRows * blocks_; ++group) pack(frame, top, rows, fresh, group, buffer + group * group_step_);
+        for (int group = 0; group < kRows * blocks_; ++group)
+            pack(frame, top, rows, fresh, group, buffer + group * group_step_);
         MatrixTile t{};
         t.kind = !levels_ ? MatrixTile::floats : in_.low < 0 ? MatrixTile::signed_levels : MatrixTile::unsigned_levels;
         t.weights = weights, t.input = buffer, t.group_step = group_step_, t.part_step = part_step_;
@@ -134,8 +152,10 @@ class MatrixSum final : public Step {
             kernels_.multiply(t);
             for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c) {
                 const float* x = sums + c % kPanel * t.sum_step;
-                if (!pool_) emit(frame, c, top * out_.width * out_.images, lanes, x, room_for_residual);
-                else emit_pooled(frame, c, top / 2, rows / 2, x, room_for_residual);
+                if (!pool_)
+                    emit(frame, c, top * out_.width * out_.images, lanes, x, room_for_residual);
+                else
+                    emit_pooled(frame, c, top / 2, rows / 2, x, room_for_residual);
             }
         }
     }
@@ -162,21 +182,28 @@ class MatrixSum final : public Step {
         const uint8_t* plane = frame.values[op_.in] + size_t(group) * unit_ * in_.plane;
         const int stride = op_.stride, images = in_.images, cell = images * 4;
         const auto zero = [&](uint8_t* at, int columns) {
-            for (int part = 0; part < parts_ && columns > 0; ++part) std::memset(at + part * part_step_, 0, size_t(columns) * cell);
+            for (int part = 0; part < parts_ && columns > 0; ++part)
+                std::memset(at + part * part_step_, 0, size_t(columns) * cell);
         };
         const auto lanes = [&](uint8_t* at, int position, int count, int step) {
-            if (levels_) kernels_.pack_levels(reinterpret_cast<const int16_t*>(plane) + position * images, in_.plane, channels, count, step, at);
-            else kernels_.pack_floats(reinterpret_cast<const float*>(plane) + position * images, in_.plane, channels, count, step, part_step_, at);
+            if (levels_)
+                kernels_.pack_levels(reinterpret_cast<const int16_t*>(plane) + position * images, in_.plane, channels,
+                                     count, step, at);
+            else
+                kernels_.pack_floats(reinterpret_cast<const float*>(plane) + position * images, in_.plane, channels,
+                                     count, step, part_step_, at);
         };
         for (int copy = 0; copy < row_copies_ * column_copies_; ++copy, to += copy_step_) {
             const int left = copy % column_copies_ - op_.padding;  // the input's column at the first of the copy
             const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
             const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
-            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width && !shares_) {  // rows follow each other here and there
+            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width &&
+                !shares_) {  // rows follow each other here and there
                 const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
                 const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
                 zero(to, above * width_);
-                lanes(to + above * width_ * cell, (top + above - op_.padding) * in_.width + left, (below - above) * width_ * images, 1);
+                lanes(to + above * width_ * cell, (top + above - op_.padding) * in_.width + left,
+                      (below - above) * width_ * images, 1);
                 zero(to + below * width_ * cell, (rows + more_rows_ - below) * width_);
                 for (int row = above; row < below && (first || end < width_); ++row)
                     zero(to + row * width_ * cell, first), zero(to + (row * width_ + end) * cell, width_ - end);
@@ -191,9 +218,12 @@ class MatrixSum final : public Step {
                 }
                 const int position = y * in_.width + left + first * stride;
                 zero(at, first);
-                if (stride == 1) lanes(at + first * cell, position, (end - first) * images, 1);
-                else if (images == 1) lanes(at + first * cell, position, end - first, stride);
-                else for (int x = first; x < end; ++x) lanes(at + x * cell, position + (x - first) * stride, images, 1);
+                if (stride == 1)
+                    lanes(at + first * cell, position, (end - first) * images, 1);
+                else if (images == 1)
+                    lanes(at + first * cell, position, end - first, stride);
+                else
+                    for (int x = first; x < end; ++x) lanes(at + x * cell, position + (x - first) * stride, images, 1);
                 zero(at + end * cell, width_ - end);
             }
         }
@@ -214,7 +244,8 @@ class MatrixSum final : public Step {
 
 }  // namespace
 
-std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                       const Kernels& kernels, Packed& packed) {
     if (!kernels.matrices || op.dense) return nullptr;
     auto step = std::make_unique<MatrixSum>(op, pool, shapes, *kernels.matrices, packed.matrix);
     if (!step->can_name_all()) return nullptr;

@@ -46,7 +46,8 @@ struct NotFinite {};
 
 using Ranges = std::vector<std::pair<float, float>>;  // least and most of each value
 
-// Cycles of a step below which its thread does not wait for others: they cost some, and much where the machine takes one away.
+// Cycles of a step below which its thread does not wait for others: they cost some, and much where the machine takes
+// one away.
 constexpr double kWorthThreads = 1e5;
 
 }  // namespace
@@ -64,7 +65,9 @@ class Network {
             const Value& in = program_.values[op.in];
             if (op.kind != Kind::conv) continue;
             if (in.bits) {
-                rows_ = rows_ && Shape::fits_rows(program_.values[op.out]);  // of floats too: tiles are rows of bits until they are counted
+                rows_ = rows_ &&
+                        Shape::fits_rows(
+                            program_.values[op.out]);  // of floats too: tiles are rows of bits until they are counted
                 continue;
             }
             rows_ = rows_ && can_sum(op, in, 1);
@@ -82,7 +85,9 @@ class Network {
         const bool has_pool = pool_.try_enter();
         struct Leave {
             Pool* pool;
-            ~Leave() { if (pool) pool->leave(); }
+            ~Leave() {
+                if (pool) pool->leave();
+            }
         } leave{has_pool ? &pool_ : nullptr};
         for (int64_t done = 0; done < count;) {
             const int group = next_group(count - done);
@@ -92,7 +97,8 @@ class Network {
         }
     }
 
-    // One line a step: operation, shapes, kernel, cycles an image as estimated, microseconds an image as measured on blank images.
+    // One line a step: operation, shapes, kernel, cycles an image as estimated, microseconds an image as measured on
+    // blank images.
     std::string explain(int64_t batch) {
         const int group = next_group(std::max<int64_t>(1, batch));
         const Plan& plan = this->plan(group);
@@ -103,20 +109,24 @@ class Network {
             for (size_t i = 0; i < plan.steps.size(); ++i) {
                 const auto start = std::chrono::steady_clock::now();
                 plan.steps[i]->run(frame);
-                best[i] = std::min(best[i], std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+                best[i] = std::min(
+                    best[i],
+                    std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
             }
         give_back(plan, std::move(space));
         std::string text = std::string(kernels_->name) + "\t" + std::to_string(group) + "\n";
         const auto shape = [](const Value& v) {
-            return std::to_string(v.channels) + "x" + std::to_string(v.height) + "x" + std::to_string(v.width) + (v.bits ? " bits" : " floats");
+            return std::to_string(v.channels) + "x" + std::to_string(v.height) + "x" + std::to_string(v.width) +
+                   (v.bits ? " bits" : " floats");
         };
         static const char* const names[] = {"", "conv", "max pool", "mean pool"};
         for (size_t i = 0; i < plan.steps.size(); ++i) {
             const Op& op = plan.steps[i]->op();
             char numbers[64];
             std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\n", plan.steps[i]->cycles() / group, best[i] / group);
-            text += std::string(names[int(op.kind)]) + " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
-                    std::to_string(op.stride) + "\t" + shape(program_.values[op.in]) + "\t" + shape(program_.values[plan.steps[i]->last().out]) + "\t" +
+            text += std::string(names[int(op.kind)]) + " " + std::to_string(op.kernel_height) + "x" +
+                    std::to_string(op.kernel_width) + "/" + std::to_string(op.stride) + "\t" +
+                    shape(program_.values[op.in]) + "\t" + shape(program_.values[plan.steps[i]->last().out]) + "\t" +
                     plan.steps[i]->name() + numbers;
         }
         return text;
@@ -125,7 +135,8 @@ class Network {
     // From now on values between layers are 8-bit levels, for the ranges that they have on these images.
     void calibrate(const float* images, int64_t count, bool channels_last) {
         if (!rows_) return;  // bits too wide for one image to run: too little of such a network is floats
-        const auto own = make_plan(1, false, {});  // each operation by itself, on floats: the ranges of all values are wanted
+        const auto own =
+            make_plan(1, false, {});  // each operation by itself, on floats: the ranges of all values are wanted
         const Plan& plan = *own;
         Ranges ranges(program_.values.size(), {0.0f, 0.0f});
         const auto space = make_workspace(plan);
@@ -149,7 +160,8 @@ class Network {
         const auto fits = [&](const Op& op) {
             return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
         };
-        if (many_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits)) many_ = 32;  // as many levels fill a vector
+        if (many_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits))
+            many_ = 32;  // as many levels fill a vector
         one_.reset(), group_.reset();
         idle_one_.clear(), idle_group_.clear();
     }
@@ -158,7 +170,8 @@ class Network {
     std::pair<size_t, size_t> memory() const {
         std::lock_guard<ForkSafeMutex> lock(mutex_);
         size_t bytes = 0, working = 0;
-        for (const Op& op : program_.ops) bytes += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
+        for (const Op& op : program_.ops)
+            bytes += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
         Held held;
         for (const auto* plan : {one_.get(), group_.get()})
             if (plan)
@@ -200,9 +213,12 @@ class Network {
         for (size_t i = 0; i < program_.ops.size(); ++i) {
             const Op& op = program_.ops[i];
             const Op* pool = join && op.kind == Kind::conv ? only_pool(*plan, i) : nullptr;
-            if (op.kind != Kind::conv) plan->steps.push_back(make_pool_step(op, plan->shapes));
-            else if (plan->shapes[op.in].bits) plan->steps.push_back(make_bit_step(op, pool, plan->shapes, *kernels_, packed_[i]));
-            else plan->steps.push_back(make_sum_step(op, pool, plan->shapes, *kernels_, packed_[i]));
+            if (op.kind != Kind::conv)
+                plan->steps.push_back(make_pool_step(op, plan->shapes));
+            else if (plan->shapes[op.in].bits)
+                plan->steps.push_back(make_bit_step(op, pool, plan->shapes, *kernels_, packed_[i]));
+            else
+                plan->steps.push_back(make_sum_step(op, pool, plan->shapes, *kernels_, packed_[i]));
             plan->scratch = std::max(plan->scratch, plan->steps.back()->scratch());
             plan->steps.back()->worth_threads = plan->steps.back()->cycles() > kWorthThreads;
             if (&plan->steps.back()->last() != &op) ++i;
@@ -222,8 +238,9 @@ class Network {
         return readers(op.out) == 1 ? &pool : nullptr;
     }
 
-    // Floats become levels where whoever makes them and everybody who reads them knows levels: convolutions on floats, their residual
-    // sums, and pools. Input and output stay floats, and what has a range too large or too small for a step.
+    // Floats become levels where whoever makes them and everybody who reads them knows levels: convolutions on floats,
+    // their residual sums, and pools. Input and output stay floats, and what has a range too large or too small for a
+    // step.
     void use_levels(Plan& plan, const Ranges& ranges) const {
         const size_t count = program_.values.size();
         std::vector<bool> levels(count, true);
@@ -245,13 +262,16 @@ class Network {
             levels[v] = levels[v] && plan.shapes[v].plain() && std::isnormal(shape(int(v)).step);
         for (const Op& op : program_.ops) {
             const bool counts = op.kind == Kind::conv && plan.shapes[op.in].bits;  // a convolution on bits
-            if (counts) levels[op.out] = false;
-            else levels[op.in] = levels[op.in] && reads_levels(op, plan.shapes, shape(op.in));
+            if (counts)
+                levels[op.out] = false;
+            else
+                levels[op.in] = levels[op.in] && reads_levels(op, plan.shapes, shape(op.in));
             if (op.residual != kNone && (counts || op.act == Act::sign0)) levels[op.residual] = false;
         }
         for (size_t v = 0; v < count; ++v)
             if (levels[v]) plan.shapes[v] = shape(int(v));
-        // What a pool selects from has the levels of what it puts out, if nobody else reads it: then it is a maximum of whole numbers.
+        // What a pool selects from has the levels of what it puts out, if nobody else reads it: then it is a maximum of
+        // whole numbers.
         for (size_t i = program_.ops.size(); i-- > 0;) {
             const Op& op = program_.ops[i];
             if (op.selects() && levels[op.in] && levels[op.out] && readers(op.in) == 1)
@@ -265,8 +285,8 @@ class Network {
         return count;
     }
 
-    // A value lives from the operation that makes it to the last that reads it. Bit rows count on zeros around them, so they share
-    // only with values of the same shape.
+    // A value lives from the operation that makes it to the last that reads it. Bit rows count on zeros around them, so
+    // they share only with values of the same shape.
     void share_buffers(Plan& plan) {
         const size_t count = program_.values.size();
         std::vector<int> last(count, -1);
@@ -282,7 +302,8 @@ class Network {
             const auto fits = [&](int buffer) {
                 const Shape& other = plan.shapes[owner[buffer]];
                 return shape.row || other.row
-                           ? shape.row == other.row && shape.height == other.height && shape.width == other.width && shape.channels == other.channels
+                           ? shape.row == other.row && shape.height == other.height && shape.width == other.width &&
+                                 shape.channels == other.channels
                            : plan.buffers[buffer] >= shape.bytes() && plan.buffers[buffer] <= 4 * shape.bytes();
             };
             const auto found = std::find_if(free.begin(), free.end(), fits);
@@ -323,7 +344,8 @@ class Network {
         auto space = std::make_unique<Workspace>();
         for (size_t bytes : plan.buffers) space->values.emplace_back(bytes);
         for (int i = 0; i < pool_.threads(); ++i) space->scratch.emplace_back(plan.scratch);
-        for (int buffer : plan.buffer_of) space->addresses.push_back(buffer < 0 ? nullptr : space->values[buffer].data());
+        for (int buffer : plan.buffer_of)
+            space->addresses.push_back(buffer < 0 ? nullptr : space->values[buffer].data());
         return space;
     }
 
@@ -352,21 +374,25 @@ class Network {
 
     // Blocks of positions, each for all images of the group: first a row for each image, then a column.
     template <class Pixel>
-    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last, Pool* pool) const {
+    void read_images(const Plan& plan, const Workspace& space, const Pixel* images, int count, bool channels_last,
+                     Pool* pool) const {
         constexpr int block = 64;
         const Shape& in = plan.shapes.front();
         const int positions = in.positions(), blocks = (positions + block - 1) / block;
         const int per_pixel = channels_last ? in.channels : 1, per_channel = channels_last ? 1 : positions;
         std::atomic<bool> finite{true};
         const auto read = [&](int item, int) {
-            const int c = item % in.channels, first = item / in.channels * block, n = std::min(block, positions - first);
-            const float mean = program_.mean.empty() ? 0.0f : program_.mean[c], std = program_.std.empty() ? 1.0f : program_.std[c];
+            const int c = item % in.channels, first = item / in.channels * block,
+                      n = std::min(block, positions - first);
+            const float mean = program_.mean.empty() ? 0.0f : program_.mean[c],
+                        std = program_.std.empty() ? 1.0f : program_.std[c];
             float table[256], rows[block * block];
             if (sizeof(Pixel) == 1)
                 for (int v = 0; v < 256; ++v) table[v] = (float(v) / 255.0f - mean) / std;
             float* to = in.floats(space.addresses[0], c) + size_t(first) * in.images;
             for (int i = 0; i < count; ++i) {
-                const Pixel* from = images + size_t(i) * in.channels * positions + size_t(c) * per_channel + size_t(first) * per_pixel;
+                const Pixel* from =
+                    images + size_t(i) * in.channels * positions + size_t(c) * per_channel + size_t(first) * per_pixel;
                 float* row = in.images == 1 ? to : rows + i * block;
                 uint32_t not_finite = 0;
                 const auto convert = [&](int step) {
@@ -390,8 +416,10 @@ class Network {
                     for (int i = 0; i < count; ++i) to[size_t(p) * in.images + i] = rows[i * block + p];
         };
         const int items = in.channels * blocks;
-        if (pool && in.images > 1) pool->each(items, read);
-        else for (int i = 0; i < items; ++i) read(i, 0);
+        if (pool && in.images > 1)
+            pool->each(items, read);
+        else
+            for (int i = 0; i < items; ++i) read(i, 0);
         if (!finite) throw NotFinite{};
     }
 
@@ -462,7 +490,8 @@ int biprop_load(const void* program, size_t size, int threads, biprop_network** 
     return biprop_load_with(program, size, threads, nullptr, network);
 }
 
-int biprop_load_with(const void* program, size_t size, int threads, const char* instruction_set, biprop_network** network) {
+int biprop_load_with(const void* program, size_t size, int threads, const char* instruction_set,
+                     biprop_network** network) {
     if (!program || !network || threads < 1 || threads > 1024) return BIPROP_BAD_ARGUMENT;
     return guarded([&] {
         const auto* kernels = kernels_for(instruction_set);
@@ -479,12 +508,15 @@ int biprop_load_file(const char* path, int threads, biprop_network** network) {
         std::FILE* file = std::fopen(path, "rb");
         if (!file) return;
         uint8_t chunk[1 << 16];
-        for (size_t got; (got = std::fread(chunk, 1, sizeof chunk, file)) > 0;) bytes.insert(bytes.end(), chunk, chunk + got);
+        for (size_t got; (got = std::fread(chunk, 1, sizeof chunk, file)) > 0;)
+            bytes.insert(bytes.end(), chunk, chunk + got);
         read = !std::ferror(file);
         std::fclose(file);
     });
     if (error) return error;
-    return read ? biprop_load(bytes.empty() ? "" : static_cast<const void*>(bytes.data()), bytes.size(), threads, network) : BIPROP_BAD_FILE;
+    return read ? biprop_load(bytes.empty() ? "" : static_cast<const void*>(bytes.data()), bytes.size(), threads,
+                              network)
+                : BIPROP_BAD_FILE;
 }
 
 void biprop_free(biprop_network* network) { delete network; }
@@ -504,7 +536,8 @@ int biprop_run_f32(biprop_network* network, const float* images, int64_t count, 
 }
 
 int biprop_calibrate(biprop_network* network, const float* images, int64_t count, int layout) {
-    if (!network || count < 1 || !images || (layout != BIPROP_NCHW && layout != BIPROP_NHWC)) return BIPROP_BAD_ARGUMENT;
+    if (!network || count < 1 || !images || (layout != BIPROP_NCHW && layout != BIPROP_NHWC))
+        return BIPROP_BAD_ARGUMENT;
     return guarded([&] { network->network.calibrate(images, count, layout == BIPROP_NHWC); });
 }
 
@@ -528,7 +561,8 @@ size_t biprop_memory(const biprop_network* network, size_t* working) {
 const char* biprop_instruction_sets(void) {
     static const std::string names = [] {
         std::string joined;
-        for (const auto* kernels : biprop::all_kernels()) joined += (joined.empty() ? "" : " ") + std::string(kernels->name);
+        for (const auto* kernels : biprop::all_kernels())
+            joined += (joined.empty() ? "" : " ") + std::string(kernels->name);
         return joined;
     }();
     return names.c_str();
@@ -554,7 +588,8 @@ const char* biprop_message(int error) {
         case BIPROP_BAD_ARGUMENT: return "an argument is not valid";
         case BIPROP_NOT_FINITE: return "a pixel is NaN or infinite";
         case BIPROP_NO_MEMORY: return "out of memory, or of threads";
-        case BIPROP_TOO_LARGE: return "a layer has more than 65533 inputs, or a map more numbers than the kernels count";
+        case BIPROP_TOO_LARGE:
+            return "a layer has more than 65533 inputs, or a map more numbers than the kernels count";
         case BIPROP_NO_SUCH_INSTRUCTION_SET:
             return "no such instruction set in this machine or library (an argument, or BIPROP_ISA in the environment)";
         default: return "an internal error; please report it";

@@ -41,7 +41,8 @@ Pool::~Pool() { end(); }
 
 void Pool::end() {
     if (forked()) {
-        // The threads are the parent's. Nobody can join them here, nor destroy what they wait on: the child's copy stays.
+        // The threads are the parent's. Nobody can join them here, nor destroy what they wait on: the child's copy
+        // stays.
         (void)helpers_.release();
         return;
     }
@@ -57,7 +58,8 @@ void Pool::end() {
 void Pool::start(int items, Call call, const void* context) {
     call_ = call, context_ = context;
     done_.store(0, std::memory_order_relaxed);
-    state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items) << 20);  // publishes the above
+    state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items)
+                                                                                    << 20);  // publishes the above
     if (asleep_.load()) {
         std::lock_guard<std::mutex> lock(helpers_->mutex);
         helpers_->wake.notify_all();
@@ -71,8 +73,8 @@ void Pool::start(int items, Call call, const void* context) {
     std::rethrow_exception(failure);
 }
 
-// The caller takes items from the front, the others from the back: neighbours share what they read, and the next loop finds most of
-// what it reads in the cache of the processor that wrote it.
+// The caller takes items from the front, the others from the back: neighbours share what they read, and the next loop
+// finds most of what it reads in the cache of the processor that wrote it.
 void Pool::drain(int thread) {
     uint64_t state = state_.load(std::memory_order_acquire);
     while (next_of(state) < end_of(state)) {

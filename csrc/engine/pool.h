@@ -24,18 +24,22 @@ class Pool {
 
     int threads() const { return threads_; }
 
-    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter. What an item throws is
-    // thrown here, after all items are done.
+    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter. What an item
+    // throws is thrown here, after all items are done.
     template <class Work>
     void each(int items, const Work& work) {
         if (threads_ == 1 || items < 2 || items > kMostItems) {
             for (int i = 0; i < items; ++i) work(i, 0);
             return;
         }
-        start(items, [](const void* context, int item, int thread) { (*static_cast<const Work*>(context))(item, thread); }, &work);
+        start(
+            items,
+            [](const void* context, int item, int thread) { (*static_cast<const Work*>(context))(item, thread); },
+            &work);
     }
 
-    // For one run at a time. A run that finds the pool taken works alone, and so does one in a forked child, which has no helpers.
+    // For one run at a time. A run that finds the pool taken works alone, and so does one in a forked child, which has
+    // no helpers.
     bool try_enter() { return !forked() && !taken_.exchange(true, std::memory_order_acquire); }
     void leave() { taken_.store(false, std::memory_order_release); }
 
@@ -49,9 +53,9 @@ class Pool {
     void end();
     bool forked() const { return forks() != born_; }
 
-    // The loop and the items that are left of it in one number, [round 24 bits][end 20][next 20]: whoever takes an item knows that it
-    // is of this loop, whose call_ and context_ stay until all its items are done. So the caller waits for items, never for a thread
-    // that has not come yet.
+    // The loop and the items that are left of it in one number, [round 24 bits][end 20][next 20]: whoever takes an item
+    // knows that it is of this loop, whose call_ and context_ stay until all its items are done. So the caller waits
+    // for items, never for a thread that has not come yet.
     std::atomic<uint64_t> state_{0};
     std::atomic<int> done_{0}, asleep_{0};
     std::atomic<bool> taken_{false}, stop_{false};

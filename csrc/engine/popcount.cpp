@@ -1,4 +1,5 @@
-// Convolutions of one image on bits by masked population counts, input channels in the words: for small maps and high densities.
+// Convolutions of one image on bits by masked population counts, input channels in the words: for small maps and high
+// densities.
 #include <algorithm>
 
 #include "bits.h"
@@ -20,8 +21,12 @@ void transpose(uint64_t* words) {
 
 class Popcount final : public BitStep {
   public:
-    Popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
-        : BitStep(op, shapes, std::move(lists)), blocks_((in_.channels + 63) / 64), words_(words(op, in_)), padded_(padded(out_)),
+    Popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+             std::shared_ptr<const TapLists> lists)
+        : BitStep(op, shapes, std::move(lists)),
+          blocks_((in_.channels + 63) / 64),
+          words_(words(op, in_)),
+          padded_(padded(out_)),
           cycles_(kernels.cycles_per_popcount) {
         mask_.resize(size_t(out_.channels) * words_), sign_.resize(mask_.size());
         for (int c = 0; c < out_.channels; ++c)
@@ -35,7 +40,8 @@ class Popcount final : public BitStep {
         const auto spread = [&](const std::vector<uint16_t>& thresholds) {
             std::vector<uint16_t> all;
             for (int c = 0; !thresholds.empty() && c < out_.channels; ++c)
-                for (int p = 0; p < out_.positions(); ++p) all.push_back(thresholds[size_t(c) * classes() + position_class(p)]);
+                for (int p = 0; p < out_.positions(); ++p)
+                    all.push_back(thresholds[size_t(c) * classes() + position_class(p)]);
             return all;
         };
         by_position_ = spread(thresholds_), by_position_plus_ = spread(thresholds_plus_);
@@ -52,8 +58,10 @@ class Popcount final : public BitStep {
             std::vector<float> above(2 * positions);
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const uint64_t *mask = mask_.data() + size_t(c) * words_, *sign = sign_.data() + size_t(c) * words_;
-                if (padded_ == 1) frame.kernels->popcount(x, mask, sign, words_, counts.data());
-                else frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
+                if (padded_ == 1)
+                    frame.kernels->popcount(x, mask, sign, words_, counts.data());
+                else
+                    frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
                 by_threshold_ ? emit_thresholds(frame, c, counts.data())
                               : emit_counts(frame, c, 0, positions, counts.data(), above.data());
             }
@@ -64,7 +72,8 @@ class Popcount final : public BitStep {
     double cycles() const override { return cost(op_, in_, out_, cycles_); }
     static double cost(const Op& op, const Shape& in, const Shape& out, double per_vector) {
         const double work = double(padded(out)) * words(op, in);
-        return out.channels * (work / 8 * per_vector + 40 + out.positions()) + 2 * work + 1500.0 * ((in.channels + 63) / 64);
+        return out.channels * (work / 8 * per_vector + 40 + out.positions()) + 2 * work +
+               1500.0 * ((in.channels + 63) / 64);
     }
     size_t scratch() const override {
         return (size_t(padded_) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
@@ -91,7 +100,8 @@ class Popcount final : public BitStep {
             if (other) {
                 uint64_t residual = 0;
                 for (int y = 0; y < rows; ++y) residual |= residual_.load_row(other, c, row + y) << (y * width);
-                bits = (residual & frame.kernels->compare(counts + from, thresholds_plus + from, n)) | (~residual & bits);
+                bits =
+                    (residual & frame.kernels->compare(counts + from, thresholds_plus + from, n)) | (~residual & bits);
             }
             if (flips_[c]) bits = ~bits;
             for (int y = 0; y < rows; ++y) out_.store_row(base, c, row + y, bits >> (y * width) & low_bits(width));
@@ -122,7 +132,8 @@ class Popcount final : public BitStep {
                 const int column = p % out_.width * op_.stride + k % op_.kernel_width - op_.padding;
                 if (row < 0 || row >= in_.height || column < 0 || column >= in_.width) continue;
                 for (int block = 0; block < blocks_; ++block)
-                    x[size_t(k * blocks_ + block) * padded_ + p] = by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
+                    x[size_t(k * blocks_ + block) * padded_ + p] =
+                        by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
             }
     }
 
@@ -138,7 +149,8 @@ double popcount_cycles(const Op& op, const Shape& in, const Shape& out, const Ke
     return Popcount::cost(op, in, out, kernels.cycles_per_popcount);
 }
 
-std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists) {
+std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                    std::shared_ptr<const TapLists> lists) {
     return std::make_unique<Popcount>(op, shapes, kernels, std::move(lists));
 }
 

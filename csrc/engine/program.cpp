@@ -84,18 +84,21 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
     check(!to.bits || op.act == Act::sign, "bits without a sign");
     if (op.residual != kNone) {
         const Value& other = values[op.residual];
-        check(op.kind == Kind::conv && other.channels == to.channels && other.height == to.height && other.width == to.width,
+        check(op.kind == Kind::conv && other.channels == to.channels && other.height == to.height &&
+                  other.width == to.width,
               "a residual that does not fit");
     }
     op.scale = in.factors(to.channels), op.shift = in.factors(to.channels);
     op.residual_scale = in.factors(op.residual == kNone ? 0 : to.channels);
     if (op.kind != Kind::conv) {
         check(from.channels == to.channels, "a pool that changes the channels");
-        for (double shift : op.shift) check(shift == 0 || op.kind != Kind::max_pool || !from.bits || !to.bits, "a maximum of bits with a shift");
+        for (double shift : op.shift)
+            check(shift == 0 || op.kind != Kind::max_pool || !from.bits || !to.bits, "a maximum of bits with a shift");
         return op;
     }
     const uint64_t taps = uint64_t(from.channels) * op.area();
-    if (taps > kMostTaps) throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
+    if (taps > kMostTaps)
+        throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
     const uint64_t count = taps * to.channels;
     op.dense = in.number(1);
     check(!op.dense || !from.bits, "float weights on bits");

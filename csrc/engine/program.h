@@ -40,14 +40,20 @@ struct Op {
     std::vector<float> weights;
 
     int area() const { return kernel_height * kernel_width; }
-    bool halves() const { return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding; }
+    bool halves() const {
+        return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding;
+    }
     // Whether a pool puts out some of the values that it reads, as they are.
     bool selects() const {
-        const auto all = [](const std::vector<double>& numbers, double one) { return std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == one; }); };
+        const auto all = [](const std::vector<double>& numbers, double one) {
+            return std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == one; });
+        };
         return kind == Kind::max_pool && act == Act::none && residual == kNone && all(scale, 1) && all(shift, 0);
     }
     // Whether larger sums give results that are no smaller.
-    bool rising() const { return std::all_of(scale.begin(), scale.end(), [](double x) { return x > 0; }); }
+    bool rising() const {
+        return std::all_of(scale.begin(), scale.end(), [](double x) { return x > 0; });
+    }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
 };

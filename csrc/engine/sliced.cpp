@@ -13,7 +13,8 @@ constexpr size_t kFastest = 40 << 10;  // bytes of the fastest cache that planes
 
 class Sliced final : public BitStep {
   public:
-    Sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
+    Sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
+           std::shared_ptr<const TapLists> lists)
         : BitStep(op, shapes, std::move(lists)), by_rows_(out_.images == 1), row_(Shape::row_of(out_.width)) {
         width_ = lists_->width;
         for (int i = 0; i < kMostWidths; ++i)
@@ -26,8 +27,10 @@ class Sliced final : public BitStep {
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
         by_rows_ ? prepare_rows(kernels) : prepare_cells();
         // A pool of counts reads a correction at each position.
-        const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
-        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
+        const bool pairs =
+            !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
+        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX)
+            pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
         if (pool && grouped_ && direct_) pool_word(op, pool, shapes[pool->out]);
         if (grouped_) lists_.reset();  // its own are all that it needs
     }
@@ -55,19 +58,24 @@ class Sliced final : public BitStep {
 
     std::string name() const override {
         if (grouped_)
-            return "bit-sliced, " + std::to_string(8 * grouped_->lane) + " positions of " + std::to_string(grouped_->group) + " channels" +
-                   (shuffles_ ? ", shuffled" : "") + (pool_ ? ", max pool" : "");
-        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") + (pool_ ? ", max pool" : "");
+            return "bit-sliced, " + std::to_string(8 * grouped_->lane) + " positions of " +
+                   std::to_string(grouped_->group) + " channels" + (shuffles_ ? ", shuffled" : "") +
+                   (pool_ ? ", max pool" : "");
+        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") +
+               (pool_ ? ", max pool" : "");
     }
     double cycles() const override {
         if (grouped_)
-            return grouped_->eights() * cycles_per_eight_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
-        const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
+            return grouped_->eights() * cycles_per_eight_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) +
+                   4.0 * taps_;
+        const double planes =
+            double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
     size_t scratch() const override {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
-        return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
+        return tiles * counts_at() +
+               std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
                halves() * slots_bytes();
     }
     void memory(Held& held) const override {
@@ -77,31 +85,41 @@ class Sliced final : public BitStep {
     }
 
   private:
-    size_t counts_at() const { return round_up(size_t(taps_ + 8) * width_, 64); }  // two planes, and what `pack_words` writes
+    size_t counts_at() const {
+        return round_up(size_t(taps_ + 8) * width_, 64);
+    }  // two planes, and what `pack_words` writes
     size_t lanes() const { return size_t(width_) * 8; }
 
     void pack(const Frame& frame, int tile, uint8_t* planes) const {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
         std::memset(planes + size_t(taps_) * width_, 0, width_);
         std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
-        for (int half = 0; shuffles_ && half < halves(); ++half) shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
+        for (int half = 0; shuffles_ && half < halves(); ++half)
+            shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
     }
     size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
     bool quarters() const { return out_.width == 4 && out_.height == 4; }  // of a word
     int halves() const { return grouped_ && grouped_->lane == 4 ? 2 : 1; }  // of a plane, one after the other
     size_t slots_bytes() const { return shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0; }
-    uint8_t* slots(uint8_t* planes, int half) const { return planes + counts_at() + split_bytes() + half * slots_bytes(); }
+    uint8_t* slots(uint8_t* planes, int half) const {
+        return planes + counts_at() + split_bytes() + half * slots_bytes();
+    }
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
-        const auto use = [&](const auto& lists) { t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data(); };
+        const auto use = [&](const auto& lists) {
+            t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data();
+        };
         grouped_ ? use(*grouped_) : use(*lists_);
         t.planes = planes, t.bits = bits_, t.flips = flips_.data();
         return t;
     }
     void run_kernel(const Frame& frame, const BitTile& t) const {
-        if (shuffles_) shuffles_->bits(t, grouped_->grain);
-        else if (grouped_) frame.kernels->gathered(t);
-        else frame.kernels->bits(t, width_);
+        if (shuffles_)
+            shuffles_->bits(t, grouped_->grain);
+        else if (grouped_)
+            frame.kernels->gathered(t);
+        else
+            frame.kernels->bits(t, width_);
     }
 
     // ---- many images and a 2x2 maximum behind it: two tiles, one above the other ----
@@ -114,7 +132,8 @@ class Sliced final : public BitStep {
         int16_t* const counts[2] = {reinterpret_cast<int16_t*>(planes + 2 * counts_at()), counts[0] + kChunk * lanes()};
         auto* room = reinterpret_cast<float*>(counts[1] + kChunk * lanes());
         const int from = upper_tile(item) * tile_, n = tile_ / 2 * out_.images;
-        const size_t to = (item / tiles_a_row() * pooled_.width + item % tiles_a_row() * tile_ / 2) * size_t(out_.images);
+        const size_t to =
+            (item / tiles_a_row() * pooled_.width + item % tiles_a_row() * tile_ / 2) * size_t(out_.images);
         for (int at = first; at < last; at += kChunk) {
             const int some = std::min(kChunk, last - at);
             for (int row = 0; row < 2; ++row) {
@@ -129,7 +148,8 @@ class Sliced final : public BitStep {
                 const int32_t* const corrections[2] = {correction, correction + out_.width};
                 frame.kernels->pool_counts(own, corrections, tile_, op_.scale[c] < 0, room);
                 frame.kernels->finish_floats(room, n, finishes_[c], nullptr, room + n);
-                frame.kernels->finish_floats(room + n, n, pool_finishes_[c], nullptr, pooled_.floats(frame.values[pool_->out], c) + to);
+                frame.kernels->finish_floats(room + n, n, pool_finishes_[c], nullptr,
+                                             pooled_.floats(frame.values[pool_->out], c) + to);
             }
         }
     }
@@ -143,7 +163,8 @@ class Sliced final : public BitStep {
         if (by_threshold_) {
             if (by_rows_) {
                 const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
-                t.sliced = sliced_.data() + from, t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
+                t.sliced = sliced_.data() + from,
+                t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
                 if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
                 if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
@@ -160,7 +181,8 @@ class Sliced final : public BitStep {
         }
         const int lane = tile * width_ * 8 + 32 * half;
         if (direct_) {
-            t.quarters = quarters(), t.finishes = finishes_.data(), t.shift = correction_shift(), t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
+            t.quarters = quarters(), t.finishes = finishes_.data(), t.shift = correction_shift(),
+            t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
             t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = corrections_step();
             if (pool_) {
                 t.class_corrections = class_corrections_.data(), t.classes = classes_of_.data() + 32 * half;
@@ -199,18 +221,22 @@ class Sliced final : public BitStep {
 
     // A 2x2 maximum of an 8x8 map: where it keeps the order, it comes before scale and shift.
     void pool_word(const Op& op, const Op* pool, const Shape& pooled) {
-        if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 || classes() > 16) return;
+        if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 ||
+            classes() > 16)
+            return;
         if (!out_.plain() || !pooled.plain() || 2 * (taps_ + grouped_->most_idle()) > INT16_MAX) return;
         pool_ = pool, pooled_ = pooled;
         for (int p = 0; p < 64; ++p) classes_of_.push_back(uint16_t(position_class(p)));
         class_corrections_.resize(size_t(out_.channels) * 16);
         for (int c = 0; c < out_.channels; ++c)
             for (int p = 0; p < 64; ++p)
-                class_corrections_[16 * c + classes_of_[p]] = int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
+                class_corrections_[16 * c + classes_of_[p]] =
+                    int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
         corrections_ = {};
     }
 
-    // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further step.
+    // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further
+    // step.
     void group_channels(const Kernels& kernels) {
         if (!by_threshold_ && !direct_ && (!quarters() || residual_.bits)) return;
         const auto use = [&](GroupedTaps&& taps, double cycles_per_eight) {
@@ -221,17 +247,25 @@ class Sliced final : public BitStep {
         };
         if (kernels.gathered && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
-        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000) return;  // 16 bits name a slot
-        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters() ? 1 : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16);
-        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round)) return;
+        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000)
+            return;  // 16 bits name a slot
+        GroupedTaps taps = shuffled_taps(*lists_, taps_,
+                                         quarters()                                    ? 1
+                                         : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8
+                                                                                       : 16);
+        if (taps_ + taps.most_idle() >= 65535 ||
+            !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round))
+            return;
         shuffles_ = kernels.shuffles;
         // A zero that is taken as a negative tap counts as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
             const int idle = grouped_->idle[c];
             bits_ = std::max(bits_, bit_length(uint32_t(lists_->kept[c] + 1 + idle)));
             for (auto* thresholds : {&thresholds_, &thresholds_plus_})
-                for (int k = 0; k < classes() && !thresholds->empty(); ++k) (*thresholds)[size_t(c) * classes() + k] += uint16_t(idle);
-            for (size_t p = 0; p < corrections_step() && !corrections_.empty(); ++p) corrections_[c * corrections_step() + p] += 2 * idle;
+                for (int k = 0; k < classes() && !thresholds->empty(); ++k)
+                    (*thresholds)[size_t(c) * classes() + k] += uint16_t(idle);
+            for (size_t p = 0; p < corrections_step() && !corrections_.empty(); ++p)
+                corrections_[c * corrections_step() + p] += 2 * idle;
         }
     }
     void prepare_rows(const Kernels& kernels) {
@@ -243,7 +277,9 @@ class Sliced final : public BitStep {
         }
         if (by_threshold_) {
             const std::vector<int> kinds = kernels.looks_up && width_ > 8 ? find_places() : std::vector<int>();
-            const auto slice = [&](const std::vector<uint16_t>& all) { return places_.empty() ? this->slice(all, rows) : tables(all, kinds); };
+            const auto slice = [&](const std::vector<uint16_t>& all) {
+                return places_.empty() ? this->slice(all, rows) : tables(all, kinds);
+            };
             sliced_ = slice(thresholds_);
             if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
         }
@@ -277,8 +313,8 @@ class Sliced final : public BitStep {
         turns_.resize(round_up(turns_.size(), 8)), word_masks_.resize(turns_.size());
     }
 
-    // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills `places_` with the
-    // kind of each byte, and gives a position where each begins.
+    // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills
+    // `places_` with the kind of each byte, and gives a position where each begins.
     std::vector<int> find_places() {
         std::map<std::vector<int>, int> known;
         std::vector<int> kinds;
@@ -286,7 +322,8 @@ class Sliced final : public BitStep {
         for (int y = 0; y < out_.height; ++y)
             for (int x = 0; x < out_.width; x += 8) {
                 std::vector<int> kind;
-                for (int p = y * out_.width + x, end = p + std::min(8, out_.width - x); p < end; ++p) kind.push_back(position_class(p));
+                for (int p = y * out_.width + x, end = p + std::min(8, out_.width - x); p < end; ++p)
+                    kind.push_back(position_class(p));
                 const auto [entry, is_new] = known.emplace(kind, int(kinds.size()));
                 if (is_new) kinds.push_back(y * out_.width + x);
                 places[size_t(y) * row_ / 8 + x / 8] = uint8_t(entry->second);
@@ -301,14 +338,16 @@ class Sliced final : public BitStep {
             for (size_t k = 0; k < kinds.size(); ++k)
                 for (int x = 0; x < std::min(8, out_.width - kinds[k] % out_.width); ++x) {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(kinds[k] + x)];
-                    for (int b = 0; b < bits_; ++b) bytes[(size_t(c) * bits_ + b) * 16 + k] |= uint8_t((t >> b & 1) << x);
+                    for (int b = 0; b < bits_; ++b)
+                        bytes[(size_t(c) * bits_ + b) * 16 + k] |= uint8_t((t >> b & 1) << x);
                 }
         return bytes;
     }
 
     // [channel][tile][bits][width]
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
-        const int row_bytes = row_ / 8, group = grouped_ ? grouped_->group : 1, lane = grouped_ ? grouped_->lane : width_;
+        const int row_bytes = row_ / 8, group = grouped_ ? grouped_->group : 1,
+                  lane = grouped_ ? grouped_->lane : width_;
         const int tiles = tiles_ * halves(), tile = tile_ / halves();
         const size_t step = size_t(group) * lane;
         std::vector<uint8_t> sliced(size_t(out_.channels) * tiles * bits_ * lane);
@@ -321,12 +360,16 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][half][bits][channels of the group][lane]; in a lane of two bytes rows have four bits.
+                // Of grouped channels: [group][half][bits][channels of the group][lane]; in a lane of two bytes rows
+                // have four bits.
                 uint8_t* to = sliced.data();
-                to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step + place[c] % group * size_t(lane);
+                to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step +
+                      place[c] % group * size_t(lane);
                 for (int b = 0; b < bits_; ++b)
-                    if (lane == 2) to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
-                    else std::memcpy(to + b * step + size_t(y % tile) * row_bytes, &planes[b], row_bytes);
+                    if (lane == 2)
+                        to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
+                    else
+                        std::memcpy(to + b * step + size_t(y % tile) * row_bytes, &planes[b], row_bytes);
             }
         return sliced;
     }
@@ -336,14 +379,17 @@ class Sliced final : public BitStep {
         const int area = op_.area(), first = tile * tile_;
         if (fast_) {
             if (!turns_.empty())
-                return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(), word_masks_.data(), area, planes);
+                return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(),
+                                                 word_masks_.data(), area, planes);
             uint8_t* room = planes + counts_at();
             if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
             for (int c = 0; c < in_.channels; ++c) {
                 const uint8_t* from = in_.rows(base, c);
-                if (sub_plane_) frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_), from = room + sub_front_;
-                frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(), masks_.data(), area, width_,
-                                         planes + size_t(c) * area * width_);
+                if (sub_plane_)
+                    frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_),
+                        from = room + sub_front_;
+                frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(),
+                                         masks_.data(), area, width_, planes + size_t(c) * area * width_);
             }
             return;
         }
@@ -351,12 +397,14 @@ class Sliced final : public BitStep {
         for (int c = 0; c < in_.channels; ++c)
             for (int k = 0; k < area; ++k, planes += width_)
                 for (int i = 0; i < tile_; ++i) {
-                    const int y = (first + i) * op_.stride + k / op_.kernel_width - op_.padding, by = k % op_.kernel_width - op_.padding;
+                    const int y = (first + i) * op_.stride + k / op_.kernel_width - op_.padding,
+                              by = k % op_.kernel_width - op_.padding;
                     uint64_t word = 0;
                     if (first + i < out_.height && y >= 0 && y < in_.height) {
                         word = in_.load_row(base, c, y);
                         // Output column x reads input column x * stride + by; `skip` columns are left of the map.
-                        const int skip = by < 0 ? (-by + op_.stride - 1) / op_.stride : 0, start = by + skip * op_.stride;
+                        const int skip = by < 0 ? (-by + op_.stride - 1) / op_.stride : 0,
+                                  start = by + skip * op_.stride;
                         word = start < 64 ? word >> start : 0;
                         if (op_.stride > 1) {
                             uint64_t some = 0;
@@ -376,7 +424,8 @@ class Sliced final : public BitStep {
         std::map<std::vector<int>, int> known;
         for (int tile = 0; tile < tiles_; ++tile) {
             std::vector<int> pattern;
-            for (int i = 0; i < tile_; ++i) pattern.push_back(position_class(std::min(tile * tile_ + i, out_.positions() - 1)));
+            for (int i = 0; i < tile_; ++i)
+                pattern.push_back(position_class(std::min(tile * tile_ + i, out_.positions() - 1)));
             patterns_.push_back(known.emplace(pattern, int(known.size())).first->second);
         }
         const auto spread = [&](const std::vector<uint16_t>& thresholds) {
@@ -384,7 +433,8 @@ class Sliced final : public BitStep {
             for (const auto& [pattern, number] : known)
                 for (int c = 0; c < out_.channels; ++c)
                     for (int i = 0; i < tile_; ++i)
-                        lanes[(size_t(c) * known.size() + number) * 8 + i] = thresholds[size_t(c) * classes() + pattern[i]];
+                        lanes[(size_t(c) * known.size() + number) * 8 + i] =
+                            thresholds[size_t(c) * classes() + pattern[i]];
             return lanes;
         };
         if (!by_threshold_) return;
@@ -415,7 +465,8 @@ class Sliced final : public BitStep {
                         masks[size_t(k) * tile_ + i] = ~uint64_t(0);
                     }
             for (int c = 0; c < in_.channels; ++c)
-                frame.kernels->pack_cells(base + c * in_.plane, offsets.data(), reinterpret_cast<const uint8_t*>(masks.data()), area, width_,
+                frame.kernels->pack_cells(base + c * in_.plane, offsets.data(),
+                                          reinterpret_cast<const uint8_t*>(masks.data()), area, width_,
                                           planes + size_t(c) * area * width_);
             return;
         }
@@ -455,15 +506,16 @@ class Sliced final : public BitStep {
 // Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
 int sliced_width(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels) {
     const int taps = in.channels * op.area();
-    const size_t needed = out.images == 1 ? size_t(out.height) * Shape::row_of(out.width) / 8 : size_t(out.positions()) * 8;
+    const size_t needed =
+        out.images == 1 ? size_t(out.height) * Shape::row_of(out.width) / 8 : size_t(out.positions()) * 8;
     int choice = 0;
     for (int i = 1; i < kMostWidths && kernels.widths[i]; ++i)
         if (size_t(kernels.widths[i]) >= needed || (taps + 1) * (kernels.widths[choice] / 8) > 65535) choice = i;
     return kernels.widths[choice];
 }
 
-std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
-                                  std::shared_ptr<const TapLists> lists) {
+std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                  const Kernels& kernels, std::shared_ptr<const TapLists> lists) {
     return std::make_unique<Sliced>(op, pool, shapes, kernels, std::move(lists));
 }
 

@@ -75,13 +75,16 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
     store(frame, out_, frame.values[op_.out], c, lane, n, x, finishes_[c], residual);
 }
 
-void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x, const Finish& finish,
-                 const float* residual) {
-    if (shape.levels()) frame.kernels->to_levels(x, n, shape.to_levels(finish), residual, shape.level(base, c) + lane);
-    else frame.kernels->finish_floats(x, n, finish, residual, shape.floats(base, c) + lane);
+void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x,
+                 const Finish& finish, const float* residual) {
+    if (shape.levels())
+        frame.kernels->to_levels(x, n, shape.to_levels(finish), residual, shape.level(base, c) + lane);
+    else
+        frame.kernels->finish_floats(x, n, finish, residual, shape.floats(base, c) + lane);
 }
 
-void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {
+void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish,
+                      const float* residual) const {
     uint8_t* base = frame.values[op_.out];
     if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie as the lanes do
         return frame.kernels->signs(x, n, finish, residual, base + c * out_.plane + out_.front + lane / 8);
@@ -89,7 +92,8 @@ void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x
     for (int i = 0, row = lane / width, at = lane % width; i < n; at = 0) {  // as many rows as a word holds
         const int rows = at ? 1 : std::clamp((n - i) / width, 1, at_once), count = std::min(n - i, rows * width - at);
         uint64_t bits = 0;
-        frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr, reinterpret_cast<uint8_t*>(&bits));
+        frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr,
+                             reinterpret_cast<uint8_t*>(&bits));
         for (int y = 0; y < rows; ++y, ++row, bits >>= width % 64) {
             const uint64_t own = (width < 64 ? bits & ((uint64_t(1) << width) - 1) : bits) << at;
             out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | own : own);

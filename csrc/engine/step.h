@@ -1,7 +1,8 @@
 // A step is an operation with its kernel chosen, for one mode of running:
 //
 //   one image    lanes are positions: floats are [channel][position], bits are rows of 8, 16, 32 or 64 bits
-//   many images  lanes are positions and, within one, images: floats are [channel][position][images], bits are 64-bit cells
+//   many images  lanes are positions and, within one, images: floats are [channel][position][images], bits are 64-bit
+//   cells
 #pragma once
 
 #include <cstdint>
@@ -50,7 +51,8 @@ struct Shape {
     int low = 0, high = 0;
 
     Shape() = default;
-    // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too few.
+    // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too
+    // few.
     Shape with_levels(float least, float most, int limit) const;
     Shape with_levels_of(const Shape& other) const;
     LevelFinish to_levels(const Finish& finish) const { return {finish, 1 / step, float(low), float(high)}; }
@@ -85,7 +87,9 @@ struct Shape {
         }
     }
     uint64_t load_row(uint8_t* base, int c, int y) const { return load_row(rows(base, c) + y * (row / 8), row); }
-    void store_row(uint8_t* base, int c, int y, uint64_t word) const { store_row(rows(base, c) + y * (row / 8), row, word); }
+    void store_row(uint8_t* base, int c, int y, uint64_t word) const {
+        store_row(rows(base, c) + y * (row / 8), row, word);
+    }
     static int row_of(int width) { return width <= 8 ? 8 : width <= 16 ? 16 : width <= 32 ? 32 : 64; }
     // Whether bit rows can hold it.
     static bool fits_rows(const Value& value) { return value.width <= 64; }
@@ -98,7 +102,9 @@ struct Shape {
         return word;
     }
     template <class T>
-    static void store(uint8_t* to, T word) { std::memcpy(to, &word, sizeof word); }
+    static void store(uint8_t* to, T word) {
+        std::memcpy(to, &word, sizeof word);
+    }
 };
 
 // One run of one group of images.
@@ -122,7 +128,10 @@ using Held = std::map<const void*, size_t>;  // bytes, by who holds them: steps 
 class Step {
   public:
     Step(const Op& op, const std::vector<Shape>& shapes)
-        : op_(op), in_(shapes[op.in]), out_(shapes[op.out]), residual_(op.residual == kNone ? Shape() : shapes[op.residual]) {
+        : op_(op),
+          in_(shapes[op.in]),
+          out_(shapes[op.out]),
+          residual_(op.residual == kNone ? Shape() : shapes[op.residual]) {
         finishes_ = finishes_of(op);
     }
     virtual ~Step() = default;
@@ -141,18 +150,19 @@ class Step {
         std::vector<Finish> finishes;
         for (size_t c = 0; c < op.scale.size(); ++c)
             finishes.push_back({float(op.scale[c]), float(op.shift[c]) + 0.0f,  // no -0: a sum with it could be -0
-                                 op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
+                                op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
         return finishes;
     }
     // The residual's lanes as floats, in place or in `room`; null without a residual.
     const float* residual(const Frame& frame, int c, int lane, int n, float* room) const;
     // Finishes lanes of channel c of a value that is not bits.
-    static void store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x, const Finish& finish,
-                      const float* residual);
+    static void store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x,
+                      const Finish& finish, const float* residual);
     // Finishes lanes of channel c and stores them: x holds sums, to which the operation's scale and shift apply.
     void emit(const Frame& frame, int c, int lane, int n, const float* x, float* room) const;
     // The same with a finish of its own, for bits only.
-    void emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const;
+    void emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish,
+                    const float* residual) const;
     // In how many parts an item is cut so that all threads have work.
     int parts(const Frame& frame, int items) const;
 
@@ -174,10 +184,13 @@ struct Packed {
 };
 
 // The step also does `pool`, if there is one and that pays.
-std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
-std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed);
 // The same by products of matrices; null where these are not for it.
-std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                       const Kernels& kernels, Packed& packed);
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
 // Whether the step of an operation on floats can read `in` if that is levels. Steps on bits know bits and floats only.

@@ -1,7 +1,8 @@
-// Convolutions on floats: sums of the inputs that are kept, plus or minus, without a multiplication (dense layers multiply).
+// Convolutions on floats: sums of the inputs that are kept, plus or minus, without a multiplication (dense layers
+// multiply).
 //
-// A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that all output
-// channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
+// A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that
+// all output channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -13,14 +14,15 @@ namespace biprop {
 namespace {
 
 constexpr int kBlockBytes = 40 << 10;
-constexpr int kGroup = 64;  // output channels that one thread takes: within them, those with as many taps follow each other
+constexpr int kGroup =
+    64;  // output channels that one thread takes: within them, those with as many taps follow each other
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
 enum class Layout {
-    taps,     // every tap its own copy of the lanes: any stride and padding
-    rows,     // one image, whole rows: a copy for each column of the kernel, shared by its rows
+    taps,  // every tap its own copy of the lanes: any stride and padding
+    rows,  // one image, whole rows: a copy for each column of the kernel, shared by its rows
     columns,  // many images, positions of one row, or of two: shared by all taps
-    whole,    // the kernel covers the input: no copy at all
+    whole,  // the kernel covers the input: no copy at all
 };
 
 template <class Sides>  // a Value or a Shape
@@ -57,11 +59,14 @@ class TiledSum : public Step {
                 return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
             };
             if (std::all_of(tiles_.begin(), tiles_.end(), one_row)) layout_ = Layout::columns;
-            const int positions = most_ * kLanes / out_.images, columns = positions / 2;  // two rows share what lies between them
-            if (by_two && most_ <= 8 && layout_ == Layout::columns && positions % 4 == 0 && out_.width % columns == 0 && out_.height % 2 == 0) {
+            const int positions = most_ * kLanes / out_.images,
+                      columns = positions / 2;  // two rows share what lies between them
+            if (by_two && most_ <= 8 && layout_ == Layout::columns && positions % 4 == 0 && out_.width % columns == 0 &&
+                out_.height % 2 == 0) {
                 tile_rows_ = 2, tiles_.clear();
                 for (int y = 0; y < out_.height; y += 2)
-                    for (int x = 0; x < out_.width; x += columns) tiles_.push_back({(y * out_.width + x) * out_.images, most_});
+                    for (int x = 0; x < out_.width; x += columns)
+                        tiles_.push_back({(y * out_.width + x) * out_.images, most_});
             }
         }
         if (!taps_fit()) layout_ = Layout::taps, use_tiles_of_one_row();
@@ -77,15 +82,15 @@ class TiledSum : public Step {
             // Rows of bits that two tiles share are written one tile after the other.
             return frame.each(groups, [&](int group, int thread) {
                 for (const Tile& tile : tiles_)
-                    compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup), (*frame.scratch)[thread].data());
+                    compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup),
+                            (*frame.scratch)[thread].data());
             });
         }
         const int parts = std::min(groups, this->parts(frame, int(tiles_.size())));
         frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
             const int part = item % parts;
             compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
-                    std::min(out_.channels, groups * (part + 1) / parts * kGroup),
-                    (*frame.scratch)[thread].data());
+                    std::min(out_.channels, groups * (part + 1) / parts * kGroup), (*frame.scratch)[thread].data());
         });
     }
 
@@ -93,7 +98,8 @@ class TiledSum : public Step {
         const auto kept = double(lists_.begin()->second.taps.size());
         double total = 0;
         for (const Tile& tile : tiles_)
-            total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
+            total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels +
+                     0.5 * taps_ * tile.vectors;
         return total;
     }
     void memory(Held& held) const override {
@@ -131,7 +137,8 @@ class TiledSum : public Step {
 
     // Whether 16 bits name the last tap of a channel in the buffer.
     bool taps_fit() const {
-        return std::all_of(tiles_.begin(), tiles_.end(), [&](const Tile& t) { return last_tap(strides_of(t)) <= 65535; });
+        return std::all_of(tiles_.begin(), tiles_.end(),
+                           [&](const Tile& t) { return last_tap(strides_of(t)) <= 65535; });
     }
     int64_t last_tap(const Strides& s) const {
         return int64_t(op_.kernel_height - 1) * s.row + int64_t(op_.kernel_width - 1) * s.column;
@@ -159,7 +166,8 @@ class TiledSum : public Step {
     int most_vectors(const Op& op, const Kernels& kernels) const {
         const auto fits = [&](int vectors) {
             const size_t numbers = size_t(op.area()) * vectors * kLanes;  // of a channel
-            return numbers <= 65535 && (vectors <= 8 || (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= kBlockBytes));
+            return numbers <= 65535 &&
+                   (vectors <= 8 || (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= kBlockBytes));
         };
         int vectors = kernels.vectors;
         while (vectors > 1 && !fits(vectors)) vectors /= 2;
@@ -172,7 +180,8 @@ class TiledSum : public Step {
         for (int c = 0; c < out_.channels; ++c)
             for (int from = 0; from < taps_; from += block * op_.area()) {
                 int kept = 0;
-                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t) kept += op_.kept(size_t(c) * taps_ + t);
+                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t)
+                    kept += op_.kept(size_t(c) * taps_ + t);
                 most = std::max(most, kept);
             }
         return most;
@@ -187,12 +196,14 @@ class TiledSum : public Step {
     }
 
     // The input of block b: copied to `buffer`, or where it is.
-    const Number* input(const Frame& frame, const Tile& tile, const Lists& lists, const std::vector<Copy>& copies, int b, Number* buffer) const {
+    const Number* input(const Frame& frame, const Tile& tile, const Lists& lists, const std::vector<Copy>& copies,
+                        int b, Number* buffer) const {
         const uint8_t* base = frame.values[op_.in];
         const int from = b * lists.block, to = std::min(in_.channels, from + lists.block);
         if (layout_ == Layout::whole) return reinterpret_cast<const Number*>(base + from * in_.plane) + tile.lane;
         for (int c = from; c < to; ++c)
-            copy(copies, reinterpret_cast<const Number*>(base + c * in_.plane), buffer + size_t(c - from) * lists.channel);
+            copy(copies, reinterpret_cast<const Number*>(base + c * in_.plane),
+                 buffer + size_t(c - from) * lists.channel);
         return buffer;
     }
 
@@ -201,7 +212,8 @@ class TiledSum : public Step {
         Lists lists{};
         lists.channel = int(strides.channel), lists.row = int(strides.row), lists.column = int(strides.column);
         const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
-        lists.block = std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
+        lists.block =
+            std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
         std::vector<uint16_t> negative;
@@ -213,15 +225,18 @@ class TiledSum : public Step {
                 for (int t = first * op_.area(); t < last * op_.area(); ++t) {
                     const size_t i = size_t(c) * taps_ + t;
                     const int k = t % op_.area();
-                    const auto offset = uint16_t((t / op_.area() - first) * lists.channel + k / op_.kernel_width * lists.row +
-                                                 k % op_.kernel_width * lists.column);
+                    const auto offset =
+                        uint16_t((t / op_.area() - first) * lists.channel + k / op_.kernel_width * lists.row +
+                                 k % op_.kernel_width * lists.column);
                     if (op_.dense) {
                         if (op_.weights[i] == 0) continue;
                         lists.taps.push_back(offset), lists.weights.push_back(op_.weights[i]);
                         ++range.positive;
                     } else if (op_.kept(i)) {
-                        if (op_.positive(i)) lists.taps.push_back(offset), ++range.positive;
-                        else negative.push_back(offset), ++range.negative;
+                        if (op_.positive(i))
+                            lists.taps.push_back(offset), ++range.positive;
+                        else
+                            negative.push_back(offset), ++range.negative;
                     }
                 }
                 lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
@@ -231,7 +246,8 @@ class TiledSum : public Step {
         // Floats have one loop for both signs, levels one for each.
         const auto shorter = [](const SumRange& a, const SumRange& b) {
             const auto key = [](const SumRange& r) {
-                return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative, r.channel);
+                return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative,
+                                       r.channel);
             };
             return key(a) < key(b);
         };
@@ -244,7 +260,8 @@ class TiledSum : public Step {
     static void copy(const std::vector<Copy>& copies, const Number* from, Number* to) {
         for (const Copy& c : copies) {
             if (c.run > 1) {
-                for (int i = 0; i < c.count; ++i) std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
+                for (int i = 0; i < c.count; ++i)
+                    std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
             } else if (!c.run) {
                 for (int i = 0; i < c.count; ++i) to[c.to + i * c.from_step] = 0;
             } else {
@@ -266,12 +283,15 @@ class TiledSum : public Step {
             has_padding |= skip > 0 || end < count || y < 0 || y >= in_.height;
             if (y < 0 || y >= in_.height || end == skip) return;
             const int g = in_.images, source = (y * in_.width + from + skip * op_.stride) * g;
-            if (op_.stride == 1) copies.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
-            else copies.push_back({to + skip * g, source, end - skip, g, op_.stride * g});
+            if (op_.stride == 1)
+                copies.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
+            else
+                copies.push_back({to + skip * g, source, end - skip, g, op_.stride * g});
         };
         const int g = out_.images, width = out_.width;
         if (layout_ == Layout::rows) {
-            const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1, top = tile.lane / width - op_.padding;
+            const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1,
+                      top = tile.lane / width - op_.padding;
             const int above = std::min(rows, std::max(0, -top)), below = std::clamp(in_.height - top, above, rows);
             has_padding = above > 0 || below < rows || below == above;
             for (int k = 0; k < op_.kernel_width && below > above && width == in_.width; ++k) {
@@ -285,7 +305,8 @@ class TiledSum : public Step {
                 for (int y = 0; y < rows; ++y) row(k * lists.column + y * lists.row, top + y, 0, width, k);
         } else if (layout_ == Layout::columns) {
             const int first = tile.lane / g, count = tile.lanes() / g / tile_rows_ + op_.kernel_width - 1;
-            for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k) row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
+            for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k)
+                row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
         } else if (layout_ == Layout::taps) {
             has_padding = true;  // the last tile may have lanes that do not exist
             for (int k = 0; k < op_.area(); ++k)
@@ -294,7 +315,8 @@ class TiledSum : public Step {
                     const int y = position / width * op_.stride + k / op_.kernel_width - op_.padding;
                     const int image = lane % g;
                     if (image || lane + g > end) {  // a part of a position's images
-                        const int count = std::min(end - lane, g - image), column = x * op_.stride + k % op_.kernel_width - op_.padding;
+                        const int count = std::min(end - lane, g - image),
+                                  column = x * op_.stride + k % op_.kernel_width - op_.padding;
                         if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
                             copies.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
                         lane += count;
@@ -318,18 +340,21 @@ class TiledSum : public Step {
 class Sum final : public TiledSum<float> {
   public:
     Sum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : TiledSum(op, shapes, kernels, 1 << 30, shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
+        : TiledSum(op, shapes, kernels, 1 << 30,
+                   shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
         for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.to_levels(finish));
         // A 2x2 maximum is taken before the floats leave the caches, where tiles have whole pairs of rows.
-        const auto pairs = [&](const Tile& tile) { return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0); };
+        const auto pairs = [&](const Tile& tile) {
+            return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0);
+        };
         if (!pool || !pool->selects() || !is_direct() || !out_.plain() || !shapes[pool->out].plain()) return;
         if (out_.height % 2 || out_.width % 2 || !std::all_of(tiles_.begin(), tiles_.end(), pairs)) return;
         if (tile_rows_ == 1 && out_.lanes() % tiles_.front().lanes()) return;
         pool_ = pool, pooled_ = shapes[pool->out];
     }
     std::string name() const override {
-        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes" +
-               (pool_ ? ", max pool" : "");
+        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) +
+               " lanes" + (pool_ ? ", max pool" : "");
     }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
     size_t scratch() const override { return buffer_bytes() + part_floats() * sizeof(float) * (pool_ ? 2 : 1); }
@@ -355,10 +380,14 @@ class Sum final : public TiledSum<float> {
             t.begin = b == 0;
             if (direct && b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
-                if (pool_) t.out = finished;
-                else if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
-                else if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
-                else t.out = out_.floats(out, 0) + tile.lane;
+                if (pool_)
+                    t.out = finished;
+                else if (out_.bits)
+                    t.signs = out + out_.front + tile.lane / 8;
+                else if (out_.levels())
+                    t.levels = out_.level(out, 0) + tile.lane;
+                else
+                    t.out = out_.floats(out, 0) + tile.lane;
                 t.out_step = pool_ ? lanes * sizeof(float) : out_.plane, t.finishes = tile_finishes_.data();
                 if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
                 t.residual_step = residual_.plane;
@@ -366,7 +395,8 @@ class Sum final : public TiledSum<float> {
             frame.kernels->sum(t);
         }
         if (pool_) return pool_tile(frame, tile, first, last, finished);
-        for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
+        for (int c = first; c < last && !direct; ++c)
+            emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
     }
 
     // Whether the kernel finishes lanes itself, as they lie like the output.
@@ -378,11 +408,13 @@ class Sum final : public TiledSum<float> {
     size_t part_floats() const { return (size_t(out_.channels) + 1) * most_ * kLanes; }
 
     void pool_tile(const Frame& frame, const Tile& tile, int first, int last, const float* finished) const {
-        const int position = tile.lane / out_.images, columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
+        const int position = tile.lane / out_.images,
+                  columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
         const size_t to = (position / out_.width / 2 * pooled_.width + position % out_.width / 2) * size_t(out_.images);
         for (int c = first; c < last; ++c)
-            frame.kernels->pool_floats(finished + size_t(c) * tile.lanes(), columns, out_.images, tile.lanes() / out_.images / columns / 2,
-                                       columns / 2, pooled_.floats(frame.values[pool_->out], c) + to);
+            frame.kernels->pool_floats(finished + size_t(c) * tile.lanes(), columns, out_.images,
+                                       tile.lanes() / out_.images / columns / 2, columns / 2,
+                                       pooled_.floats(frame.values[pool_->out], c) + to);
     }
 
     std::vector<LevelFinish> tile_finishes_;
@@ -390,8 +422,8 @@ class Sum final : public TiledSum<float> {
     Shape pooled_;
 };
 
-// Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum of theirs
-// leaves 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16.
+// Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum
+// of theirs leaves 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16.
 class LevelSum final : public TiledSum<int16_t> {
   public:
     LevelSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
@@ -409,11 +441,17 @@ class LevelSum final : public TiledSum<int16_t> {
             level_finishes_.push_back(f);
         }
     }
-    static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2; }
+    static bool fits(const Op& op, const Shape& in) {
+        return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2;
+    }
 
-    std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
+    std::string name() const override {
+        return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes";
+    }
     double cycles() const override { return TiledSum::cycles() * 1.5; }
-    size_t scratch() const override { return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t)); }
+    size_t scratch() const override {
+        return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t));
+    }
 
   protected:
     void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
@@ -434,12 +472,16 @@ class LevelSum final : public TiledSum<int16_t> {
             if (b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
                 t.finishes = level_finishes_.data(), t.out_step = out_.plane, t.residual_step = residual_.plane;
-                if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
-                else t.floats = out_.floats(out, 0) + tile.lane;
+                if (out_.levels())
+                    t.levels = out_.level(out, 0) + tile.lane;
+                else
+                    t.floats = out_.floats(out, 0) + tile.lane;
                 if (op_.residual != kNone) {
                     uint8_t* other = frame.values[op_.residual];
-                    if (residual_.levels()) t.residual_levels = residual_.level(other, 0) + tile.lane;
-                    else t.residual = residual_.floats(other, 0) + tile.lane;
+                    if (residual_.levels())
+                        t.residual_levels = residual_.level(other, 0) + tile.lane;
+                    else
+                        t.residual = residual_.floats(other, 0) + tile.lane;
                 }
             }
             frame.kernels->sum_levels(t);
@@ -454,7 +496,8 @@ class LevelSum final : public TiledSum<int16_t> {
 // One image and one output position: a vector has nothing to hold, so sums go along the list.
 class Dot final : public Step {
   public:
-    Dot(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8) {}
+    Dot(const Op& op, const std::vector<Shape>& shapes)
+        : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8) {}
 
     void run(const Frame& frame) const override {
         auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
@@ -466,7 +509,8 @@ class Dot final : public Step {
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const TapRange range = lists_.ranges[c];
-                const float total = frame.kernels->dot(x, lists_.taps.data() + 8 * range.start, range.positive, range.negative);
+                const float total =
+                    frame.kernels->dot(x, lists_.taps.data() + 8 * range.start, range.positive, range.negative);
                 float room;
                 emit(frame, c, 0, 1, &total, &room);
             }
@@ -488,25 +532,28 @@ bool is_dot(const Op& op, const Shape& in, const Shape& out) { return covers(op,
 
 bool can_sum(const Op& op, const Value& in, int images) {
     const int64_t floats = 16;
-    if (covers(op, in))
-        return images == 1 || int64_t(op.area()) * images <= 65536;
+    if (covers(op, in)) return images == 1 || int64_t(op.area()) * images <= 65536;
     return op.area() * std::max<int64_t>(images, floats) <= 65535;
 }
 
 bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
     if (op.act == Act::sign0) return false;  // the sign of a small number is not the sign of its level, which is 0
     if (op.kind != Kind::conv) return true;
-    // Before the question for a dot product: it could, but one image and a group would round differently before the sign.
+    // Before the question for a dot product: it could, but one image and a group would round differently before the
+    // sign.
     if (shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits)) return false;
     return is_dot(op, in, shapes[op.out]) || LevelSum::fits(op, in);
 }
 
-std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
     std::unique_ptr<Step> sum, product = make_matrix_step(op, pool, shapes, kernels, packed);
-    if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
-    else sum = std::make_unique<Sum>(op, pool, shapes, kernels);
+    if (in.levels())
+        sum = std::make_unique<LevelSum>(op, shapes, kernels);
+    else
+        sum = std::make_unique<Sum>(op, pool, shapes, kernels);
     if (product && product->cycles() < sum->cycles()) return product;
     product.reset();
     if (packed.matrix.use_count() == 1) packed.matrix.reset();
