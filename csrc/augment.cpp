@@ -56,7 +56,10 @@ void map_levels(const Byte* table, const Byte* in, Byte* out, int count) {
 
 void autocontrast(const Byte* in, Byte* out, int count) {
     Byte low = 255, high = 0;
-    for (int i = 0; i < count; ++i) low = std::min(low, in[i]), high = std::max(high, in[i]);
+    for (int i = 0; i < count; ++i) {
+        low = std::min(low, in[i]);
+        high = std::max(high, in[i]);
+    }
     if (low == high) {
         std::copy(in, in + count, out);
         return;

@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "../csrc/include/biprop.h"
+#include "biprop.h"
 
 // ---- allocations that fail ----
 
@@ -118,10 +118,14 @@ class Maker {
         if (values_.size() == 1 || values_.back().bits) count += append_copy(ops);
         Writer all;
         for (const char letter : std::string("BIPROG01")) all.put(letter);
-        all.size(uint32_t(values_.size())), all.size(uint32_t(count)), all.size(normalised);
+        all.size(uint32_t(values_.size()));
+        all.size(uint32_t(count));
+        all.size(normalised);
         for (const Value& value : values_) {
             all.kind(value.bits);
-            all.size(uint32_t(value.channels)), all.size(uint32_t(value.height)), all.size(uint32_t(value.width));
+            all.size(uint32_t(value.channels));
+            all.size(uint32_t(value.height));
+            all.size(uint32_t(value.width));
         }
         for (int i = 0; normalised && i < 2 * values_[0].channels; ++i) all.put(i < values_[0].channels ? 1.0f : 0.25f);
         for (const size_t at : ops.sizes) all.sizes.push_back(all.bytes.size() + at);
@@ -141,14 +145,18 @@ class Maker {
             case 0:
             case 1:
             case 2:
-                height = width = 3, stride = random_.one_of<int>({1, 1, 1, 2}), padding = random_.between(0, 2);
+                height = width = 3;
+                stride = random_.one_of<int>({1, 1, 1, 2});
+                padding = random_.between(0, 2);
                 break;
             case 3: height = width = 1, stride = random_.between(1, 2), padding = 0; break;
             case 4: height = from.height, width = from.width, stride = 1, padding = 0; break;
             case 5: height = width = 2, stride = 2, padding = 0; break;
             default:
-                height = random_.between(1, from.height + 2), width = random_.between(1, from.width + 2);
-                stride = random_.between(1, 4), padding = random_.between(0, 4);
+                height = random_.between(1, from.height + 2);
+                width = random_.between(1, from.width + 2);
+                stride = random_.between(1, 4);
+                padding = random_.between(0, 4);
         }
         if (padding >= height || padding >= width) return false;
         return from.height + 2 * padding >= height && from.width + 2 * padding >= width;
@@ -161,7 +169,7 @@ class Maker {
         int height, width, stride, padding;
         if (!window(from, height, width, stride, padding)) return false;
         Value to{!last && random_.chance(0.5), from.channels, 0, 0, 1, 1};
-        to.height = (from.height + 2 * padding - height) / stride + 1,
+        to.height = (from.height + 2 * padding - height) / stride + 1;
         to.width = (from.width + 2 * padding - width) / stride + 1;
         if (kind == kConv && !random_.chance(0.3))
             to.channels = random_.one_of<int>({1, 2, 3, 4, 8, 16, 24, 31, 32, 33, 64, 65, 128});
@@ -185,7 +193,10 @@ class Maker {
     void write(Writer& ops, Kind kind, int in, int residual, const Value& from, Value to,
                const std::vector<int>& window) {
         const bool of_bits = kind == kMaxPool && from.bits && to.bits;
-        ops.kind(kind), ops.kind(uint32_t(in)), ops.kind(uint32_t(values_.size())), ops.kind(uint32_t(residual + 1));
+        ops.kind(kind);
+        ops.kind(uint32_t(in));
+        ops.kind(uint32_t(values_.size()));
+        ops.kind(uint32_t(residual + 1));
         ops.kind(uint32_t(to.bits ? kSign : random_.between(kNone, kSign0)));
         for (const int number : window) ops.size(uint32_t(number));
         const bool selects = random_.chance(0.5);
@@ -222,7 +233,10 @@ class Maker {
         const double sum = taps * from.most * (dense ? 1.5 : 1);
         to.unit = 0.25 * from.unit * (dense ? 0.25 : 1) / (kind == kMeanPool ? area : 1);
         to.most = 2 * sum + 8.25;
-        if (residual) to.unit = std::min(to.unit, 0.5 * residual->unit), to.most += residual->most;
+        if (residual) {
+            to.unit = std::min(to.unit, 0.5 * residual->unit);
+            to.most += residual->most;
+        }
         if (to.most > (1 << 24) * to.unit || (kind == kMeanPool && (area & (area - 1)))) exact_ = false;
         if (to.bits) to.most = to.unit = 1;
     }
@@ -339,7 +353,8 @@ void run_valid(Random& random, const Program& program, const std::vector<std::st
             ++counts["calibrated"];
         }
     }
-    ++counts["valid"], counts["exact"] += program.exact;
+    ++counts["valid"];
+    counts["exact"] += program.exact;
 }
 
 void run_mutant(Random& random, const std::vector<uint8_t>& bytes, const std::vector<std::string>& sets) {
@@ -398,8 +413,10 @@ int main(int argc, char** argv) {
     for (seed_now = first_seed; elapsed() < seconds; ++seed_now) {
         Random random(seed_now);
         const Program program = Maker(random).make();
-        if (std::getenv("BIPROP_FUZZ_TRACE"))
-            std::printf("seed %llu\n", static_cast<unsigned long long>(seed_now)), std::fflush(stdout);
+        if (std::getenv("BIPROP_FUZZ_TRACE")) {
+            std::printf("seed %llu\n", static_cast<unsigned long long>(seed_now));
+            std::fflush(stdout);
+        }
         run_valid(random, program, sets);
         for (int i = 0; i < 20; ++i) run_mutant(random, mutant(random, program, other), sets);
         if (seed_now % 8 == 0) run_without_memory(random, program, sets);

@@ -64,7 +64,8 @@ struct GenericBits {
 
 // A plane of 4x4 positions: rows of eight bits, of which four are used, to rows of four bits, and back.
 inline uint16_t quarter_of_rows(uint32_t rows) {
-    rows &= 0x0f0f0f0f, rows = (rows | rows >> 4) & 0x00ff00ff;
+    rows &= 0x0f0f0f0f;
+    rows = (rows | rows >> 4) & 0x00ff00ff;
     return uint16_t(rows | rows >> 8);
 }
 inline uint32_t rows_of_quarter(uint32_t quarter) {

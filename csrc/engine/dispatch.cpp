@@ -22,7 +22,8 @@ std::vector<const Kernels*> available_kernels() {
 #ifdef BIPROP_AMX
     if (!found.empty() && have_amx()) {
         static Kernels amx = kAvx512;
-        amx.name = "amx", amx.matrices = &kAmx;
+        amx.name = "amx";
+        amx.matrices = &kAmx;
         found.insert(found.begin(), &amx);
     }
 #endif

@@ -23,7 +23,7 @@ namespace {
 using biprop::Act;
 using biprop::BitTile;
 using biprop::Finish;
-using biprop::LevelTile;
+using biprop::QuantisedTile;
 using biprop::SumRange;
 using biprop::SumTile;
 using biprop::TapRange;
@@ -159,7 +159,7 @@ struct Counter {
             T a = eight<V, Not>(one, two, four, planes, tap),
               b = eight<V, Not>(one, two, four, planes, tap + V::per_eight), c, d, e;
             V::template add<false>(eights, a, b, c);
-            a = eight<V, Not>(one, two, four, planes, tap + 2 * V::per_eight),
+            a = eight<V, Not>(one, two, four, planes, tap + 2 * V::per_eight);
             b = eight<V, Not>(one, two, four, planes, tap + 3 * V::per_eight);
             V::template add<false>(eights, a, b, d);
             V::template add<false>(sixteens, c, d, e);
@@ -408,7 +408,7 @@ void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks,
 
 // The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode;
 // its last 16 bits are the level.
-BIPROP_INLINE void store_levels(int16_t* to, Floats y, const biprop::LevelFinish& f) {
+BIPROP_INLINE void store_quantised(int16_t* to, Floats y, const biprop::QuantisedFinish& f) {
     typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
     typedef int16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
     const Floats zero = {}, low = zero + f.low, high = zero + f.high;
@@ -493,7 +493,7 @@ void sum_of(const SumTile& t) {
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r)
             for (int k = 1; k < chains; ++k) sum[0][r] += sum[k][r];
-        if (!t.out && !t.signs && !t.levels) {
+        if (!t.out && !t.signs && !t.quantised) {
 #pragma GCC unroll 32
             for (int r = 0; r < regs; ++r) store_floats(part + r * kFloats, sum[0][r]);
             continue;
@@ -524,11 +524,11 @@ void sum_of(const SumTile& t) {
         }
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r) sum[0][r] = act_of(sum[0][r], f.act);
-        if (t.levels) {
-            int16_t* levels = shifted(t.levels, c * t.out_step);
+        if (t.quantised) {
+            int16_t* quantised = shifted(t.quantised, c * t.out_step);
 #pragma GCC unroll 32
             for (int r = 0; r < regs; ++r)
-                store_levels(place(levels, levels + t.out_second, r), sum[0][r], t.finishes[c]);
+                store_quantised(place(quantised, quantised + t.out_second, r), sum[0][r], t.finishes[c]);
             continue;
         }
         float* out = shifted(t.out, c * t.out_step);
@@ -559,90 +559,91 @@ void sum(const SumTile& t) {
 
 // ---- 1/32 on 8-bit levels ----
 
-typedef int16_t Levels __attribute__((vector_size(kFloats * 4)));
+typedef int16_t Int16s __attribute__((vector_size(kFloats * 4)));
 
-BIPROP_INLINE Levels load_levels(const int16_t* p) {
-    Levels v;
+BIPROP_INLINE Int16s load_int16s(const int16_t* p) {
+    Int16s v;
     std::memcpy(&v, p, sizeof v);
     return v;
 }
 
-BIPROP_INLINE int16_t level_of(float y, float per_step, float low, float high) {
+BIPROP_INLINE int16_t quantise(float y, float per_step, float low, float high) {
     float x = y * per_step;
     x = x < low ? low : x > high ? high : x;
     return int16_t(int((x + 12582912.0f) - 12582912.0f));
 }
 
-BIPROP_INLINE void levels_of(const float* y, int n, const biprop::LevelFinish& f, int16_t* levels) {
-    for (int i = 0; i < n; ++i) levels[i] = level_of(y[i], f.per_step, f.low, f.high);
+BIPROP_INLINE void quantise_all(const float* y, int n, const biprop::QuantisedFinish& f, int16_t* quantised) {
+    for (int i = 0; i < n; ++i) quantised[i] = quantise(y[i], f.per_step, f.low, f.high);
 }
 
 // Whole vectors.
 template <Act A>
-BIPROP_INLINE void to_levels_as(const float* x, int n, const biprop::LevelFinish& f, const float* residual,
-                                int16_t* levels) {
+BIPROP_INLINE void finish_quantised_as(const float* x, int n, const biprop::QuantisedFinish& f, const float* residual,
+                                       int16_t* quantised) {
     for (int i = 0; i < n; i += kFloats) {
         Floats y = load_floats(x + i) * f.finish.scale + f.finish.shift;
         if (residual) y += load_floats(residual + i) * f.finish.residual_scale;
-        store_levels(levels + i, act_of(y, A), f);
+        store_quantised(quantised + i, act_of(y, A), f);
     }
 }
 
-void to_levels(const float* x, int n, const biprop::LevelFinish& f, const float* residual, int16_t* levels) {
+void finish_quantised(const float* x, int n, const biprop::QuantisedFinish& f, const float* residual,
+                      int16_t* quantised) {
     const int whole = n / kFloats * kFloats;
     switch (f.finish.act) {
         case Act::relu:
-            residual ? to_levels_as<Act::relu>(x, whole, f, residual, levels)
-                     : to_levels_as<Act::relu>(x, whole, f, nullptr, levels);
+            residual ? finish_quantised_as<Act::relu>(x, whole, f, residual, quantised)
+                     : finish_quantised_as<Act::relu>(x, whole, f, nullptr, quantised);
             break;
-        case Act::sign: to_levels_as<Act::sign>(x, whole, f, residual, levels); break;
-        case Act::sign0: to_levels_as<Act::sign0>(x, whole, f, residual, levels); break;
+        case Act::sign: finish_quantised_as<Act::sign>(x, whole, f, residual, quantised); break;
+        case Act::sign0: finish_quantised_as<Act::sign0>(x, whole, f, residual, quantised); break;
         default:
-            residual ? to_levels_as<Act::none>(x, whole, f, residual, levels)
-                     : to_levels_as<Act::none>(x, whole, f, nullptr, levels);
+            residual ? finish_quantised_as<Act::none>(x, whole, f, residual, quantised)
+                     : finish_quantised_as<Act::none>(x, whole, f, nullptr, quantised);
     }
     if (whole == n) return;
     float y[kFloats];
     finish_any(n - whole, f.finish, residual ? residual + whole : nullptr, y, [&](int i) { return x[whole + i]; });
-    levels_of(y, n - whole, f, levels + whole);
+    quantise_all(y, n - whole, f, quantised + whole);
 }
 
 template <class Value>
-BIPROP_INLINE void finish_levels(const LevelTile& t, uint32_t c, const Value& value) {
-    const biprop::LevelFinish& f = t.finishes[c];
+BIPROP_INLINE void finish_quantised_lanes(const QuantisedTile& t, uint32_t c, const Value& value) {
+    const biprop::QuantisedFinish& f = t.finishes[c];
     for (int from = 0; from < t.lanes; from += 64) {
         alignas(64) float residual[64], y[64];
         const int n = t.lanes - from < 64 ? t.lanes - from : 64;
         const float* rest = nullptr;
         if (t.residual) rest = shifted(t.residual, c * t.residual_step) + from;
-        if (t.residual_levels) {
-            const int16_t* levels = shifted(t.residual_levels, c * t.residual_step) + from;
-            for (int i = 0; i < n; ++i) residual[i] = float(levels[i]);
+        if (t.residual_quantised) {
+            const int16_t* quantised = shifted(t.residual_quantised, c * t.residual_step) + from;
+            for (int i = 0; i < n; ++i) residual[i] = float(quantised[i]);
             rest = residual;
         }
-        finish_any(n, f.finish, rest, t.levels ? y : shifted(t.floats, c * t.out_step) + from,
+        finish_any(n, f.finish, rest, t.quantised ? y : shifted(t.floats, c * t.out_step) + from,
                    [&](int i) { return value(from + i); });
-        if (t.levels) levels_of(y, n, f, shifted(t.levels, c * t.out_step) + from);
+        if (t.quantised) quantise_all(y, n, f, shifted(t.quantised, c * t.out_step) + from);
     }
 }
 
 template <int Vectors>
-void sum_levels_of(const LevelTile& t) {
+void sum_quantised_of(const QuantisedTile& t) {
     constexpr int regs = Vectors * kParts, lanes = Vectors * 32, per = kFloats * 2;
     for (int at = t.first; at < t.last; ++at) {
         const SumRange range = t.ranges[at];
         const uint32_t c = range.channel;
         int16_t* part = t.part + size_t(c) * lanes;
-        Levels sum[regs];
+        Int16s sum[regs];
 #pragma GCC unroll 32
-        for (int r = 0; r < regs; ++r) sum[r] = t.begin || t.wide ? Levels{} : load_levels(part + r * per);
+        for (int r = 0; r < regs; ++r) sum[r] = t.begin || t.wide ? Int16s{} : load_int16s(part + r * per);
         const uint16_t* tap = t.taps + range.start;
         for (int i = 0; i < range.positive; ++i, ++tap)
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) sum[r] += load_levels(t.input + *tap + r * per);
+            for (int r = 0; r < regs; ++r) sum[r] += load_int16s(t.input + *tap + r * per);
         for (int i = 0; i < range.negative; ++i, ++tap)
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) sum[r] -= load_levels(t.input + *tap + r * per);
+            for (int r = 0; r < regs; ++r) sum[r] -= load_int16s(t.input + *tap + r * per);
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r) std::memcpy(part + r * per, &sum[r], sizeof sum[r]);
         if (int32_t* wide = t.wide ? t.wide + size_t(c) * lanes : nullptr) {
@@ -650,19 +651,19 @@ void sum_levels_of(const LevelTile& t) {
                 for (int i = 0; i < lanes; ++i) wide[i] = part[i];
             else
                 for (int i = 0; i < lanes; ++i) wide[i] += part[i];
-            if (t.finishes) finish_levels(t, c, [&](int i) { return float(wide[i]); });
+            if (t.finishes) finish_quantised_lanes(t, c, [&](int i) { return float(wide[i]); });
         } else if (t.finishes) {
-            finish_levels(t, c, [&](int i) { return float(part[i]); });
+            finish_quantised_lanes(t, c, [&](int i) { return float(part[i]); });
         }
     }
 }
 
-void sum_levels(const LevelTile& t) {
+void sum_quantised(const QuantisedTile& t) {
     if constexpr (kVectors >= 8)
-        if (t.vectors == 8) return sum_levels_of<8>(t);
-    if (t.vectors == 4) return sum_levels_of<4>(t);
-    if (t.vectors == 2) return sum_levels_of<2>(t);
-    return sum_levels_of<1>(t);
+        if (t.vectors == 8) return sum_quantised_of<8>(t);
+    if (t.vectors == 4) return sum_quantised_of<4>(t);
+    if (t.vectors == 2) return sum_quantised_of<2>(t);
+    return sum_quantised_of<1>(t);
 }
 
 // ---- what is called beside the sums ----
@@ -671,14 +672,14 @@ template <bool Least>
 BIPROP_INLINE void pool_counts_of(const int16_t* const counts[2], const int32_t* const corrections[2], int positions,
                                   float* out) {
     constexpr int per = kFloats * 2;
-    const auto further = [](Levels a, Levels b) { return (Least ? a < b : a > b) ? a : b; };
+    const auto further = [](Int16s a, Int16s b) { return (Least ? a < b : a > b) ? a : b; };
     for (int p = 0; p < positions; p += 2)
         for (int i = 0; i < 64; i += per, out += per) {
             const auto x = [&](int row, int column) {
-                const Levels count = load_levels(counts[row] + (p + column) * 64 + i);
+                const Int16s count = load_int16s(counts[row] + (p + column) * 64 + i);
                 return count + count - int16_t(corrections[row][p + column]);
             };
-            const Levels most = further(further(x(0, 0), x(0, 1)), further(x(1, 0), x(1, 1)));
+            const Int16s most = further(further(x(0, 0), x(0, 1)), further(x(1, 0), x(1, 1)));
             int16_t lanes[per];
             std::memcpy(lanes, &most, sizeof lanes);
             for (int k = 0; k < per; ++k) out[k] = lanes[k];
@@ -720,7 +721,10 @@ BIPROP_INLINE Number larger_of(Number a, Number b) {
 // Sizes that the compiler knows become vectors and shuffles.
 template <int Width, int Images, class Number>
 void pool_of(const Number* x, int width, int images, int out_height, int out_width, Number* out) {
-    if (Width) width = Width, out_width = Width / 2;
+    if (Width) {
+        width = Width;
+        out_width = Width / 2;
+    }
     if (Images) images = Images;
     for (int y = 0; y < out_height; ++y, x += 2 * width * images)
         for (int i = 0; i < out_width; ++i, out += images) {
@@ -744,7 +748,7 @@ BIPROP_INLINE void pool_any(const Number* x, int width, int images, int out_heig
 void pool_floats(const float* x, int width, int images, int out_height, int out_width, float* out) {
     pool_any(x, width, images, out_height, out_width, out);
 }
-void pool_levels(const int16_t* x, int width, int images, int out_height, int out_width, int16_t* out) {
+void pool_quantised(const int16_t* x, int width, int images, int out_height, int out_width, int16_t* out) {
     pool_any(x, width, images, out_height, out_width, out);
 }
 

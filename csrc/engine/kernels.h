@@ -28,7 +28,7 @@ struct Finish {
 };
 
 // Finished values as levels: y / step, rounded to nearest even, within low .. high.
-struct LevelFinish {
+struct QuantisedFinish {
     Finish finish;
     float per_step, low, high;
 };
@@ -109,14 +109,14 @@ struct SumTile {
     // `part`.
     float* out;
     uint8_t* signs;
-    int16_t* levels;
+    int16_t* quantised;
     const float* residual;  // like `out`; or null
     size_t out_step, residual_step;  // in bytes
-    const LevelFinish* finishes;
+    const QuantisedFinish* finishes;
 };
 
 // A tile of sums of 8-bit levels in 16 bits, 32 lanes a vector; otherwise like SumTile.
-struct LevelTile {
+struct QuantisedTile {
     const int16_t* input;
     const uint16_t* taps;
     const SumRange* ranges;
@@ -127,10 +127,10 @@ struct LevelTile {
     int32_t* wide;  // the same, of whole blocks; null where 16 bits hold all
     bool begin;
 
-    const LevelFinish* finishes;  // null: not the last block
-    int16_t* levels;  // channel c at distance out_step in bytes; or null:
+    const QuantisedFinish* finishes;  // null: not the last block
+    int16_t* quantised;  // channel c at distance out_step in bytes; or null:
     float* floats;
-    const int16_t* residual_levels;  // times finish.residual_scale; or
+    const int16_t* residual_quantised;  // times finish.residual_scale; or
     const float* residual;
     size_t out_step, residual_step;
 };
@@ -139,7 +139,7 @@ struct LevelTile {
 // of input channels: of four channels as 8-bit levels, or of two as floats, each in three bfloat16 numbers whose sum it
 // is.
 struct MatrixTile {
-    enum { floats, signed_levels, unsigned_levels } kind;
+    enum { floats, signed_quantised, unsigned_quantised } kind;
     const uint8_t *kept, *negative;  // bits of the weights, [step][32 output channels][16 groups of input channels]
     uint8_t* weights;  // room for the numbers that they become, 2 KB a step, `at_once` steps
     const uint8_t* input;  // [group][part of a float][lane][4 bytes]
@@ -154,7 +154,7 @@ struct MatrixTile {
 struct MatrixKernels {
     void (*multiply)(const MatrixTile&);
     // Lanes of `channels` planes at distance `plane` in bytes, every `stride`th, side by side; what a group lacks is 0.
-    void (*pack_levels)(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to);
+    void (*pack_quantised)(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to);
     void (*pack_floats)(const float* from, size_t plane, int channels, int lanes, int stride, size_t part_step,
                         uint8_t* to);
 };
@@ -192,11 +192,11 @@ struct Kernels {
     int group;  // channels that it takes at once
     float cycles_per_gather;  // one tap of them
     void (*sum)(const SumTile&);
-    void (*sum_levels)(const LevelTile&);
+    void (*sum_quantised)(const QuantisedTile&);
     // Of single numbers: the sum of the taps in the first groups of eight less that of the others. Taps are places in
     // x.
     float (*dot)(const float* x, const uint16_t* taps, int positive, int negative);
-    void (*to_levels)(const float* x, int n, const LevelFinish&, const float* residual, int16_t* levels);
+    void (*finish_quantised)(const float* x, int n, const QuantisedFinish&, const float* residual, int16_t* quantised);
     // The input as each tap sees it, for one tile of one plane: out[tap] = ((plane + offset[tap]) << or >> shift[tap])
     // & mask[tap]
     void (*pack_rows)(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
@@ -229,7 +229,7 @@ struct Kernels {
     uint64_t (*compare)(const int16_t* counts, const uint16_t* thresholds, int n);
     // 2x2 maxima at stride 2 of a plane [height][width][images], of floats and of levels.
     void (*pool_floats)(const float* x, int width, int images, int out_height, int out_width, float* out);
-    void (*pool_levels)(const int16_t* x, int width, int images, int out_height, int out_width, int16_t* out);
+    void (*pool_quantised)(const int16_t* x, int width, int images, int out_height, int out_width, int16_t* out);
     // The same of bits: any or all of four. Of cells, n outputs of a row; of rows of `row` bits, to rows of half of
     // that, at least 8.
     void (*pool_cells)(const uint64_t* a, const uint64_t* b, int n, bool all, uint64_t* out);

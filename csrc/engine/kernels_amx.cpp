@@ -32,11 +32,11 @@ Bits load(const uint8_t* p) {
 }
 
 // Bits of the kept and of the negative weights of a step to numbers, 64 bytes of them a row.
-inline __attribute__((always_inline)) void expand(const uint8_t* kept, const uint8_t* negative, bool levels,
+inline __attribute__((always_inline)) void expand(const uint8_t* kept, const uint8_t* negative, bool quantised,
                                                   uint8_t* to) {
     for (int i = 0; i < 32; ++i, to += 64) {
         __m512i row;
-        if (levels)
+        if (quantised)
             row = _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(load<uint64_t>(kept + 8 * i), 1),
                                         load<uint64_t>(negative + 8 * i), -1);
         else
@@ -47,14 +47,14 @@ inline __attribute__((always_inline)) void expand(const uint8_t* kept, const uin
 }
 
 // Tiles are named by numbers in the text of instructions.
-#define BIPROP_PRODUCT(SUMS, WEIGHTS, INPUT)        \
-    do {                                            \
-        if (Kind == MatrixTile::floats)             \
-            _tile_dpbf16ps(SUMS, WEIGHTS, INPUT);   \
-        else if (Kind == MatrixTile::signed_levels) \
-            _tile_dpbssd(SUMS, WEIGHTS, INPUT);     \
-        else                                        \
-            _tile_dpbsud(SUMS, WEIGHTS, INPUT);     \
+#define BIPROP_PRODUCT(SUMS, WEIGHTS, INPUT)           \
+    do {                                               \
+        if (Kind == MatrixTile::floats)                \
+            _tile_dpbf16ps(SUMS, WEIGHTS, INPUT);      \
+        else if (Kind == MatrixTile::signed_quantised) \
+            _tile_dpbssd(SUMS, WEIGHTS, INPUT);        \
+        else                                           \
+            _tile_dpbsud(SUMS, WEIGHTS, INPUT);        \
     } while (false)
 
 // Tiles 0 .. 3: sums, of two times 16 output channels by two times 16 lanes; 4 and 5: weights; 6 and 7: input.
@@ -122,14 +122,14 @@ void multiply_of(const MatrixTile& t) {
 }
 
 void multiply(const MatrixTile& t) {
-    t.kind == MatrixTile::floats          ? multiply_of<MatrixTile::floats>(t)
-    : t.kind == MatrixTile::signed_levels ? multiply_of<MatrixTile::signed_levels>(t)
-                                          : multiply_of<MatrixTile::unsigned_levels>(t);
+    t.kind == MatrixTile::floats             ? multiply_of<MatrixTile::floats>(t)
+    : t.kind == MatrixTile::signed_quantised ? multiply_of<MatrixTile::signed_quantised>(t)
+                                             : multiply_of<MatrixTile::unsigned_quantised>(t);
 }
 
 // Stride 0: any.
 template <int Channels, int Stride>
-void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, uint8_t* to) {
+void pack_quantised_of(const int16_t* from, size_t plane, int lanes, int stride, uint8_t* to) {
     const auto at = [&](int c) {
         return reinterpret_cast<const int16_t*>(reinterpret_cast<const uint8_t*>(from) + c * plane);
     };
@@ -155,13 +155,13 @@ void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, ui
     }
 }
 
-void pack_levels(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to) {
-    if (channels == 4 && stride == 1) return pack_levels_of<4, 1>(from, plane, lanes, stride, to);
-    if (channels == 4 && stride == 2) return pack_levels_of<4, 2>(from, plane, lanes, stride, to);
-    if (channels == 4) return pack_levels_of<4, 0>(from, plane, lanes, stride, to);
-    if (channels == 3) return pack_levels_of<3, 0>(from, plane, lanes, stride, to);
-    if (channels == 2) return pack_levels_of<2, 0>(from, plane, lanes, stride, to);
-    return pack_levels_of<1, 0>(from, plane, lanes, stride, to);
+void pack_quantised(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to) {
+    if (channels == 4 && stride == 1) return pack_quantised_of<4, 1>(from, plane, lanes, stride, to);
+    if (channels == 4 && stride == 2) return pack_quantised_of<4, 2>(from, plane, lanes, stride, to);
+    if (channels == 4) return pack_quantised_of<4, 0>(from, plane, lanes, stride, to);
+    if (channels == 3) return pack_quantised_of<3, 0>(from, plane, lanes, stride, to);
+    if (channels == 2) return pack_quantised_of<2, 0>(from, plane, lanes, stride, to);
+    return pack_quantised_of<1, 0>(from, plane, lanes, stride, to);
 }
 
 // The upper half of a float's bits is a number of eight digits, and what is left of it twice is exactly another two of
@@ -200,7 +200,7 @@ void pack_floats(const float* from, size_t plane, int channels, int lanes, int s
 
 }  // namespace
 
-const biprop::MatrixKernels biprop::kAmx = {multiply, pack_levels, pack_floats};
+const biprop::MatrixKernels biprop::kAmx = {multiply, pack_quantised, pack_floats};
 
 bool biprop::have_amx() {
     unsigned a, b, c, d;

@@ -8,7 +8,8 @@ namespace biprop {
 TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width) {
     const int unit = width / 8;
     const int channels = int(op.scale.size());
-    zeros = uint16_t(taps_per_channel * unit), ones = uint16_t((taps_per_channel + 1) * unit);
+    zeros = uint16_t(taps_per_channel * unit);
+    ones = uint16_t((taps_per_channel + 1) * unit);
     const auto each_kept = [&](int c, const auto& use) {  // use(tap, negative)
         for (int t = 0; t < taps_per_channel; ++t) {
             const size_t i = size_t(c) * taps_per_channel + t;
@@ -27,8 +28,10 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
                std::make_pair(ranges[b].positive, ranges[b].negative);
     });
     size_t groups = 0;
-    for (const uint32_t c : order)
-        ranges[c].start = uint32_t(groups), groups += ranges[c].positive + ranges[c].negative;
+    for (const uint32_t c : order) {
+        ranges[c].start = uint32_t(groups);
+        groups += ranges[c].positive + ranges[c].negative;
+    }
     taps.resize(8 * groups);
     for (int c = 0; c < channels; ++c) {
         const TapRange& range = ranges[c];
@@ -41,7 +44,8 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
 }
 
 void TapLists::restore(Op& op) const {
-    op.mask.assign((ranges.size() * per_channel() + 7) / 8, 0), op.sign = op.mask;
+    op.mask.assign((ranges.size() * per_channel() + 7) / 8, 0);
+    op.sign = op.mask;
     for (size_t c = 0; c < ranges.size(); ++c)
         each_kept(int(c), [&](int tap, bool negative) {
             const size_t at = c * per_channel() + tap;
@@ -73,7 +77,7 @@ GroupedTaps gathered_taps(const TapLists& lists, int group) {
         TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
         for (int i = 0; i < group; ++i) {
             const TapRange& own = lists.ranges[channels[i]];
-            range.positive = std::max(range.positive, own.positive),
+            range.positive = std::max(range.positive, own.positive);
             range.negative = std::max(range.negative, own.negative);
         }
         for (int negative = 0; negative < 2; ++negative)
@@ -125,9 +129,10 @@ GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
                     auto& own = left[i];
                     const bool takes = !own.empty() && slot(own.back()) < start + window;
                     index[round][i] = uint16_t(takes ? slot(own.back()) - start : window - 1 - start % window);
-                    if (takes)
-                        own.pop_back(), --most;
-                    else
+                    if (takes) {
+                        own.pop_back();
+                        --most;
+                    } else
                         all.idle[all.order[g * group + i]] += negative;
                 }
             }

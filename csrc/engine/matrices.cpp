@@ -28,7 +28,11 @@ class MatrixSum final : public Step {
   public:
     MatrixSum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const MatrixKernels& kernels,
               std::shared_ptr<const MatrixWeights>& weights)
-        : Step(op, shapes), kernels_(kernels), levels_(in_.levels()), unit_(levels_ ? 4 : 2), parts_(levels_ ? 1 : 3) {
+        : Step(op, shapes),
+          kernels_(kernels),
+          quantised_(in_.quantised()),
+          unit_(quantised_ ? 4 : 2),
+          parts_(quantised_ ? 1 : 3) {
         const int images = out_.images, stride = op.stride;
         const bool one_row = images % 16 == 0;  // 16 lanes never span two
         blocks_ = (in_.channels + kRows * unit_ - 1) / (kRows * unit_);
@@ -43,7 +47,8 @@ class MatrixSum final : public Step {
         rows_ = (out_.height + strips_ - 1) / strips_;
         // A maximum that keeps the order comes before scale and rounding, and the strips have whole pairs of rows.
         if (pool && pool->selects() && op.rising() && out_.height % 2 == 0 && out_.width % 2 == 0) {
-            pool_ = pool, pooled_ = shapes[pool->out];
+            pool_ = pool;
+            pooled_ = shapes[pool->out];
             rows_ += rows_ % 2;
         }
         strips_ = (out_.height + rows_ - 1) / rows_;
@@ -51,7 +56,8 @@ class MatrixSum final : public Step {
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
         group_step_ = part_step_ * parts_;
         if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
-        shares_ = one_row && more_rows_ > 0, ring_ = shares_ && rows_ == 1 ? 1 + more_rows_ : 0;
+        shares_ = one_row && more_rows_ > 0;
+        ring_ = shares_ && rows_ == 1 ? 1 + more_rows_ : 0;
         for (int phase = 0; phase < std::max(1, ring_); ++phase)
             for (int block = 0; block < blocks_; ++block)
                 for (int ky = 0; ky < op.kernel_height; ++ky)
@@ -65,9 +71,9 @@ class MatrixSum final : public Step {
         step_count_ = int(steps_.size()) / std::max(1, ring_);
         for (int lane = 0, in_row = out_.width * images; lane < rows_ * in_row; lane += 16)
             tiles_.push_back(4 * (one_row ? lane / in_row * width_ * images + lane % in_row : lane));
-        if (!weights || weights->levels != levels_) weights = std::make_shared<MatrixWeights>(pack_weights());
+        if (!weights || weights->quantised != quantised_) weights = std::make_shared<MatrixWeights>(pack_weights());
         weights_ = weights;
-        for (Finish& finish : finishes_) finish.scale *= levels_ ? in_.step : 1;
+        for (Finish& finish : finishes_) finish.scale *= quantised_ ? in_.step : 1;
     }
 
     void run(const Frame& frame) const override {
@@ -85,7 +91,7 @@ class MatrixSum final : public Step {
         });
     }
     std::string name() const override {
-        return std::string(levels_ ? "product of levels, " : "product of floats, ") +
+        return std::string(quantised_ ? "product of quantisation levels, " : "product of floats, ") +
                std::to_string(rows_ * out_.width * out_.images) + " lanes" + (pool_ ? ", max pool" : "");
     }
     // Whether 32 bits name every byte of the buffer.
@@ -115,9 +121,9 @@ class MatrixSum final : public Step {
         const int per_row = kRows * unit_;  // input channels
         const size_t row_bytes = per_row / 8;
         MatrixWeights packed;
-        packed.levels = levels_;
-        packed.kept.resize(size_t(panels()) * step_count_ * kPanel * row_bytes),
-            packed.negative.resize(packed.kept.size());
+        packed.quantised = quantised_;
+        packed.kept.resize(size_t(panels()) * step_count_ * kPanel * row_bytes);
+        packed.negative.resize(packed.kept.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int k = 0; k < op_.area() * blocks_; ++k)
                 for (int i = 0; i < std::min(per_row, in_.channels - k / op_.area() * per_row); ++i) {
@@ -125,9 +131,10 @@ class MatrixSum final : public Step {
                         (size_t(c) * in_.channels + k / op_.area() * per_row + i) * op_.area() + k % op_.area();
                     const size_t to =
                         ((c / kPanel * size_t(step_count_) + k) * kPanel + c % kPanel) * row_bytes + i / 8;
-                    if (op_.kept(from))
-                        (packed.kept[to] |= uint8_t(1 << i % 8)),
-                            packed.negative[to] |= uint8_t(!op_.positive(from) << i % 8);
+                    if (op_.kept(from)) {
+                        packed.kept[to] |= uint8_t(1 << i % 8);
+                        packed.negative[to] |= uint8_t(!op_.positive(from) << i % 8);
+                    }
                 }
         return packed;
     }
@@ -141,14 +148,24 @@ class MatrixSum final : public Step {
         for (int group = 0; group < kRows * blocks_; ++group)
             pack(frame, top, rows, fresh, group, buffer + group * group_step_);
         MatrixTile t{};
-        t.kind = !levels_ ? MatrixTile::floats : in_.low < 0 ? MatrixTile::signed_levels : MatrixTile::unsigned_levels;
-        t.weights = weights, t.input = buffer, t.group_step = group_step_, t.part_step = part_step_;
-        t.steps = steps_.data() + place(top, 0) * step_count_, t.step_count = step_count_;
-        t.tiles = tiles_.data(), t.tile_count = (lanes + 15) / 16, t.sums = sums, t.sum_step = sum_step();
+        t.kind = !quantised_   ? MatrixTile::floats
+                 : in_.low < 0 ? MatrixTile::signed_quantised
+                               : MatrixTile::unsigned_quantised;
+        t.weights = weights;
+        t.input = buffer;
+        t.group_step = group_step_;
+        t.part_step = part_step_;
+        t.steps = steps_.data() + place(top, 0) * step_count_;
+        t.step_count = step_count_;
+        t.tiles = tiles_.data();
+        t.tile_count = (lanes + 15) / 16;
+        t.sums = sums;
+        t.sum_step = sum_step();
         t.at_once = at_once();
         const size_t panel_bytes = size_t(step_count_) * kPanel * kRows * unit_ / 8;
         for (int panel = first; panel < last; ++panel) {
-            t.kept = &weights_->kept[panel * panel_bytes], t.negative = &weights_->negative[panel * panel_bytes];
+            t.kept = &weights_->kept[panel * panel_bytes];
+            t.negative = &weights_->negative[panel * panel_bytes];
             kernels_.multiply(t);
             for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c) {
                 const float* x = sums + c % kPanel * t.sum_step;
@@ -186,9 +203,9 @@ class MatrixSum final : public Step {
                 std::memset(at + part * part_step_, 0, size_t(columns) * cell);
         };
         const auto lanes = [&](uint8_t* at, int position, int count, int step) {
-            if (levels_)
-                kernels_.pack_levels(reinterpret_cast<const int16_t*>(plane) + position * images, in_.plane, channels,
-                                     count, step, at);
+            if (quantised_)
+                kernels_.pack_quantised(reinterpret_cast<const int16_t*>(plane) + position * images, in_.plane,
+                                        channels, count, step, at);
             else
                 kernels_.pack_floats(reinterpret_cast<const float*>(plane) + position * images, in_.plane, channels,
                                      count, step, part_step_, at);
@@ -205,8 +222,10 @@ class MatrixSum final : public Step {
                 lanes(to + above * width_ * cell, (top + above - op_.padding) * in_.width + left,
                       (below - above) * width_ * images, 1);
                 zero(to + below * width_ * cell, (rows + more_rows_ - below) * width_);
-                for (int row = above; row < below && (first || end < width_); ++row)
-                    zero(to + row * width_ * cell, first), zero(to + (row * width_ + end) * cell, width_ - end);
+                for (int row = above; row < below && (first || end < width_); ++row) {
+                    zero(to + row * width_ * cell, first);
+                    zero(to + (row * width_ + end) * cell, width_ - end);
+                }
                 continue;
             }
             for (int row = fresh; row < rows + more_rows_; ++row) {
@@ -232,7 +251,7 @@ class MatrixSum final : public Step {
     const MatrixKernels& kernels_;
     const Op* pool_ = nullptr;  // done by this step, too
     Shape pooled_;
-    const bool levels_;
+    const bool quantised_;
     const int unit_, parts_;  // channels of a group; numbers of a value
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
     bool shares_;  // rows of the input with the strip before

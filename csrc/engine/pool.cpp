@@ -56,7 +56,8 @@ void Pool::end() {
 }
 
 void Pool::start(int items, Call call, const void* context) {
-    call_ = call, context_ = context;
+    call_ = call;
+    context_ = context;
     done_.store(0, std::memory_order_relaxed);
     state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items)
                                                                                     << 20);  // publishes the above

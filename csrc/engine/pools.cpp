@@ -117,18 +117,18 @@ class PoolStep final : public Step {
 
     void select(const Frame& frame, int c) const {
         uint8_t *from = frame.values[op_.in], *to = frame.values[op_.out];
-        if (in_.levels())
-            frame.kernels->pool_levels(in_.level(from, c), in_.width, in_.images, out_.height, out_.width,
-                                       out_.level(to, c));
+        if (in_.quantised())
+            frame.kernels->pool_quantised(in_.int16s(from, c), in_.width, in_.images, out_.height, out_.width,
+                                          out_.int16s(to, c));
         else
             frame.kernels->pool_floats(in_.floats(from, c), in_.width, in_.images, out_.height, out_.width,
                                        out_.floats(to, c));
     }
 
     // 2x2 maxima of levels, as floats.
-    void levels(const Frame& frame, int c, int16_t* room, float* y) const {
-        frame.kernels->pool_levels(in_.level(frame.values[op_.in], c), in_.width, in_.images, out_.height, out_.width,
-                                   room);
+    void quantised(const Frame& frame, int c, int16_t* room, float* y) const {
+        frame.kernels->pool_quantised(in_.int16s(frame.values[op_.in], c), in_.width, in_.images, out_.height,
+                                      out_.width, room);
         for (int i = 0; i < out_.lanes(); ++i) y[i] = in_.step * float(room[i]);
     }
 
@@ -140,8 +140,8 @@ class PoolStep final : public Step {
         }
         if (selects_) return select(frame, c);
         float* y = room + round_up(in_.lanes(), 16);
-        if (halves_ && in_.levels()) {
-            levels(frame, c, reinterpret_cast<int16_t*>(room), y);
+        if (halves_ && in_.quantised()) {
+            quantised(frame, c, reinterpret_cast<int16_t*>(room), y);
             return emit(frame, c, 0, out_.lanes(), y, nullptr);
         }
         const float* x = input(frame, c, room);

@@ -28,7 +28,8 @@ class Popcount final : public BitStep {
           words_(words(op, in_)),
           padded_(padded(out_)),
           cycles_(kernels.cycles_per_popcount) {
-        mask_.resize(size_t(out_.channels) * words_), sign_.resize(mask_.size());
+        mask_.resize(size_t(out_.channels) * words_);
+        sign_.resize(mask_.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int t = 0; t < taps_; ++t) {
                 const size_t i = size_t(c) * taps_ + t;
@@ -44,7 +45,8 @@ class Popcount final : public BitStep {
                     all.push_back(thresholds[size_t(c) * classes() + position_class(p)]);
             return all;
         };
-        by_position_ = spread(thresholds_), by_position_plus_ = spread(thresholds_plus_);
+        by_position_ = spread(thresholds_);
+        by_position_plus_ = spread(thresholds_plus_);
         lists_.reset();  // the planes are all that it needs
     }
 

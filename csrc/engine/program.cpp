@@ -52,7 +52,8 @@ class Reader {
     void take(void* to, size_t size) {
         check(size <= left_, "truncated");
         if (size) std::memcpy(to, at_, size);
-        at_ += size, left_ -= size;
+        at_ += size;
+        left_ -= size;
     }
     const uint8_t* at_;
     size_t left_;
@@ -67,12 +68,15 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
     Op op;
     op.kind = Kind(in.number(3, 1));
     const auto last = uint32_t(values.size() - 1);
-    op.in = int(in.number(last)), op.out = int(in.number(last));
+    op.in = int(in.number(last));
+    op.out = int(in.number(last));
     const uint32_t residual = in.number(last + 1);
     op.residual = residual ? int(residual) - 1 : kNone;
     op.act = Act(in.number(3));
-    op.kernel_height = int(in.number(kMostSide, 1)), op.kernel_width = int(in.number(kMostSide, 1));
-    op.stride = int(in.number(kMostSide, 1)), op.padding = int(in.number(kMostSide));
+    op.kernel_height = int(in.number(kMostSide, 1));
+    op.kernel_width = int(in.number(kMostSide, 1));
+    op.stride = int(in.number(kMostSide, 1));
+    op.padding = int(in.number(kMostSide));
     check(known[op.in] && (op.residual == kNone || known[op.residual]) && !known[op.out], "an operation out of order");
     check(op.in != int(last) && op.residual != int(last), "an operation on the output");
     known[op.out] = true;
@@ -88,7 +92,8 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
                   other.width == to.width,
               "a residual that does not fit");
     }
-    op.scale = in.factors(to.channels), op.shift = in.factors(to.channels);
+    op.scale = in.factors(to.channels);
+    op.shift = in.factors(to.channels);
     op.residual_scale = in.factors(op.residual == kNone ? 0 : to.channels);
     if (op.kind != Kind::conv) {
         check(from.channels == to.channels, "a pool that changes the channels");
@@ -122,7 +127,8 @@ Program Program::read(const uint8_t* bytes, size_t size) {
         Value value;
         value.bits = in.number(1);
         value.channels = int(in.number(kMostChannels, 1));
-        value.height = int(in.number(kMostSide, 1)), value.width = int(in.number(kMostSide, 1));
+        value.height = int(in.number(kMostSide, 1));
+        value.width = int(in.number(kMostSide, 1));
         const uint64_t numbers = uint64_t(value.channels) * value.height * value.width;
         if (numbers >= kMostNumbers / 64) throw TooLarge("a map of " + std::to_string(numbers) + " numbers");
         program.values.push_back(value);

@@ -29,8 +29,11 @@ class Sliced final : public BitStep {
         // A pool of counts reads a correction at each position.
         const bool pairs =
             !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
-        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX)
-            pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
+        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) {
+            pool_ = pool;
+            pooled_ = shapes[pool->out];
+            pool_finishes_ = finishes_of(*pool);
+        }
         if (pool && grouped_ && direct_) pool_word(op, pool, shapes[pool->out]);
         if (grouped_) lists_.reset();  // its own are all that it needs
     }
@@ -107,10 +110,14 @@ class Sliced final : public BitStep {
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
         const auto use = [&](const auto& lists) {
-            t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data();
+            t.taps = lists.taps.data();
+            t.ranges = lists.ranges.data();
+            t.order = lists.order.data();
         };
         grouped_ ? use(*grouped_) : use(*lists_);
-        t.planes = planes, t.bits = bits_, t.flips = flips_.data();
+        t.planes = planes;
+        t.bits = bits_;
+        t.flips = flips_.data();
         return t;
     }
     void run_kernel(const Frame& frame, const BitTile& t) const {
@@ -138,7 +145,9 @@ class Sliced final : public BitStep {
             const int some = std::min(kChunk, last - at);
             for (int row = 0; row < 2; ++row) {
                 BitTile t = bit_tile(planes + row * counts_at());
-                t.first = at, t.last = at + some, t.counts = counts[row];
+                t.first = at;
+                t.last = at + some;
+                t.counts = counts[row];
                 frame.kernels->bits(t, width_);
             }
             for (int i = 0; i < some; ++i) {
@@ -156,14 +165,16 @@ class Sliced final : public BitStep {
 
     void compute(const Frame& frame, int tile, int half, uint8_t* planes, int first, int last) const {
         BitTile t = bit_tile(shuffles_ ? slots(planes, half) : planes);
-        t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
+        t.first = first / (grouped_ ? grouped_->group : 1);
+        t.last = last / (grouped_ ? grouped_->group : 1);
         const auto run = [&] { run_kernel(frame, t); };
         uint8_t* out = frame.values[op_.out];
-        t.out = out + out_.front + size_t(tile) * width_ + 4 * half, t.out_step = out_.plane;
+        t.out = out + out_.front + size_t(tile) * width_ + 4 * half;
+        t.out_step = out_.plane;
         if (by_threshold_) {
             if (by_rows_) {
                 const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
-                t.sliced = sliced_.data() + from,
+                t.sliced = sliced_.data() + from;
                 t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
                 if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
                 if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
@@ -181,14 +192,22 @@ class Sliced final : public BitStep {
         }
         const int lane = tile * width_ * 8 + 32 * half;
         if (direct_) {
-            t.quarters = quarters(), t.finishes = finishes_.data(), t.shift = correction_shift(),
+            t.quarters = quarters();
+            t.finishes = finishes_.data();
+            t.shift = correction_shift();
             t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
-            t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = corrections_step();
+            t.corrections = corrections_.data() + (lane >> t.shift);
+            t.corrections_step = corrections_step();
             if (pool_) {
-                t.class_corrections = class_corrections_.data(), t.classes = classes_of_.data() + 32 * half;
-                t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half, t.floats_step = pooled_.plane;
+                t.class_corrections = class_corrections_.data();
+                t.classes = classes_of_.data() + 32 * half;
+                t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half;
+                t.floats_step = pooled_.plane;
             }
-            if (!pool_ && !out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
+            if (!pool_ && !out_.bits) {
+                t.floats = out_.floats(out, 0) + lane;
+                t.floats_step = out_.plane;
+            }
             if (op_.residual != kNone) {
                 t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
                 t.residual_floats_step = residual_.plane;
@@ -225,7 +244,8 @@ class Sliced final : public BitStep {
             classes() > 16)
             return;
         if (!out_.plain() || !pooled.plain() || 2 * (taps_ + grouped_->most_idle()) > INT16_MAX) return;
-        pool_ = pool, pooled_ = pooled;
+        pool_ = pool;
+        pooled_ = pooled;
         for (int p = 0; p < 64; ++p) classes_of_.push_back(uint16_t(position_class(p)));
         class_corrections_.resize(size_t(out_.channels) * 16);
         for (int c = 0; c < out_.channels; ++c)
@@ -241,7 +261,8 @@ class Sliced final : public BitStep {
         if (!by_threshold_ && !direct_ && (!quarters() || residual_.bits)) return;
         const auto use = [&](GroupedTaps&& taps, double cycles_per_eight) {
             if (grouped_ && taps.eights() * cycles_per_eight >= grouped_->eights() * cycles_per_eight_) return false;
-            grouped_ = std::make_unique<GroupedTaps>(std::move(taps)), cycles_per_eight_ = cycles_per_eight;
+            grouped_ = std::make_unique<GroupedTaps>(std::move(taps));
+            cycles_per_eight_ = cycles_per_eight;
             direct_ = !by_threshold_;
             return true;
         };
@@ -303,14 +324,16 @@ class Sliced final : public BitStep {
                     uint64_t rows = 0;
                     for (int o = 0; o < out_.height; ++o)
                         if (o + down >= 0 && o + down < in_.height) rows |= uint64_t(255) << 8 * o;
-                    turns_.push_back(uint64_t(8 * down + by) & 63), word_masks_.push_back(columns & rows);
+                    turns_.push_back(uint64_t(8 * down + by) & 63);
+                    word_masks_.push_back(columns & rows);
                 }
                 // With stride 2: of every second row, and of those every second column, as if the stride were 1.
                 const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
                 offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
                 shifts_.push_back(halves ? by >> 1 : by);
             }
-        turns_.resize(round_up(turns_.size(), 8)), word_masks_.resize(turns_.size());
+        turns_.resize(round_up(turns_.size(), 8));
+        word_masks_.resize(turns_.size());
     }
 
     // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills
@@ -385,9 +408,10 @@ class Sliced final : public BitStep {
             if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
             for (int c = 0; c < in_.channels; ++c) {
                 const uint8_t* from = in_.rows(base, c);
-                if (sub_plane_)
-                    frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_),
-                        from = room + sub_front_;
+                if (sub_plane_) {
+                    frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_);
+                    from = room + sub_front_;
+                }
                 frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(),
                                          masks_.data(), area, width_, planes + size_t(c) * area * width_);
             }

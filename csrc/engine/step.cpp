@@ -26,7 +26,7 @@ Shape::Shape(const Value& value, int images)
     plane = apart(plane);
 }
 
-Shape Shape::with_levels(float least, float most, int limit) const {
+Shape Shape::quantised_to_range(float least, float most, int limit) const {
     Shape shape = *this;
     shape.high = least < 0 ? 127 : 255;
     if (limit >= 100) shape.high = std::min(shape.high, limit);
@@ -37,17 +37,19 @@ Shape Shape::with_levels(float least, float most, int limit) const {
     return shape;
 }
 
-Shape Shape::with_levels_of(const Shape& other) const {
+Shape Shape::quantised_like(const Shape& other) const {
     Shape shape = *this;
-    shape.step = other.step, shape.low = other.low, shape.high = other.high;
+    shape.step = other.step;
+    shape.low = other.low;
+    shape.high = other.high;
     return shape;
 }
 
 void Shape::read(uint8_t* base, int c, int lane, int n, float* to) const {
     if (plain()) {
         std::memcpy(to, floats(base, c) + lane, sizeof(float) * n);
-    } else if (levels()) {
-        const int16_t* from = level(base, c) + lane;
+    } else if (quantised()) {
+        const int16_t* from = int16s(base, c) + lane;
         for (int i = 0; i < n; ++i) to[i] = step * float(from[i]);
     } else {
         for (int i = 0; i < n;) {  // a cell or a row at a time
@@ -77,8 +79,8 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
 
 void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x,
                  const Finish& finish, const float* residual) {
-    if (shape.levels())
-        frame.kernels->to_levels(x, n, shape.to_levels(finish), residual, shape.level(base, c) + lane);
+    if (shape.quantised())
+        frame.kernels->finish_quantised(x, n, shape.quantised_finish(finish), residual, shape.int16s(base, c) + lane);
     else
         frame.kernels->finish_floats(x, n, finish, residual, shape.floats(base, c) + lane);
 }

@@ -53,13 +53,13 @@ struct Shape {
     Shape() = default;
     // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too
     // few.
-    Shape with_levels(float least, float most, int limit) const;
-    Shape with_levels_of(const Shape& other) const;
-    LevelFinish to_levels(const Finish& finish) const { return {finish, 1 / step, float(low), float(high)}; }
-    bool levels() const { return step > 0; }
-    bool plain() const { return !bits && !levels(); }
-    int most_level() const { return high > -low ? high : -low; }
-    int16_t* level(uint8_t* base, int c) const { return reinterpret_cast<int16_t*>(base + c * plane); }
+    Shape quantised_to_range(float least, float most, int limit) const;
+    Shape quantised_like(const Shape& other) const;
+    QuantisedFinish quantised_finish(const Finish& finish) const { return {finish, 1 / step, float(low), float(high)}; }
+    bool quantised() const { return step > 0; }
+    bool plain() const { return !bits && !quantised(); }
+    int largest_quantised() const { return high > -low ? high : -low; }
+    int16_t* int16s(uint8_t* base, int c) const { return reinterpret_cast<int16_t*>(base + c * plane); }
     // n lanes of a channel as floats.
     void read(uint8_t* base, int c, int lane, int n, float* to) const;
     Shape(const Value& value, int images);
@@ -174,7 +174,7 @@ class Step {
 // Weights of a layer as products of matrices take them: [panel][step][output channel][input channel] bits.
 struct MatrixWeights {
     std::vector<uint8_t> kept, negative;
-    bool levels;
+    bool quantised;
 };
 
 // Weights of a layer as the steps of both modes take them; the first that needs them makes them.
@@ -194,7 +194,7 @@ std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::
 // Whether 16 bits can name all that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
 // Whether the step of an operation on floats can read `in` if that is levels. Steps on bits know bits and floats only.
-bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in);
+bool reads_quantised(const Op& op, const std::vector<Shape>& shapes, const Shape& in);
 std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes);
 
 }  // namespace biprop

@@ -63,13 +63,17 @@ class TiledSum : public Step {
                       columns = positions / 2;  // two rows share what lies between them
             if (by_two && most_ <= 8 && layout_ == Layout::columns && positions % 4 == 0 && out_.width % columns == 0 &&
                 out_.height % 2 == 0) {
-                tile_rows_ = 2, tiles_.clear();
+                tile_rows_ = 2;
+                tiles_.clear();
                 for (int y = 0; y < out_.height; y += 2)
                     for (int x = 0; x < out_.width; x += columns)
                         tiles_.push_back({(y * out_.width + x) * out_.images, most_});
             }
         }
-        if (!taps_fit()) layout_ = Layout::taps, use_tiles_of_one_row();
+        if (!taps_fit()) {
+            layout_ = Layout::taps;
+            use_tiles_of_one_row();
+        }
         if (!taps_fit()) throw TooLarge("a kernel that spans too many numbers of a plane");
         for (const Tile& tile : tiles_)
             if (!lists_.count(tile.vectors)) lists_.emplace(tile.vectors, make_lists(tile));
@@ -125,7 +129,8 @@ class TiledSum : public Step {
     };
 
     void use_tiles_of_one_row() {
-        tile_rows_ = 1, tiles_.clear();
+        tile_rows_ = 1;
+        tiles_.clear();
         const int lanes = int(round_up(out_.lanes(), kLanes));
         for (int lane = 0; lane < lanes;) {
             int vectors = most_;
@@ -210,7 +215,9 @@ class TiledSum : public Step {
     Lists make_lists(const Tile& tile) const {
         const Strides strides = strides_of(tile);
         Lists lists{};
-        lists.channel = int(strides.channel), lists.row = int(strides.row), lists.column = int(strides.column);
+        lists.channel = int(strides.channel);
+        lists.row = int(strides.row);
+        lists.column = int(strides.column);
         const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
         lists.block =
             std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
@@ -230,13 +237,17 @@ class TiledSum : public Step {
                                  k % op_.kernel_width * lists.column);
                     if (op_.dense) {
                         if (op_.weights[i] == 0) continue;
-                        lists.taps.push_back(offset), lists.weights.push_back(op_.weights[i]);
+                        lists.taps.push_back(offset);
+                        lists.weights.push_back(op_.weights[i]);
                         ++range.positive;
                     } else if (op_.kept(i)) {
-                        if (op_.positive(i))
-                            lists.taps.push_back(offset), ++range.positive;
-                        else
-                            negative.push_back(offset), ++range.negative;
+                        if (op_.positive(i)) {
+                            lists.taps.push_back(offset);
+                            ++range.positive;
+                        } else {
+                            negative.push_back(offset);
+                            ++range.negative;
+                        }
                     }
                 }
                 lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
@@ -342,7 +353,7 @@ class Sum final : public TiledSum<float> {
     Sum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels)
         : TiledSum(op, shapes, kernels, 1 << 30,
                    shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
-        for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.to_levels(finish));
+        for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.quantised_finish(finish));
         // A 2x2 maximum is taken before the floats leave the caches, where tiles have whole pairs of rows.
         const auto pairs = [&](const Tile& tile) {
             return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0);
@@ -350,7 +361,8 @@ class Sum final : public TiledSum<float> {
         if (!pool || !pool->selects() || !is_direct() || !out_.plain() || !shapes[pool->out].plain()) return;
         if (out_.height % 2 || out_.width % 2 || !std::all_of(tiles_.begin(), tiles_.end(), pairs)) return;
         if (tile_rows_ == 1 && out_.lanes() % tiles_.front().lanes()) return;
-        pool_ = pool, pooled_ = shapes[pool->out];
+        pool_ = pool;
+        pooled_ = shapes[pool->out];
     }
     std::string name() const override {
         return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) +
@@ -369,13 +381,18 @@ class Sum final : public TiledSum<float> {
         const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
         if (has_padding) std::memset(buffer, 0, buffer_bytes());
         SumTile t{};
-        t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
+        t.first = first;
+        t.last = last;
+        t.vectors = tile.vectors;
+        t.part = part;
+        t.part_step = lanes;
         t.second = tile_rows_ == 2 ? lists.row : lanes / 2;
         t.out_second = tile_rows_ == 2 && !pool_ ? out_.width * out_.images : lanes / 2;
         const bool direct = is_direct();
         for (int b = 0; b < lists.blocks; ++b) {
             t.input = input(frame, tile, lists, copies, b, buffer);
-            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.taps = lists.taps.data();
+            t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
             t.weights = op_.dense ? lists.weights.data() : nullptr;
             t.begin = b == 0;
             if (direct && b == lists.blocks - 1) {
@@ -384,11 +401,12 @@ class Sum final : public TiledSum<float> {
                     t.out = finished;
                 else if (out_.bits)
                     t.signs = out + out_.front + tile.lane / 8;
-                else if (out_.levels())
-                    t.levels = out_.level(out, 0) + tile.lane;
+                else if (out_.quantised())
+                    t.quantised = out_.int16s(out, 0) + tile.lane;
                 else
                     t.out = out_.floats(out, 0) + tile.lane;
-                t.out_step = pool_ ? lanes * sizeof(float) : out_.plane, t.finishes = tile_finishes_.data();
+                t.out_step = pool_ ? lanes * sizeof(float) : out_.plane;
+                t.finishes = tile_finishes_.data();
                 if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
                 t.residual_step = residual_.plane;
             }
@@ -417,36 +435,36 @@ class Sum final : public TiledSum<float> {
                                        pooled_.floats(frame.values[pool_->out], c) + to);
     }
 
-    std::vector<LevelFinish> tile_finishes_;
+    std::vector<QuantisedFinish> tile_finishes_;
     const Op* pool_ = nullptr;  // done by this step, too
     Shape pooled_;
 };
 
 // Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum
 // of theirs leaves 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16.
-class LevelSum final : public TiledSum<int16_t> {
+class QuantisedSum final : public TiledSum<int16_t> {
   public:
-    LevelSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].most_level(), false) {
+    QuantisedSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].largest_quantised(), false) {
         int most = 0;
         std::vector<int> kept(out_.channels);
         const Lists& lists = lists_.begin()->second;
         for (size_t i = 0; i < lists.ranges.size(); ++i)
             most = std::max(most, kept[lists.ranges[i].channel] += lists.ranges[i].positive + lists.ranges[i].negative);
-        wide_ = most * in_.most_level() > 32767;
+        wide_ = most * in_.largest_quantised() > 32767;
         for (int c = 0; c < out_.channels; ++c) {
-            LevelFinish f = out_.to_levels(finishes_[c]);
+            QuantisedFinish f = out_.quantised_finish(finishes_[c]);
             f.finish.scale *= in_.step;
-            if (residual_.levels()) f.finish.residual_scale *= residual_.step;
-            level_finishes_.push_back(f);
+            if (residual_.quantised()) f.finish.residual_scale *= residual_.step;
+            quantised_finishes_.push_back(f);
         }
     }
     static bool fits(const Op& op, const Shape& in) {
-        return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2;
+        return !op.dense && op.area() * std::max(in.largest_quantised(), 2 * kLanes * in.images) <= 65535 / 2;
     }
 
     std::string name() const override {
-        return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes";
+        return "sparse sum of quantisation levels, " + std::to_string(tiles_.front().lanes()) + " lanes";
     }
     double cycles() const override { return TiledSum::cycles() * 1.5; }
     size_t scratch() const override {
@@ -460,37 +478,42 @@ class LevelSum final : public TiledSum<int16_t> {
         bool has_padding = false;
         const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
         if (has_padding) std::memset(buffer, 0, buffer_bytes());
-        LevelTile t{};
-        t.first = first, t.last = last, t.vectors = tile.vectors;
+        QuantisedTile t{};
+        t.first = first;
+        t.last = last;
+        t.vectors = tile.vectors;
         t.part = reinterpret_cast<int16_t*>(room + buffer_bytes());
         t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_ * kLanes) : nullptr;
         t.lanes = std::min(tile.lanes(), out_.lanes() - tile.lane);
         for (int b = 0; b < lists.blocks; ++b) {
             t.input = input(frame, tile, lists, copies, b, buffer);
-            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.taps = lists.taps.data();
+            t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
             t.begin = b == 0;
             if (b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
-                t.finishes = level_finishes_.data(), t.out_step = out_.plane, t.residual_step = residual_.plane;
-                if (out_.levels())
-                    t.levels = out_.level(out, 0) + tile.lane;
+                t.finishes = quantised_finishes_.data();
+                t.out_step = out_.plane;
+                t.residual_step = residual_.plane;
+                if (out_.quantised())
+                    t.quantised = out_.int16s(out, 0) + tile.lane;
                 else
                     t.floats = out_.floats(out, 0) + tile.lane;
                 if (op_.residual != kNone) {
                     uint8_t* other = frame.values[op_.residual];
-                    if (residual_.levels())
-                        t.residual_levels = residual_.level(other, 0) + tile.lane;
+                    if (residual_.quantised())
+                        t.residual_quantised = residual_.int16s(other, 0) + tile.lane;
                     else
                         t.residual = residual_.floats(other, 0) + tile.lane;
                 }
             }
-            frame.kernels->sum_levels(t);
+            frame.kernels->sum_quantised(t);
         }
     }
 
   private:
     bool wide_;
-    std::vector<LevelFinish> level_finishes_;
+    std::vector<QuantisedFinish> quantised_finishes_;
 };
 
 // One image and one output position: a vector has nothing to hold, so sums go along the list.
@@ -536,13 +559,13 @@ bool can_sum(const Op& op, const Value& in, int images) {
     return op.area() * std::max<int64_t>(images, floats) <= 65535;
 }
 
-bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
+bool reads_quantised(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
     if (op.act == Act::sign0) return false;  // the sign of a small number is not the sign of its level, which is 0
     if (op.kind != Kind::conv) return true;
     // Before the question for a dot product: it could, but one image and a group would round differently before the
     // sign.
     if (shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits)) return false;
-    return is_dot(op, in, shapes[op.out]) || LevelSum::fits(op, in);
+    return is_dot(op, in, shapes[op.out]) || QuantisedSum::fits(op, in);
 }
 
 std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
@@ -550,8 +573,8 @@ std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vec
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
     std::unique_ptr<Step> sum, product = make_matrix_step(op, pool, shapes, kernels, packed);
-    if (in.levels())
-        sum = std::make_unique<LevelSum>(op, shapes, kernels);
+    if (in.quantised())
+        sum = std::make_unique<QuantisedSum>(op, shapes, kernels);
     else
         sum = std::make_unique<Sum>(op, pool, shapes, kernels);
     if (product && product->cycles() < sum->cycles()) return product;

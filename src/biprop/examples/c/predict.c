@@ -70,7 +70,9 @@ int main(int count, char** arguments) {
     result = ferror(pixels) ? fail(arguments[2], "cannot be read") : 0;
 
 end: /* all of these take null */
-    free(logits), free(images), biprop_free(network);
+    free(logits);
+    free(images);
+    biprop_free(network);
     if (pixels) fclose(pixels);
     if (file && fclose(file)) result = fail(arguments[3], "cannot be written");
     return result;
