@@ -183,6 +183,13 @@ class MatrixSum final : public Step {
         store(frame, pooled_, frame.values[pool_->out], c, top * row, rows * row, room, finishes_[c], nullptr);
     }
 
+    // One group of channels of the input, and the buffer that it is packed into.
+    struct Group {
+        const uint8_t* planes;
+        int channels;
+        uint8_t* to;
+    };
+
     // The rows of a strip of one group of channels, in all copies.
     void pack(const Frame& frame, int top, int rows, int fresh, int group, uint8_t* to) const {
         const int channels = std::min(unit_, in_.channels - group * unit_);
@@ -190,61 +197,90 @@ class MatrixSum final : public Step {
             if (!fresh) std::memset(to, 0, group_step_);
             return;
         }
+        if (fresh && !ring_) move_rows(fresh, to);
+        const uint8_t* planes = frame.values[op_.in] + size_t(group) * unit_ * in_.plane;
+        const bool rows_follow =
+            op_.stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width && !shares_;
+        for (int copy = 0; copy < row_copies_ * column_copies_; ++copy, to += copy_step_) {
+            if (rows_follow)
+                pack_whole_rows({planes, channels, to}, top, rows, copy);
+            else
+                pack_each_row({planes, channels, to}, top, rows, fresh, copy);
+        }
+    }
+
+    // The last rows of the strip before become the first ones of this one.
+    void move_rows(int fresh, uint8_t* to) const {
         const size_t row_step = size_t(width_) * in_.images * 4;
-        for (int part = 0; part < parts_ && fresh && !ring_; ++part)  // the last rows become the first ones
+        for (int part = 0; part < parts_; ++part)
             for (int copy = 0; copy < row_copies_ * column_copies_; ++copy) {
                 uint8_t* const own = to + part * part_step_ + copy * copy_step_;
                 std::memmove(own, own + rows_ * row_step, fresh * row_step);
             }
-        const uint8_t* plane = frame.values[op_.in] + size_t(group) * unit_ * in_.plane;
-        const int stride = op_.stride, images = in_.images, cell = images * 4;
-        const auto zero = [&](uint8_t* at, int columns) {
-            for (int part = 0; part < parts_ && columns > 0; ++part)
-                std::memset(at + part * part_step_, 0, size_t(columns) * cell);
-        };
-        const auto lanes = [&](uint8_t* at, int position, int count, int step) {
-            if (quantised_)
-                kernels_.pack_quantised(reinterpret_cast<const int16_t*>(plane) + position * images, in_.plane,
-                                        channels, count, step, at);
-            else
-                kernels_.pack_floats(reinterpret_cast<const float*>(plane) + position * images, in_.plane, channels,
-                                     count, step, part_step_, at);
-        };
-        for (int copy = 0; copy < row_copies_ * column_copies_; ++copy, to += copy_step_) {
-            const int left = copy % column_copies_ - op_.padding;  // the input's column at the first of the copy
-            const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
-            const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
-            if (stride == 1 && width_ == in_.width && column_copies_ == op_.kernel_width &&
-                !shares_) {  // rows follow each other here and there
-                const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
-                const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
-                zero(to, above * width_);
-                lanes(to + above * width_ * cell, (top + above - op_.padding) * in_.width + left,
-                      (below - above) * width_ * images, 1);
-                zero(to + below * width_ * cell, (rows + more_rows_ - below) * width_);
-                for (int row = above; row < below && (first || end < width_); ++row) {
-                    zero(to + row * width_ * cell, first);
-                    zero(to + (row * width_ + end) * cell, width_ - end);
-                }
+    }
+
+    // The input's column at the first column of a copy.
+    int left_of(int copy) const { return copy % column_copies_ - op_.padding; }
+    // The columns [first, end) of a copy that are inside the input; the others are padding.
+    std::pair<int, int> columns_inside(int copy) const {
+        const int stride = op_.stride, left = left_of(copy);
+        const int first = std::min(width_, left < 0 ? (-left + stride - 1) / stride : 0);
+        const int end = std::max(first, std::min(width_, (in_.width - left + stride - 1) / stride));
+        return {first, end};
+    }
+    int cell() const { return in_.images * 4; }  // bytes of a position
+
+    void zero(uint8_t* at, int columns) const {
+        for (int part = 0; part < parts_ && columns > 0; ++part)
+            std::memset(at + part * part_step_, 0, size_t(columns) * cell());
+    }
+
+    // `count` lanes from a position, every `step`th.
+    void pack_lanes(const Group& group, uint8_t* at, int position, int count, int step) const {
+        const int from = position * in_.images;
+        if (quantised_)
+            kernels_.pack_quantised(reinterpret_cast<const int16_t*>(group.planes) + from, in_.plane, group.channels,
+                                    count, step, at);
+        else
+            kernels_.pack_floats(reinterpret_cast<const float*>(group.planes) + from, in_.plane, group.channels, count,
+                                 step, part_step_, at);
+    }
+
+    // Rows follow each other in the input and in the buffer: one copy, then zeros where it wraps around.
+    void pack_whole_rows(const Group& group, int top, int rows, int copy) const {
+        const auto [first, end] = columns_inside(copy);
+        const int above = std::min(rows + more_rows_, std::max(0, op_.padding - top));
+        const int below = std::clamp(in_.height + op_.padding - top, above, rows + more_rows_);
+        zero(group.to, above * width_);
+        pack_lanes(group, group.to + above * width_ * cell(), (top + above - op_.padding) * in_.width + left_of(copy),
+                   (below - above) * width_ * in_.images, 1);
+        zero(group.to + below * width_ * cell(), (rows + more_rows_ - below) * width_);
+        for (int row = above; row < below && (first || end < width_); ++row) {
+            zero(group.to + row * width_ * cell(), first);
+            zero(group.to + (row * width_ + end) * cell(), width_ - end);
+        }
+    }
+
+    void pack_each_row(const Group& group, int top, int rows, int fresh, int copy) const {
+        const int stride = op_.stride, images = in_.images;
+        const auto [first, end] = columns_inside(copy);
+        for (int row = fresh; row < rows + more_rows_; ++row) {
+            uint8_t* at = group.to + size_t(place(top, row)) * width_ * cell();
+            const int y = (top + row) * stride + copy / column_copies_ - op_.padding;
+            if (y < 0 || y >= in_.height) {
+                zero(at, width_);
                 continue;
             }
-            for (int row = fresh; row < rows + more_rows_; ++row) {
-                uint8_t* at = to + size_t(place(top, row)) * width_ * cell;
-                const int y = (top + row) * stride + copy / column_copies_ - op_.padding;
-                if (y < 0 || y >= in_.height) {
-                    zero(at, width_);
-                    continue;
-                }
-                const int position = y * in_.width + left + first * stride;
-                zero(at, first);
-                if (stride == 1)
-                    lanes(at + first * cell, position, (end - first) * images, 1);
-                else if (images == 1)
-                    lanes(at + first * cell, position, end - first, stride);
-                else
-                    for (int x = first; x < end; ++x) lanes(at + x * cell, position + (x - first) * stride, images, 1);
-                zero(at + end * cell, width_ - end);
-            }
+            const int position = y * in_.width + left_of(copy) + first * stride;
+            zero(at, first);
+            if (stride == 1)
+                pack_lanes(group, at + first * cell(), position, (end - first) * images, 1);
+            else if (images == 1)
+                pack_lanes(group, at + first * cell(), position, end - first, stride);
+            else
+                for (int x = first; x < end; ++x)
+                    pack_lanes(group, at + x * cell(), position + (x - first) * stride, images, 1);
+            zero(at + end * cell(), width_ - end);
         }
     }
 

@@ -59,15 +59,17 @@ class PoolStep final : public Step {
             return frame.kernels->pool_rows(words, in_.row, out_.height, (uint64_t(1) << out_.width) - 1, all,
                                             out_.rows(to, c));
         }
+        bits_of_any_window(from, to, c, all);
+    }
+
+    void bits_of_any_window(uint8_t* from, uint8_t* to, int c, bool all) const {
         for (int y = 0; y < out_.height; ++y) {
             uint64_t row = 0;
             for (int x = 0; x < out_.width; ++x) {
                 uint64_t value = all ? ~uint64_t(0) : 0;
                 each_input(y, x, [&](int position) {
-                    const uint64_t one =
-                        in_.images > 1 ? in_.cells(from, c)[position]
-                                       : in_.load_row(from, c, position / in_.width) >> (position % in_.width) & 1;
-                    value = all ? value & one : value | one;
+                    const uint64_t input = input_bits(from, c, position);
+                    value = all ? value & input : value | input;
                 });
                 if (out_.images > 1)
                     out_.cells(to, c)[y * out_.width + x] = value;
@@ -76,6 +78,12 @@ class PoolStep final : public Step {
             }
             if (out_.images == 1) out_.store_row(to, c, y, row);
         }
+    }
+
+    // Of all images of a group, or of one image in the lowest bit.
+    uint64_t input_bits(uint8_t* base, int c, int position) const {
+        if (in_.images > 1) return in_.cells(base, c)[position];
+        return in_.load_row(base, c, position / in_.width) >> (position % in_.width) & 1;
     }
 
     template <class Use>
@@ -145,31 +153,39 @@ class PoolStep final : public Step {
             return emit(frame, c, 0, out_.lanes(), y, nullptr);
         }
         const float* x = input(frame, c, room);
+        if (op_.kind == Kind::mean_pool && !op_.padding && op_.area() == in_.positions())
+            global_mean(x, y);
+        else if (halves_)
+            frame.kernels->pool_floats(x, in_.width, in_.images, out_.height, out_.width, y);
+        else
+            floats_of_any_window(x, y);
+        emit(frame, c, 0, out_.lanes(), y, nullptr);
+    }
+
+    void global_mean(const float* x, float* y) const {
+        const int g = in_.images;
+        std::copy(x, x + g, y);
+        for (int p = 1; p < in_.positions(); ++p)
+            for (int i = 0; i < g; ++i) y[i] += x[p * g + i];
+        for (int i = 0; i < g; ++i) y[i] /= float(op_.area());
+    }
+
+    void floats_of_any_window(const float* x, float* y) const {
         const int g = in_.images;
         const bool max = op_.kind == Kind::max_pool;
-        if (!max && !op_.padding && op_.area() == in_.positions()) {
-            std::copy(x, x + g, y);
-            for (int p = 1; p < in_.positions(); ++p)
-                for (int i = 0; i < g; ++i) y[i] += x[p * g + i];
-            for (int i = 0; i < g; ++i) y[i] /= float(op_.area());
-        } else if (halves_) {
-            frame.kernels->pool_floats(x, in_.width, g, out_.height, out_.width, y);
-        } else {
-            for (int p = 0; p < out_.positions(); ++p) {
-                float* to = y + p * g;
-                std::fill(to, to + g, max ? -std::numeric_limits<float>::infinity() : 0.0f);
-                each_input(p / out_.width, p % out_.width, [&](int position) {
-                    const float* one = x + position * g;
-                    if (max)
-                        for (int i = 0; i < g; ++i) to[i] = std::max(to[i], one[i]);
-                    else
-                        for (int i = 0; i < g; ++i) to[i] += one[i];
-                });
-                if (!max)
-                    for (int i = 0; i < g; ++i) to[i] /= float(op_.area());  // padding counts, as in PyTorch
-            }
+        for (int p = 0; p < out_.positions(); ++p) {
+            float* to = y + p * g;
+            std::fill(to, to + g, max ? -std::numeric_limits<float>::infinity() : 0.0f);
+            each_input(p / out_.width, p % out_.width, [&](int position) {
+                const float* from = x + position * g;
+                if (max)
+                    for (int i = 0; i < g; ++i) to[i] = std::max(to[i], from[i]);
+                else
+                    for (int i = 0; i < g; ++i) to[i] += from[i];
+            });
+            if (!max)
+                for (int i = 0; i < g; ++i) to[i] /= float(op_.area());  // padding counts, as in PyTorch
         }
-        emit(frame, c, 0, out_.lanes(), y, nullptr);
     }
 
     const bool halves_, selects_;  // selects_: floats, or whole numbers of the same step

@@ -64,6 +64,40 @@ int output_side(int side, int kernel, int stride, int padding) {
     return room < 0 ? 0 : room / stride + 1;
 }
 
+void check_shapes(const Op& op, const std::vector<Value>& values) {
+    const Value &from = values[op.in], &to = values[op.out];
+    check(output_side(from.height, op.kernel_height, op.stride, op.padding) == to.height &&
+              output_side(from.width, op.kernel_width, op.stride, op.padding) == to.width,
+          "shapes that do not fit");
+    check(op.padding < op.kernel_height && op.padding < op.kernel_width, "padding as wide as the kernel");
+    check(!to.bits || op.act == Act::sign, "bits without a sign");
+    if (op.residual == kNone) return;
+    const Value& residual = values[op.residual];
+    const bool fits = residual.channels == to.channels && residual.height == to.height && residual.width == to.width;
+    check(op.kind == Kind::conv && fits, "a residual that does not fit");
+}
+
+void check_pool(const Op& op, const Value& from, const Value& to) {
+    check(from.channels == to.channels, "a pool that changes the channels");
+    const bool max_of_bits = op.kind == Kind::max_pool && from.bits && to.bits;
+    for (double shift : op.shift) check(shift == 0 || !max_of_bits, "a maximum of bits with a shift");
+}
+
+void read_weights(Reader& in, const Value& from, const Value& to, Op& op) {
+    const uint64_t taps = uint64_t(from.channels) * op.area();
+    if (taps > kMostTaps)
+        throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
+    const uint64_t count = taps * to.channels;
+    op.dense = in.number(1);
+    check(!op.dense || !from.bits, "float weights on bits");
+    if (op.dense) {
+        op.weights = in.finite<float>(count);
+    } else {
+        op.mask = in.array<uint8_t>((count + 7) / 8);
+        op.sign = in.array<uint8_t>((count + 7) / 8);
+    }
+}
+
 Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& known) {
     Op op;
     op.kind = Kind(in.number(3, 1));
@@ -80,39 +114,15 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
     check(known[op.in] && (op.residual == kNone || known[op.residual]) && !known[op.out], "an operation out of order");
     check(op.in != int(last) && op.residual != int(last), "an operation on the output");
     known[op.out] = true;
-    const Value &from = values[op.in], &to = values[op.out];
-    check(output_side(from.height, op.kernel_height, op.stride, op.padding) == to.height &&
-              output_side(from.width, op.kernel_width, op.stride, op.padding) == to.width,
-          "shapes that do not fit");
-    check(op.padding < op.kernel_height && op.padding < op.kernel_width, "padding as wide as the kernel");
-    check(!to.bits || op.act == Act::sign, "bits without a sign");
-    if (op.residual != kNone) {
-        const Value& other = values[op.residual];
-        check(op.kind == Kind::conv && other.channels == to.channels && other.height == to.height &&
-                  other.width == to.width,
-              "a residual that does not fit");
-    }
+    check_shapes(op, values);
+    const Value& to = values[op.out];
     op.scale = in.factors(to.channels);
     op.shift = in.factors(to.channels);
     op.residual_scale = in.factors(op.residual == kNone ? 0 : to.channels);
-    if (op.kind != Kind::conv) {
-        check(from.channels == to.channels, "a pool that changes the channels");
-        for (double shift : op.shift)
-            check(shift == 0 || op.kind != Kind::max_pool || !from.bits || !to.bits, "a maximum of bits with a shift");
-        return op;
-    }
-    const uint64_t taps = uint64_t(from.channels) * op.area();
-    if (taps > kMostTaps)
-        throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
-    const uint64_t count = taps * to.channels;
-    op.dense = in.number(1);
-    check(!op.dense || !from.bits, "float weights on bits");
-    if (op.dense) {
-        op.weights = in.finite<float>(count);
-    } else {
-        op.mask = in.array<uint8_t>((count + 7) / 8);
-        op.sign = in.array<uint8_t>((count + 7) / 8);
-    }
+    if (op.kind == Kind::conv)
+        read_weights(in, values[op.in], to, op);
+    else
+        check_pool(op, values[op.in], to);
     return op;
 }
 

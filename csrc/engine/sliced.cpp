@@ -41,7 +41,7 @@ class Sliced final : public BitStep {
     void run(const Frame& frame) const override {
         const bool in_pairs = pool_ && !by_rows_;
         const int items = in_pairs ? pooled_.height * tiles_a_row() : tiles_;
-        const int parts = this->parts(frame, items), group = grouped_ ? grouped_->group : 1;
+        const int parts = this->parts(frame, items), group = channels_at_once();
         frame.each(items * parts, [&](int at, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
             const int item = at / parts, part = at % parts;
@@ -92,6 +92,7 @@ class Sliced final : public BitStep {
         return round_up(size_t(taps_ + 8) * width_, 64);
     }  // two planes, and what `pack_words` writes
     size_t lanes() const { return size_t(width_) * 8; }
+    int channels_at_once() const { return grouped_ ? grouped_->group : 1; }
 
     void pack(const Frame& frame, int tile, uint8_t* planes) const {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
@@ -165,56 +166,65 @@ class Sliced final : public BitStep {
 
     void compute(const Frame& frame, int tile, int half, uint8_t* planes, int first, int last) const {
         BitTile t = bit_tile(shuffles_ ? slots(planes, half) : planes);
-        t.first = first / (grouped_ ? grouped_->group : 1);
-        t.last = last / (grouped_ ? grouped_->group : 1);
-        const auto run = [&] { run_kernel(frame, t); };
-        uint8_t* out = frame.values[op_.out];
-        t.out = out + out_.front + size_t(tile) * width_ + 4 * half;
+        t.first = first / channels_at_once();
+        t.last = last / channels_at_once();
+        t.out = frame.values[op_.out] + out_.front + size_t(tile) * width_ + 4 * half;
         t.out_step = out_.plane;
         if (by_threshold_) {
-            if (by_rows_) {
-                const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
-                t.sliced = sliced_.data() + from;
-                t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
-                if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
-                if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
-                if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
-            } else {
-                t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
-                t.lanes_step = lanes_.size() / out_.channels;
-                if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
-            }
+            by_rows_ ? use_thresholds_of_rows(tile, half, t) : use_thresholds_of_cells(tile, t);
             if (op_.residual != kNone) {
-                t.residual = frame.values[op_.residual] + (t.out - out);
+                t.residual = frame.values[op_.residual] + (t.out - frame.values[op_.out]);
                 t.residual_step = residual_.plane;
             }
-            return run();
+            run_kernel(frame, t);
+        } else if (direct_) {
+            use_corrections(frame, tile * width_ * 8 + 32 * half, half, t);
+            run_kernel(frame, t);
+        } else {
+            t.counts = reinterpret_cast<int16_t*>(planes + counts_at());
+            compute_counts(frame, tile, first, last, t);
         }
-        const int lane = tile * width_ * 8 + 32 * half;
-        if (direct_) {
-            t.quarters = quarters();
-            t.finishes = finishes_.data();
-            t.shift = correction_shift();
-            t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
-            t.corrections = corrections_.data() + (lane >> t.shift);
-            t.corrections_step = corrections_step();
-            if (pool_) {
-                t.class_corrections = class_corrections_.data();
-                t.classes = classes_of_.data() + 32 * half;
-                t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half;
-                t.floats_step = pooled_.plane;
-            }
-            if (!pool_ && !out_.bits) {
-                t.floats = out_.floats(out, 0) + lane;
-                t.floats_step = out_.plane;
-            }
-            if (op_.residual != kNone) {
-                t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
-                t.residual_floats_step = residual_.plane;
-            }
-            return run();
+    }
+
+    void use_thresholds_of_rows(int tile, int half, BitTile& t) const {
+        const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
+        t.sliced = sliced_.data() + from;
+        t.sliced_step = sliced_.size() / (out_.channels / channels_at_once());
+        if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
+        if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
+        if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
+    }
+
+    void use_thresholds_of_cells(int tile, BitTile& t) const {
+        t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
+        t.lanes_step = lanes_.size() / out_.channels;
+        if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
+    }
+
+    // The kernel itself goes on from counts to floats or signs, for lanes from `lane`.
+    void use_corrections(const Frame& frame, int lane, int half, BitTile& t) const {
+        t.quarters = quarters();
+        t.finishes = finishes_.data();
+        t.shift = correction_shift();
+        t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
+        t.corrections = corrections_.data() + (lane >> t.shift);
+        t.corrections_step = corrections_step();
+        if (pool_) {
+            t.class_corrections = class_corrections_.data();
+            t.classes = classes_of_.data() + 32 * half;
+            t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half;
+            t.floats_step = pooled_.plane;
+        } else if (!out_.bits) {
+            t.floats = out_.floats(frame.values[op_.out], 0) + lane;
+            t.floats_step = out_.plane;
         }
-        t.counts = reinterpret_cast<int16_t*>(planes + counts_at());
+        if (op_.residual != kNone) {
+            t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
+            t.residual_floats_step = residual_.plane;
+        }
+    }
+
+    void compute_counts(const Frame& frame, int tile, int first, int last, BitTile& t) const {
         auto* room = reinterpret_cast<float*>(t.counts + size_t(kChunk) * width_ * 8);
         for (t.first = first; t.first < last; t.first = t.last) {
             t.last = std::min(last, t.first + kChunk);
@@ -290,20 +300,12 @@ class Sliced final : public BitStep {
         }
     }
     void prepare_rows(const Kernels& kernels) {
-        const int rows = tiles_ * tile_;
         valid_.assign(size_t(tiles_) * width_, 0);
         for (int y = 0; y < out_.height; ++y) {
             const uint64_t columns = low_bits(out_.width);
             std::memcpy(valid_.data() + size_t(y) * row_ / 8, &columns, row_ / 8);
         }
-        if (by_threshold_) {
-            const std::vector<int> kinds = kernels.looks_up && width_ > 8 ? find_places() : std::vector<int>();
-            const auto slice = [&](const std::vector<uint16_t>& all) {
-                return places_.empty() ? this->slice(all, rows) : tables(all, kinds);
-            };
-            sliced_ = slice(thresholds_);
-            if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
-        }
+        if (by_threshold_) prepare_thresholds(kernels);
         const bool halves = op_.stride == 2 && row_ == std::max(8, in_.row / 2);
         fast_ = op_.padding <= kRing && ((same_ && in_.row == row_) || halves);
         if (!fast_) return;
@@ -311,29 +313,40 @@ class Sliced final : public BitStep {
             sub_front_ = round_up(2 * row_ / 8, 8);
             sub_plane_ = round_up(sub_front_ + size_t(in_.height / 2 + kRing) * row_ / 8, 8) + 64;
         }
-        const bool words = same_ && row_ == 8 && out_.height <= 8;
         for (int y = 0; y < op_.kernel_height; ++y)
-            for (int x = 0; x < op_.kernel_width; ++x) {
-                const int by = x - op_.padding, down = y - op_.padding, stride = op_.stride;
-                uint64_t columns = 0;
-                for (int o = 0; o < out_.width; ++o)
-                    if (o * stride + by >= 0 && o * stride + by < in_.width) columns |= uint64_t(1) << o;
-                for (int bits = row_; bits < 64; bits *= 2) columns |= columns << bits;
-                masks_.push_back(columns);
-                if (words) {
-                    uint64_t rows = 0;
-                    for (int o = 0; o < out_.height; ++o)
-                        if (o + down >= 0 && o + down < in_.height) rows |= uint64_t(255) << 8 * o;
-                    turns_.push_back(uint64_t(8 * down + by) & 63);
-                    word_masks_.push_back(columns & rows);
-                }
-                // With stride 2: of every second row, and of those every second column, as if the stride were 1.
-                const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
-                offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
-                shifts_.push_back(halves ? by >> 1 : by);
-            }
+            for (int x = 0; x < op_.kernel_width; ++x) prepare_tap(y - op_.padding, x - op_.padding, halves);
         turns_.resize(round_up(turns_.size(), 8));
         word_masks_.resize(turns_.size());
+    }
+
+    void prepare_thresholds(const Kernels& kernels) {
+        const std::vector<int> kinds = kernels.looks_up && width_ > 8 ? find_places() : std::vector<int>();
+        const auto slice = [&](const std::vector<uint16_t>& all) {
+            return places_.empty() ? this->slice(all, tiles_ * tile_) : tables(all, kinds);
+        };
+        sliced_ = slice(thresholds_);
+        if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
+    }
+
+    // How `pack_rows` finds what the tap sees that reads `down` rows and `by` columns from its output position.
+    void prepare_tap(int down, int by, bool halves) {
+        const int stride = op_.stride;
+        uint64_t columns = 0;
+        for (int o = 0; o < out_.width; ++o)
+            if (o * stride + by >= 0 && o * stride + by < in_.width) columns |= uint64_t(1) << o;
+        for (int bits = row_; bits < 64; bits *= 2) columns |= columns << bits;
+        masks_.push_back(columns);
+        if (same_ && row_ == 8 && out_.height <= 8) {  // a plane is one word
+            uint64_t rows = 0;
+            for (int o = 0; o < out_.height; ++o)
+                if (o + down >= 0 && o + down < in_.height) rows |= uint64_t(255) << 8 * o;
+            turns_.push_back(uint64_t(8 * down + by) & 63);
+            word_masks_.push_back(columns & rows);
+        }
+        // With stride 2, a tap reads every second row, and of those every second column, as if the stride were 1.
+        const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
+        offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
+        shifts_.push_back(halves ? by >> 1 : by);
     }
 
     // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills
@@ -369,8 +382,7 @@ class Sliced final : public BitStep {
 
     // [channel][tile][bits][width]
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
-        const int row_bytes = row_ / 8, group = grouped_ ? grouped_->group : 1,
-                  lane = grouped_ ? grouped_->lane : width_;
+        const int row_bytes = row_ / 8, group = channels_at_once(), lane = grouped_ ? grouped_->lane : width_;
         const int tiles = tiles_ * halves(), tile = tile_ / halves();
         const size_t step = size_t(group) * lane;
         std::vector<uint8_t> sliced(size_t(out_.channels) * tiles * bits_ * lane);
@@ -399,47 +411,51 @@ class Sliced final : public BitStep {
 
     void pack_rows(const Frame& frame, int tile, uint8_t* planes) const {
         uint8_t* base = frame.values[op_.in];
-        const int area = op_.area(), first = tile * tile_;
-        if (fast_) {
-            if (!turns_.empty())
-                return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(),
-                                                 word_masks_.data(), area, planes);
-            uint8_t* room = planes + counts_at();
-            if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
-            for (int c = 0; c < in_.channels; ++c) {
-                const uint8_t* from = in_.rows(base, c);
-                if (sub_plane_) {
-                    frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_);
-                    from = room + sub_front_;
-                }
-                frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(),
-                                         masks_.data(), area, width_, planes + size_t(c) * area * width_);
+        if (!fast_) return pack_rows_bit_by_bit(base, tile, planes);
+        const int area = op_.area();
+        if (!turns_.empty())
+            return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(),
+                                             word_masks_.data(), area, planes);
+        uint8_t* room = planes + counts_at();
+        if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
+        for (int c = 0; c < in_.channels; ++c) {
+            const uint8_t* from = in_.rows(base, c);
+            if (sub_plane_) {
+                frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_);
+                from = room + sub_front_;
             }
-            return;
+            frame.kernels->pack_rows(from + size_t(tile) * tile_ * row_ / 8, offsets_.data(), shifts_.data(),
+                                     masks_.data(), area, width_, planes + size_t(c) * area * width_);
         }
-        const uint64_t columns = low_bits(out_.width);
+    }
+
+    // For any stride and padding.
+    void pack_rows_bit_by_bit(uint8_t* base, int tile, uint8_t* planes) const {
         for (int c = 0; c < in_.channels; ++c)
-            for (int k = 0; k < area; ++k, planes += width_)
+            for (int k = 0; k < op_.area(); ++k, planes += width_)
                 for (int i = 0; i < tile_; ++i) {
-                    const int y = (first + i) * op_.stride + k / op_.kernel_width - op_.padding,
-                              by = k % op_.kernel_width - op_.padding;
-                    uint64_t word = 0;
-                    if (first + i < out_.height && y >= 0 && y < in_.height) {
-                        word = in_.load_row(base, c, y);
-                        // Output column x reads input column x * stride + by; `skip` columns are left of the map.
-                        const int skip = by < 0 ? (-by + op_.stride - 1) / op_.stride : 0,
-                                  start = by + skip * op_.stride;
-                        word = start < 64 ? word >> start : 0;
-                        if (op_.stride > 1) {
-                            uint64_t some = 0;
-                            for (int x = 0; x * op_.stride < 64; ++x) some |= (word >> (x * op_.stride) & 1) << x;
-                            word = some;
-                        }
-                        word = skip < 64 ? word << skip : 0;
-                        word &= columns;
-                    }
+                    const int row = tile * tile_ + i;
+                    const int y = row * op_.stride + k / op_.kernel_width - op_.padding;
+                    const int by = k % op_.kernel_width - op_.padding;
+                    const bool inside = row < out_.height && y >= 0 && y < in_.height;
+                    const uint64_t word = inside ? strided_columns(in_.load_row(base, c, y), by) : 0;
                     Shape::store_row(planes + i * (row_ / 8), row_, word);
                 }
+    }
+
+    // Output column x reads input column x * stride + by; `skip` columns are left of the map.
+    uint64_t strided_columns(uint64_t word, int by) const {
+        const int stride = op_.stride;
+        const int skip = by < 0 ? (-by + stride - 1) / stride : 0;
+        const int start = by + skip * stride;
+        word = start < 64 ? word >> start : 0;
+        if (stride > 1) {
+            uint64_t every = 0;
+            for (int x = 0; x * stride < 64; ++x) every |= (word >> (x * stride) & 1) << x;
+            word = every;
+        }
+        word = skip < 64 ? word << skip : 0;
+        return word & low_bits(out_.width);
     }
 
     // ---- many images: tiles of positions ----

@@ -43,33 +43,9 @@ class TiledSum : public Step {
     // most_kept: of taps of one output channel in a block; by_two: whether tiles may have two rows of positions.
     TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept, bool by_two)
         : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
-        const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
         use_tiles_of_one_row();
-        layout_ = Layout::taps;
-        if (covers(op, in_)) {
-            layout_ = Layout::whole;
-        } else if (same && out_.images == 1) {
-            const auto whole_rows = [&](const Tile& t) {
-                return t.lane % out_.width == 0 && (t.lanes() % out_.width == 0 || t.lane + t.lanes() >= out_.lanes());
-            };
-            if (std::all_of(tiles_.begin(), tiles_.end(), whole_rows)) layout_ = Layout::rows;
-        } else if (same) {
-            const auto one_row = [&](const Tile& t) {
-                const int positions = t.lanes() / out_.images;
-                return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
-            };
-            if (std::all_of(tiles_.begin(), tiles_.end(), one_row)) layout_ = Layout::columns;
-            const int positions = most_ * kLanes / out_.images,
-                      columns = positions / 2;  // two rows share what lies between them
-            if (by_two && most_ <= 8 && layout_ == Layout::columns && positions % 4 == 0 && out_.width % columns == 0 &&
-                out_.height % 2 == 0) {
-                tile_rows_ = 2;
-                tiles_.clear();
-                for (int y = 0; y < out_.height; y += 2)
-                    for (int x = 0; x < out_.width; x += columns)
-                        tiles_.push_back({(y * out_.width + x) * out_.images, most_});
-            }
-        }
+        layout_ = choose_layout();
+        if (by_two && layout_ == Layout::columns) use_tiles_of_two_rows();
         if (!taps_fit()) {
             layout_ = Layout::taps;
             use_tiles_of_one_row();
@@ -138,6 +114,32 @@ class TiledSum : public Step {
             tiles_.push_back({lane, vectors});
             lane += vectors * kLanes;
         }
+    }
+
+    // Two rows share the input rows that lie between them.
+    void use_tiles_of_two_rows() {
+        const int positions = most_ * kLanes / out_.images, columns = positions / 2;
+        if (most_ > 8 || positions % 4 || out_.width % columns || out_.height % 2) return;
+        tile_rows_ = 2;
+        tiles_.clear();
+        for (int y = 0; y < out_.height; y += 2)
+            for (int x = 0; x < out_.width; x += columns) tiles_.push_back({(y * out_.width + x) * out_.images, most_});
+    }
+
+    Layout choose_layout() const {
+        if (covers(op_, in_)) return Layout::whole;
+        const bool same = op_.stride == 1 && out_.width + op_.kernel_width - 1 == in_.width + 2 * op_.padding;
+        if (!same) return Layout::taps;
+        const auto whole_rows = [&](const Tile& t) {
+            return t.lane % out_.width == 0 && (t.lanes() % out_.width == 0 || t.lane + t.lanes() >= out_.lanes());
+        };
+        const auto one_row = [&](const Tile& t) {
+            const int positions = t.lanes() / out_.images;
+            return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
+        };
+        if (out_.images == 1)
+            return std::all_of(tiles_.begin(), tiles_.end(), whole_rows) ? Layout::rows : Layout::taps;
+        return std::all_of(tiles_.begin(), tiles_.end(), one_row) ? Layout::columns : Layout::taps;
     }
 
     // Whether 16 bits name the last tap of a channel in the buffer.
@@ -223,49 +225,45 @@ class TiledSum : public Step {
             std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
-        std::vector<uint16_t> negative;
         for (int b = 0; b < lists.blocks; ++b)
-            for (int c = 0; c < out_.channels; ++c) {
-                SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
-                negative.clear();
-                const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
-                for (int t = first * op_.area(); t < last * op_.area(); ++t) {
-                    const size_t i = size_t(c) * taps_ + t;
-                    const int k = t % op_.area();
-                    const auto offset =
-                        uint16_t((t / op_.area() - first) * lists.channel + k / op_.kernel_width * lists.row +
-                                 k % op_.kernel_width * lists.column);
-                    if (op_.dense) {
-                        if (op_.weights[i] == 0) continue;
-                        lists.taps.push_back(offset);
-                        lists.weights.push_back(op_.weights[i]);
-                        ++range.positive;
-                    } else if (op_.kept(i)) {
-                        if (op_.positive(i)) {
-                            lists.taps.push_back(offset);
-                            ++range.positive;
-                        } else {
-                            negative.push_back(offset);
-                            ++range.negative;
-                        }
-                    }
-                }
-                lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
-                lists.ranges.push_back(range);
-            }
+            for (int c = 0; c < out_.channels; ++c) add_taps(b, c, lists);
         lists.taps.shrink_to_fit();
-        // Floats have one loop for both signs, levels one for each.
-        const auto shorter = [](const SumRange& a, const SumRange& b) {
-            const auto key = [](const SumRange& r) {
-                return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative,
-                                       r.channel);
-            };
-            return key(a) < key(b);
-        };
         for (auto block = lists.ranges.begin(); block != lists.ranges.end(); block += out_.channels)
             for (int g = 0; g < out_.channels; g += kGroup)
-                std::sort(block + g, block + std::min(out_.channels, g + kGroup), shorter);
+                std::sort(block + g, block + std::min(out_.channels, g + kGroup), is_shorter);
         return lists;
+    }
+
+    // The taps of output channel c in block b: first the positive ones, then the negative ones.
+    void add_taps(int b, int c, Lists& lists) const {
+        SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
+        std::vector<uint16_t> negative;
+        const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
+        for (int t = first * op_.area(); t < last * op_.area(); ++t) {
+            const size_t i = size_t(c) * taps_ + t;
+            const int channel = t / op_.area() - first, k = t % op_.area();
+            const int y = k / op_.kernel_width, x = k % op_.kernel_width;
+            const auto offset = uint16_t(channel * lists.channel + y * lists.row + x * lists.column);
+            if (op_.dense ? op_.weights[i] == 0 : !op_.kept(i)) continue;
+            if (op_.dense) lists.weights.push_back(op_.weights[i]);
+            if (op_.dense || op_.positive(i)) {
+                lists.taps.push_back(offset);
+                ++range.positive;
+            } else {
+                negative.push_back(offset);
+                ++range.negative;
+            }
+        }
+        lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
+        lists.ranges.push_back(range);
+    }
+
+    // Kernels for floats have one loop for both signs, those for quantised activations one for each.
+    static bool is_shorter(const SumRange& a, const SumRange& b) {
+        const auto key = [](const SumRange& r) {
+            return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative, r.channel);
+        };
+        return key(a) < key(b);
     }
 
     static void copy(const std::vector<Copy>& copies, const Number* from, Number* to) {
@@ -281,64 +279,92 @@ class TiledSum : public Step {
         }
     }
 
-    // What a channel's plane gives to the buffer; what is not written is padding.
-    std::vector<Copy> copies_of(const Tile& tile, const Lists& lists, bool& has_padding) const {
-        std::vector<Copy> copies;
-        // Columns x, x + 1, ... of `count` output columns at kernel column k, in input row y, to `to`.
-        const auto row = [&](int to, int y, int x, int count, int k) {
-            const int from = x * op_.stride + k - op_.padding;
-            int skip = 0;
-            while (skip < count && from + skip * op_.stride < 0) ++skip;
-            int end = count;
-            while (end > skip && from + (end - 1) * op_.stride >= in_.width) --end;
-            has_padding |= skip > 0 || end < count || y < 0 || y >= in_.height;
-            if (y < 0 || y >= in_.height || end == skip) return;
-            const int g = in_.images, source = (y * in_.width + from + skip * op_.stride) * g;
-            if (op_.stride == 1)
-                copies.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
-            else
-                copies.push_back({to + skip * g, source, end - skip, g, op_.stride * g});
-        };
-        const int g = out_.images, width = out_.width;
-        if (layout_ == Layout::rows) {
-            const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1,
-                      top = tile.lane / width - op_.padding;
-            const int above = std::min(rows, std::max(0, -top)), below = std::clamp(in_.height - top, above, rows);
-            has_padding = above > 0 || below < rows || below == above;
-            for (int k = 0; k < op_.kernel_width && below > above && width == in_.width; ++k) {
-                // Rows follow each other here and there: one copy, and zeros where it wraps around.
-                const int to = k * lists.column + above * width, left = k - op_.padding;
-                copies.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0});
-                for (int x = 0; x < width; ++x)
-                    if (x + left < 0 || x + left >= width) copies.push_back({to + x, 0, below - above, 0, width});
-            }
-            for (int k = 0; k < op_.kernel_width && width != in_.width; ++k)
-                for (int y = 0; y < rows; ++y) row(k * lists.column + y * lists.row, top + y, 0, width, k);
-        } else if (layout_ == Layout::columns) {
-            const int first = tile.lane / g, count = tile.lanes() / g / tile_rows_ + op_.kernel_width - 1;
-            for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k)
-                row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
-        } else if (layout_ == Layout::taps) {
-            has_padding = true;  // the last tile may have lanes that do not exist
-            for (int k = 0; k < op_.area(); ++k)
-                for (int lane = tile.lane, end = std::min(out_.lanes(), tile.lane + tile.lanes()); lane < end;) {
-                    const int position = lane / g, x = position % width, to = k * tile.lanes() + lane - tile.lane;
-                    const int y = position / width * op_.stride + k / op_.kernel_width - op_.padding;
-                    const int image = lane % g;
-                    if (image || lane + g > end) {  // a part of a position's images
-                        const int count = std::min(end - lane, g - image),
-                                  column = x * op_.stride + k % op_.kernel_width - op_.padding;
-                        if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
-                            copies.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
-                        lane += count;
-                        continue;
-                    }
-                    const int count = std::min((end - lane) / g, width - x);
-                    row(to, y, x, count, k % op_.kernel_width);
-                    lane += count * g;
-                }
+    // Which numbers of a channel's plane go where in the buffer; what is not written is padding.
+    struct Copies {
+        std::vector<Copy> all;
+        bool has_padding = false;
+    };
+
+    Copies copies_of(const Tile& tile, const Lists& lists) const {
+        Copies copies;
+        switch (layout_) {
+            case Layout::rows: copy_rows(tile, lists, copies); break;
+            case Layout::columns: copy_columns(tile, lists, copies); break;
+            case Layout::taps: copy_taps(tile, copies); break;
+            case Layout::whole: break;
         }
         return copies;
+    }
+
+    // What `count` output columns from x on see of input row y at kernel column k, to `to`.
+    void copy_row(int to, int y, int x, int count, int k, Copies& copies) const {
+        const int stride = op_.stride, g = in_.images;
+        const int from = x * stride + k - op_.padding;
+        int skip = 0;
+        while (skip < count && from + skip * stride < 0) ++skip;
+        int end = count;
+        while (end > skip && from + (end - 1) * stride >= in_.width) --end;
+        copies.has_padding |= skip > 0 || end < count || y < 0 || y >= in_.height;
+        if (y < 0 || y >= in_.height || end == skip) return;
+        const int source = (y * in_.width + from + skip * stride) * g;
+        if (stride == 1)
+            copies.all.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
+        else
+            copies.all.push_back({to + skip * g, source, end - skip, g, stride * g});
+    }
+
+    void copy_rows(const Tile& tile, const Lists& lists, Copies& copies) const {
+        const int width = out_.width;
+        const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1;
+        const int top = tile.lane / width - op_.padding;
+        const int above = std::min(rows, std::max(0, -top)), below = std::clamp(in_.height - top, above, rows);
+        copies.has_padding = above > 0 || below < rows || below == above;
+        if (width != in_.width) {
+            for (int k = 0; k < op_.kernel_width; ++k)
+                for (int y = 0; y < rows; ++y) copy_row(k * lists.column + y * lists.row, top + y, 0, width, k, copies);
+            return;
+        }
+        if (below == above) return;
+        // Rows follow each other in the plane and in the buffer: one copy, then zeros where it wraps around.
+        for (int k = 0; k < op_.kernel_width; ++k) {
+            const int to = k * lists.column + above * width, left = k - op_.padding;
+            copies.all.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0});
+            for (int x = 0; x < width; ++x)
+                if (x + left < 0 || x + left >= width) copies.all.push_back({to + x, 0, below - above, 0, width});
+        }
+    }
+
+    void copy_columns(const Tile& tile, const Lists& lists, Copies& copies) const {
+        const int first = tile.lane / out_.images, width = out_.width;
+        const int count = tile.lanes() / out_.images / tile_rows_ + op_.kernel_width - 1;
+        for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k)
+            copy_row(k * lists.row, first / width + k - op_.padding, first % width, count, 0, copies);
+    }
+
+    void copy_taps(const Tile& tile, Copies& copies) const {
+        copies.has_padding = true;  // the last tile may have lanes that do not exist
+        for (int k = 0; k < op_.area(); ++k) copy_tap(tile, k, copies);
+    }
+
+    void copy_tap(const Tile& tile, int k, Copies& copies) const {
+        const int g = out_.images, width = out_.width;
+        const int end = std::min(out_.lanes(), tile.lane + tile.lanes());
+        for (int lane = tile.lane; lane < end;) {
+            const int position = lane / g, image = lane % g, x = position % width;
+            const int y = position / width * op_.stride + k / op_.kernel_width - op_.padding;
+            const int to = k * tile.lanes() + lane - tile.lane;
+            if (image || lane + g > end) {  // a part of a position's images
+                const int count = std::min(end - lane, g - image);
+                const int column = x * op_.stride + k % op_.kernel_width - op_.padding;
+                if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
+                    copies.all.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
+                lane += count;
+                continue;
+            }
+            const int count = std::min((end - lane) / g, width - x);
+            copy_row(to, y, x, count, k % op_.kernel_width, copies);
+            lane += count * g;
+        }
     }
 
     const int most_, taps_, most_kept_;
@@ -377,9 +403,8 @@ class Sum final : public TiledSum<float> {
         auto *buffer = reinterpret_cast<float*>(room), *part = reinterpret_cast<float*>(room + buffer_bytes());
         float *room_for_residual = part + size_t(out_.channels) * most_ * kLanes, *finished = part + part_floats();
         const int lanes = tile.lanes();
-        bool has_padding = false;
-        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
-        if (has_padding) std::memset(buffer, 0, buffer_bytes());
+        const Copies copies = copies_of(tile, lists);
+        if (copies.has_padding) std::memset(buffer, 0, buffer_bytes());
         SumTile t{};
         t.first = first;
         t.last = last;
@@ -390,7 +415,7 @@ class Sum final : public TiledSum<float> {
         t.out_second = tile_rows_ == 2 && !pool_ ? out_.width * out_.images : lanes / 2;
         const bool direct = is_direct();
         for (int b = 0; b < lists.blocks; ++b) {
-            t.input = input(frame, tile, lists, copies, b, buffer);
+            t.input = input(frame, tile, lists, copies.all, b, buffer);
             t.taps = lists.taps.data();
             t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
             t.weights = op_.dense ? lists.weights.data() : nullptr;
@@ -475,9 +500,8 @@ class QuantisedSum final : public TiledSum<int16_t> {
     void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
         const Lists& lists = lists_.at(tile.vectors);
         auto* buffer = reinterpret_cast<int16_t*>(room);
-        bool has_padding = false;
-        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
-        if (has_padding) std::memset(buffer, 0, buffer_bytes());
+        const Copies copies = copies_of(tile, lists);
+        if (copies.has_padding) std::memset(buffer, 0, buffer_bytes());
         QuantisedTile t{};
         t.first = first;
         t.last = last;
@@ -486,7 +510,7 @@ class QuantisedSum final : public TiledSum<int16_t> {
         t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_ * kLanes) : nullptr;
         t.lanes = std::min(tile.lanes(), out_.lanes() - tile.lane);
         for (int b = 0; b < lists.blocks; ++b) {
-            t.input = input(frame, tile, lists, copies, b, buffer);
+            t.input = input(frame, tile, lists, copies.all, b, buffer);
             t.taps = lists.taps.data();
             t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
             t.begin = b == 0;
