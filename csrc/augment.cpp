@@ -1,7 +1,7 @@
-// Augmentation on the CPU: one image after the other, every operation of AugMix as Pillow computes it. The tensor
-// operations of src/biprop/data/augment.py and augmix.py do the same on any device, in more time.
+// Data augmentation on the CPU, one image at a time, with every operation of AugMix as Pillow computes it. The tensor
+// operations of src/biprop/data/augment.py and augmix.py do the same on any device, but more slowly.
 //
-// Images are planar: channels, rows, columns of bytes. All functions are plain C for ctypes and touch nothing global.
+// Images are bytes [channel][row][column]. All functions have a C interface, for ctypes, and no global state.
 
 #include <algorithm>
 #include <cmath>
@@ -38,7 +38,7 @@ struct Shape {
     int size() const { return channels * plane(); }
 };
 
-// What an operation needs beside its input and output, kept from image to image.
+// Memory that operations need beside their input and output, reused for all images.
 struct Scratch {
     explicit Scratch(const Shape& shape)
         : padded(static_cast<std::size_t>(shape.channels) * (shape.height + 2) * (shape.width + 2)),
@@ -72,7 +72,7 @@ void autocontrast(const Byte* in, Byte* out, int count) {
 }
 
 void equalize(const Byte* in, Byte* out, int count) {
-    // Four histograms: neighbours of one level would wait for each other's increment.
+    // Four histograms: neighbouring pixels of the same value would wait for each other's increment.
     int parts[4][256] = {};
     for (int i = 0; i < count; ++i) ++parts[i & 3][in[i]];
     int histogram[256], brightest = 0;
@@ -91,12 +91,14 @@ void equalize(const Byte* in, Byte* out, int count) {
     map_levels(table, in, out, count);
 }
 
-// (x, y) of the result comes from (a x + b y + c, d x + e y + f) of the image, in pixels from the top left corner.
+// An affine map: pixel (x, y) of the result is pixel (a x + b y + c, d x + e y + f) of the image, from the top left
+// corner.
 struct Map {
     double a, b, c, d, e, f;
 };
 
-// A copy with one more pixel on all sides, repeating the border: bilinear reading needs no special cases there.
+// A copy with one more pixel on all sides, which repeats the border: bilinear interpolation needs no special cases
+// there.
 void pad(const Byte* in, float* out, int height, int width) {
     for (int row = -1; row <= height; ++row, out += width + 2) {
         const Byte* line = in + std::clamp(row, 0, height - 1) * width;
@@ -108,8 +110,8 @@ void pad(const Byte* in, float* out, int height, int width) {
 
 BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out, const Shape& shape,
                                        Scratch& scratch) {
-    const int width = shape.width, height = shape.height, plane = shape.plane(), stride = width + 2,
-              padded = stride * (height + 2);
+    const int width = shape.width, height = shape.height, plane = shape.plane();
+    const int stride = width + 2, padded = stride * (height + 2);
     for (int channel = 0; channel < shape.channels; ++channel) {
         pad(in + channel * plane, scratch.padded.data() + channel * padded, height, width);
     }
@@ -126,7 +128,8 @@ BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out
             const float u = u0 + a * column, v = v0 + d * column;
             inside[column] = (u >= 0 ? 1.0f : 0.0f) * (u < width ? 1.0f : 0.0f) * (v >= 0 ? 1.0f : 0.0f) *
                              (v < height ? 1.0f : 0.0f);
-            // In the padded picture, whose first pixel has its centre at -0.5; from outside, any place will do.
+            // Coordinates in the padded image, whose first pixel has its centre at -0.5. Where (u, v) is outside, any
+            // pixel will do.
             float x = u < 0 ? 0 : u, y = v < 0 ? 0 : v;
             x = (x > last_x ? last_x : x) + 0.5f;
             y = (y > last_y ? last_y : y) + 0.5f;
@@ -144,7 +147,8 @@ BIPROP_INLINE inline void resample_one(const Map& map, const Byte* in, Byte* out
                 const float lower =
                     pixels[at + stride] + (pixels[at + stride + 1] - pixels[at + stride]) * right_share[column];
                 const float value = (upper + (lower - upper) * lower_share[column] + 1e-3f) * inside[column];
-                line[column] = static_cast<Byte>(static_cast<int>(value));  // rounded down; 1e-3: 6.9999 means 7
+                line[column] = static_cast<Byte>(
+                    static_cast<int>(value));  // rounds down, but 6.9999 means 7: hence the 1e-3 above
             }
         }
     }
@@ -168,7 +172,7 @@ void translate(int right, int down, const Byte* in, Byte* out, const Shape& shap
     }
 }
 
-// Between a dull version (factor 0) and the image (factor 1), or beyond. `dull` may be `out`.
+// Interpolates between a degenerate image (factor 0) and the image (factor 1), or extrapolates. `dull` may be `out`.
 void enhance(float factor, const Byte* dull, const Byte* in, Byte* out, int count) {
     for (int i = 0; i < count; ++i) {
         const float value =
@@ -179,11 +183,13 @@ void enhance(float factor, const Byte* dull, const Byte* in, Byte* out, int coun
 
 void luminance(const Byte* in, Byte* out, const Shape& shape) {
     const int plane = shape.plane();
+    if (shape.channels < 3) {
+        std::copy(in, in + plane, out);
+        return;
+    }
     for (int i = 0; i < plane; ++i) {
-        out[i] =
-            shape.channels < 3
-                ? in[i]
-                : static_cast<Byte>((in[i] * 19595 + in[plane + i] * 38470 + in[2 * plane + i] * 7471 + 0x8000) >> 16);
+        const int weighted = in[i] * 19595 + in[plane + i] * 38470 + in[2 * plane + i] * 7471;
+        out[i] = static_cast<Byte>((weighted + 0x8000) >> 16);
     }
 }
 
@@ -250,18 +256,24 @@ void apply(int operation, double level, double sign, const Byte* in, Byte* out, 
             std::fill(out, out + size, static_cast<Byte>(sum / plane + 0.5));
             return enhance(factor, out, in, out, size);
         }
-        case kBrightness: std::fill(out, out + size, Byte{0}); return enhance(factor, out, in, out, size);
-        case kSharpness: smooth(in, out, shape); return enhance(factor, out, in, out, size);
+        case kBrightness: {
+            std::fill(out, out + size, Byte{0});
+            return enhance(factor, out, in, out, size);
+        }
+        case kSharpness: {
+            smooth(in, out, shape);
+            return enhance(factor, out, in, out, size);
+        }
     }
 }
 
 }  // namespace
 
-// Of the functions below; src/biprop/native.py leaves a library of another version alone.
+// The version of this interface. src/biprop/native.py ignores a library of another version.
 BIPROP_EXPORT int biprop_core_version() { return 5; }
 
-// Images `first` to `last` (exclusive) with rows and columns picked: pixel (y, x) of an image becomes its pixel
-// (rows[y], columns[x]), or 0 where it has none. rows: [B, height], columns: [B, width].
+// Picks rows and columns of images `first` to `last` (exclusive): pixel (y, x) of an image becomes its pixel
+// (rows[y], columns[x]), or 0 outside the image. rows: [B, height], columns: [B, width].
 BIPROP_EXPORT void biprop_pick(const Byte* images, Byte* picked, std::int64_t first, std::int64_t last, int channels,
                                int height, int width, const std::int64_t* rows, const std::int64_t* columns) {
     std::vector<int> from(width);
@@ -289,9 +301,9 @@ BIPROP_EXPORT void biprop_pick(const Byte* images, Byte* picked, std::int64_t fi
     }
 }
 
-// Mix images `first` to `last` (exclusive) of a batch. Arrays as in `Draw` of data/augmix.py: operations, levels and
-// signs are [B, chains, longest], depths and weights [B, chains], mix [B]. images: [B, channels, height, width]; mixed:
-// the same, in 0 .. 255.
+// Mixes images `first` to `last` (exclusive) of a batch. The arrays are those of `Draw` in data/augmix.py:
+// operations, levels and signs [B, chains, longest], depths and weights [B, chains], mix [B]. images: [B, channels,
+// height, width]; mixed: the same, 0 .. 255.
 BIPROP_EXPORT void biprop_augmix(const Byte* images, float* mixed, std::int64_t first, std::int64_t last, int channels,
                                  int height, int width, int chains, int longest, const std::int64_t* operations,
                                  const double* levels, const double* signs, const std::int64_t* depths,

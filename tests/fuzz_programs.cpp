@@ -1,13 +1,13 @@
-// A fuzzer of the engine's C interface: valid programs at random and mutants of them, loaded and run on every
+// A fuzzer of the engine's C interface: random valid programs and mutants of them are loaded and run on every
 // instruction set.
 //
 //     fuzz_programs SECONDS [SEED]         (make fuzz-c)
 //
-// Programs have no checksum, so that nothing hides a mutant from the reader of programs. What is checked, beside what
-// the sanitizers find: a valid program loads; its results are the same for one image and for many, and for one thread
-// and two, on every instruction set; calibrated, they stay finite; a mutant gives an error code or a network that runs;
-// and when the n-th allocation fails, in whichever thread, the answer is BIPROP_NO_MEMORY. The last line has the
-// counts; a fault ends the program with the seed.
+// Programs have no checksum, so mutants reach the parser. Beside what the sanitizers find, this checks: a valid
+// program loads; its results are the same for one image and for many, for one thread and two, and on every
+// instruction set; after calibration they stay finite; a mutant gives an error code or a network that runs; and when
+// the n-th allocation fails, in whichever thread, the answer is BIPROP_NO_MEMORY. The last line has the counts; a
+// failure ends the program and prints the seed.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -28,15 +28,15 @@
 
 namespace {
 
-std::atomic<long> allocations_left{-1};  // -1: as many as wanted
+std::atomic<long> allocations_left{-1};  // -1: no limit
 
-// Null where there is none.
+// Returns null where no allocations are left.
 void* allocate(size_t size) noexcept {
     if (allocations_left.load(std::memory_order_relaxed) >= 0 && allocations_left.fetch_sub(1) <= 0) {
         allocations_left.store(0);
         return nullptr;
     }
-    // Mutants may ask for more than a test needs.
+    // Mutants may need more memory than a test should.
     return size < (size_t(1) << 30) ? std::malloc(size ? size : 1) : nullptr;
 }
 
@@ -89,10 +89,16 @@ class Writer {
         const auto* from = reinterpret_cast<const uint8_t*>(&value);
         bytes.insert(bytes.end(), from, from + sizeof value);
     }
-    // Numbers that a mutant may change: of sizes, which seldom fit afterwards; and of kinds and of values, which often
-    // do.
-    void size(uint32_t value) { sizes.push_back(bytes.size()), put(value); }
-    void kind(uint32_t value) { kinds.push_back(bytes.size()), put(value); }
+    // Records the offsets of numbers that a mutant may change: sizes, which rarely fit afterwards; and kinds and
+    // values, which often do.
+    void size(uint32_t value) {
+        sizes.push_back(bytes.size());
+        put(value);
+    }
+    void kind(uint32_t value) {
+        kinds.push_back(bytes.size());
+        put(value);
+    }
     std::vector<uint8_t> bytes;
     std::vector<size_t> sizes, kinds;
 };
@@ -139,7 +145,7 @@ class Maker {
         return random_.one_of<int>({1, 2, 3, 4, 4, 5, 7, 8, 8, 9, 13, 16, 16, 17, 28, 32, 33, 63, 64, 65, 90});
     }
 
-    // The window of an operation; false where it does not fit.
+    // Draws the window of an operation. Returns false where it does not fit.
     bool window(const Value& from, int& height, int& width, int& stride, int& padding) {
         switch (random_.between(0, 6)) {
             case 0:
@@ -149,9 +155,22 @@ class Maker {
                 stride = random_.one_of<int>({1, 1, 1, 2});
                 padding = random_.between(0, 2);
                 break;
-            case 3: height = width = 1, stride = random_.between(1, 2), padding = 0; break;
-            case 4: height = from.height, width = from.width, stride = 1, padding = 0; break;
-            case 5: height = width = 2, stride = 2, padding = 0; break;
+            case 3:
+                height = width = 1;
+                stride = random_.between(1, 2);
+                padding = 0;
+                break;
+            case 4:
+                height = from.height;
+                width = from.width;
+                stride = 1;
+                padding = 0;
+                break;
+            case 5:
+                height = width = 2;
+                stride = 2;
+                padding = 0;
+                break;
             default:
                 height = random_.between(1, from.height + 2);
                 width = random_.between(1, from.width + 2);
@@ -200,9 +219,7 @@ class Maker {
         ops.kind(uint32_t(to.bits ? kSign : random_.between(kNone, kSign0)));
         for (const int number : window) ops.size(uint32_t(number));
         const bool selects = random_.chance(0.5);
-        for (int c = 0; c < to.channels; ++c)
-            ops.put(of_bits || selects ? (of_bits && random_.chance(0.5) ? -1.0 : 1.0)
-                                       : random_.one_of<double>({1, -1, 0.5, -2, 0}));
+        for (int c = 0; c < to.channels; ++c) ops.put(scale(of_bits, selects));
         for (int c = 0; c < to.channels; ++c)
             ops.put(of_bits || selects ? 0.0 : random_.between(-8, 8) + random_.one_of<double>({0, 0.25}));
         for (int c = 0; residual >= 0 && c < to.channels; ++c) ops.put(random_.one_of<double>({1, -1, 0.5}));
@@ -227,7 +244,12 @@ class Maker {
             }
     }
 
-    // How large and how fine the numbers of `to` are; floats hold whole numbers up to 2^24.
+    double scale(bool of_bits, bool selects) {
+        if (of_bits) return random_.chance(0.5) ? -1.0 : 1.0;
+        return selects ? 1.0 : random_.one_of<double>({1, -1, 0.5, -2, 0});
+    }
+
+    // Estimates the largest number of `to`, and of what all are multiples. Floats are exact for integers up to 2^24.
     void estimate(Kind kind, bool dense, int area, const Value& from, const Value* residual, Value& to) {
         const double taps = kind == kConv ? double(area) * from.channels : kind == kMeanPool ? area : 1;
         const double sum = taps * from.most * (dense ? 1.5 : 1);
@@ -246,7 +268,7 @@ class Maker {
     bool exact_ = true;
 };
 
-// Some numbers and bytes become others; pieces are left out or come twice.
+// Changes some numbers and bytes; leaves pieces out, or copies them from another program.
 std::vector<uint8_t> mutant(Random& random, const Program& program, const std::vector<uint8_t>& other) {
     std::vector<uint8_t> bytes = program.bytes;
     for (int changes = random.between(1, 3); changes > 0; --changes) {
@@ -319,8 +341,8 @@ std::vector<std::string> instruction_sets() {
     return all;
 }
 
-// Pixels are whole. Where numbers are rounded, the order of sums counts, and signs may turn: these results are not
-// compared.
+// Pixels are integers. Where numbers are rounded, results depend on the order of sums, and signs may change: these
+// are not compared.
 void run_valid(Random& random, const Program& program, const std::vector<std::string>& sets) {
     const size_t count = size_t(random.one_of<int>({1, 2, 17, 65}));
     std::vector<float> images, one, many, first;
@@ -376,7 +398,7 @@ void run_mutant(Random& random, const std::vector<uint8_t>& bytes, const std::ve
     }
 }
 
-// The n-th allocation fails, for n from 0 on, until loading and running need fewer.
+// Lets the n-th allocation fail, for n from 0 on, until loading and running need fewer.
 void run_without_memory(Random& random, const Program& program, const std::vector<std::string>& sets) {
     const std::string& set = random.one_of(sets);
     std::vector<float> images(program.input.numbers() * 17), logits(program.output.numbers() * 17);
@@ -389,7 +411,7 @@ void run_without_memory(Random& random, const Program& program, const std::vecto
         allocations_left.store(-1);
         expect(error == 0 || error == BIPROP_TOO_LARGE || (failed && error == BIPROP_NO_MEMORY),
                "no memory, and another answer than that");
-        if (network) {  // what failed once works when there is memory
+        if (network) {  // works again when there is memory
             const int again = biprop_run_f32(network, images.data(), 17, BIPROP_NCHW, logits.data());
             expect(!again || again == BIPROP_TOO_LARGE, "a network is broken by an allocation that failed");
         }

@@ -6,9 +6,9 @@
 
 namespace {
 
-// Eight planes, or their complements, to a plane of eights. Adders that do not wait for each other come first:
-// complements of three planes have the complements of their sum and carry. Where an adder is many instructions, and
-// registers are few, one after the other.
+// Adds eight planes, or their complements, to the counters of ones, twos and fours; returns the plane of eights. The
+// complements of three planes have the complements of their sum and carry. Independent adders come first, except
+// in_chains, where an adder is many instructions and registers are few.
 template <class V, bool Not>
 BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
                                   const uint16_t* tap) {
@@ -35,8 +35,7 @@ BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typena
     return e;
 }
 
-// Lists of a large network come from the third cache, a page of 4 KB at a time; the processor does not look ahead
-// further than its end.
+// The lists of a large network come from the third cache. The processor prefetches only to the end of a page of 4 KB.
 constexpr int kAhead = 2048;  // taps
 
 template <class V, int High>
@@ -45,12 +44,12 @@ struct Counter {
     static_assert(High >= 1 && High <= 11);
     T one = V::zero(), two = one, four = one, eights = one, sixteens = one;
     T high[High];
-    T waiting = one;  // an eight without its partner
+    T waiting = one;  // a plane of eights without its partner
     bool waits = false;
 
     BIPROP_INLINE Counter() { clear<0>(); }
 
-    // Places are template arguments, so that compilers keep all of `high` in registers.
+    // Indices are template arguments, so that compilers keep all of `high` in registers.
     template <int I>
     BIPROP_INLINE void clear() {
         high[I] = one;
@@ -73,8 +72,9 @@ struct Counter {
     BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
         for (; groups >= 4; groups -= 4, tap += 4 * V::per_eight) {
             for (int line = 0; line < 4 * V::per_eight; line += 32) __builtin_prefetch(tap + kAhead + line, 0, 2);
-            T a = eight<V, Not>(one, two, four, planes, tap),
-              b = eight<V, Not>(one, two, four, planes, tap + V::per_eight), c, d, e;
+            T c, d, e;
+            T a = eight<V, Not>(one, two, four, planes, tap);
+            T b = eight<V, Not>(one, two, four, planes, tap + V::per_eight);
             V::template add<false>(eights, a, b, c);
             a = eight<V, Not>(one, two, four, planes, tap + 2 * V::per_eight);
             b = eight<V, Not>(one, two, four, planes, tap + 3 * V::per_eight);
@@ -108,7 +108,7 @@ struct Counter {
         else
             return high[I - 5];
     }
-    // use(plane, i) for the lowest `bits` planes, from the lowest up
+    // Calls use(plane, i) for the lowest `bits` planes, from the lowest up.
     template <int I = 0, class Use>
     BIPROP_INLINE void each(int bits, const Use& use) const {
         if (I >= bits) return;
@@ -117,7 +117,7 @@ struct Counter {
     }
 };
 
-// count >= threshold, compared from the lowest bit up
+// One bit a lane: count >= threshold, compared from the lowest bit up.
 template <class V, int High, class Threshold>
 BIPROP_INLINE typename V::T at_least(const Counter<V, High>& count, int bits, const Threshold& threshold) {
     typename V::T result = V::ones();
@@ -138,7 +138,7 @@ BIPROP_INLINE void finish_counts(const int16_t* counts, const int32_t* correctio
     }
 }
 
-// Counts of N lanes from `lane` to floats of the tile; or, where it has none, returns their signs.
+// Finishes the counts of N lanes from `lane` to the floats of the tile; where it has none, returns their signs.
 template <int N>
 BIPROP_INLINE uint64_t finish_lanes(const BitTile& t, const int16_t* counts, const int32_t* corrections, size_t c,
                                     int lane) {
@@ -151,12 +151,12 @@ BIPROP_INLINE uint64_t finish_lanes(const BitTile& t, const int16_t* counts, con
     return bits;
 }
 
-// A loop would become single numbers.
+// In whole vectors: compilers would not vectorise a loop over numbers here.
 BIPROP_INLINE void finish_sixteen(const float* x, const Finish& f, float* out) {
     for (int i = 0; i < 16; i += kFloats) store_floats(out + i, act_of(load_floats(x + i) * f.scale + f.shift, f.act));
 }
 
-// Counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
+// Finishes the counts of 64 lanes, each in a column of bits of `sliced`, to floats or their signs.
 void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, int word) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
@@ -172,7 +172,7 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
     if (!t.floats) std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
 }
 
-// The same of two channels, of each half a plane of 8x8 positions.
+// The same for two channels, each of half a plane of 8x8 positions.
 void finish_halves(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
@@ -195,7 +195,7 @@ void finish_halves(const BitTile& t, const uint64_t* sliced, size_t step, const 
     }
 }
 
-// The same of four channels with 4x4 positions.
+// The same for four channels of 4x4 positions.
 void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
@@ -207,7 +207,7 @@ void finish_quarters(const BitTile& t, const uint64_t* sliced, size_t step, cons
     }
 }
 
-// The same where a channel has a word of rows, of which it uses four times four bits.
+// The same where a channel has a word of rows, of which it uses four bits of four rows.
 void finish_rows_of_quarters(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
     uint64_t quarters[16] = {};
     for (int b = 0; b < t.bits; ++b)
@@ -215,14 +215,14 @@ void finish_rows_of_quarters(const BitTile& t, const uint64_t* sliced, size_t st
     finish_quarters(t, quarters, 1, channels);
 }
 
-// 64-bit words of lanes in a vector of planes.
+// The number of 64-bit words of lanes in a vector of planes.
 template <class V>
 constexpr int words_of() {
     constexpr int in_vector = int(sizeof(typename V::T)) / 8;
     return in_vector > V::width / 8 && V::channels == 1 ? V::width / 8 : in_vector;
 }
 
-// The counts of place `at` in the order of channels, as they are or as floats or their signs.
+// Stores the counts of channel c, at place `at` of the order, as they are, as floats or as signs.
 template <class V, int High>
 BIPROP_INLINE void store_counts(const BitTile& t, const Counter<V, High>& count, int at, int c) {
     constexpr int words = words_of<V>();
@@ -271,7 +271,7 @@ void bits_of(const BitTile& t) {
             store_counts<V, High>(t, count, at, c);
             continue;
         }
-        // Thresholds are bit-sliced, in tables of bytes or as planes, or one a 64-bit lane.
+        // Thresholds are bit-sliced, as tables of bytes or as planes; or there is one for each 64-bit lane.
         const auto compare = [&](const uint8_t* sliced, const uint16_t* lanes) {
             if (sliced) {
                 const uint8_t* own = sliced + c * t.sliced_step;
@@ -295,13 +295,14 @@ void bits_of(const BitTile& t) {
     }
 }
 
-// Thresholds as tables of bytes: a type of its own, as one more branch makes compilers do the sums worse.
+// Thresholds as tables of bytes. This is a type of its own, because one more branch makes compilers generate slower
+// sums.
 template <class V>
 struct Tabled : V {
     static constexpr bool tabled = true;
 };
 
-// As few high planes as the counts need: each costs two instructions for every 32 taps.
+// Uses as few high planes as the counts need: each costs two instructions for every 32 taps.
 template <class V>
 void bits_in(const BitTile& t) {
     switch (t.bits) {

@@ -74,8 +74,8 @@ uint16_t BitStep::threshold(int c, int correction, double residual) const {
     const int never = lists_->kept[c] + 1;
     if (scale == 0) return uint16_t(shift >= 0 ? 0 : never);
     const auto positive = [&](double accumulation) { return scale * accumulation + shift >= 0; };
-    // The least accumulation from which on, upwards, the answer is the one for +infinity. The division may round; the
-    // test decides.
+    // The smallest accumulation from which on the result is the one for +infinity. The division may round, so the
+    // condition itself decides.
     double least = std::ceil(std::clamp(-shift / scale, -1e6, 1e6));
     if (scale > 0) {
         while (least > -1e6 && positive(least - 1)) --least;
@@ -98,7 +98,7 @@ std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vec
         step = make_popcount(op, shapes, kernels, lists);
     const bool is_packed = lists == packed.lists;
     if (lists.use_count() > 1 + is_packed)
-        packed.lists = lists;  // a step holds them
+        packed.lists = lists;  // the step keeps them
     else if (is_packed)
         packed.lists.reset();
     return step;

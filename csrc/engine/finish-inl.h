@@ -1,5 +1,5 @@
-// Part of kernels-inl.h: from sums and counts to activations, by scale, shift, residual and activation function; then
-// to floats, signs or quantised activations. Most are plain loops, which compilers turn into vectors.
+// Part of kernels-inl.h: from sums and counts to activations, by scale, shift, residual and activation function, and
+// then to floats, to signs or to quantised activations. Most are plain loops, which compilers vectorise.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +35,7 @@ T* shifted(T* p, size_t bytes) {
 
 constexpr int kParts = 16 / kFloats;  // registers of one vector of 16 floats
 
-// x >= 0 of 64 numbers, none of them -0; a file may have its own.
+// The bits x >= 0 of 64 numbers, none of them -0. An instruction set may overload it.
 template <class Vector>
 BIPROP_INLINE void store_signs(const Vector* x, uint8_t* to) {
     uint64_t bits = 0;
@@ -43,7 +43,7 @@ BIPROP_INLINE void store_signs(const Vector* x, uint8_t* to) {
     std::memcpy(to, &bits, 8);
 }
 
-// ---- scale, shift, activation: plain loops, which compilers turn into vectors ----
+// ---- scale, shift, activation function ----
 
 BIPROP_INLINE float act_of(float y, Act act) {
     switch (act) {
@@ -101,8 +101,8 @@ void signs(const float* x, int n, const Finish& f, const float* residual, uint8_
     }
 }
 
-// The magic number makes the sum round to a whole number, halves to even, without asking the processor for its mode;
-// its last 16 bits are the level.
+// Adding the magic number rounds to an integer, half to even, independent of the processor's rounding mode; the
+// lowest 16 bits of the sum are that integer.
 BIPROP_INLINE void store_quantised(int16_t* to, Floats y, const QuantisedFinish& f) {
     typedef int32_t Ints __attribute__((vector_size(sizeof(Floats))));
     typedef int16_t Shorts __attribute__((vector_size(sizeof(Floats) / 2)));
@@ -134,7 +134,7 @@ BIPROP_INLINE void quantise_all(const float* y, int n, const QuantisedFinish& f,
     for (int i = 0; i < n; ++i) quantised[i] = quantise(y[i], f.per_step, f.low, f.high);
 }
 
-// Whole vectors.
+// n is a multiple of kFloats.
 template <Act A>
 BIPROP_INLINE void finish_quantised_as(const float* x, int n, const QuantisedFinish& f, const float* residual,
                                        int16_t* quantised) {

@@ -1,4 +1,4 @@
-// AVX2 and FMA: vectors of 32 bytes. Compiled with -mavx2 -mfma; nothing here runs before the processor was asked.
+// AVX2 and FMA: vectors of 32 bytes. Compiled with -mavx2 -mfma; runs only on processors that have both.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct Bits32 : GenericBits<32> {
 };
 using Bits8 = GenericBits<8>;
 
-// Planes of 64 positions, of four channels at once.
+// Planes of 64 positions, four channels at once.
 struct Gathered : Bits32 {
     static constexpr int width = 8, channels = 4;
     static uint64_t word(const uint8_t* p) {
@@ -105,8 +105,8 @@ void bits(const BitTile& t, int width) {
 }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
                int width, uint8_t* out) {
-    width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out)
-                : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
+    if (width == 32) return rows_in<Bits32>(plane, offset, shift, mask, taps, out);
+    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
 constexpr auto pack_words = words_in<Bits32>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {

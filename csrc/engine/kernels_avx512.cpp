@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): a full adder is two ternary-logic instructions. Nothing here runs before the
-// processor was asked.
+// AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): a full adder is two ternary-logic instructions. Runs only on processors that
+// have these.
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 finds its own header's undefined vectors
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -81,7 +81,7 @@ Bits32::T Bits32::look_up(const uint8_t* table, T places) {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of(table)), places);
 }
 
-// Planes of 64 positions, of eight channels at once. (A gather takes 1.6 times less than eight loads into eight
+// Planes of 64 positions, eight channels at once. (A gather takes 1.6 times less than eight loads into eight
 // registers would.)
 struct Gathered : Bits64 {
     static constexpr int width = 8, channels = 8;
@@ -116,27 +116,28 @@ struct Gathered : Bits64 {
     }
 };
 
-// The same in a register: GCC would load it once more for every shift, across the border of a cache line.
-__m512i held(__m512i x) {
+// Keeps x in a register: GCC would load it again for every shift, across the boundary of a cache line.
+__m512i in_register(__m512i x) {
 #if defined(__GNUC__)
     __asm__("" : "+v"(x));
 #endif
     return x;
 }
 
-// Halves of such planes, of sixteen channels at once, by permutations: see ShuffleKernels. A window is 32 slots, two
+// Halves of such planes, sixteen channels at once, by permutations: see ShuffleKernels. A window is 32 slots, two
 // lines of 64 bytes.
 template <int Grain>
 struct ShuffledHalves : Bits64 {
     static constexpr int width = 8, channels = 16, per_eight = 5 + 32 + 8;
     static auto reader(const uint8_t* slots, const uint16_t* tap) {
         const uint8_t *first = slots + size_t(*tap) * 64, *further = reinterpret_cast<const uint8_t*>(tap + 1);
-        const __m512i six = held(load(tap + 5)),
-                      rest = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap + 37)));
+        const __m512i six = in_register(load(tap + 5));
+        const __m512i rest = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap + 37)));
         return [=](int i) {
-            const __m512i index = i < 6    ? _mm512_srli_epi32(six, unsigned(5 * i))
-                                  : i == 6 ? rest
-                                           : _mm512_shldi_epi32(_mm512_srli_epi32(rest, 5), six, 2);
+            const auto index_of_seventh_or_eighth = [=] {
+                return i == 6 ? rest : _mm512_shldi_epi32(_mm512_srli_epi32(rest, 5), six, 2);
+            };
+            const __m512i index = i < 6 ? _mm512_srli_epi32(six, unsigned(5 * i)) : index_of_seventh_or_eighth();
             const uint8_t* window = first + size_t(further[i]) * 8;
             return _mm512_permutex2var_epi32(load(window), index, load(window + 16 / Grain * 64));
         };
@@ -162,12 +163,12 @@ struct ShuffledHalves : Bits64 {
     }
 };
 
-// Planes of 4x4 positions, of 32 channels at once. A window is 32 slots; an index has five bits.
+// Planes of 4x4 positions, 32 channels at once. A window is 32 slots; an index has five bits.
 struct ShuffledQuarters : Bits64 {
     static constexpr int width = 8, channels = 32, per_eight = 5 + 3 * 32;
     static auto reader(const uint8_t* slots, const uint16_t* tap) {
         const uint8_t *first = slots + size_t(*tap) * 2, *further = reinterpret_cast<const uint8_t*>(tap + 1);
-        const __m512i index[3] = {held(load(tap + 5)), held(load(tap + 37)), held(load(tap + 69))};
+        const __m512i index[3] = {in_register(load(tap + 5)), in_register(load(tap + 37)), in_register(load(tap + 69))};
         return [=](int i) {
             const __m512i own = _mm512_srli_epi16(i < 3 ? index[0] : i < 6 ? index[1] : index[2], unsigned(i % 3 * 5));
             return _mm512_permutexvar_epi16(own, load(first + size_t(further[i]) * 2));
@@ -200,7 +201,7 @@ struct ShuffledQuarters : Bits64 {
     static T load_valid(const uint8_t*) { return ones(); }
 };
 
-// What lies behind the last plane is never taken.
+// Reads behind the last plane, but no list names those slots.
 void to_slots(const uint8_t* planes, int taps, int grain, int half, uint8_t* slots) {
     const __m512i lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i halves = _mm512_add_epi32(lower, _mm512_set1_epi32(half));
@@ -266,14 +267,14 @@ Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b,
 
 unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
 
-// 64 signs by way of bytes: four instructions that only one unit can do, instead of two for each vector.
+// 64 signs by way of bytes: four instructions for one execution unit, instead of two for each vector.
 inline void store_signs(const Floats* x, uint8_t* to) {
     const auto pair = [&](int i) {
         return _mm512_packs_epi32(_mm512_castps_si512(x[i]), _mm512_castps_si512(x[i + 1]));
     };
     const __m512i bytes = _mm512_packs_epi16(pair(0), pair(2));  // each quarter has four numbers of each vector
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    // As a mask: GCC would collect two words in a vector.
+    // Stored as a mask: GCC would collect two words in a vector.
     _store_mask64(reinterpret_cast<__mmask64*>(to),
                   _knot_mask64(_mm512_movepi8_mask(_mm512_permutexvar_epi32(order, bytes))));
 }
@@ -282,8 +283,8 @@ uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
     uint64_t bits = 0;
     for (int i = 0; i < n; i += 32) {
         const __mmask32 there = n - i >= 32 ? ~0u : (1u << (n - i)) - 1;
-        const __m512i a = _mm512_maskz_loadu_epi16(there, counts + i),
-                      b = _mm512_maskz_loadu_epi16(there, thresholds + i);
+        const __m512i a = _mm512_maskz_loadu_epi16(there, counts + i);
+        const __m512i b = _mm512_maskz_loadu_epi16(there, thresholds + i);
         bits |= uint64_t(_mm512_mask_cmpge_epu16_mask(there, a, b)) << i;
     }
     return bits;
@@ -300,8 +301,8 @@ void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     } else {
         for (int i = 0; i < bits; ++i) add(i);
     }
-    __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes)),
-            high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(bytes, 1));
+    __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes));
+    __m512i high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(bytes, 1));
     for (int i = 8; i < bits; ++i) {
         const __m512i value = _mm512_set1_epi16(int16_t(1 << i));
         low = _mm512_mask_add_epi16(low, __mmask32(sliced[i * step]), low, value);
@@ -351,26 +352,28 @@ float dot(const float* x, const uint16_t* tap, int positive, int negative) {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int grain) {
-    grain == 1   ? bits_in<ShuffledQuarters>(t)
-    : grain == 8 ? bits_in<ShuffledHalves<8>>(t)
-                 : bits_in<ShuffledHalves<16>>(t);
+    if (grain == 1) return bits_in<ShuffledQuarters>(t);
+    if (grain == 8) return bits_in<ShuffledHalves<8>>(t);
+    bits_in<ShuffledHalves<16>>(t);
 }
 constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, 2.7f};
 void bits(const BitTile& t, int width) {
     if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : bits_in<Tabled<Bits32>>(t);
-    width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
+    if (width == 64) return bits_in<Bits64>(t);
+    if (width == 32) return bits_in<Bits32>(t);
+    bits_in<Bits8>(t);
 }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
                int width, uint8_t* out) {
-    width == 64   ? rows_in<Bits64>(plane, offset, shift, mask, taps, out)
-    : width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out)
-                  : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
+    if (width == 64) return rows_in<Bits64>(plane, offset, shift, mask, taps, out);
+    if (width == 32) return rows_in<Bits32>(plane, offset, shift, mask, taps, out);
+    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
 constexpr auto pack_words = words_in<Bits64>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
-    width == 64   ? cells_in<Bits64>(plane, offset, masks, taps, out)
-    : width == 32 ? cells_in<Bits32>(plane, offset, masks, taps, out)
-                  : cells_in<Bits8>(plane, offset, masks, taps, out);
+    if (width == 64) return cells_in<Bits64>(plane, offset, masks, taps, out);
+    if (width == 32) return cells_in<Bits32>(plane, offset, masks, taps, out);
+    cells_in<Bits8>(plane, offset, masks, taps, out);
 }
 
 }  // namespace

@@ -56,8 +56,8 @@ namespace {
 void bits(const BitTile& t, int width) { width == 16 ? bits_in<Bits16>(t) : bits_in<Bits8>(t); }
 void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
                int width, uint8_t* out) {
-    width == 16 ? rows_in<Bits16>(plane, offset, shift, mask, taps, out)
-                : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
+    if (width == 16) return rows_in<Bits16>(plane, offset, shift, mask, taps, out);
+    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
 constexpr auto pack_words = words_in<Bits16>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {

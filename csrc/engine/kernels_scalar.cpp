@@ -1,4 +1,4 @@
-// Plain C++: the readable truth, for every processor.
+// Plain C++, for every processor: the reference for the others.
 #include <cstddef>
 #include <cstdint>
 
@@ -10,7 +10,8 @@ typedef float Floats __attribute__((vector_size(16)));
 constexpr int kFloats = 4, kVectors = 4;
 using Bits8 = GenericBits<8>;
 
-int ones(uint64_t x) {  // by adding neighbours: a call of the compiler's own would need an instruction or a library
+// Adds neighbouring bits: the compiler's builtin would need an instruction or a library.
+int ones(uint64_t x) {
     x -= (x >> 1) & 0x5555555555555555u;
     x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
     x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;

@@ -1,15 +1,15 @@
-// Convolutions as products of matrices, where the processor multiplies such: every weight takes part, but so many at
-// once that it pays against sums of the kept ones. Levels are 8-bit numbers and their sums whole; a float is exactly a
-// sum of three bfloat16 numbers, and as the weights are 1, 0 and -1, nothing is rounded but the sums.
+// Convolutions as products of matrices, for processors that multiply matrices. All weights take part, kept or not,
+// but so many at once that this can be faster than sparse sums. Products of quantised activations are exact integers.
+// A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the sums are rounded.
 //
-// A strip of output rows takes the input that it sees into a buffer, once for all output channels:
+// For a strip of output rows, the input that it sees is copied to a buffer, once for all output channels:
 //
 //   [group of channels][part of a float][copy][row][column][image][channel of the group]
 //
 // so that 16 lanes are 64 bytes, and a tap is an offset. With a stride there is a copy for each remainder of rows and
-// of columns by it. Where 16 lanes would span rows, there is a copy for each column of the kernel instead, in which row
-// follows row. Strips of one row follow each other in the buffer: a row takes the place of the one that is no longer
-// needed, and the others are there already.
+// of columns modulo the stride. Where 16 lanes would span rows, there is a copy for each column of the kernel
+// instead, in which rows follow each other. Strips of one row share a ring of rows: each new row replaces the one
+// that is no longer needed.
 #include <algorithm>
 #include <limits>
 
@@ -45,7 +45,8 @@ class MatrixSum final : public Step {
                            out_.height);
         strips_ = (out_.height + rows_ - 1) / rows_;
         rows_ = (out_.height + strips_ - 1) / strips_;
-        // A maximum that keeps the order comes before scale and rounding, and the strips have whole pairs of rows.
+        // The fused max pool comes before scale and rounding, which must keep the order; strips then have whole pairs
+        // of rows.
         if (pool && pool->selects() && op.rising() && out_.height % 2 == 0 && out_.width % 2 == 0) {
             pool_ = pool;
             pooled_ = shapes[pool->out];
@@ -55,7 +56,7 @@ class MatrixSum final : public Step {
         copy_step_ = size_t(rows_ + more_rows_) * width_ * images * 4;
         part_step_ = round_up(copy_step_ * row_copies_ * column_copies_ + 64, 64);
         group_step_ = part_step_ * parts_;
-        if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would fall on few lines of the cache
+        if (group_step_ % 128 == 0) group_step_ += 64;  // else 16 groups would compete for a few lines of the cache
         shares_ = one_row && more_rows_ > 0;
         ring_ = shares_ && rows_ == 1 ? 1 + more_rows_ : 0;
         for (int phase = 0; phase < std::max(1, ring_); ++phase)
@@ -77,14 +78,15 @@ class MatrixSum final : public Step {
     }
 
     void run(const Frame& frame) const override {
-        // Strips that share rows are one item; of many strips there are two for a thread, as one may be held up.
-        const int threads = frame.threads(),
-                  items = shares_ ? std::min(strips_, threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads)
-                                  : strips_;
+        // Strips that share rows form one item for each thread; two where there are many strips, because a thread may
+        // be delayed.
+        const int threads = frame.threads();
+        const int most_items = threads > 1 && strips_ >= 8 * threads ? 2 * threads : threads;
+        const int items = shares_ ? std::min(strips_, most_items) : strips_;
         const int parts = std::min(panels(), this->parts(frame, items));
         frame.each(items * parts, [&](int item, int thread) {
-            const int part = item % parts, first = strips_ * (item / parts) / items,
-                      last = strips_ * (item / parts + 1) / items;
+            const int part = item % parts, share = item / parts;
+            const int first = strips_ * share / items, last = strips_ * (share + 1) / items;
             for (int strip = first; strip < last; ++strip)
                 compute(frame, strip * rows_, strip > first ? more_rows_ : 0, panels() * part / parts,
                         panels() * (part + 1) / parts, (*frame.scratch)[thread].data());
@@ -108,13 +110,12 @@ class MatrixSum final : public Step {
     void memory(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
 
   private:
-    // Where the row lies of an output row `top` that sees it as its row `row`.
+    // The place in the buffer of row `row` of what output row `top` sees.
     int place(int top, int row) const { return ring_ ? (top + row) % ring_ : row; }
     int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
     int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
-    size_t sum_step() const {
-        return tiles_.size() % 2 ? tiles_.size() * 16 : tiles_.size() * 16 + 16;
-    }  // see group_step_
+    // An odd number of cache lines, so that rows do not compete for a few lines of the cache.
+    size_t sum_step() const { return (tiles_.size() | 1) * 16; }
     size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
 
     MatrixWeights pack_weights() const {
@@ -139,7 +140,12 @@ class MatrixSum final : public Step {
         return packed;
     }
 
-    // Rows of the input before `fresh` lie in the buffer already.
+    auto kind() const {
+        if (!quantised_) return MatrixTile::floats;
+        return in_.low < 0 ? MatrixTile::signed_quantised : MatrixTile::unsigned_quantised;
+    }
+
+    // The first `fresh` rows of the input are in the buffer already.
     void compute(const Frame& frame, int top, int fresh, int first, int last, uint8_t* room) const {
         uint8_t *buffer = room, *weights = buffer + group_step_ * kRows * blocks_ + 64;
         auto* sums = reinterpret_cast<float*>(weights + at_once() * kPanel * 64);
@@ -148,9 +154,7 @@ class MatrixSum final : public Step {
         for (int group = 0; group < kRows * blocks_; ++group)
             pack(frame, top, rows, fresh, group, buffer + group * group_step_);
         MatrixTile t{};
-        t.kind = !quantised_   ? MatrixTile::floats
-                 : in_.low < 0 ? MatrixTile::signed_quantised
-                               : MatrixTile::unsigned_quantised;
+        t.kind = kind();
         t.weights = weights;
         t.input = buffer;
         t.group_step = group_step_;
@@ -285,15 +289,15 @@ class MatrixSum final : public Step {
     }
 
     const MatrixKernels& kernels_;
-    const Op* pool_ = nullptr;  // done by this step, too
+    const Op* pool_ = nullptr;  // fused into this step; or null
     Shape pooled_;
     const bool quantised_;
-    const int unit_, parts_;  // channels of a group; numbers of a value
+    const int unit_, parts_;  // channels of a group; bfloat16 parts of a number
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
-    bool shares_;  // rows of the input with the strip before
-    int ring_, step_count_;  // rows of the input that take turns, for strips of one row; else 0
+    bool shares_;  // whether a strip shares rows of the input with the one before
+    int ring_, step_count_;  // rows in the ring, for strips of one row; else 0
     size_t copy_step_, part_step_, group_step_;
-    std::vector<int32_t> steps_, tiles_;  // steps: for each place of the first row
+    std::vector<int32_t> steps_, tiles_;  // steps_: for each place of the first row in the ring
     std::shared_ptr<const MatrixWeights> weights_;
 };
 

@@ -36,7 +36,7 @@ BIPROP_INLINE Number larger_of(Number a, Number b) {
     return a > b ? a : b;
 }
 
-// Sizes that the compiler knows become vectors and shuffles.
+// Sizes that the compiler knows let it use vectors and shuffles.
 template <int Width, int Images, class Number>
 void pool_of(const Number* x, int width, int images, int out_height, int out_width, Number* out) {
     if (Width) {
@@ -89,13 +89,13 @@ BIPROP_INLINE uint64_t even_columns(uint64_t x) {
     return x;
 }
 
-// Rows of half as many bits, but at least 8: of the even rows of a word the even columns, side by side.
+// Rows of half as many bits, but at least 8: the even columns of the even rows of a word, side by side.
 template <int Row>
 struct Halved {
     static constexpr int rows = Row == 64 ? 1 : 32 / Row, bits = Row == 8 ? 8 : Row / 2;
     using Word = typename std::conditional<rows * bits == 32, uint32_t, uint16_t>::type;
     static BIPROP_INLINE Word of(uint64_t x) {
-#ifdef __BMI2__  // where rows of a word must come together; compilers make vectors of whole words
+#ifdef __BMI2__  // only where rows of a word must be joined; compilers vectorise whole words
         if (Row == 16) return Word(_pext_u64(x, 0x0000555500005555u));
         if (Row == 8) return Word(_pdep_u64(_pext_u64(x, 0x0055005500550055u), 0x0f0f0f0fu));
 #endif

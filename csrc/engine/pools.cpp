@@ -1,5 +1,5 @@
-// Pools. Maxima of bits: "any", or "all" where the scale is negative (the sign comes before the pool then, and turns
-// its order).
+// Max and mean pools. A max pool of bits is "any" of them; or "all" where the scale is negative, because then the
+// sign came before the pool and reversed the order.
 #include <algorithm>
 #include <limits>
 
@@ -80,7 +80,7 @@ class PoolStep final : public Step {
         }
     }
 
-    // Of all images of a group, or of one image in the lowest bit.
+    // One bit for each image of a group; for one image, in the lowest bit.
     uint64_t input_bits(uint8_t* base, int c, int position) const {
         if (in_.images > 1) return in_.cells(base, c)[position];
         return in_.load_row(base, c, position / in_.width) >> (position % in_.width) & 1;
@@ -94,7 +94,7 @@ class PoolStep final : public Step {
                 use(r * in_.width + q);
     }
 
-    // The sum over all positions, of bits.
+    // The mean over all positions of a binary activation, by counting bits.
     void count(const Frame& frame, int c, float* y) const {
         uint8_t* base = frame.values[op_.in];
         if (in_.images == 1) {
@@ -133,7 +133,7 @@ class PoolStep final : public Step {
                                        out_.floats(to, c));
     }
 
-    // 2x2 maxima of levels, as floats.
+    // 2x2 maxima of quantised activations, as floats.
     void quantised(const Frame& frame, int c, int16_t* room, float* y) const {
         frame.kernels->pool_quantised(in_.int16s(frame.values[op_.in], c), in_.width, in_.images, out_.height,
                                       out_.width, room);
@@ -188,7 +188,7 @@ class PoolStep final : public Step {
         }
     }
 
-    const bool halves_, selects_;  // selects_: floats, or whole numbers of the same step
+    const bool halves_, selects_;  // selects_: a maximum of floats, or of integers of the same step size
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Convolutions of one image on bits by masked population counts, input channels in the words: for small maps and high
-// densities.
+// Convolutions of one image on bits by masked population counts, with input channels in the bits of a word: for small
+// maps and high densities.
 #include <algorithm>
 
 #include "bits.h"
@@ -47,7 +47,7 @@ class Popcount final : public BitStep {
         };
         by_position_ = spread(thresholds_);
         by_position_plus_ = spread(thresholds_plus_);
-        lists_.reset();  // the planes are all that it needs
+        lists_.reset();  // mask_ and sign_ hold the weights
     }
 
     void run(const Frame& frame) const override {
@@ -57,15 +57,17 @@ class Popcount final : public BitStep {
         constexpr int chunk = 16;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             std::vector<int16_t> counts(padded_);
-            std::vector<float> above(2 * positions);
+            std::vector<float> room(2 * positions);
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const uint64_t *mask = mask_.data() + size_t(c) * words_, *sign = sign_.data() + size_t(c) * words_;
                 if (padded_ == 1)
                     frame.kernels->popcount(x, mask, sign, words_, counts.data());
                 else
                     frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
-                by_threshold_ ? emit_thresholds(frame, c, counts.data())
-                              : emit_counts(frame, c, 0, positions, counts.data(), above.data());
+                if (by_threshold_)
+                    emit_thresholds(frame, c, counts.data());
+                else
+                    emit_counts(frame, c, 0, positions, counts.data(), room.data());
             }
         });
     }
@@ -96,7 +98,7 @@ class Popcount final : public BitStep {
         uint8_t *base = frame.values[op_.out], *other = op_.residual == kNone ? nullptr : frame.values[op_.residual];
         const uint16_t* thresholds = by_position_.data() + size_t(c) * positions;
         const uint16_t* thresholds_plus = other ? by_position_plus_.data() + size_t(c) * positions : nullptr;
-        for (int row = 0; row < out_.height;) {  // as many rows as a word holds
+        for (int row = 0; row < out_.height;) {  // as many rows as fit into a word
             const int rows = std::min(out_.height - row, std::max(1, 64 / width)), from = row * width, n = rows * width;
             uint64_t bits = frame.kernels->compare(counts + from, thresholds + from, n);
             if (other) {
@@ -111,7 +113,7 @@ class Popcount final : public BitStep {
         }
     }
 
-    // x[tap][block][position]: what each output position sees; 0 in the padding, as the corrections have it.
+    // Fills x[tap][block][position] with what each output position sees. The padding is 0, as the corrections assume.
     void pack(const Frame& frame, uint64_t* x) const {
         uint8_t* base = frame.values[op_.in];
         const int per_plane = int(round_up(size_t(in_.height) * in_.row, 64)) / 64;
@@ -139,7 +141,7 @@ class Popcount final : public BitStep {
             }
     }
 
-    const int blocks_, words_, padded_;  // padded_: positions, a multiple of 8 unless one
+    const int blocks_, words_, padded_;  // padded_: positions, rounded up to a multiple of 8 unless there is only one
     const float cycles_;
     std::vector<uint64_t> mask_, sign_;
     std::vector<uint16_t> by_position_, by_position_plus_;  // thresholds, [channel][position]

@@ -40,7 +40,7 @@ class Reader {
         for (T value : values) check(std::isfinite(value), "a number that is not finite");
         return values;
     }
-    // Double precision, and no larger than floats are: kernels take them as such.
+    // Double precision, but within the range of floats, because kernels convert them to floats.
     std::vector<double> factors(uint64_t count) {
         auto values = finite<double>(count);
         for (double value : values) check(std::fabs(value) <= std::numeric_limits<float>::max(), "a number too large");

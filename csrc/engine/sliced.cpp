@@ -1,4 +1,5 @@
-// Bit-sliced convolutions: kept planes are added by full adders, each lane a column of bits, for a tile of lanes.
+// Bit-sliced convolutions: full adders add the planes of the kept taps, so that each lane of a tile has its count in
+// a column of bits.
 #include <algorithm>
 #include <map>
 
@@ -8,7 +9,7 @@ namespace biprop {
 
 namespace {
 
-constexpr int kChunk = 8;  // channels whose counts are held at a time
+constexpr int kChunk = 8;  // channels whose counts are in memory at a time
 constexpr size_t kFastest = 40 << 10;  // bytes of the fastest cache that planes may take
 
 class Sliced final : public BitStep {
@@ -26,7 +27,7 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
         by_rows_ ? prepare_rows(kernels) : prepare_cells();
-        // A pool of counts reads a correction at each position.
+        // The pool kernel for counts reads a correction for each position.
         const bool pairs =
             !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
         if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) {
@@ -35,7 +36,7 @@ class Sliced final : public BitStep {
             pool_finishes_ = finishes_of(*pool);
         }
         if (pool && grouped_ && direct_) pool_word(op, pool, shapes[pool->out]);
-        if (grouped_) lists_.reset();  // its own are all that it needs
+        if (grouped_) lists_.reset();  // grouped_ has its own lists
     }
 
     void run(const Frame& frame) const override {
@@ -88,9 +89,8 @@ class Sliced final : public BitStep {
     }
 
   private:
-    size_t counts_at() const {
-        return round_up(size_t(taps_ + 8) * width_, 64);
-    }  // two planes, and what `pack_words` writes
+    // Bytes of the planes of all taps, with the planes of zeros and of ones, and what `pack_words` writes behind them.
+    size_t counts_at() const { return round_up(size_t(taps_ + 8) * width_, 64); }
     size_t lanes() const { return size_t(width_) * 8; }
     int channels_at_once() const { return grouped_ ? grouped_->group : 1; }
 
@@ -135,7 +135,8 @@ class Sliced final : public BitStep {
     int tiles_a_row() const { return out_.width / tile_; }
     int upper_tile(int item) const { return item / tiles_a_row() * 2 * tiles_a_row() + item % tiles_a_row(); }
 
-    // Largest is what has the largest count, or the least: the pool comes before the floats.
+    // The pool comes before scale and shift, so it takes the largest 2 count - correction, or the smallest where the
+    // scale is negative.
     void compute_pooled(const Frame& frame, int item, uint8_t* planes, int first, int last) const {
         int16_t* const counts[2] = {reinterpret_cast<int16_t*>(planes + 2 * counts_at()), counts[0] + kChunk * lanes()};
         auto* room = reinterpret_cast<float*>(counts[1] + kChunk * lanes());
@@ -201,7 +202,7 @@ class Sliced final : public BitStep {
         if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
     }
 
-    // The kernel itself goes on from counts to floats or signs, for lanes from `lane`.
+    // Lets the kernel itself finish the counts, for lanes from `lane`.
     void use_corrections(const Frame& frame, int lane, int half, BitTile& t) const {
         t.quarters = quarters();
         t.finishes = finishes_.data();
@@ -248,7 +249,7 @@ class Sliced final : public BitStep {
 
     // ---- one image: tiles of whole rows ----
 
-    // A 2x2 maximum of an 8x8 map: where it keeps the order, it comes before scale and shift.
+    // A 2x2 max pool of an 8x8 map. It comes before scale and shift, which must keep the order.
     void pool_word(const Op& op, const Op* pool, const Shape& pooled) {
         if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 ||
             classes() > 16)
@@ -265,8 +266,8 @@ class Sliced final : public BitStep {
         corrections_ = {};
     }
 
-    // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further
-    // step.
+    // Where a plane is one word, computes several channels at once, by gathers or by permutations, if the kernel can
+    // finish their counts itself.
     void group_channels(const Kernels& kernels) {
         if (!by_threshold_ && !direct_ && (!quarters() || residual_.bits)) return;
         const auto use = [&](GroupedTaps&& taps, double cycles_per_eight) {
@@ -278,17 +279,15 @@ class Sliced final : public BitStep {
         };
         if (kernels.gathered && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
-        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000)
-            return;  // 16 bits name a slot
-        GroupedTaps taps = shuffled_taps(*lists_, taps_,
-                                         quarters()                                    ? 1
-                                         : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8
-                                                                                       : 16);
+        // 16 bits must name a slot.
+        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000) return;
+        const int grain_of_halves = ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16;
+        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters() ? 1 : grain_of_halves);
         if (taps_ + taps.most_idle() >= 65535 ||
             !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round))
             return;
         shuffles_ = kernels.shuffles;
-        // A zero that is taken as a negative tap counts as one that agrees.
+        // A zero that stands for a negative tap is counted as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
             const int idle = grouped_->idle[c];
             bits_ = std::max(bits_, bit_length(uint32_t(lists_->kept[c] + 1 + idle)));
@@ -328,7 +327,8 @@ class Sliced final : public BitStep {
         if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
     }
 
-    // How `pack_rows` finds what the tap sees that reads `down` rows and `by` columns from its output position.
+    // The offsets, shifts and masks of the kernel `pack_rows` for the tap `down` rows below and `by` columns right of
+    // an output position.
     void prepare_tap(int down, int by, bool halves) {
         const int stride = op_.stride;
         uint64_t columns = 0;
@@ -349,8 +349,9 @@ class Sliced final : public BitStep {
         shifts_.push_back(halves ? by >> 1 : by);
     }
 
-    // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills
-    // `places_` with the kind of each byte, and gives a position where each begins.
+    // The thresholds of eight positions, one byte of a row, depend only on the classes of the positions. Where there
+    // are at most 16 kinds of bytes, fills `places_` with the kind of each byte. Returns, for each kind, a position
+    // where such a byte begins.
     std::vector<int> find_places() {
         std::map<std::vector<int>, int> known;
         std::vector<int> kinds;
@@ -395,8 +396,8 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][half][bits][channels of the group][lane]; in a lane of two bytes rows
-                // have four bits.
+                // Layout for grouped channels: [group][half][bits][channel of the group][lane]; in a lane of two
+                // bytes a row has four bits.
                 uint8_t* to = sliced.data();
                 to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step +
                       place[c] % group * size_t(lane);
@@ -482,7 +483,7 @@ class Sliced final : public BitStep {
         if (op_.residual != kNone) lanes_plus_ = spread(thresholds_plus_);
     }
 
-    // A shift by a tap is a shift of the flat positions, if input and output have the same sides.
+    // If input and output have the same height and width, a tap is a constant offset of the flat position.
     void pack_cells(const Frame& frame, int tile, uint8_t* planes) const {
         uint8_t* base = frame.values[op_.in];
         const int area = op_.area(), first = tile * tile_;
@@ -521,17 +522,17 @@ class Sliced final : public BitStep {
 
     const bool by_rows_;
     const int row_;  // bits of a row of lanes
-    int width_, tile_, tiles_;  // bytes of a tile; its rows or positions; how many
+    int width_, tile_, tiles_;  // bytes of a tile; rows or positions of a tile; number of tiles
     float cycles_per_plane_;
     bool same_ = false, fast_ = false, direct_ = false;
-    const Op* pool_ = nullptr;  // done by this step, too
+    const Op* pool_ = nullptr;  // fused into this step; or null
     Shape pooled_;
     std::vector<Finish> pool_finishes_;
     std::vector<int16_t> class_corrections_;  // of a pool in a word
     std::vector<uint16_t> classes_of_;
     std::unique_ptr<GroupedTaps> grouped_;
-    const ShuffleKernels* shuffles_ = nullptr;  // who computes the groups; null: gathers
-    double cycles_per_eight_ = 0;  // of taps of a group
+    const ShuffleKernels* shuffles_ = nullptr;  // null: groups are computed by gathers
+    double cycles_per_eight_ = 0;  // cost model: eight taps of a group
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
     std::vector<uint8_t> sliced_, sliced_plus_, places_, valid_;
     std::vector<int32_t> offsets_;
@@ -543,7 +544,7 @@ class Sliced final : public BitStep {
 
 }  // namespace
 
-// Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
+// The bytes of a tile: the narrowest that holds a whole plane, else the widest whose planes 16 bits can name.
 int sliced_width(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels) {
     const int taps = in.channels * op.area();
     const size_t needed =

@@ -9,7 +9,7 @@ Buffer::Buffer(size_t bytes) : memory_(new uint8_t[bytes + 2 * kSlack + 64]()), 
     data_ = memory_.get() + kSlack + (64 - address % 64) % 64;
 }
 
-// Planes at a distance of a power of two would all fall on few lines of the cache.
+// Planes at a distance of a power of two would compete for a few lines of the cache.
 static size_t apart(size_t plane) { return plane % 512 ? plane : plane + 64; }
 
 Shape::Shape(const Value& value, int images)
@@ -88,7 +88,7 @@ void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, i
 void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish,
                       const float* residual) const {
     uint8_t* base = frame.values[op_.out];
-    if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie as the lanes do
+    if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie in the order of the lanes
         return frame.kernels->signs(x, n, finish, residual, base + c * out_.plane + out_.front + lane / 8);
     const int width = out_.width, at_once = width <= 32 ? 64 / width : 1;
     for (int i = 0, row = lane / width, at = lane % width; i < n; at = 0) {  // as many rows as a word holds
@@ -105,7 +105,7 @@ void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x
 }
 
 int Step::parts(const Frame& frame, int items) const {
-    // No more than needed: each part packs its input again.
+    // As few as possible, because each part packs its input again.
     return std::clamp((frame.threads() + items - 1) / items, 1, std::max(1, out_.channels / 8));
 }
 

@@ -6,9 +6,9 @@
 
 namespace {
 
-// Weights +1 and -1 as a stream: the taps of a range take theirs from kSigns + kMostSigns - positive. A multiplication
-// with them is exact, and one loop for both signs, over ranges in the order of their length, ends where the processor
-// expects it to.
+// The weights +1 and -1 as a stream: a range of taps takes its weights from kSigns + kMostSigns - positive on.
+// Multiplying by them is exact. With one loop for both signs, and ranges in the order of their length, the processor
+// predicts where loops end.
 constexpr int kMostSigns = 2048;
 struct SignTable {
     float values[2 * kMostSigns];
@@ -18,7 +18,7 @@ struct SignTable {
 };
 constexpr SignTable kSigns;
 
-// Where register r of a tile lies: the second half of its lanes need not follow the first one.
+// The address of register r of a tile, whose second half of lanes need not follow the first one.
 template <int Vectors, class Number>
 BIPROP_INLINE Number* place(Number* first, Number* second, int r) {
     constexpr int regs = Vectors * kParts, half = Vectors > 1 ? regs / 2 : regs;
@@ -40,7 +40,7 @@ BIPROP_INLINE void store_sign_bits(const Floats* sum, uint8_t* out) {
     }
 }
 
-// Finishes the last sums of channel c and stores them as floats, as signs or quantised.
+// Finishes the last sums of channel c and stores them as floats, as signs, or quantised.
 template <int Vectors>
 BIPROP_INLINE void finish_sums(const SumTile& t, uint32_t c, Floats* sum) {
     constexpr int regs = Vectors * kParts;
@@ -85,7 +85,7 @@ void sum_of(const SumTile& t) {
         }
         const auto add_tap = [&](int chain, int tap, float weight) __attribute__((always_inline)) {
             const float *source = t.input + tap, *lower = second + tap;
-            const Floats w = weight - Floats{};  // 0 is not subtracted, but would be added, for the sake of -0
+            const Floats w = weight - Floats{};  // subtracting 0 keeps -0, adding 0 would not
 #pragma GCC unroll 32
             for (int r = 0; r < regs; ++r)
                 sum[chain][r] = multiply_add(load_floats(place<Vectors>(source, lower, r)), w, sum[chain][r]);
@@ -132,7 +132,7 @@ void sum(const SumTile& t) {
     return sum_of<1>(t);
 }
 
-// One output position of one image; a file may have its own.
+// The sum for one output position of one image. An instruction set may have its own.
 [[maybe_unused]] float generic_dot(const float* x, const uint16_t* tap, int positive, int negative) {
     float sum[8] = {};
     for (int i = 0; i < positive; ++i, tap += 8)

@@ -1,8 +1,8 @@
-// Convolutions on floats: sums of the inputs that are kept, plus or minus, without a multiplication (dense layers
-// multiply).
+// Convolutions on floats and on quantised activations as sparse sums: the inputs of positive weights minus those of
+// negative weights. Only dense layers multiply.
 //
-// A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that
-// all output channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
+// For a tile of lanes, the inputs that its taps see are copied to a small buffer, one block of input channels at a
+// time, so that all output channels find them in the fastest cache. A list of taps holds offsets into that buffer.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -14,15 +14,15 @@ namespace biprop {
 namespace {
 
 constexpr int kBlockBytes = 40 << 10;
-constexpr int kGroup =
-    64;  // output channels that one thread takes: within them, those with as many taps follow each other
+// Output channels that one thread computes, sorted by their number of taps.
+constexpr int kGroup = 64;
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
 enum class Layout {
-    taps,  // every tap its own copy of the lanes: any stride and padding
-    rows,  // one image, whole rows: a copy for each column of the kernel, shared by its rows
-    columns,  // many images, positions of one row, or of two: shared by all taps
-    whole,  // the kernel covers the input: no copy at all
+    taps,  // a copy of the lanes for every tap: for any stride and padding
+    rows,  // for one image and whole rows: a copy for each column of the kernel, shared by its rows
+    columns,  // for many images and positions of one row, or of two: one copy, shared by all taps
+    whole,  // the kernel covers the input: no copy
 };
 
 template <class Sides>  // a Value or a Shape
@@ -30,17 +30,19 @@ bool covers(const Op& op, const Sides& in) {
     return op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
 }
 
-struct Copy {  // of `count` runs of `run` numbers; with run 0, `count` zeros at distance from_step
+// A copy of `count` runs of `run` numbers; with run 0, `count` zeros at distance from_step.
+struct Copy {
     int to, from, count, run, from_step;
 };
 
-// What sums of floats and of 8-bit levels (in 16 bits) share: tiles, tap lists, and the buffer.
+// What sums of floats and of quantised activations share: tiles, lists of taps, and the buffer.
 template <class Number>
 class TiledSum : public Step {
   public:
     static constexpr int kLanes = 64 / int(sizeof(Number));  // of a vector
 
-    // most_kept: of taps of one output channel in a block; by_two: whether tiles may have two rows of positions.
+    // most_kept: the most taps of one output channel that a block may keep. by_two: whether tiles may have two rows
+    // of positions.
     TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept, bool by_two)
         : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
         use_tiles_of_one_row();
@@ -59,7 +61,7 @@ class TiledSum : public Step {
         const int groups = (out_.channels + kGroup - 1) / kGroup;
         const auto shared_row = [&](const Tile& t) { return t.lane % out_.width; };
         if (out_.bits && out_.images == 1 && std::any_of(tiles_.begin(), tiles_.end(), shared_row)) {
-            // Rows of bits that two tiles share are written one tile after the other.
+            // One thread writes all tiles of a channel, because two tiles may share a row of bits.
             return frame.each(groups, [&](int group, int thread) {
                 for (const Tile& tile : tiles_)
                     compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup),
@@ -92,15 +94,17 @@ class TiledSum : public Step {
         int lane, vectors;
         int lanes() const { return vectors * kLanes; }
     };
-    // Numbers between channels, rows and columns of taps, in the buffer or the input.
+    // Distances, in numbers, between channels, rows and columns of taps in the buffer or the input.
     struct Strides {
         int64_t channel, row, column;
     };
-    // For tiles of one size; ranges are [block][output channel].
+    // The lists of taps for tiles of one size; ranges are [block][output channel].
     struct Lists {
-        int channel, row, column, block, blocks;  // numbers between; input channels of a block
+        int channel, row, column;  // distances, as in Strides
+        int block;  // input channels of a block
+        int blocks;
         std::vector<uint16_t> taps;
-        std::vector<SumRange> ranges;  // within kGroup channels by length
+        std::vector<SumRange> ranges;  // sorted by length within kGroup channels
         std::vector<float> weights;
     };
 
@@ -168,8 +172,8 @@ class TiledSum : public Step {
         }
     }
 
-    // So many that 16 bits can name every lane of every tap of a channel.
-    // More than 8 only where all input channels stay in the fastest cache.
+    // The most vectors of a tile for which 16 bits can name every lane of every tap of a channel. More than 8 only
+    // where all input channels stay in the fastest cache.
     int most_vectors(const Op& op, const Kernels& kernels) const {
         const auto fits = [&](int vectors) {
             const size_t numbers = size_t(op.area()) * vectors * kLanes;  // of a channel
@@ -202,7 +206,7 @@ class TiledSum : public Step {
         return round_up(layout_ == Layout::whole ? 64 : most * sizeof(Number), 64);
     }
 
-    // The input of block b: copied to `buffer`, or where it is.
+    // The input of block b, copied to `buffer`, or in place.
     const Number* input(const Frame& frame, const Tile& tile, const Lists& lists, const std::vector<Copy>& copies,
                         int b, Number* buffer) const {
         const uint8_t* base = frame.values[op_.in];
@@ -296,7 +300,7 @@ class TiledSum : public Step {
         return copies;
     }
 
-    // What `count` output columns from x on see of input row y at kernel column k, to `to`.
+    // Copies what `count` output columns from x on see of input row y, at kernel column k.
     void copy_row(int to, int y, int x, int count, int k, Copies& copies) const {
         const int stride = op_.stride, g = in_.images;
         const int from = x * stride + k - op_.padding;
@@ -380,7 +384,8 @@ class Sum final : public TiledSum<float> {
         : TiledSum(op, shapes, kernels, 1 << 30,
                    shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
         for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.quantised_finish(finish));
-        // A 2x2 maximum is taken before the floats leave the caches, where tiles have whole pairs of rows.
+        // Where tiles have whole pairs of rows, this step also does the 2x2 max pool, before the floats leave the
+        // caches.
         const auto pairs = [&](const Tile& tile) {
             return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0);
         };
@@ -442,7 +447,7 @@ class Sum final : public TiledSum<float> {
             emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
     }
 
-    // Whether the kernel finishes lanes itself, as they lie like the output.
+    // Whether the kernel finishes lanes itself, because they are laid out like the output.
     bool is_direct() const {
         const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
         return (op_.residual == kNone || residual_.plain()) && (!out_.bits || bits_fit);
@@ -451,8 +456,8 @@ class Sum final : public TiledSum<float> {
     size_t part_floats() const { return (size_t(out_.channels) + 1) * most_ * kLanes; }
 
     void pool_tile(const Frame& frame, const Tile& tile, int first, int last, const float* finished) const {
-        const int position = tile.lane / out_.images,
-                  columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
+        const int position = tile.lane / out_.images;
+        const int columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
         const size_t to = (position / out_.width / 2 * pooled_.width + position % out_.width / 2) * size_t(out_.images);
         for (int c = first; c < last; ++c)
             frame.kernels->pool_floats(finished + size_t(c) * tile.lanes(), columns, out_.images,
@@ -461,12 +466,13 @@ class Sum final : public TiledSum<float> {
     }
 
     std::vector<QuantisedFinish> tile_finishes_;
-    const Op* pool_ = nullptr;  // done by this step, too
+    const Op* pool_ = nullptr;  // fused into this step; or null
     Shape pooled_;
 };
 
-// Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum
-// of theirs leaves 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16.
+// Inputs are quantised, in lanes of 16 bits: a vector holds twice as many as floats. A block has at most as many taps
+// as keep every sum within 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16
+// bits.
 class QuantisedSum final : public TiledSum<int16_t> {
   public:
     QuantisedSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
@@ -540,7 +546,7 @@ class QuantisedSum final : public TiledSum<int16_t> {
     std::vector<QuantisedFinish> quantised_finishes_;
 };
 
-// One image and one output position: a vector has nothing to hold, so sums go along the list.
+// One image and one output position: there are no lanes to fill a vector, so a vector sums along the list of taps.
 class Dot final : public Step {
   public:
     Dot(const Op& op, const std::vector<Shape>& shapes)
@@ -551,7 +557,7 @@ class Dot final : public Step {
         const bool together = in_.plain() && in_.plane == sizeof(float) * op_.area();
         for (int c = 0, some = together ? in_.channels : 1; c < in_.channels; c += some)
             in_.read(frame.values[op_.in], c, 0, some * op_.area(), x + size_t(c) * op_.area());
-        x[taps_] = x[taps_ + 1] = 0;  // what the lists are padded with
+        x[taps_] = x[taps_ + 1] = 0;  // taps that fill up the lists
         constexpr int chunk = 32;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
@@ -584,10 +590,10 @@ bool can_sum(const Op& op, const Value& in, int images) {
 }
 
 bool reads_quantised(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
-    if (op.act == Act::sign0) return false;  // the sign of a small number is not the sign of its level, which is 0
+    if (op.act == Act::sign0) return false;  // a small number is quantised to 0, which has another sign
     if (op.kind != Kind::conv) return true;
-    // Before the question for a dot product: it could, but one image and a group would round differently before the
-    // sign.
+    // This comes before the check for a dot product: that step could read it, but one image and a group of images
+    // would round differently before the sign.
     if (shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits)) return false;
     return is_dot(op, in, shapes[op.out]) || QuantisedSum::fits(op, in);
 }

@@ -50,30 +50,32 @@ BIPROP_API void biprop_free(biprop_network* network); /* null is fine */
 BIPROP_API int biprop_load_with(const void* program, size_t size, int threads, const char* instruction_set,
                                 biprop_network** network);
 
-/* What it takes and gives: images of channels x height x width, logits of `outputs` floats an image. */
+/* The shapes of input and output: images of channels x height x width, logits of `outputs` floats an image. */
 BIPROP_API void biprop_shape(const biprop_network* network, int* channels, int* height, int* width, int* outputs);
 
 /* Images to logits [count][outputs]. Pixels are 0 .. 255, or floats in 0 .. 1; normalisation is part of the program. */
 BIPROP_API int biprop_run_u8(biprop_network* network, const uint8_t* images, int64_t count, int layout, float* logits);
 BIPROP_API int biprop_run_f32(biprop_network* network, const float* images, int64_t count, int layout, float* logits);
 
-/* Floats between layers become 8-bit numbers from now on, for the ranges that they have on these images (some dozens of
- * the data do). Faster and a little less exact; bits stay bits. Not while another thread runs the network. */
+/* From now on quantises activations between layers, where they are floats, to 8 bits, for the ranges that they have on
+ * these images (some dozens from the data set are enough). Faster and a little less accurate; binary activations stay
+ * binary. No other thread may run the network meanwhile. */
 BIPROP_API int biprop_calibrate(biprop_network* network, const float* images, int64_t count, int layout);
 
 /* Which kernel each layer uses for a batch, and its estimated cost, as text: up to size - 1 bytes; returns the bytes it
  * needs. */
 BIPROP_API size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t size);
 
-/* Bytes that the network holds. Of those, `working` (or null) are for activations: none before it has run. */
+/* The bytes of the network. `working` (or null) receives how many of them are for activations: 0 before it has run. */
 BIPROP_API size_t biprop_memory(const biprop_network* network, size_t* working);
 
 /* The instruction sets of this machine that were compiled in, best first, separated by spaces. The default is the
  * first, or the one that BIPROP_ISA in the environment names (read once, when it is first needed). */
 BIPROP_API const char* biprop_instruction_sets(void);
 
-/* What networks use that biprop_load and biprop_load_file load from now on; "" is the default again. Any thread may
- * call it at any time, but it is the process's: a thread that wants its own choice calls biprop_load_with. */
+/* Sets the instruction set for networks that biprop_load and biprop_load_file load from now on; "" is the default
+ * again. Any thread may call it at any time, but the choice is that of the process: for a choice of its own, a thread
+ * calls biprop_load_with. */
 BIPROP_API int biprop_use_instruction_set(const char* name);
 
 BIPROP_API const char* biprop_message(int error);
