@@ -139,7 +139,7 @@ struct QuantisedTile {
 // of input channels. A group is four quantised channels, or two of floats, each the exact sum of three bfloat16
 // numbers.
 struct MatrixTile {
-    enum { floats, signed_quantised, unsigned_quantised } kind;
+    enum Kind { floats, signed_quantised, unsigned_quantised } kind;
     const uint8_t *kept, *negative;  // bits of the weights, [step][32 output channels][16 groups of input channels]
     uint8_t* weights;  // room for the numbers that the bits expand to, 2 KB a step, for `at_once` steps
     const uint8_t* input;  // [group][part of a float][lane][4 bytes]

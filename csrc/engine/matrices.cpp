@@ -140,7 +140,7 @@ class MatrixSum final : public Step {
         return packed;
     }
 
-    auto kind() const {
+    MatrixTile::Kind kind() const {
         if (!quantised_) return MatrixTile::floats;
         return in_.low < 0 ? MatrixTile::signed_quantised : MatrixTile::unsigned_quantised;
     }
