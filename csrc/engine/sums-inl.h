@@ -68,6 +68,15 @@ BIPROP_INLINE void finish_sums(const SumTile& t, uint32_t c, Floats* sum) {
     for (int r = 0; r < regs; ++r) store_floats(place<Vectors>(out, out + t.out_second, r), sum[r]);
 }
 
+template <int Vectors>
+BIPROP_INLINE void add_tap(const SumTile& t, const float* second, uint16_t tap, float weight, Floats* sum) {
+    const float *source = t.input + tap, *lower = second + tap;
+    const Floats w = weight - Floats{};  // subtracting 0 keeps -0, adding 0 would not
+#pragma GCC unroll 32
+    for (int r = 0; r < Vectors * kParts; ++r)
+        sum[r] = multiply_add(load_floats(place<Vectors>(source, lower, r)), w, sum[r]);
+}
+
 // With few vectors several taps are summed side by side, in chains, because an addition waits for the one before it.
 template <int Vectors>
 void sum_of(const SumTile& t) {
@@ -83,20 +92,13 @@ void sum_of(const SumTile& t) {
             sum[0][r] = t.begin ? Floats{} : load_floats(part + r * kFloats);
             for (int k = 1; k < chains; ++k) sum[k][r] = Floats{};
         }
-        const auto add_tap = [&](int chain, int tap, float weight) __attribute__((always_inline)) {
-            const float *source = t.input + tap, *lower = second + tap;
-            const Floats w = weight - Floats{};  // subtracting 0 keeps -0, adding 0 would not
-#pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r)
-                sum[chain][r] = multiply_add(load_floats(place<Vectors>(source, lower, r)), w, sum[chain][r]);
-        };
         const auto add = [&](const uint16_t* tap, const float* weight, int count) {
             int i = 0;
             for (; i + chains <= count; i += chains)
 #pragma GCC unroll 4
-                for (int k = 0; k < chains; ++k) add_tap(k, tap[i + k], weight[i + k]);
+                for (int k = 0; k < chains; ++k) add_tap<Vectors>(t, second, tap[i + k], weight[i + k], sum[k]);
             if (chains > 1)
-                for (; i < count; ++i) add_tap(0, tap[i], weight[i]);
+                for (; i < count; ++i) add_tap<Vectors>(t, second, tap[i], weight[i], sum[0]);
         };
         const uint16_t* tap = t.taps + range.start;
         int positive = range.positive, negative = range.negative;
