@@ -14,6 +14,7 @@ OMP_NUM_THREADS ?= 1
 PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest
 # Seconds that `make fuzz` takes for each format.
 SECONDS ?= 60
+C_SOURCES := $(wildcard csrc/*.* csrc/*/*.* src/biprop/include/* src/biprop/examples/c/*.c tests/*.cpp)
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 .PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme lint setup clean
@@ -85,6 +86,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 clean:

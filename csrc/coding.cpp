@@ -1,5 +1,6 @@
-// The entropy coder of masks: rANS with 64-bit states, 32-bit words and 16-bit probabilities. src/biprop/coding.py does the same in
-// numpy, and docs/ticket-format.md says why it is how it is. All functions are plain C for ctypes and touch nothing global.
+// The entropy coder of masks: rANS with 64-bit states, 32-bit words and 16-bit probabilities. src/biprop/coding.py
+// does the same in numpy, and docs/ticket-format.md explains the choices. All functions have a C interface, for
+// ctypes, and no global state.
 
 #include <cstdint>
 
@@ -11,12 +12,12 @@ constexpr std::uint64_t kLowest = 1ull << 31;
 
 }  // namespace
 
-// Code the bits of a row from the last to the first; bit i belongs to state i mod lanes, a power of two. chances: of 65,536 how often a bit is 1, one
-// a bit or (not `each`) one for all. The words, in the order in which they are read again, go to the end of words [count + 1];
-// returns their number.
-BIPROP_EXPORT std::int64_t biprop_encode(
-    std::uint64_t* states, const std::uint8_t* bits, const std::uint32_t* chances, std::uint32_t* words, std::int64_t lanes,
-    std::int64_t count, std::int64_t each) {
+// Encodes the bits of a row from the last to the first; bit i belongs to state i mod lanes, a power of two. chances:
+// the probability of a 1 in units of 1/65,536, one for each bit, or one for all where not `each`. The words, in the
+// order in which the decoder reads them, go to the end of words [count + 1]. Returns their number.
+BIPROP_EXPORT std::int64_t biprop_encode(std::uint64_t* states, const std::uint8_t* bits, const std::uint32_t* chances,
+                                         std::uint32_t* words, std::int64_t lanes, std::int64_t count,
+                                         std::int64_t each) {
     std::uint32_t* const end = words + count + 1;
     std::uint32_t* next = end;
     for (std::int64_t i = count; i-- > 0;) {
@@ -31,10 +32,10 @@ BIPROP_EXPORT std::int64_t biprop_encode(
     return end - next;
 }
 
-// Decode a row of `count` bits. Returns the place of the next word, or -1 where the words end too early.
-BIPROP_EXPORT std::int64_t biprop_decode(
-    std::uint64_t* states, std::uint8_t* bits, const std::uint32_t* chances, const std::uint32_t* words, std::int64_t lanes,
-    std::int64_t count, std::int64_t each, std::int64_t next, std::int64_t limit) {
+// Decodes a row of `count` bits. Returns the index of the next word, or -1 where the words end too early.
+BIPROP_EXPORT std::int64_t biprop_decode(std::uint64_t* states, std::uint8_t* bits, const std::uint32_t* chances,
+                                         const std::uint32_t* words, std::int64_t lanes, std::int64_t count,
+                                         std::int64_t each, std::int64_t next, std::int64_t limit) {
     for (std::int64_t i = 0; i < count; ++i) {
         std::uint64_t& state = states[i & (lanes - 1)];
         const std::uint64_t kept = chances[each ? i : 0], slot = state & 65535;

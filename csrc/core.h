@@ -1,4 +1,4 @@
-// What all files of the core share.
+// Macros that all files of the core use.
 #pragma once
 
 #ifdef _MSC_VER

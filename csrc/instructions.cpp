@@ -35,7 +35,7 @@ Generation generation() {
 
 }  // namespace biprop
 
-// "avx512", "avx2" or "baseline": what the functions outside the engine run.
+// "avx512", "avx2" or "baseline": the generation that functions outside the engine use.
 BIPROP_EXPORT const char* biprop_core_generation() {
     static const char* const names[] = {"baseline", "avx2", "avx512"};
     return names[int(biprop::generation())];

@@ -1,4 +1,4 @@
-// Which instruction set the core's functions use.
+// The instruction set that the functions of the core use.
 #pragma once
 
 #include <utility>
@@ -7,10 +7,12 @@
 
 namespace biprop {
 
-// BIPROP_ISA in the environment when the core was first used ("scalar", "avx2", "avx512", "amx", "neon"); "" where it is not set.
+// The value of BIPROP_ISA in the environment when the core was first used ("scalar", "avx2", "avx512", "amx",
+// "neon"); "" where it is not set.
 const char* forced_instruction_set();
 
-// What functions outside the engine are compiled for. Each is the best that the processor has, unless BIPROP_ISA names less.
+// The generations of processors that functions outside the engine are compiled for. The best one that the processor
+// supports is used, unless BIPROP_ISA names a lower one.
 enum class Generation { baseline, avx2, avx512 };
 Generation generation();
 

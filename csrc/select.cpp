@@ -1,9 +1,10 @@
-// Who is kept, and what a masked layer computes with, on the CPU: each a single pass over the weights.
+// Top-k selection of weights by |score|, and the weights and gradients of a masked layer, on the CPU: each is a
+// single pass over the weights.
 //
-// |score| as an integer of 31 bits has the order of the floats. One pass with a window of such integers tells who is above it
-// (kept) and who is in it (to be ranked). The window is a guess around the last threshold; where there is none, or it was wrong,
-// it is one of 8,192 bins by the 13 highest bits (few enough for the fastest cache), found by counting.
-// All functions are plain C for ctypes and touch nothing global.
+// The 31 bits of |score| as an integer have the order of the floats. One pass with a window of such integers finds
+// which scores are above it (kept) and which are inside (to be ranked). The window is a guess around the last
+// threshold. Where there is none, or the guess was wrong, a histogram of the 13 highest bits gives the window: 8,192
+// bins, few enough for the fastest cache. All functions have a C interface, for ctypes, and no global state.
 
 #include <algorithm>
 #include <cmath>
@@ -24,7 +25,7 @@ std::uint32_t magnitude_bits(float score) {
     return bits & 0x7fffffffu;
 }
 
-// What is in a block of |scores|, as integers. Always inline, for a count that the compiler knows.
+// A block of |scores| as integers, compared with the window. Always inlined, so that the compiler knows the count.
 struct Block {
     std::int32_t magnitudes[kBlock], above = 0, inside = 0, largest = 0;
 
@@ -43,10 +44,11 @@ struct Block {
 
 }  // namespace
 
-// Count the |scores| in each bin, for part first / grain. histograms: [parts, 8192], zero before.
-BIPROP_EXPORT void biprop_histogram(const float* scores, std::uint32_t* histograms, std::int64_t first, std::int64_t last, int grain) {
+// Counts the |scores| in each bin, for part first / grain. histograms: [parts, 8192], zero before the call.
+BIPROP_EXPORT void biprop_histogram(const float* scores, std::uint32_t* histograms, std::int64_t first,
+                                    std::int64_t last, int grain) {
     std::uint32_t* histogram = histograms + first / grain * kBins;
-    // Four histograms: neighbours in one bin would wait for each other's increment.
+    // Four histograms: neighbouring scores in the same bin would wait for each other's increment.
     std::vector<std::uint16_t> counts(4 * kBins);
     for (std::int64_t begin = first; begin < last; begin += 1 << 16) {
         const std::int64_t end = std::min<std::int64_t>(begin + (1 << 16), last);
@@ -64,10 +66,9 @@ BIPROP_EXPORT void biprop_histogram(const float* scores, std::uint32_t* histogra
 
 namespace {
 
-BIPROP_INLINE inline void choose(
-    const float* __restrict scores, std::uint8_t* __restrict mask, std::int64_t first,
-    std::int64_t last, int grain, std::int32_t low, std::int32_t high, std::int64_t room,
-    std::int64_t* __restrict tallies, std::int64_t* __restrict places) {
+BIPROP_INLINE inline void choose(const float* __restrict scores, std::uint8_t* __restrict mask, std::int64_t first,
+                                 std::int64_t last, int grain, std::int32_t low, std::int32_t high, std::int64_t room,
+                                 std::int64_t* __restrict tallies, std::int64_t* __restrict places) {
     const std::int64_t part = first / grain;
     std::int64_t* next = places + part * room;
     std::int64_t above = 0, inside = 0;
@@ -90,15 +91,14 @@ BIPROP_INLINE inline void choose(
     tallies[3 * part + 2] = largest >= 0x7f800000;
 }
 
-BIPROP_INLINE inline void kept_magnitudes(
-    const float* __restrict weight, const std::uint8_t* __restrict mask, float* __restrict result,
-    std::int64_t first, std::int64_t last) {
+BIPROP_INLINE inline void kept_magnitudes(const float* __restrict weight, const std::uint8_t* __restrict mask,
+                                          float* __restrict result, std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) result[i] = std::fabs(weight[i]) * static_cast<float>(mask[i]);
 }
 
-BIPROP_INLINE inline void binary_weight(
-    const float* __restrict weight, const std::uint8_t* __restrict mask, const float* gain,
-    float* __restrict result, std::int64_t first, std::int64_t last) {
+BIPROP_INLINE inline void binary_weight(const float* __restrict weight, const std::uint8_t* __restrict mask,
+                                        const float* gain, float* __restrict result, std::int64_t first,
+                                        std::int64_t last) {
     const float plus = *gain, minus = -*gain;
     for (std::int64_t i = first; i < last; ++i) {
         const float kept = static_cast<float>(mask[i]);
@@ -106,9 +106,9 @@ BIPROP_INLINE inline void binary_weight(
     }
 }
 
-BIPROP_INLINE inline void score_gradient(
-    const float* __restrict scores, const float* __restrict weight, const float* __restrict grad,
-    float* __restrict result, std::int64_t first, std::int64_t last) {
+BIPROP_INLINE inline void score_gradient(const float* __restrict scores, const float* __restrict weight,
+                                         const float* __restrict grad, float* __restrict result, std::int64_t first,
+                                         std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
         const float sign = scores[i] > 0 ? 1.0f : scores[i] < 0 ? -1.0f : 0.0f;
         result[i] = sign * weight[i] * grad[i];
@@ -117,37 +117,29 @@ BIPROP_INLINE inline void score_gradient(
 
 }  // namespace
 
-// Choose for part first / grain, whose tally [parts, 3] says afterwards how many |scores| are above the window, how many in it, and
-// whether one is infinite or not a number. mask: 1 above the window low .. high, 0 elsewhere. The places of what is in the window
-// go to places[part], as far as there is room.
-BIPROP_EXPORT void biprop_choose(
-    const float* scores, std::uint8_t* mask, std::int64_t first, std::int64_t last, int grain,
-    std::int32_t low, std::int32_t high, std::int64_t room, std::int64_t* tallies,
-    std::int64_t* places) {
-    biprop::run_fastest<choose>(
-        scores, mask, first, last, grain, low, high, room, tallies, places);
+// Selects in part first / grain. Its row of tallies [parts, 3] becomes: how many |scores| are above the window, how
+// many inside, and whether one is infinite or not a number. mask: 1 above the window low .. high, else 0. The indices
+// of the scores inside go to places[part], as far as there is room.
+BIPROP_EXPORT void biprop_choose(const float* scores, std::uint8_t* mask, std::int64_t first, std::int64_t last,
+                                 int grain, std::int32_t low, std::int32_t high, std::int64_t room,
+                                 std::int64_t* tallies, std::int64_t* places) {
+    biprop::run_fastest<choose>(scores, mask, first, last, grain, low, high, room, tallies, places);
 }
 
 // result = |weight| * mask.
-BIPROP_EXPORT void biprop_kept_magnitudes(
-    const float* weight, const std::uint8_t* mask, float* result, std::int64_t first,
-    std::int64_t last) {
-    biprop::run_fastest<kept_magnitudes>(
-        weight, mask, result, first, last);
+BIPROP_EXPORT void biprop_kept_magnitudes(const float* weight, const std::uint8_t* mask, float* result,
+                                          std::int64_t first, std::int64_t last) {
+    biprop::run_fastest<kept_magnitudes>(weight, mask, result, first, last);
 }
 
 // result = gain * sign(weight) * mask; the sign of 0 is 0. gain: one number.
-BIPROP_EXPORT void biprop_binary_weight(
-    const float* weight, const std::uint8_t* mask, const float* gain, float* result,
-    std::int64_t first, std::int64_t last) {
-    biprop::run_fastest<binary_weight>(
-        weight, mask, gain, result, first, last);
+BIPROP_EXPORT void biprop_binary_weight(const float* weight, const std::uint8_t* mask, const float* gain, float* result,
+                                        std::int64_t first, std::int64_t last) {
+    biprop::run_fastest<binary_weight>(weight, mask, gain, result, first, last);
 }
 
 // result = grad * weight * sign(scores); the sign of 0 is 0.
-BIPROP_EXPORT void biprop_score_gradient(
-    const float* scores, const float* weight, const float* grad, float* result, std::int64_t first,
-    std::int64_t last) {
-    biprop::run_fastest<score_gradient>(
-        scores, weight, grad, result, first, last);
+BIPROP_EXPORT void biprop_score_gradient(const float* scores, const float* weight, const float* grad, float* result,
+                                         std::int64_t first, std::int64_t last) {
+    biprop::run_fastest<score_gradient>(scores, weight, grad, result, first, last);
 }

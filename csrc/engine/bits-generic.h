@@ -1,4 +1,5 @@
-// Vectors of bits by the compiler's own vector operations: what every instruction set has. See kernels-inl.h for who includes it.
+// Vectors of bits by the compiler's vector extension, for every instruction set without its own. kernels-inl.h says
+// what else a file defines.
 #pragma once
 
 #include <cstddef>
@@ -33,23 +34,25 @@ struct GenericBits {
     static T both(T a, T b) { return a & b; }
     static T differ(T a, T b) { return a ^ b; }
     static T choose(T where, T a, T b) { return b ^ (where & (a ^ b)); }
-    // To the right, to the left where n < 0; what comes in at the other end is not looked at.
+    // Shifts right, or left where n < 0. Callers mask the bits that are shifted in.
     static T shift_or_turn(T x, int64_t n) { return n < 0 ? x << uint64_t(-n) : x >> uint64_t(n); }
     static T turn(T x, T n) { return (x >> n) | (x << ((64 - n) & 63)); }
-    // Full adder: sum + a + b = sum + 2 carry; with Not, of the complements of a and b.
+    // A full adder: sum + a + b becomes sum + 2 carry; with Not, for the complements of a and b.
     template <bool Not>
     static void add(T& sum, T a, T b, T& carry) {
         const T u = a ^ b;
         carry = (u & sum) | (~u & (Not ? ~a : a));
         sum ^= u;
     }
-    static T at_least_step(T count, T threshold, T below) { return (count & ~threshold) | (~(count ^ threshold) & below); }
+    static T at_least_step(T count, T threshold, T below) {
+        return (count & ~threshold) | (~(count ^ threshold) & below);
+    }
     static T widen(const uint16_t* lanes) {
         uint64_t words[Width / 8];
         for (int i = 0; i < Width / 8; ++i) words[i] = lanes[i];
         return load(words);
     }
-    // Bytes of a table of 16.
+    // Bytes from a table of 16.
     static T look_up(const uint8_t* table, T places) {
         uint8_t bytes[Width];
         store(bytes, places);
@@ -59,9 +62,10 @@ struct GenericBits {
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };
 
-// A plane of 4x4 positions: rows of eight bits, of which four are used, to rows of four bits, and back.
+// A plane of 4x4 positions: from rows of eight bits, of which four are used, to rows of four bits, and back.
 inline uint16_t quarter_of_rows(uint32_t rows) {
-    rows &= 0x0f0f0f0f, rows = (rows | rows >> 4) & 0x00ff00ff;
+    rows &= 0x0f0f0f0f;
+    rows = (rows | rows >> 4) & 0x00ff00ff;
     return uint16_t(rows | rows >> 8);
 }
 inline uint32_t rows_of_quarter(uint32_t quarter) {
@@ -69,7 +73,7 @@ inline uint32_t rows_of_quarter(uint32_t quarter) {
     return (quarter | quarter << 4) & 0x0f0f0f0f;
 }
 
-// From the highest plane down: double, and add what the next one has. A vector of `Bytes` at a time.
+// From the highest plane down, doubles the sums and adds the next plane, a vector of `Bytes` at a time.
 template <int Bytes>
 struct Numbers {
     typedef uint16_t T __attribute__((vector_size(Bytes)));
@@ -86,16 +90,16 @@ inline void generic_widen(const uint64_t* sliced, size_t step, int bits, int16_t
         Lanes sum = {};
         for (int i = bits; i-- > 0;) {
             const auto piece = uint16_t(sliced[i * step] >> from);
-            sum += sum - Lanes(((Lanes{} + piece) & places) == places);  // where it is true all bits are set: -1
+            sum += sum - Lanes(((Lanes{} + piece) & places) == places);  // a true comparison is -1
         }
         std::memcpy(lanes + from, &sum, sizeof sum);
     }
 }
 
-// Of two halves of 8x8 maps, 2 count - correction, which does not leave 16 bits: the largest of each 2x2. A half has its corrections by
-// class, and the classes of its 32 positions.
-inline void generic_largest_of_halves(const int16_t* counts, const int16_t* const corrections[2], const uint16_t* const classes[2],
-                                      float* largest) {
+// The 2x2 maxima of 2 count - correction, which fits 16 bits, of two halves of 8x8 maps. Each half has its
+// corrections by class, and the classes of its 32 positions.
+inline void generic_largest_of_halves(const int16_t* counts, const int16_t* const corrections[2],
+                                      const uint16_t* const classes[2], float* largest) {
     int16_t x[64];
     for (int i = 0; i < 64; ++i) x[i] = int16_t(2 * counts[i] - corrections[i / 32][classes[i / 32][i % 32]]);
     const auto larger = [](int16_t a, int16_t b) { return a > b ? a : b; };
@@ -105,7 +109,7 @@ inline void generic_largest_of_halves(const int16_t* counts, const int16_t* cons
     }
 }
 
-// One word of bits: counts[i] >= thresholds[i].
+// Bit i: counts[i] >= thresholds[i].
 inline uint64_t generic_compare(const int16_t* counts, const uint16_t* thresholds, int n) {
     uint64_t bits = 0;
     for (int i = 0; i < n; ++i) bits |= uint64_t(uint16_t(counts[i]) >= thresholds[i]) << i;

@@ -6,13 +6,18 @@
 namespace biprop {
 
 BitStep::BitStep(const Op& op, const std::vector<Shape>& shapes, std::shared_ptr<const TapLists> lists)
-    : Step(op, shapes), taps_(in_.channels * op.area()), lists_(std::move(lists)),
+    : Step(op, shapes),
+      taps_(in_.channels * op.area()),
+      lists_(std::move(lists)),
       rows_(out_.height, in_.height, op.kernel_height, op.stride, op.padding),
       columns_(out_.width, in_.width, op.kernel_width, op.stride, op.padding),
-      by_threshold_(out_.bits && (op.residual == kNone || residual_.bits)), flips_(out_.channels) {
+      by_threshold_(out_.bits && (op.residual == kNone || residual_.bits)),
+      flips_(out_.channels) {
     const int classes = int(rows_.inside.size() * columns_.inside.size());
-    if (by_threshold_) thresholds_.resize(size_t(out_.channels) * classes);
-    else corrections_.resize(size_t(out_.channels) * corrections_step());
+    if (by_threshold_)
+        thresholds_.resize(size_t(out_.channels) * classes);
+    else
+        corrections_.resize(size_t(out_.channels) * corrections_step());
     if (by_threshold_ && op.residual != kNone) thresholds_plus_.resize(thresholds_.size());
     int most = 0;
     for (int c = 0; c < out_.channels; ++c) {
@@ -60,7 +65,8 @@ void BitStep::fill(int c, int classes) {
         }
     }
     flips_[c] = op_.scale[c] < 0 ? 255 : 0;
-    for (size_t p = 0; !by_threshold_ && p < corrections_step(); ++p) corrections_[c * corrections_step() + p] = by_class[position_class(int(p))];
+    for (size_t p = 0; !by_threshold_ && p < corrections_step(); ++p)
+        corrections_[c * corrections_step() + p] = by_class[position_class(int(p))];
 }
 
 uint16_t BitStep::threshold(int c, int correction, double residual) const {
@@ -68,7 +74,8 @@ uint16_t BitStep::threshold(int c, int correction, double residual) const {
     const int never = lists_->kept[c] + 1;
     if (scale == 0) return uint16_t(shift >= 0 ? 0 : never);
     const auto positive = [&](double accumulation) { return scale * accumulation + shift >= 0; };
-    // The least accumulation from which on, upwards, the answer is the one for +infinity. The division may round; the test decides.
+    // The smallest accumulation from which on the result is the one for +infinity. The division may round, so the
+    // condition itself decides.
     double least = std::ceil(std::clamp(-shift / scale, -1e6, 1e6));
     if (scale > 0) {
         while (least > -1e6 && positive(least - 1)) --least;
@@ -80,16 +87,20 @@ uint16_t BitStep::threshold(int c, int correction, double residual) const {
     return uint16_t(std::clamp(std::ceil((least + correction) / 2), 0.0, double(never)));
 }
 
-std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     const int width = sliced_width(op, in, out, kernels);
     std::shared_ptr<const TapLists> lists = packed.lists;
     if (!lists || lists->width != width) lists = std::make_shared<TapLists>(op, in.channels * op.area(), width);
     std::unique_ptr<Step> step = make_sliced(op, pool, shapes, kernels, lists);
-    if (out.images == 1 && step->cycles() > popcount_cycles(op, in, out, kernels)) step = make_popcount(op, shapes, kernels, lists);
+    if (out.images == 1 && step->cycles() > popcount_cycles(op, in, out, kernels))
+        step = make_popcount(op, shapes, kernels, lists);
     const bool is_packed = lists == packed.lists;
-    if (lists.use_count() > 1 + is_packed) packed.lists = lists;  // a step holds them
-    else if (is_packed) packed.lists.reset();
+    if (lists.use_count() > 1 + is_packed)
+        packed.lists = lists;  // the step keeps them
+    else if (is_packed)
+        packed.lists.reset();
     return step;
 }
 

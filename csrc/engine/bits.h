@@ -1,8 +1,10 @@
-// What both kinds of convolutions on bits share: corrections and thresholds.
+// What both kinds of convolutions on bits, sliced.cpp and popcount.cpp, share: corrections and thresholds.
 //
-// A kept tap agrees with its weight or not. With `count` taps that agree out of the kept ones, padding read as -1,
+// A kept tap agrees with its weight if its input has the sign of the weight. Padding is read as -1. Then, with
+// `count` kept taps that agree,
 //     accumulation = 2 count - correction,    correction = kept - outside + 2 outside_negative,
-// where `outside` are the kept taps in the padding at this position. So zero padding is exact, and a sign is a threshold on the count.
+// where `outside` counts the kept taps that are in the padding at this position. So zero padding is exact, and the
+// sign of a batch norm's output is a threshold on the count.
 #pragma once
 
 #include <map>
@@ -14,8 +16,8 @@ namespace biprop {
 
 // Output positions along one side that have the same taps in the padding.
 struct Classes {
-    std::vector<int> of;  // position -> class
-    std::vector<std::pair<int, int>> inside;  // class -> taps [first, last) that are not in the padding
+    std::vector<int> of;  // by position: its class
+    std::vector<std::pair<int, int>> inside;  // by class: the taps [first, last) that are not in the padding
 
     Classes(int outputs, int inputs, int kernel, int stride, int padding) {
         std::map<std::pair<int, int>, int> known;
@@ -49,35 +51,40 @@ class BitStep : public Step {
         return rows_.of[position / out_.width] * int(columns_.inside.size()) + columns_.of[position % out_.width];
     }
     int classes() const { return int(rows_.inside.size() * columns_.inside.size()); }
-    // Counts to what the operation puts out, for n lanes from `lane`. `room` takes 2 n floats.
+    // Finishes the counts of n lanes from `lane` and stores them. `room` holds 2 n floats.
     void emit_counts(const Frame& frame, int c, int lane, int n, const int16_t* counts, float* room) const;
 
-    // Of a channel: one where all positions are of one class, else one a position.
+    // Corrections of a channel: one where all positions are of one class, else one for each position.
     size_t corrections_step() const { return classes() == 1 ? 1 : out_.positions(); }
-    int correction_shift() const { return classes() == 1 ? 30 : out_.images > 1 ? 6 : 0; }  // from a lane to its correction
+    // A lane shifted right by this gives the index of its correction.
+    int correction_shift() const {
+        if (classes() == 1) return 30;
+        return out_.images > 1 ? 6 : 0;
+    }
 
     const int taps_;
     std::shared_ptr<const TapLists> lists_;
     const Classes rows_, columns_;
-    const bool by_threshold_;  // else by floats
+    const bool by_threshold_;  // from counts to bits directly; else by way of floats
     int bits_ = 0;
-    std::vector<int32_t> corrections_;  // [channel][position], or of a channel; empty where thresholds do
+    std::vector<int32_t> corrections_;  // [channel][position], or [channel]; empty where there are thresholds
     std::vector<uint16_t> thresholds_, thresholds_plus_;  // [channel][class]; the second where the residual is +1
     std::vector<uint8_t> flips_;
 
   private:
     void fill(int c, int classes);
-    // scale * accumulation + shift >= 0 is: count >= threshold (scale > 0), not count >= threshold (scale < 0), or does not depend
-    // on the count (scale = 0).
+    // The threshold t such that scale * accumulation + shift >= 0 means count >= t where scale > 0, and count < t
+    // where scale < 0. With scale 0 the sign does not depend on the count.
     uint16_t threshold(int c, int correction, double residual) const;
 };
 
-// By columns of bits: cost falls with density. `lists` are for tiles of sliced_width() bytes.
+// Bit-sliced: the cost is proportional to the kept weights. `lists` are for tiles of sliced_width() bytes.
 int sliced_width(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels);
-std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
-                                  std::shared_ptr<const TapLists> lists);
-// By masked population counts: cost does not. For one image.
+std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                  const Kernels& kernels, std::shared_ptr<const TapLists> lists);
+// By masked population counts, for one image: the cost does not depend on the density.
 double popcount_cycles(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels);
-std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists);
+std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                    std::shared_ptr<const TapLists> lists);
 
 }  // namespace biprop

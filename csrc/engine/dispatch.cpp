@@ -15,15 +15,15 @@ std::vector<const Kernels*> available_kernels() {
 #if defined(BIPROP_X86) && defined(__GNUC__)
     __builtin_cpu_init();
 #ifdef BIPROP_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vpopcntdq") &&
-        __builtin_cpu_supports("bmi2"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2") &&
+        __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2"))
         found.push_back(&kAvx512);
 #ifdef BIPROP_AMX
     if (!found.empty() && have_amx()) {
         static Kernels amx = kAvx512;
-        amx.name = "amx", amx.matrices = &kAmx;
+        amx.name = "amx";
+        amx.matrices = &kAmx;
         found.insert(found.begin(), &amx);
     }
 #endif

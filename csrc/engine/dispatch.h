@@ -1,4 +1,4 @@
-// Which kernels there are on this machine, and which of them a network uses.
+// The kernels that this machine can run, and the choice among them.
 #pragma once
 
 #include <stdexcept>
@@ -9,18 +9,18 @@
 
 namespace biprop {
 
-// BIPROP_ISA names kernels that are not there.
+// Thrown where BIPROP_ISA names kernels that this machine or library lacks.
 struct NoSuchInstructionSet : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// Best first; the last is the scalar one.
+// All of them, the fastest first; the last are the scalar ones.
 const std::vector<const Kernels*>& all_kernels();
 
-// Those of a name, or null.
+// The kernels of this name, or null.
 const Kernels* kernels_named(const std::string& name);
 
-// Those that BIPROP_ISA names, else the best. Throws NoSuchInstructionSet.
+// The kernels that BIPROP_ISA names, else the fastest. Throws NoSuchInstructionSet.
 const Kernels* default_kernels();
 
 }  // namespace biprop

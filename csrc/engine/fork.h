@@ -1,4 +1,4 @@
-// What keeps networks usable in a process that was forked: a child has their memory, but of the threads only the one that forked.
+// Networks stay usable in a forked process, which has a copy of the parent's memory, but only the thread that forked.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +6,11 @@
 
 namespace biprop {
 
-// How many forks lie between this process and the one that loaded the core.
+// The number of forks between this process and the one that loaded the core.
 uint64_t forks();
 
-// A mutex that no other thread holds at the moment of a fork, so that what it guards is whole in the child, and it is free there.
+// A mutex that no other thread holds at the moment of a fork: in the child it is free, and what it guards is
+// consistent.
 class ForkSafeMutex {
   public:
     ForkSafeMutex();
@@ -23,7 +24,7 @@ class ForkSafeMutex {
   private:
     friend struct AllMutexes;
     std::mutex mutex_;
-    ForkSafeMutex *before_ = nullptr, *after_ = nullptr;  // all that there are, in a list
+    ForkSafeMutex *before_ = nullptr, *after_ = nullptr;  // a list of all mutexes
 };
 
 }  // namespace biprop

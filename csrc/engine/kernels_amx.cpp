@@ -1,5 +1,5 @@
-// AMX beside AVX-512: products of matrices that the processor holds in tiles of 16 rows of 64 bytes. Nothing here but have_amx
-// runs before it was asked.
+// AMX beside AVX-512: products of matrices, which the processor holds in tiles of 16 rows of 64 bytes. Only have_amx
+// may run on any processor.
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 finds its own header's undefined vectors
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -31,22 +31,30 @@ Bits load(const uint8_t* p) {
     return bits;
 }
 
-// Bits of the kept and of the negative weights of a step to numbers, 64 bytes of them a row.
-inline __attribute__((always_inline)) void expand(const uint8_t* kept, const uint8_t* negative, bool levels, uint8_t* to) {
+// Expands the bits of the kept and of the negative weights of a step to numbers, 64 bytes a row.
+inline __attribute__((always_inline)) void expand(const uint8_t* kept, const uint8_t* negative, bool quantised,
+                                                  uint8_t* to) {
     for (int i = 0; i < 32; ++i, to += 64) {
         __m512i row;
-        if (levels) row = _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(load<uint64_t>(kept + 8 * i), 1), load<uint64_t>(negative + 8 * i), -1);
-        else row = _mm512_mask_set1_epi16(_mm512_maskz_set1_epi16(load<uint32_t>(kept + 4 * i), 0x3f80), load<uint32_t>(negative + 4 * i), short(0xbf80));
+        if (quantised)
+            row = _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(load<uint64_t>(kept + 8 * i), 1),
+                                        load<uint64_t>(negative + 8 * i), -1);
+        else
+            row = _mm512_mask_set1_epi16(_mm512_maskz_set1_epi16(load<uint32_t>(kept + 4 * i), 0x3f80),
+                                         load<uint32_t>(negative + 4 * i), short(0xbf80));
         _mm512_storeu_si512(to, row);
     }
 }
 
-// Tiles are named by numbers in the text of instructions.
-#define BIPROP_PRODUCT(SUMS, WEIGHTS, INPUT)                                            \
-    do {                                                                                \
-        if (Kind == MatrixTile::floats) _tile_dpbf16ps(SUMS, WEIGHTS, INPUT);           \
-        else if (Kind == MatrixTile::signed_levels) _tile_dpbssd(SUMS, WEIGHTS, INPUT); \
-        else _tile_dpbsud(SUMS, WEIGHTS, INPUT);                                        \
+// The instructions name tiles by constants.
+#define BIPROP_PRODUCT(SUMS, WEIGHTS, INPUT)           \
+    do {                                               \
+        if (Kind == MatrixTile::floats)                \
+            _tile_dpbf16ps(SUMS, WEIGHTS, INPUT);      \
+        else if (Kind == MatrixTile::signed_quantised) \
+            _tile_dpbssd(SUMS, WEIGHTS, INPUT);        \
+        else                                           \
+            _tile_dpbsud(SUMS, WEIGHTS, INPUT);        \
     } while (false)
 
 // Tiles 0 .. 3: sums, of two times 16 output channels by two times 16 lanes; 4 and 5: weights; 6 and 7: input.
@@ -95,12 +103,14 @@ void tiles_of(const MatrixTile& t, int tile, int first, int last) {
     if (Two) _tile_stored(3, to + 16 * lanes + 16, lanes * 4);
     if (Kind == MatrixTile::floats || last < t.step_count) return;
     for (int c = 0; c < 32; ++c, to += lanes)
-        for (int v = 0; v < (Two ? 32 : 16); v += 16) _mm512_storeu_ps(to + v, _mm512_cvtepi32_ps(_mm512_loadu_si512(to + v)));
+        for (int v = 0; v < (Two ? 32 : 16); v += 16)
+            _mm512_storeu_ps(to + v, _mm512_cvtepi32_ps(_mm512_loadu_si512(to + v)));
 }
 
 template <int Kind>
 void multiply_of(const MatrixTile& t) {
-    static constexpr TileConfig config;  // not on the stack: GCC takes it that the first bytes only are read, and would not write the others
+    // Not on the stack: GCC assumes that only the first bytes are read, and would not write the others.
+    static constexpr TileConfig config;
     _tile_loadconfig(&config);
     for (int first = 0; first < t.step_count; first += t.at_once) {
         const int last = first + t.at_once < t.step_count ? first + t.at_once : t.step_count;
@@ -112,15 +122,17 @@ void multiply_of(const MatrixTile& t) {
 }
 
 void multiply(const MatrixTile& t) {
-    t.kind == MatrixTile::floats ? multiply_of<MatrixTile::floats>(t)
-    : t.kind == MatrixTile::signed_levels ? multiply_of<MatrixTile::signed_levels>(t)
-                                          : multiply_of<MatrixTile::unsigned_levels>(t);
+    if (t.kind == MatrixTile::floats) return multiply_of<MatrixTile::floats>(t);
+    if (t.kind == MatrixTile::signed_quantised) return multiply_of<MatrixTile::signed_quantised>(t);
+    multiply_of<MatrixTile::unsigned_quantised>(t);
 }
 
-// Stride 0: any.
+// Stride 0 stands for any stride.
 template <int Channels, int Stride>
-void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, uint8_t* to) {
-    const auto at = [&](int c) { return reinterpret_cast<const int16_t*>(reinterpret_cast<const uint8_t*>(from) + c * plane); };
+void pack_quantised_of(const int16_t* from, size_t plane, int lanes, int stride, uint8_t* to) {
+    const auto at = [&](int c) {
+        return reinterpret_cast<const int16_t*>(reinterpret_cast<const uint8_t*>(from) + c * plane);
+    };
     for (int i = 0; i < lanes; i += 16) {
         const __mmask16 there = lanes - i >= 16 ? 0xffff : __mmask16((1u << (lanes - i)) - 1);
         const auto read = [&](int c) {
@@ -134,35 +146,44 @@ void pack_levels_of(const int16_t* from, size_t plane, int lanes, int stride, ui
             for (int k = 0; k < 16 && i + k < lanes; ++k) some[k] = at(c)[(i + k) * stride];
             return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(some));
         };
-        // Lower bytes of 16 bits: of two channels side by side, then of four.
-        const auto pair = [&](int c) { return _mm512_cvtepu16_epi32(_mm256_mask_blend_epi8(0xaaaaaaaa, read(c), _mm256_slli_epi16(read(c + 1), 8))); };
+        // Joins the lower bytes of 16 bits, of two channels and then of four.
+        const auto pair = [&](int c) {
+            return _mm512_cvtepu16_epi32(
+                _mm256_mask_blend_epi8(0xaaaaaaaa, read(c), _mm256_slli_epi16(read(c + 1), 8)));
+        };
         _mm512_mask_storeu_epi32(to + i * 4, there, _mm512_or_si512(pair(0), _mm512_slli_epi32(pair(2), 16)));
     }
 }
 
-void pack_levels(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to) {
-    if (channels == 4 && stride == 1) return pack_levels_of<4, 1>(from, plane, lanes, stride, to);
-    if (channels == 4 && stride == 2) return pack_levels_of<4, 2>(from, plane, lanes, stride, to);
-    if (channels == 4) return pack_levels_of<4, 0>(from, plane, lanes, stride, to);
-    if (channels == 3) return pack_levels_of<3, 0>(from, plane, lanes, stride, to);
-    if (channels == 2) return pack_levels_of<2, 0>(from, plane, lanes, stride, to);
-    return pack_levels_of<1, 0>(from, plane, lanes, stride, to);
+void pack_quantised(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to) {
+    if (channels == 4 && stride == 1) return pack_quantised_of<4, 1>(from, plane, lanes, stride, to);
+    if (channels == 4 && stride == 2) return pack_quantised_of<4, 2>(from, plane, lanes, stride, to);
+    if (channels == 4) return pack_quantised_of<4, 0>(from, plane, lanes, stride, to);
+    if (channels == 3) return pack_quantised_of<3, 0>(from, plane, lanes, stride, to);
+    if (channels == 2) return pack_quantised_of<2, 0>(from, plane, lanes, stride, to);
+    return pack_quantised_of<1, 0>(from, plane, lanes, stride, to);
 }
 
-// The upper half of a float's bits is a number of eight digits, and what is left of it twice is exactly another two of them.
+// The upper half of a float's bits is a bfloat16 number of eight significant bits; doing this twice more with the
+// remainder gives the exact sum of three.
 template <bool Both, bool Next>
 void pack_floats_of(const float* from, const float* second, int lanes, int stride, size_t part_step, uint8_t* to) {
     if (Next) stride = 1;
     for (int i = 0; i < lanes; i += 16) {
         const __mmask16 there = lanes - i >= 16 ? 0xffff : __mmask16((1u << (lanes - i)) - 1);
-        const __m512i upper = _mm512_set1_epi32(int(0xffff0000)), places = _mm512_mullo_epi32(_mm512_set1_epi32(stride), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        const __m512i upper = _mm512_set1_epi32(int(0xffff0000));
+        const __m512i places = _mm512_mullo_epi32(
+            _mm512_set1_epi32(stride), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
         const auto read = [&](const float* p) {
-            return Next ? _mm512_maskz_loadu_ps(there, p + i) : _mm512_mask_i32gather_ps(_mm512_setzero_ps(), there, places, p + i * stride, 4);
+            return Next ? _mm512_maskz_loadu_ps(there, p + i)
+                        : _mm512_mask_i32gather_ps(_mm512_setzero_ps(), there, places, p + i * stride, 4);
         };
         __m512 a = read(from), b = Both ? read(second) : _mm512_setzero_ps();
         for (int part = 0; part < 3; ++part) {
-            const __m512i high_a = _mm512_and_si512(_mm512_castps_si512(a), upper), high_b = _mm512_and_si512(_mm512_castps_si512(b), upper);
-            _mm512_mask_storeu_epi32(to + part * part_step + i * 4, there, _mm512_or_si512(_mm512_srli_epi32(high_a, 16), high_b));
+            const __m512i high_a = _mm512_and_si512(_mm512_castps_si512(a), upper);
+            const __m512i high_b = _mm512_and_si512(_mm512_castps_si512(b), upper);
+            _mm512_mask_storeu_epi32(to + part * part_step + i * 4, there,
+                                     _mm512_or_si512(_mm512_srli_epi32(high_a, 16), high_b));
             a = _mm512_sub_ps(a, _mm512_castsi512_ps(high_a));
             b = _mm512_sub_ps(b, _mm512_castsi512_ps(high_b));
         }
@@ -172,12 +193,13 @@ void pack_floats_of(const float* from, const float* second, int lanes, int strid
 void pack_floats(const float* from, size_t plane, int channels, int lanes, int stride, size_t part_step, uint8_t* to) {
     const float* second = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(from) + plane);
     if (channels == 1) return pack_floats_of<false, false>(from, from, lanes, stride, part_step, to);
-    stride == 1 ? pack_floats_of<true, true>(from, second, lanes, 1, part_step, to) : pack_floats_of<true, false>(from, second, lanes, stride, part_step, to);
+    if (stride == 1) return pack_floats_of<true, true>(from, second, lanes, 1, part_step, to);
+    pack_floats_of<true, false>(from, second, lanes, stride, part_step, to);
 }
 
 }  // namespace
 
-const biprop::MatrixKernels biprop::kAmx = {multiply, pack_levels, pack_floats};
+const biprop::MatrixKernels biprop::kAmx = {multiply, pack_quantised, pack_floats};
 
 bool biprop::have_amx() {
     unsigned a, b, c, d;

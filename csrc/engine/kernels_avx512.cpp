@@ -1,8 +1,10 @@
-// AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): a full adder is two ternary-logic instructions. Nothing here runs before the processor was asked.
+// AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): a full adder is two ternary-logic instructions. Runs only on processors that
+// have these.
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 finds its own header's undefined vectors
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Warray-bounds"  // it takes `widen` to read more planes than the counter that it inlines it for has
+#pragma GCC diagnostic ignored \
+    "-Warray-bounds"  // it takes `widen` to read more planes than the counter that it inlines it for has
 #endif
 #include <immintrin.h>
 
@@ -17,42 +19,44 @@ typedef float Floats __attribute__((vector_size(64)));
 constexpr int kFloats = 16, kVectors = 16;
 
 // The tables of ternary logic are the columns of results for a = 11110000, b = 11001100, c = 10101010.
-#define BIPROP_TERNARY_BITS(NAME, WIDTH, TYPE, PREFIX, SUFFIX, LOAD, STORE)                                          \
-    struct NAME {                                                                                                    \
-        using T = TYPE;                                                                                              \
-        static constexpr int width = WIDTH, channels = 1;                                                            \
-        static constexpr bool in_chains = false, tabled = false;                                                     \
-        static constexpr int per_eight = 8;                                                                          \
-        static auto reader(const uint8_t* planes, const uint16_t* tap) {                                             \
-            return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                         \
-        }                                                                                                            \
-        static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); }        \
-        static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); }        \
-        static T load_flips(const uint8_t* flips, int c, const uint32_t*) { return same(flips[c] ? ~uint64_t(0) : 0); } \
-        static T load_valid(const uint8_t* p) { return load(p); }                                                    \
-        static T load(const void* p) { return LOAD; }                                                                \
-        static void store(void* p, T v) { STORE; }                                                                   \
-        static T same(uint64_t x) { return PREFIX##_set1_epi64##SUFFIX((long long)x); }                              \
-        static T zero() { return PREFIX##_set1_epi64##SUFFIX(0); }                                                   \
-        static T ones() { return PREFIX##_set1_epi64##SUFFIX(-1); }                                                  \
-        static T both(T a, T b) { return a & b; }                                                                    \
-        static T differ(T a, T b) { return a ^ b; }                                                                  \
-        static T choose(T where, T a, T b) { return PREFIX##_ternarylogic_epi64(where, a, b, 0xca); }                \
-        static T shift_or_turn(T x, int64_t n) { return turn(x, same(uint64_t(n))); }                                  \
-        static T turn(T x, T n) { return PREFIX##_rorv_epi64(x, n); }                                                \
-        template <bool Not>                                                                                          \
-        static void add(T& sum, T a, T b, T& carry) {                                                                \
-            sum = PREFIX##_ternarylogic_epi64(sum, a, b, 0x96);                                                      \
-            carry = PREFIX##_ternarylogic_epi64(b, a, sum, Not ? 0x17 : 0xd4);                                       \
-        }                                                                                                            \
-        static T at_least_step(T count, T threshold, T below) {                                                      \
-            return PREFIX##_ternarylogic_epi64(count, threshold, below, 0xb2);                                       \
-        }                                                                                                            \
-        static T lane_bit(T lanes, int i) {                                                                          \
-            return PREFIX##_maskz_set1_epi64(PREFIX##_test_epi64_mask(lanes, same(uint64_t(1) << i)), -1);           \
-        }                                                                                                            \
-        static T widen(const uint16_t* lanes);                                                                       \
-        static T look_up(const uint8_t* table, T places);                                                            \
+#define BIPROP_TERNARY_BITS(NAME, WIDTH, TYPE, PREFIX, SUFFIX, LOAD, STORE)                                     \
+    struct NAME {                                                                                               \
+        using T = TYPE;                                                                                         \
+        static constexpr int width = WIDTH, channels = 1;                                                       \
+        static constexpr bool in_chains = false, tabled = false;                                                \
+        static constexpr int per_eight = 8;                                                                     \
+        static auto reader(const uint8_t* planes, const uint16_t* tap) {                                        \
+            return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                    \
+        }                                                                                                       \
+        static T load_out(const uint8_t* p, size_t step, int c, const uint32_t*) { return load(p + c * step); } \
+        static void store_out(uint8_t* p, size_t step, int c, const uint32_t*, T v) { store(p + c * step, v); } \
+        static T load_flips(const uint8_t* flips, int c, const uint32_t*) {                                     \
+            return same(flips[c] ? ~uint64_t(0) : 0);                                                           \
+        }                                                                                                       \
+        static T load_valid(const uint8_t* p) { return load(p); }                                               \
+        static T load(const void* p) { return LOAD; }                                                           \
+        static void store(void* p, T v) { STORE; }                                                              \
+        static T same(uint64_t x) { return PREFIX##_set1_epi64##SUFFIX((long long)x); }                         \
+        static T zero() { return PREFIX##_set1_epi64##SUFFIX(0); }                                              \
+        static T ones() { return PREFIX##_set1_epi64##SUFFIX(-1); }                                             \
+        static T both(T a, T b) { return a & b; }                                                               \
+        static T differ(T a, T b) { return a ^ b; }                                                             \
+        static T choose(T where, T a, T b) { return PREFIX##_ternarylogic_epi64(where, a, b, 0xca); }           \
+        static T shift_or_turn(T x, int64_t n) { return turn(x, same(uint64_t(n))); }                           \
+        static T turn(T x, T n) { return PREFIX##_rorv_epi64(x, n); }                                           \
+        template <bool Not>                                                                                     \
+        static void add(T& sum, T a, T b, T& carry) {                                                           \
+            sum = PREFIX##_ternarylogic_epi64(sum, a, b, 0x96);                                                 \
+            carry = PREFIX##_ternarylogic_epi64(b, a, sum, Not ? 0x17 : 0xd4);                                  \
+        }                                                                                                       \
+        static T at_least_step(T count, T threshold, T below) {                                                 \
+            return PREFIX##_ternarylogic_epi64(count, threshold, below, 0xb2);                                  \
+        }                                                                                                       \
+        static T lane_bit(T lanes, int i) {                                                                     \
+            return PREFIX##_maskz_set1_epi64(PREFIX##_test_epi64_mask(lanes, same(uint64_t(1) << i)), -1);      \
+        }                                                                                                       \
+        static T widen(const uint16_t* lanes);                                                                  \
+        static T look_up(const uint8_t* table, T places);                                                       \
     };
 
 BIPROP_TERNARY_BITS(Bits64, 64, __m512i, _mm512, , _mm512_loadu_si512(p), _mm512_storeu_si512(p, v))
@@ -61,29 +65,41 @@ BIPROP_TERNARY_BITS(Bits32, 32, __m256i, _mm256, x, _mm256_loadu_si256(static_ca
 BIPROP_TERNARY_BITS(Bits8, 8, __m128i, _mm, x, _mm_loadl_epi64(static_cast<const __m128i*>(p)),
                     _mm_storel_epi64(static_cast<__m128i*>(p), v))
 
-Bits64::T Bits64::widen(const uint16_t* lanes) { return _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes))); }
-Bits32::T Bits32::widen(const uint16_t* lanes) { return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes))); }
+Bits64::T Bits64::widen(const uint16_t* lanes) {
+    return _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes)));
+}
+Bits32::T Bits32::widen(const uint16_t* lanes) {
+    return _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
+}
 Bits8::T Bits8::widen(const uint16_t* lanes) { return _mm_cvtsi32_si128(lanes[0]); }
 
 __m128i table_of(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-Bits64::T Bits64::look_up(const uint8_t* table, T places) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table_of(table)), places); }
-Bits32::T Bits32::look_up(const uint8_t* table, T places) { return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of(table)), places); }
+Bits64::T Bits64::look_up(const uint8_t* table, T places) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table_of(table)), places);
+}
+Bits32::T Bits32::look_up(const uint8_t* table, T places) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of(table)), places);
+}
 
-// Planes of 64 positions, of eight channels at once. (A gather takes 1.6 times less than eight loads into eight registers would.)
+// Planes of 64 positions, eight channels at once. (A gather takes 1.6 times less than eight loads into eight
+// registers would.)
 struct Gathered : Bits64 {
     static constexpr int width = 8, channels = 8;
     static T gather(const uint8_t* p, const uint16_t* index) {
-        return _mm512_i32gather_epi64(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), p, 8);
+        return _mm512_i32gather_epi64(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))),
+                                      p, 8);
     }
     static constexpr int per_eight = 64;
     static auto reader(const uint8_t* planes, const uint16_t* tap) {
         return [=](int i) { return gather(planes, tap + 8 * i); };
     }
     static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
-        return _mm512_i32gather_epi64(_mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), p, 8);
+        return _mm512_i32gather_epi64(_mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))),
+                                      p, 8);
     }
     static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
-        _mm512_i32scatter_epi64(p, _mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), v, 8);
+        _mm512_i32scatter_epi64(p, _mm256_mullo_epi32(channels_of(group, order), _mm256_set1_epi32(int(step / 8))), v,
+                                8);
     }
     static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
         uint64_t words[8];
@@ -100,23 +116,28 @@ struct Gathered : Bits64 {
     }
 };
 
-// The same in a register: GCC would load it once more for every shift, across the border of a cache line.
-__m512i held(__m512i x) {
+// Keeps x in a register: GCC would load it again for every shift, across the boundary of a cache line.
+__m512i in_register(__m512i x) {
 #if defined(__GNUC__)
     __asm__("" : "+v"(x));
 #endif
     return x;
 }
 
-// Halves of such planes, of sixteen channels at once, by permutations: see ShuffleKernels. A window is 32 slots, two lines of 64 bytes.
+// Halves of such planes, sixteen channels at once, by permutations: see ShuffleKernels. A window is 32 slots, two
+// lines of 64 bytes.
 template <int Grain>
 struct ShuffledHalves : Bits64 {
     static constexpr int width = 8, channels = 16, per_eight = 5 + 32 + 8;
     static auto reader(const uint8_t* slots, const uint16_t* tap) {
         const uint8_t *first = slots + size_t(*tap) * 64, *further = reinterpret_cast<const uint8_t*>(tap + 1);
-        const __m512i six = held(load(tap + 5)), rest = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap + 37)));
+        const __m512i six = in_register(load(tap + 5));
+        const __m512i rest = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap + 37)));
         return [=](int i) {
-            const __m512i index = i < 6 ? _mm512_srli_epi32(six, unsigned(5 * i)) : i == 6 ? rest : _mm512_shldi_epi32(_mm512_srli_epi32(rest, 5), six, 2);
+            const auto index_of_seventh_or_eighth = [=] {
+                return i == 6 ? rest : _mm512_shldi_epi32(_mm512_srli_epi32(rest, 5), six, 2);
+            };
+            const __m512i index = i < 6 ? _mm512_srli_epi32(six, unsigned(5 * i)) : index_of_seventh_or_eighth();
             const uint8_t* window = first + size_t(further[i]) * 8;
             return _mm512_permutex2var_epi32(load(window), index, load(window + 16 / Grain * 64));
         };
@@ -142,12 +163,12 @@ struct ShuffledHalves : Bits64 {
     }
 };
 
-// Planes of 4x4 positions, of 32 channels at once. A window is 32 slots; an index has five bits.
+// Planes of 4x4 positions, 32 channels at once. A window is 32 slots; an index has five bits.
 struct ShuffledQuarters : Bits64 {
     static constexpr int width = 8, channels = 32, per_eight = 5 + 3 * 32;
     static auto reader(const uint8_t* slots, const uint16_t* tap) {
         const uint8_t *first = slots + size_t(*tap) * 2, *further = reinterpret_cast<const uint8_t*>(tap + 1);
-        const __m512i index[3] = {held(load(tap + 5)), held(load(tap + 37)), held(load(tap + 69))};
+        const __m512i index[3] = {in_register(load(tap + 5)), in_register(load(tap + 37)), in_register(load(tap + 69))};
         return [=](int i) {
             const __m512i own = _mm512_srli_epi16(i < 3 ? index[0] : i < 6 ? index[1] : index[2], unsigned(i % 3 * 5));
             return _mm512_permutexvar_epi16(own, load(first + size_t(further[i]) * 2));
@@ -180,12 +201,13 @@ struct ShuffledQuarters : Bits64 {
     static T load_valid(const uint8_t*) { return ones(); }
 };
 
-// What lies behind the last plane is never taken.
+// Reads behind the last plane, but no list names those slots.
 void to_slots(const uint8_t* planes, int taps, int grain, int half, uint8_t* slots) {
     const __m512i lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i halves = _mm512_add_epi32(lower, _mm512_set1_epi32(half));
     const auto line = [&](int first, int ninth, __mmask16 there) {  // planes
-        return _mm512_maskz_permutex2var_epi32(there, _mm512_loadu_si512(planes + first * 8), halves, _mm512_loadu_si512(planes + ninth * 8));
+        return _mm512_maskz_permutex2var_epi32(there, _mm512_loadu_si512(planes + first * 8), halves,
+                                               _mm512_loadu_si512(planes + ninth * 8));
     };
     for (; grain > 1 && taps > 0; taps -= 31, planes += 31 * 8, slots += 32 / grain * 64) {
         _mm512_storeu_si512(slots, line(0, 8, 0xffff));
@@ -195,7 +217,8 @@ void to_slots(const uint8_t* planes, int taps, int grain, int half, uint8_t* slo
         _mm512_storeu_si512(slots + 192, line(24, 31, 0xff7f));
     }
     const auto sixteen = [&](const uint8_t* from, __mmask8 high) {
-        const __m512i x = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), lower, _mm512_maskz_loadu_epi64(high, from + 64));
+        const __m512i x =
+            _mm512_permutex2var_epi32(_mm512_loadu_si512(from), lower, _mm512_maskz_loadu_epi64(high, from + 64));
         const __m512i rows = _mm512_and_si512(x, _mm512_set1_epi32(0x0f0f0f0f));  // of four bits
         return _mm512_cvtepi16_epi8(_mm512_or_si512(rows, _mm512_srli_epi32(rows, 4)));
     };
@@ -205,10 +228,13 @@ void to_slots(const uint8_t* planes, int taps, int grain, int half, uint8_t* slo
     }
 }
 
-__m512i agree(__m512i mask, __m512i sign, __m512i x) { return _mm512_ternarylogic_epi64(mask, sign, x, 0x90); }  // mask & ~(x ^ sign)
+__m512i agree(__m512i mask, __m512i sign, __m512i x) {
+    return _mm512_ternarylogic_epi64(mask, sign, x, 0x90);
+}  // mask & ~(x ^ sign)
 
 template <int Vectors>
-void popcounts_of(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+void popcounts_of(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words,
+                  int16_t* counts) {
     __m512i sum[Vectors];
     for (auto& s : sum) s = _mm512_setzero_si512();
     for (int w = 0; w < words; ++w, x += positions) {
@@ -221,7 +247,8 @@ void popcounts_of(const uint64_t* x, int positions, const uint64_t* mask, const 
         _mm_storeu_si128(reinterpret_cast<__m128i*>(counts + 8 * v), _mm512_cvtepi64_epi16(sum[v]));
 }
 
-void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words,
+               int16_t* counts) {
     int p = 0;
     for (; p + 32 <= positions; p += 32) popcounts_of<4>(x + p, positions, mask, sign, words, counts + p);
     for (; p + 16 <= positions; p += 16) popcounts_of<2>(x + p, positions, mask, sign, words, counts + p);
@@ -240,20 +267,24 @@ Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b,
 
 unsigned signs_of(Floats x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
 
-// 64 signs by way of bytes: four instructions that only one unit can do, instead of two for each vector.
+// 64 signs by way of bytes: four instructions for one execution unit, instead of two for each vector.
 inline void store_signs(const Floats* x, uint8_t* to) {
-    const auto pair = [&](int i) { return _mm512_packs_epi32(_mm512_castps_si512(x[i]), _mm512_castps_si512(x[i + 1])); };
+    const auto pair = [&](int i) {
+        return _mm512_packs_epi32(_mm512_castps_si512(x[i]), _mm512_castps_si512(x[i + 1]));
+    };
     const __m512i bytes = _mm512_packs_epi16(pair(0), pair(2));  // each quarter has four numbers of each vector
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    // As a mask: GCC would collect two words in a vector.
-    _store_mask64(reinterpret_cast<__mmask64*>(to), _knot_mask64(_mm512_movepi8_mask(_mm512_permutexvar_epi32(order, bytes))));
+    // Stored as a mask: GCC would collect two words in a vector.
+    _store_mask64(reinterpret_cast<__mmask64*>(to),
+                  _knot_mask64(_mm512_movepi8_mask(_mm512_permutexvar_epi32(order, bytes))));
 }
 
 uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
     uint64_t bits = 0;
     for (int i = 0; i < n; i += 32) {
         const __mmask32 there = n - i >= 32 ? ~0u : (1u << (n - i)) - 1;
-        const __m512i a = _mm512_maskz_loadu_epi16(there, counts + i), b = _mm512_maskz_loadu_epi16(there, thresholds + i);
+        const __m512i a = _mm512_maskz_loadu_epi16(there, counts + i);
+        const __m512i b = _mm512_maskz_loadu_epi16(there, thresholds + i);
         bits |= uint64_t(_mm512_mask_cmpge_epu16_mask(there, a, b)) << i;
     }
     return bits;
@@ -261,14 +292,17 @@ uint64_t compare(const int16_t* counts, const uint16_t* thresholds, int n) {
 
 void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     __m512i bytes = _mm512_setzero_si512();  // of the lowest eight planes
-    const auto add = [&](int i) { bytes = _mm512_mask_add_epi8(bytes, __mmask64(sliced[i * step]), bytes, _mm512_set1_epi8(char(1 << i))); };
+    const auto add = [&](int i) {
+        bytes = _mm512_mask_add_epi8(bytes, __mmask64(sliced[i * step]), bytes, _mm512_set1_epi8(char(1 << i)));
+    };
     if (bits >= 8) {
 #pragma GCC unroll 8
         for (int i = 0; i < 8; ++i) add(i);  // with constants
     } else {
         for (int i = 0; i < bits; ++i) add(i);
     }
-    __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes)), high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(bytes, 1));
+    __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes));
+    __m512i high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(bytes, 1));
     for (int i = 8; i < bits; ++i) {
         const __m512i value = _mm512_set1_epi16(int16_t(1 << i));
         low = _mm512_mask_add_epi16(low, __mmask32(sliced[i * step]), low, value);
@@ -278,14 +312,17 @@ void widen(const uint64_t* sliced, size_t step, int bits, int16_t* lanes) {
     _mm512_storeu_si512(lanes + 32, high);
 }
 
-void largest_of_halves(const int16_t* counts, const int16_t* const corrections[2], const uint16_t* const classes[2], float* largest) {
+void largest_of_halves(const int16_t* counts, const int16_t* const corrections[2], const uint16_t* const classes[2],
+                       float* largest) {
     const auto rows = [&](int half) {
         const __m512i count = _mm512_loadu_si512(counts + 32 * half), own = _mm512_loadu_si512(classes[half]);
-        const __m512i table = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(corrections[half])));
+        const __m512i table =
+            _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(corrections[half])));
         return _mm512_sub_epi16(_mm512_add_epi16(count, count), _mm512_permutexvar_epi16(own, table));
     };
     const __m512i upper = rows(0), lower = rows(1);
-    const __m512i pairs = _mm512_max_epi16(_mm512_shuffle_i64x2(upper, lower, 0x88), _mm512_shuffle_i64x2(upper, lower, 0xdd));
+    const __m512i pairs =
+        _mm512_max_epi16(_mm512_shuffle_i64x2(upper, lower, 0x88), _mm512_shuffle_i64x2(upper, lower, 0xdd));
     const __m512i most = _mm512_max_epi16(pairs, _mm512_srli_epi32(pairs, 16));  // in the lower half of 32 bits
     _mm512_storeu_ps(largest, _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(most, 16), 16)));
 }
@@ -306,7 +343,8 @@ float dot(const float* x, const uint16_t* tap, int positive, int negative) {
         if (!groups) return all;
         const __m256i own = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tap)));
         tap += 8;
-        return _mm512_add_ps(all, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xff, _mm512_cvtepu16_epi32(own), x, 4));
+        return _mm512_add_ps(all,
+                             _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xff, _mm512_cvtepu16_epi32(own), x, 4));
     };
     const __m512 plus = sum(positive), minus = sum(negative);
     return _mm512_reduce_add_ps(_mm512_sub_ps(plus, minus));
@@ -314,28 +352,62 @@ float dot(const float* x, const uint16_t* tap, int positive, int negative) {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, int grain) {
-    grain == 1 ? bits_in<ShuffledQuarters>(t) : grain == 8 ? bits_in<ShuffledHalves<8>>(t) : bits_in<ShuffledHalves<16>>(t);
+    if (grain == 1) return bits_in<ShuffledQuarters>(t);
+    if (grain == 8) return bits_in<ShuffledHalves<8>>(t);
+    bits_in<ShuffledHalves<16>>(t);
 }
 constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, 2.7f};
 void bits(const BitTile& t, int width) {
     if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : bits_in<Tabled<Bits32>>(t);
-    width == 64 ? bits_in<Bits64>(t) : width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
+    if (width == 64) return bits_in<Bits64>(t);
+    if (width == 32) return bits_in<Bits32>(t);
+    bits_in<Bits8>(t);
 }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int width, uint8_t* out) {
-    width == 64   ? rows_in<Bits64>(plane, offset, shift, mask, taps, out)
-    : width == 32 ? rows_in<Bits32>(plane, offset, shift, mask, taps, out)
-                  : rows_in<Bits8>(plane, offset, shift, mask, taps, out);
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
+               int width, uint8_t* out) {
+    if (width == 64) return rows_in<Bits64>(plane, offset, shift, mask, taps, out);
+    if (width == 32) return rows_in<Bits32>(plane, offset, shift, mask, taps, out);
+    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
 constexpr auto pack_words = words_in<Bits64>;
 void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
-    width == 64   ? cells_in<Bits64>(plane, offset, masks, taps, out)
-    : width == 32 ? cells_in<Bits32>(plane, offset, masks, taps, out)
-                  : cells_in<Bits8>(plane, offset, masks, taps, out);
+    if (width == 64) return cells_in<Bits64>(plane, offset, masks, taps, out);
+    if (width == 32) return cells_in<Bits32>(plane, offset, masks, taps, out);
+    cells_in<Bits8>(plane, offset, masks, taps, out);
 }
 
 }  // namespace
 
 const biprop::Kernels biprop::kAvx512 = {
-    "avx512", {64, 32, 8}, {1.2f, 0.9f, 0.8f}, 2.0f, kVectors, bits, gathered, 8, 5.0f, sum, sum_levels, dot, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, true, &kShuffles,
+    "avx512",
+    {64, 32, 8},
+    {1.2f, 0.9f, 0.8f},
+    2.0f,
+    kVectors,
+    bits,
+    gathered,
+    8,
+    5.0f,
+    sum,
+    sum_quantised,
+    dot,
+    finish_quantised,
+    pack_rows,
+    pack_words,
+    pack_cells,
+    popcounts,
+    popcount,
+    widen,
+    finish_counts,
+    pool_counts,
+    finish_floats,
+    signs,
+    compare,
+    pool_floats,
+    pool_quantised,
+    pool_cells,
+    pool_rows,
+    split,
+    true,
+    &kShuffles,
 };

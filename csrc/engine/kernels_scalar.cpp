@@ -1,4 +1,4 @@
-// Plain C++: the readable truth, for every processor.
+// Plain C++, for every processor: the reference for the others.
 #include <cstddef>
 #include <cstdint>
 
@@ -10,14 +10,16 @@ typedef float Floats __attribute__((vector_size(16)));
 constexpr int kFloats = 4, kVectors = 4;
 using Bits8 = GenericBits<8>;
 
-int ones(uint64_t x) {  // by adding neighbours: a call of the compiler's own would need an instruction or a library
+// Adds neighbouring bits: the compiler's builtin would need an instruction or a library.
+int ones(uint64_t x) {
     x -= (x >> 1) & 0x5555555555555555u;
     x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
     x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
     return int((x * 0x0101010101010101u) >> 56);
 }
 
-void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words, int16_t* counts) {
+void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uint64_t* sign, int words,
+               int16_t* counts) {
     for (int p = 0; p < positions; ++p) {
         int count = 0;
         for (int w = 0; w < words; ++w) count += ones(mask[w] & ~(x[size_t(w) * positions + p] ^ sign[w]));
@@ -47,7 +49,8 @@ constexpr auto largest_of_halves = generic_largest_of_halves;
 namespace {
 
 void bits(const BitTile& t, int) { bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int, uint8_t* out) {
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int,
+               uint8_t* out) {
     rows_in<Bits8>(plane, offset, shift, mask, taps, out);
 }
 constexpr auto pack_words = words_in<Bits8>;
@@ -58,6 +61,34 @@ void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* mask
 }  // namespace
 
 const biprop::Kernels biprop::kScalar = {
-    "scalar", {8, 0, 0}, {1.4f, 0, 0}, 30.0f, kVectors, bits, nullptr, 0, 0, sum, sum_levels, generic_dot, to_levels, pack_rows, pack_words, pack_cells, popcounts, popcount,
-    widen, finish_counts, pool_counts, finish_floats, signs, compare, pool_floats, pool_levels, pool_cells, pool_rows, split, false,
+    "scalar",
+    {8, 0, 0},
+    {1.4f, 0, 0},
+    30.0f,
+    kVectors,
+    bits,
+    nullptr,
+    0,
+    0,
+    sum,
+    sum_quantised,
+    generic_dot,
+    finish_quantised,
+    pack_rows,
+    pack_words,
+    pack_cells,
+    popcounts,
+    popcount,
+    widen,
+    finish_counts,
+    pool_counts,
+    finish_floats,
+    signs,
+    compare,
+    pool_floats,
+    pool_quantised,
+    pool_cells,
+    pool_rows,
+    split,
+    false,
 };

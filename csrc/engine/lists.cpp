@@ -8,7 +8,8 @@ namespace biprop {
 TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width) {
     const int unit = width / 8;
     const int channels = int(op.scale.size());
-    zeros = uint16_t(taps_per_channel * unit), ones = uint16_t((taps_per_channel + 1) * unit);
+    zeros = uint16_t(taps_per_channel * unit);
+    ones = uint16_t((taps_per_channel + 1) * unit);
     const auto each_kept = [&](int c, const auto& use) {  // use(tap, negative)
         for (int t = 0; t < taps_per_channel; ++t) {
             const size_t i = size_t(c) * taps_per_channel + t;
@@ -23,10 +24,14 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
         order.push_back(uint32_t(c));
     }
     std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-        return std::make_pair(ranges[a].positive, ranges[a].negative) < std::make_pair(ranges[b].positive, ranges[b].negative);
+        return std::make_pair(ranges[a].positive, ranges[a].negative) <
+               std::make_pair(ranges[b].positive, ranges[b].negative);
     });
     size_t groups = 0;
-    for (const uint32_t c : order) ranges[c].start = uint32_t(groups), groups += ranges[c].positive + ranges[c].negative;
+    for (const uint32_t c : order) {
+        ranges[c].start = uint32_t(groups);
+        groups += ranges[c].positive + ranges[c].negative;
+    }
     taps.resize(8 * groups);
     for (int c = 0; c < channels; ++c) {
         const TapRange& range = ranges[c];
@@ -39,7 +44,8 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
 }
 
 void TapLists::restore(Op& op) const {
-    op.mask.assign((ranges.size() * per_channel() + 7) / 8, 0), op.sign = op.mask;
+    op.mask.assign((ranges.size() * per_channel() + 7) / 8, 0);
+    op.sign = op.mask;
     for (size_t c = 0; c < ranges.size(); ++c)
         each_kept(int(c), [&](int tap, bool negative) {
             const size_t at = c * per_channel() + tap;
@@ -48,8 +54,14 @@ void TapLists::restore(Op& op) const {
         });
 }
 
+// Bytes of the plane, or of the half of a plane, of one channel.
+static int lane_bytes(int grain) {
+    if (grain > 1) return 4;
+    return grain ? 2 : 8;
+}
+
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
-    : order(lists.order), idle(lists.order.size()), group(group), lane(grain > 1 ? 4 : grain ? 2 : 8), grain(grain) {
+    : order(lists.order), idle(lists.order.size()), group(group), lane(lane_bytes(grain)), grain(grain) {
     const auto& of = lists.ranges;
     for (size_t from = 0; from < order.size(); from += 64)
         std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
@@ -65,14 +77,17 @@ GroupedTaps gathered_taps(const TapLists& lists, int group) {
         TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
         for (int i = 0; i < group; ++i) {
             const TapRange& own = lists.ranges[channels[i]];
-            range.positive = std::max(range.positive, own.positive), range.negative = std::max(range.negative, own.negative);
+            range.positive = std::max(range.positive, own.positive);
+            range.negative = std::max(range.negative, own.negative);
         }
         for (int negative = 0; negative < 2; ++negative)
             for (int k = 0; k < 8 * (negative ? range.negative : range.positive); ++k)
                 for (int i = 0; i < group; ++i) {
                     const TapRange& own = lists.ranges[channels[i]];
-                    const int count = 8 * (negative ? own.negative : own.positive), first = 8 * (own.start + (negative ? own.positive : 0));
-                    all.taps.push_back(k < count ? lists.taps[first + k] : negative ? lists.ones : lists.zeros);
+                    const int count = 8 * (negative ? own.negative : own.positive);
+                    const int first = 8 * (own.start + (negative ? own.positive : 0));
+                    const uint16_t filler = negative ? lists.ones : lists.zeros;
+                    all.taps.push_back(k < count ? lists.taps[first + k] : filler);
                 }
         all.ranges.push_back(range);
     }
@@ -80,75 +95,145 @@ GroupedTaps gathered_taps(const TapLists& lists, int group) {
     return all;
 }
 
-// A round's window begins where the channel that is furthest behind has its next tap; the channels
-// without a tap in it take the zero.
-GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
-    constexpr int window = 32;
-    const int group = grain == 1 ? 32 : 16, unit = grain == 1 ? 1 : 8;
-    const auto slot = [&](int tap) { return tap / (window - 1) * window + tap % (window - 1); };
-    GroupedTaps all(lists, group, grain);
-    std::vector<std::vector<int>> left(group);  // taps, the next one last
-    const auto rounds = [&](bool negative, int g) {
-        size_t most = 0;
-        for (int i = 0; i < group; ++i) {
-            left[i].clear();
-            lists.each_kept(int(all.order[g * group + i]), [&](int tap, bool is_negative) {
-                if (is_negative == negative) left[i].push_back(tap);
-            });
-            std::reverse(left[i].begin(), left[i].end());
-            most += left[i].size();
+namespace {
+
+// Writes the lists that ShuffleKernels take. In a round, each channel of a group takes one tap of a window of slots;
+// eight rounds share an entry of the list.
+class ShuffledLists {
+  public:
+    ShuffledLists(const TapLists& lists, int taps, int grain)
+        : lists_(lists),
+          grouped_(lists, grain == 1 ? 32 : 16, grain),
+          group_(grouped_.group),
+          grain_(grain),
+          unit_(grain == 1 ? 1 : 8),
+          end_(slot(taps)),
+          left_(group_) {}
+
+    GroupedTaps make() {
+        size_t start = 0;
+        for (int g = 0; g < grouped_.groups(); ++g) {
+            const uint16_t positive = add_entries(false, g);
+            const uint16_t negative = add_entries(true, g);
+            grouped_.ranges.push_back({uint32_t(start), positive, negative});
+            start += positive + negative;
         }
-        int eights = 0;
-        for (; most; ++eights) {
-            uint16_t index[8][32];
-            uint8_t further[8] = {};
-            int first = 0;
-            for (int round = 0; round < 8; ++round) {
-                int start = most ? slot(taps) : first * grain;
-                for (const auto& own : left)
-                    if (!own.empty()) start = std::min(start, slot(own.back()));
-                if (!round) first = start / grain;
-                if ((start / grain - first) * unit > 255) start = first * grain;  // nobody takes anything
-                further[round] = uint8_t((start / grain - first) * unit);
-                start -= start % grain;
-                for (int i = 0; i < group; ++i) {
-                    auto& own = left[i];
-                    const bool takes = !own.empty() && slot(own.back()) < start + window;
-                    index[round][i] = uint16_t(takes ? slot(own.back()) - start : window - 1 - start % window);
-                    if (takes) own.pop_back(), --most;
-                    else all.idle[all.order[g * group + i]] += negative;
-                }
-            }
-            all.taps.push_back(uint16_t(first));
-            all.taps.resize(all.taps.size() + 4);
-            std::memcpy(all.taps.data() + all.taps.size() - 4, further, 8);
-            if (grain > 1) {
-                uint32_t six[16];
-                uint8_t rest[16];
-                for (int i = 0; i < group; ++i) {
-                    six[i] = uint32_t(index[7][i]) << 30;
-                    for (int round = 0; round < 6; ++round) six[i] |= uint32_t(index[round][i]) << 5 * round;
-                    rest[i] = uint8_t(index[6][i] | index[7][i] >> 2 << 5);
-                }
-                all.taps.resize(all.taps.size() + 40);
-                std::memcpy(all.taps.data() + all.taps.size() - 40, six, sizeof six);
-                std::memcpy(all.taps.data() + all.taps.size() - 8, rest, sizeof rest);
-            } else {
-                for (int first = 0; first < 8; first += 3)
-                    for (int i = 0; i < group; ++i)
-                        all.taps.push_back(uint16_t(index[first][i] | index[first + 1][i] << 5 | (first < 6 ? index[first + 2][i] << 10 : 0)));
-            }
-        }
-        return uint16_t(eights);
-    };
-    size_t start = 0;
-    for (int g = 0; g < all.groups(); ++g) {
-        const uint16_t positive = rounds(false, g), negative = rounds(true, g);
-        all.ranges.push_back({uint32_t(start), positive, negative});
-        start += positive + negative;
+        grouped_.taps.shrink_to_fit();
+        return std::move(grouped_);
     }
-    all.taps.shrink_to_fit();
-    return all;
+
+  private:
+    static constexpr int kWindow = 32;
+
+    struct Entry {
+        int first = 0;  // line or slot of the first window
+        uint8_t further[8] = {};  // where the window of each round begins, from there
+        uint16_t index[8][32];  // the slot that each channel takes of a round's window
+    };
+
+    // Every 32nd slot is a zero.
+    static int slot(int tap) { return tap / (kWindow - 1) * kWindow + tap % (kWindow - 1); }
+
+    // The entries of the positive or of the negative taps of group g; returns their number.
+    uint16_t add_entries(bool negative, int g) {
+        size_t count = collect(negative, g);
+        int entries = 0;
+        for (; count; ++entries) {
+            Entry entry;
+            for (int round = 0; round < 8; ++round) count -= take_round(round, negative, g, count > 0, entry);
+            append(entry);
+        }
+        return uint16_t(entries);
+    }
+
+    size_t collect(bool negative, int g) {
+        size_t count = 0;
+        for (int i = 0; i < group_; ++i) {
+            left_[i].clear();
+            lists_.each_kept(int(grouped_.order[g * group_ + i]), [&](int tap, bool is_negative) {
+                if (is_negative == negative) left_[i].push_back(tap);
+            });
+            std::reverse(left_[i].begin(), left_[i].end());
+            count += left_[i].size();
+        }
+        return count;
+    }
+
+    // The window begins where the channel that is furthest behind has its next tap; channels without a tap in the
+    // window take its zero. Returns how many channels took a tap.
+    size_t take_round(int round, bool negative, int g, bool any_left, Entry& entry) {
+        int start = any_left ? end_ : entry.first * grain_;
+        for (const auto& own : left_)
+            if (!own.empty()) start = std::min(start, slot(own.back()));
+        if (!round) entry.first = start / grain_;
+        // Where eight bits cannot name the window, no channel takes a tap in this round.
+        if ((start / grain_ - entry.first) * unit_ > 255) start = entry.first * grain_;
+        entry.further[round] = uint8_t((start / grain_ - entry.first) * unit_);
+        start -= start % grain_;
+        size_t taken = 0;
+        for (int i = 0; i < group_; ++i) {
+            auto& own = left_[i];
+            const bool takes = !own.empty() && slot(own.back()) < start + kWindow;
+            entry.index[round][i] = uint16_t(takes ? slot(own.back()) - start : kWindow - 1 - start % kWindow);
+            if (takes) {
+                own.pop_back();
+                ++taken;
+            } else {
+                grouped_.idle[grouped_.order[g * group_ + i]] += negative;
+            }
+        }
+        return taken;
+    }
+
+    void append(const Entry& entry) {
+        grouped_.taps.push_back(uint16_t(entry.first));
+        append_bytes(entry.further, sizeof entry.further);
+        if (grain_ > 1)
+            append_indices_of_halves(entry);
+        else
+            append_indices_of_quarters(entry);
+    }
+
+    // Of a channel 32 bits for six rounds and the lower two bits of the last one; then 8 bits for the seventh and the
+    // rest.
+    void append_indices_of_halves(const Entry& entry) {
+        uint32_t six[16];
+        uint8_t rest[16];
+        for (int i = 0; i < group_; ++i) {
+            six[i] = uint32_t(entry.index[7][i]) << 30;
+            for (int round = 0; round < 6; ++round) six[i] |= uint32_t(entry.index[round][i]) << 5 * round;
+            rest[i] = uint8_t(entry.index[6][i] | entry.index[7][i] >> 2 << 5);
+        }
+        append_bytes(six, sizeof six);
+        append_bytes(rest, sizeof rest);
+    }
+
+    // Of a channel three numbers of 16 bits, for three rounds each.
+    void append_indices_of_quarters(const Entry& entry) {
+        for (int round = 0; round < 8; round += 3)
+            for (int i = 0; i < group_; ++i) {
+                const int third = round < 6 ? entry.index[round + 2][i] << 10 : 0;
+                grouped_.taps.push_back(uint16_t(entry.index[round][i] | entry.index[round + 1][i] << 5 | third));
+            }
+    }
+
+    void append_bytes(const void* bytes, size_t size) {
+        auto& taps = grouped_.taps;
+        taps.resize(taps.size() + size / 2);
+        std::memcpy(taps.data() + taps.size() - size / 2, bytes, size);
+    }
+
+    const TapLists& lists_;
+    GroupedTaps grouped_;
+    const int group_, grain_, unit_;
+    const int end_;  // the slot behind all taps
+    std::vector<std::vector<int>> left_;  // by channel of the group: its taps from the last to the next
+};
+
+}  // namespace
+
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
+    return ShuffledLists(lists, taps, grain).make();
 }
 
 }  // namespace biprop

@@ -1,4 +1,4 @@
-// The kept taps of a layer as the kernels on bits take them.
+// The kept weights of a layer, as lists of taps, for the kernels on bits.
 #pragma once
 
 #include <cstddef>
@@ -10,35 +10,37 @@
 
 namespace biprop {
 
-// The kept taps of a layer, by output channel, for tiles of `width` bytes; for all modes of a network that have such tiles.
+// The kept taps of a layer, by output channel, for tiles of `width` bytes; shared by the modes with such tiles.
 struct TapLists {
-    std::vector<uint16_t> taps;  // in this order, as the kernels run through them:
-    std::vector<uint32_t> order;  // of output channels, by the length of their lists
+    std::vector<uint16_t> taps;  // of the channels in this order:
+    std::vector<uint32_t> order;  // output channels, sorted by the length of their lists
     std::vector<TapRange> ranges;  // by output channel
     std::vector<int> kept;  // per output channel
-    uint16_t zeros, ones;  // the planes that fill the groups
+    uint16_t zeros, ones;  // the planes that fill up groups of eight taps
     int width;
     TapLists(const Op& op, int taps_per_channel, int width);
-    void restore(Op& op) const;  // its mask and sign
-    int per_channel() const { return zeros / (width / 8); }  // taps, kept or not
-    // use(tap, negative) for those kept of a channel; not for what fills its groups
+    void restore(Op& op) const;  // writes its mask and sign
+    int per_channel() const { return zeros / (width / 8); }  // taps of a channel, kept or not
+    // Calls use(tap, negative) for the kept taps of a channel, without those that fill up its groups.
     template <class Use>
     void each_kept(int c, const Use& use) const {
         const uint16_t* const own = taps.data() + 8 * size_t(ranges[c].start);
         for (int i = 0; i < 8 * (ranges[c].positive + ranges[c].negative); ++i)
             if (own[i] < zeros) use(own[i] / (width / 8), i >= 8 * ranges[c].positive);
     }
-    size_t bytes() const { return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int); }
+    size_t bytes() const {
+        return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int);
+    }
 };
 
-// Tap lists of a group of channels at a time. Channels with lists of like length go together.
+// Lists of taps for groups of channels that are computed at once. Channels with lists of similar length share a group.
 struct GroupedTaps {
     std::vector<uint16_t> taps;
     std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
-    std::vector<int> idle;  // by output channel: taps of a plane of zeros, as negative ones
+    std::vector<int> idle;  // by output channel: taps of a plane of zeros that stand for a negative tap
     const int group, lane;  // channels at once; bytes of the plane, or of the half of a plane, of one
-    const int grain;  // of ShuffleKernels; 0 for gathers
+    const int grain;  // as for ShuffleKernels; 0 for gathers
 
     GroupedTaps(const TapLists& lists, int group, int grain);
     int most_idle() const;
@@ -48,12 +50,14 @@ struct GroupedTaps {
         for (const TapRange& range : ranges) sum += range.positive + range.negative;
         return sum;
     }
-    size_t bytes() const { return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange); }
+    size_t bytes() const {
+        return taps.size() * 2 + (order.size() + idle.size()) * 4 + ranges.size() * sizeof(TapRange);
+    }
 };
 
-// As `gathered` takes them: in turns, in lists as long as the longest.
+// For the kernel `gathered`: the taps of the channels alternate, in lists as long as the longest.
 GroupedTaps gathered_taps(const TapLists& lists, int group);
-// As ShuffleKernels take them; `taps` of a channel, kept or not.
+// For ShuffleKernels; `taps` is the number of taps of a channel, kept or not.
 GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain);
 
 }  // namespace biprop

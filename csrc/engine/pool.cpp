@@ -41,7 +41,8 @@ Pool::~Pool() { end(); }
 
 void Pool::end() {
     if (forked()) {
-        // The threads are the parent's. Nobody can join them here, nor destroy what they wait on: the child's copy stays.
+        // The threads belong to the parent process. The child can neither join them nor destroy what they wait on, so
+        // its copy is leaked.
         (void)helpers_.release();
         return;
     }
@@ -55,24 +56,26 @@ void Pool::end() {
 }
 
 void Pool::start(int items, Call call, const void* context) {
-    call_ = call, context_ = context;
+    call_ = call;
+    context_ = context;
     done_.store(0, std::memory_order_relaxed);
-    state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items) << 20);  // publishes the above
+    state_.store((round_of(state_.load(std::memory_order_relaxed)) + 1) << 40 | uint64_t(items)
+                                                                                    << 20);  // publishes the above
     if (asleep_.load()) {
         std::lock_guard<std::mutex> lock(helpers_->mutex);
         helpers_->wake.notify_all();
     }
     drain(0);
     for (int spins = 0; done_.load(std::memory_order_acquire) < items; ++spins)
-        spins < 2000 ? pause() : std::this_thread::yield();  // more threads than cores: let them run
+        spins < 2000 ? pause() : std::this_thread::yield();  // with more threads than cores, let the others run
     if (!failed_.load(std::memory_order_acquire)) return;
     const std::exception_ptr failure = std::exchange(failure_, nullptr);
     failed_.store(false, std::memory_order_relaxed);
     std::rethrow_exception(failure);
 }
 
-// The caller takes items from the front, the others from the back: neighbours share what they read, and the next loop finds most of
-// what it reads in the cache of the processor that wrote it.
+// The calling thread takes items from the front, the others from the back: neighbouring items share what they read,
+// and the next loop finds most of its input in the cache of the core that wrote it.
 void Pool::drain(int thread) {
     uint64_t state = state_.load(std::memory_order_acquire);
     while (next_of(state) < end_of(state)) {

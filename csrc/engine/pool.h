@@ -1,5 +1,5 @@
-// Threads that share the items of a loop. They wait actively for a moment, because a small network has a loop every ten
-// microseconds and waking a thread takes as long; then they sleep.
+// Threads that share the items of a loop. They spin for a moment between loops, because a small network starts a loop
+// every ten microseconds and waking a thread takes as long; then they sleep.
 #pragma once
 
 #include <atomic>
@@ -24,18 +24,22 @@ class Pool {
 
     int threads() const { return threads_; }
 
-    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter. What an item throws is
-    // thrown here, after all items are done.
+    // Calls work(item, thread) for all items; thread 0 is the caller. One loop at a time; see try_enter. What an item
+    // throws is thrown here, after all items are done.
     template <class Work>
     void each(int items, const Work& work) {
         if (threads_ == 1 || items < 2 || items > kMostItems) {
             for (int i = 0; i < items; ++i) work(i, 0);
             return;
         }
-        start(items, [](const void* context, int item, int thread) { (*static_cast<const Work*>(context))(item, thread); }, &work);
+        start(
+            items,
+            [](const void* context, int item, int thread) { (*static_cast<const Work*>(context))(item, thread); },
+            &work);
     }
 
-    // For one run at a time. A run that finds the pool taken works alone, and so does one in a forked child, which has no helpers.
+    // One run at a time may use the pool. A run that finds it taken works alone, and so does a run in a forked child,
+    // which has no helpers.
     bool try_enter() { return !forked() && !taken_.exchange(true, std::memory_order_acquire); }
     void leave() { taken_.store(false, std::memory_order_release); }
 
@@ -49,16 +53,16 @@ class Pool {
     void end();
     bool forked() const { return forks() != born_; }
 
-    // The loop and the items that are left of it in one number, [round 24 bits][end 20][next 20]: whoever takes an item knows that it
-    // is of this loop, whose call_ and context_ stay until all its items are done. So the caller waits for items, never for a thread
-    // that has not come yet.
+    // The number of the loop and its remaining items in one integer, [round 24 bits][end 20][next 20]: a thread that
+    // takes an item knows that it belongs to this loop, whose call_ and context_ stay valid until all its items are
+    // done. So the caller waits for items, never for a thread that has not woken up yet.
     std::atomic<uint64_t> state_{0};
     std::atomic<int> done_{0}, asleep_{0};
     std::atomic<bool> taken_{false}, stop_{false};
     Call call_ = nullptr;
     const void* context_ = nullptr;
     std::atomic<bool> failed_{false};
-    std::exception_ptr failure_;  // the first of a loop
+    std::exception_ptr failure_;  // the first exception of a loop
     const int threads_;
     const uint64_t born_ = forks();
 

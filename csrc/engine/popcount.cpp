@@ -1,4 +1,5 @@
-// Convolutions of one image on bits by masked population counts, input channels in the words: for small maps and high densities.
+// Convolutions of one image on bits by masked population counts, with input channels in the bits of a word: for small
+// maps and high densities.
 #include <algorithm>
 
 #include "bits.h"
@@ -20,10 +21,15 @@ void transpose(uint64_t* words) {
 
 class Popcount final : public BitStep {
   public:
-    Popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
-        : BitStep(op, shapes, std::move(lists)), blocks_((in_.channels + 63) / 64), words_(words(op, in_)), padded_(padded(out_)),
+    Popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+             std::shared_ptr<const TapLists> lists)
+        : BitStep(op, shapes, std::move(lists)),
+          blocks_((in_.channels + 63) / 64),
+          words_(words(op, in_)),
+          padded_(padded(out_)),
           cycles_(kernels.cycles_per_popcount) {
-        mask_.resize(size_t(out_.channels) * words_), sign_.resize(mask_.size());
+        mask_.resize(size_t(out_.channels) * words_);
+        sign_.resize(mask_.size());
         for (int c = 0; c < out_.channels; ++c)
             for (int t = 0; t < taps_; ++t) {
                 const size_t i = size_t(c) * taps_ + t;
@@ -35,11 +41,13 @@ class Popcount final : public BitStep {
         const auto spread = [&](const std::vector<uint16_t>& thresholds) {
             std::vector<uint16_t> all;
             for (int c = 0; !thresholds.empty() && c < out_.channels; ++c)
-                for (int p = 0; p < out_.positions(); ++p) all.push_back(thresholds[size_t(c) * classes() + position_class(p)]);
+                for (int p = 0; p < out_.positions(); ++p)
+                    all.push_back(thresholds[size_t(c) * classes() + position_class(p)]);
             return all;
         };
-        by_position_ = spread(thresholds_), by_position_plus_ = spread(thresholds_plus_);
-        lists_.reset();  // the planes are all that it needs
+        by_position_ = spread(thresholds_);
+        by_position_plus_ = spread(thresholds_plus_);
+        lists_.reset();  // mask_ and sign_ hold the weights
     }
 
     void run(const Frame& frame) const override {
@@ -49,13 +57,17 @@ class Popcount final : public BitStep {
         constexpr int chunk = 16;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             std::vector<int16_t> counts(padded_);
-            std::vector<float> above(2 * positions);
+            std::vector<float> room(2 * positions);
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const uint64_t *mask = mask_.data() + size_t(c) * words_, *sign = sign_.data() + size_t(c) * words_;
-                if (padded_ == 1) frame.kernels->popcount(x, mask, sign, words_, counts.data());
-                else frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
-                by_threshold_ ? emit_thresholds(frame, c, counts.data())
-                              : emit_counts(frame, c, 0, positions, counts.data(), above.data());
+                if (padded_ == 1)
+                    frame.kernels->popcount(x, mask, sign, words_, counts.data());
+                else
+                    frame.kernels->popcounts(x, padded_, mask, sign, words_, counts.data());
+                if (by_threshold_)
+                    emit_thresholds(frame, c, counts.data());
+                else
+                    emit_counts(frame, c, 0, positions, counts.data(), room.data());
             }
         });
     }
@@ -64,7 +76,8 @@ class Popcount final : public BitStep {
     double cycles() const override { return cost(op_, in_, out_, cycles_); }
     static double cost(const Op& op, const Shape& in, const Shape& out, double per_vector) {
         const double work = double(padded(out)) * words(op, in);
-        return out.channels * (work / 8 * per_vector + 40 + out.positions()) + 2 * work + 1500.0 * ((in.channels + 63) / 64);
+        return out.channels * (work / 8 * per_vector + 40 + out.positions()) + 2 * work +
+               1500.0 * ((in.channels + 63) / 64);
     }
     size_t scratch() const override {
         return (size_t(padded_) * words_ + size_t(blocks_) * round_up(size_t(in_.height) * in_.row, 64)) * 8;
@@ -85,13 +98,14 @@ class Popcount final : public BitStep {
         uint8_t *base = frame.values[op_.out], *other = op_.residual == kNone ? nullptr : frame.values[op_.residual];
         const uint16_t* thresholds = by_position_.data() + size_t(c) * positions;
         const uint16_t* thresholds_plus = other ? by_position_plus_.data() + size_t(c) * positions : nullptr;
-        for (int row = 0; row < out_.height;) {  // as many rows as a word holds
+        for (int row = 0; row < out_.height;) {  // as many rows as fit into a word
             const int rows = std::min(out_.height - row, std::max(1, 64 / width)), from = row * width, n = rows * width;
             uint64_t bits = frame.kernels->compare(counts + from, thresholds + from, n);
             if (other) {
                 uint64_t residual = 0;
                 for (int y = 0; y < rows; ++y) residual |= residual_.load_row(other, c, row + y) << (y * width);
-                bits = (residual & frame.kernels->compare(counts + from, thresholds_plus + from, n)) | (~residual & bits);
+                bits =
+                    (residual & frame.kernels->compare(counts + from, thresholds_plus + from, n)) | (~residual & bits);
             }
             if (flips_[c]) bits = ~bits;
             for (int y = 0; y < rows; ++y) out_.store_row(base, c, row + y, bits >> (y * width) & low_bits(width));
@@ -99,7 +113,7 @@ class Popcount final : public BitStep {
         }
     }
 
-    // x[tap][block][position]: what each output position sees; 0 in the padding, as the corrections have it.
+    // Fills x[tap][block][position] with what each output position sees. The padding is 0, as the corrections assume.
     void pack(const Frame& frame, uint64_t* x) const {
         uint8_t* base = frame.values[op_.in];
         const int per_plane = int(round_up(size_t(in_.height) * in_.row, 64)) / 64;
@@ -122,11 +136,12 @@ class Popcount final : public BitStep {
                 const int column = p % out_.width * op_.stride + k % op_.kernel_width - op_.padding;
                 if (row < 0 || row >= in_.height || column < 0 || column >= in_.width) continue;
                 for (int block = 0; block < blocks_; ++block)
-                    x[size_t(k * blocks_ + block) * padded_ + p] = by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
+                    x[size_t(k * blocks_ + block) * padded_ + p] =
+                        by_place[size_t(block) * per_plane * 64 + row * in_.row + column];
             }
     }
 
-    const int blocks_, words_, padded_;  // padded_: positions, a multiple of 8 unless one
+    const int blocks_, words_, padded_;  // padded_: positions, rounded up to a multiple of 8 unless there is only one
     const float cycles_;
     std::vector<uint64_t> mask_, sign_;
     std::vector<uint16_t> by_position_, by_position_plus_;  // thresholds, [channel][position]
@@ -138,7 +153,8 @@ double popcount_cycles(const Op& op, const Shape& in, const Shape& out, const Ke
     return Popcount::cost(op, in, out, kernels.cycles_per_popcount);
 }
 
-std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists) {
+std::unique_ptr<Step> make_popcount(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                    std::shared_ptr<const TapLists> lists) {
     return std::make_unique<Popcount>(op, shapes, kernels, std::move(lists));
 }
 

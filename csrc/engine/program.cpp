@@ -40,7 +40,7 @@ class Reader {
         for (T value : values) check(std::isfinite(value), "a number that is not finite");
         return values;
     }
-    // Double precision, and no larger than floats are: kernels take them as such.
+    // Double precision, but within the range of floats, because kernels convert them to floats.
     std::vector<double> factors(uint64_t count) {
         auto values = finite<double>(count);
         for (double value : values) check(std::fabs(value) <= std::numeric_limits<float>::max(), "a number too large");
@@ -52,7 +52,8 @@ class Reader {
     void take(void* to, size_t size) {
         check(size <= left_, "truncated");
         if (size) std::memcpy(to, at_, size);
-        at_ += size, left_ -= size;
+        at_ += size;
+        left_ -= size;
     }
     const uint8_t* at_;
     size_t left_;
@@ -63,39 +64,29 @@ int output_side(int side, int kernel, int stride, int padding) {
     return room < 0 ? 0 : room / stride + 1;
 }
 
-Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& known) {
-    Op op;
-    op.kind = Kind(in.number(3, 1));
-    const auto last = uint32_t(values.size() - 1);
-    op.in = int(in.number(last)), op.out = int(in.number(last));
-    const uint32_t residual = in.number(last + 1);
-    op.residual = residual ? int(residual) - 1 : kNone;
-    op.act = Act(in.number(3));
-    op.kernel_height = int(in.number(kMostSide, 1)), op.kernel_width = int(in.number(kMostSide, 1));
-    op.stride = int(in.number(kMostSide, 1)), op.padding = int(in.number(kMostSide));
-    check(known[op.in] && (op.residual == kNone || known[op.residual]) && !known[op.out], "an operation out of order");
-    check(op.in != int(last) && op.residual != int(last), "an operation on the output");
-    known[op.out] = true;
+void check_shapes(const Op& op, const std::vector<Value>& values) {
     const Value &from = values[op.in], &to = values[op.out];
     check(output_side(from.height, op.kernel_height, op.stride, op.padding) == to.height &&
               output_side(from.width, op.kernel_width, op.stride, op.padding) == to.width,
           "shapes that do not fit");
     check(op.padding < op.kernel_height && op.padding < op.kernel_width, "padding as wide as the kernel");
     check(!to.bits || op.act == Act::sign, "bits without a sign");
-    if (op.residual != kNone) {
-        const Value& other = values[op.residual];
-        check(op.kind == Kind::conv && other.channels == to.channels && other.height == to.height && other.width == to.width,
-              "a residual that does not fit");
-    }
-    op.scale = in.factors(to.channels), op.shift = in.factors(to.channels);
-    op.residual_scale = in.factors(op.residual == kNone ? 0 : to.channels);
-    if (op.kind != Kind::conv) {
-        check(from.channels == to.channels, "a pool that changes the channels");
-        for (double shift : op.shift) check(shift == 0 || op.kind != Kind::max_pool || !from.bits || !to.bits, "a maximum of bits with a shift");
-        return op;
-    }
+    if (op.residual == kNone) return;
+    const Value& residual = values[op.residual];
+    const bool fits = residual.channels == to.channels && residual.height == to.height && residual.width == to.width;
+    check(op.kind == Kind::conv && fits, "a residual that does not fit");
+}
+
+void check_pool(const Op& op, const Value& from, const Value& to) {
+    check(from.channels == to.channels, "a pool that changes the channels");
+    const bool max_of_bits = op.kind == Kind::max_pool && from.bits && to.bits;
+    for (double shift : op.shift) check(shift == 0 || !max_of_bits, "a maximum of bits with a shift");
+}
+
+void read_weights(Reader& in, const Value& from, const Value& to, Op& op) {
     const uint64_t taps = uint64_t(from.channels) * op.area();
-    if (taps > kMostTaps) throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
+    if (taps > kMostTaps)
+        throw TooLarge("a layer of " + std::to_string(taps) + " inputs; the kernels count up to 65533");
     const uint64_t count = taps * to.channels;
     op.dense = in.number(1);
     check(!op.dense || !from.bits, "float weights on bits");
@@ -105,6 +96,33 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
         op.mask = in.array<uint8_t>((count + 7) / 8);
         op.sign = in.array<uint8_t>((count + 7) / 8);
     }
+}
+
+Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& known) {
+    Op op;
+    op.kind = Kind(in.number(3, 1));
+    const auto last = uint32_t(values.size() - 1);
+    op.in = int(in.number(last));
+    op.out = int(in.number(last));
+    const uint32_t residual = in.number(last + 1);
+    op.residual = residual ? int(residual) - 1 : kNone;
+    op.act = Act(in.number(3));
+    op.kernel_height = int(in.number(kMostSide, 1));
+    op.kernel_width = int(in.number(kMostSide, 1));
+    op.stride = int(in.number(kMostSide, 1));
+    op.padding = int(in.number(kMostSide));
+    check(known[op.in] && (op.residual == kNone || known[op.residual]) && !known[op.out], "an operation out of order");
+    check(op.in != int(last) && op.residual != int(last), "an operation on the output");
+    known[op.out] = true;
+    check_shapes(op, values);
+    const Value& to = values[op.out];
+    op.scale = in.factors(to.channels);
+    op.shift = in.factors(to.channels);
+    op.residual_scale = in.factors(op.residual == kNone ? 0 : to.channels);
+    if (op.kind == Kind::conv)
+        read_weights(in, values[op.in], to, op);
+    else
+        check_pool(op, values[op.in], to);
     return op;
 }
 
@@ -119,7 +137,8 @@ Program Program::read(const uint8_t* bytes, size_t size) {
         Value value;
         value.bits = in.number(1);
         value.channels = int(in.number(kMostChannels, 1));
-        value.height = int(in.number(kMostSide, 1)), value.width = int(in.number(kMostSide, 1));
+        value.height = int(in.number(kMostSide, 1));
+        value.width = int(in.number(kMostSide, 1));
         const uint64_t numbers = uint64_t(value.channels) * value.height * value.width;
         if (numbers >= kMostNumbers / 64) throw TooLarge("a map of " + std::to_string(numbers) + " numbers");
         program.values.push_back(value);

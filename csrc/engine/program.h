@@ -18,10 +18,10 @@ struct TooLarge : std::runtime_error {
 };
 
 constexpr int kNone = -1;
-constexpr int kMostTaps = 65533;  // with the planes of zeros and of ones, what 16 bits can name
+constexpr int kMostTaps = 65533;  // what 16 bits can name, beside the planes of zeros and of ones
 
 struct Value {
-    bool bits;  // +1 and -1, else floats
+    bool bits;  // a binary activation, +1 and -1; else floats
     int channels, height, width;
     int positions() const { return height * width; }
 };
@@ -31,23 +31,29 @@ enum class Kind : uint32_t { conv = 1, max_pool = 2, mean_pool = 3 };
 // out = act(scale * op(in) + shift + residual_scale * residual), per channel of `out`.
 struct Op {
     Kind kind;
-    int in, out, residual;  // values; residual may be kNone
+    int in, out, residual;  // indices of values; residual may be kNone
     Act act;
     int kernel_height, kernel_width, stride, padding;
     std::vector<double> scale, shift, residual_scale;
-    bool dense = false;  // a convolution with float weights; else with weights -1, 0 and 1:
-    std::vector<uint8_t> mask, sign;  // planes, packed bits in C order of [out][in][row][column]
+    bool dense = false;  // a convolution with float weights; else with weights -1, 0 and 1, in mask and sign
+    std::vector<uint8_t> mask, sign;  // packed bits in C order of [out][in][row][column]
     std::vector<float> weights;
 
     int area() const { return kernel_height * kernel_width; }
-    bool halves() const { return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding; }
-    // Whether a pool puts out some of the values that it reads, as they are.
+    bool halves() const {
+        return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding;
+    }
+    // Whether the operation is a max pool whose output numbers are input numbers, unchanged.
     bool selects() const {
-        const auto all = [](const std::vector<double>& numbers, double one) { return std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == one; }); };
+        const auto all = [](const std::vector<double>& numbers, double one) {
+            return std::all_of(numbers.begin(), numbers.end(), [&](double x) { return x == one; });
+        };
         return kind == Kind::max_pool && act == Act::none && residual == kNone && all(scale, 1) && all(shift, 0);
     }
-    // Whether larger sums give results that are no smaller.
-    bool rising() const { return std::all_of(scale.begin(), scale.end(), [](double x) { return x > 0; }); }
+    // Whether all scales are positive, so that larger sums give larger results.
+    bool rising() const {
+        return std::all_of(scale.begin(), scale.end(), [](double x) { return x > 0; });
+    }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
 };
@@ -57,7 +63,7 @@ struct Program {
     std::vector<Value> values;  // the first is the input, the last the output
     std::vector<Op> ops;
 
-    // Throws ProgramError for whatever is damaged, TooLarge for what the kernels cannot count.
+    // Throws ProgramError for a damaged program, TooLarge for a layer that the kernels cannot count.
     static Program read(const uint8_t* bytes, size_t size);
 };
 

@@ -1,4 +1,5 @@
-// Bit-sliced convolutions: kept planes are added by full adders, each lane a column of bits, for a tile of lanes.
+// Bit-sliced convolutions: full adders add the planes of the kept taps, so that each lane of a tile has its count in
+// a column of bits.
 #include <algorithm>
 #include <map>
 
@@ -8,12 +9,13 @@ namespace biprop {
 
 namespace {
 
-constexpr int kChunk = 8;  // channels whose counts are held at a time
+constexpr int kChunk = 8;  // channels whose counts are in memory at a time
 constexpr size_t kFastest = 40 << 10;  // bytes of the fastest cache that planes may take
 
 class Sliced final : public BitStep {
   public:
-    Sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, std::shared_ptr<const TapLists> lists)
+    Sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
+           std::shared_ptr<const TapLists> lists)
         : BitStep(op, shapes, std::move(lists)), by_rows_(out_.images == 1), row_(Shape::row_of(out_.width)) {
         width_ = lists_->width;
         for (int i = 0; i < kMostWidths; ++i)
@@ -25,17 +27,22 @@ class Sliced final : public BitStep {
         direct_ = !by_threshold_ && whole && (op.residual == kNone || !residual_.bits);
         if (by_rows_ && width_ == 8 && tiles_ == 1) group_channels(kernels);
         by_rows_ ? prepare_rows(kernels) : prepare_cells();
-        // A pool of counts reads a correction at each position.
-        const bool pairs = !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
-        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) pool_ = pool, pooled_ = shapes[pool->out], pool_finishes_ = finishes_of(*pool);
+        // The pool kernel for counts reads a correction for each position.
+        const bool pairs =
+            !by_rows_ && corrections_step() > 1 && tile_ % 2 == 0 && out_.width % tile_ == 0 && out_.plain();
+        if (pool && pairs && shapes[pool->out].plain() && 2 * taps_ <= INT16_MAX) {
+            pool_ = pool;
+            pooled_ = shapes[pool->out];
+            pool_finishes_ = finishes_of(*pool);
+        }
         if (pool && grouped_ && direct_) pool_word(op, pool, shapes[pool->out]);
-        if (grouped_) lists_.reset();  // its own are all that it needs
+        if (grouped_) lists_.reset();  // grouped_ has its own lists
     }
 
     void run(const Frame& frame) const override {
         const bool in_pairs = pool_ && !by_rows_;
         const int items = in_pairs ? pooled_.height * tiles_a_row() : tiles_;
-        const int parts = this->parts(frame, items), group = grouped_ ? grouped_->group : 1;
+        const int parts = this->parts(frame, items), group = channels_at_once();
         frame.each(items * parts, [&](int at, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
             const int item = at / parts, part = at % parts;
@@ -55,19 +62,24 @@ class Sliced final : public BitStep {
 
     std::string name() const override {
         if (grouped_)
-            return "bit-sliced, " + std::to_string(8 * grouped_->lane) + " positions of " + std::to_string(grouped_->group) + " channels" +
-                   (shuffles_ ? ", shuffled" : "") + (pool_ ? ", max pool" : "");
-        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") + (pool_ ? ", max pool" : "");
+            return "bit-sliced, " + std::to_string(8 * grouped_->lane) + " positions of " +
+                   std::to_string(grouped_->group) + " channels" + (shuffles_ ? ", shuffled" : "") +
+                   (pool_ ? ", max pool" : "");
+        return "bit-sliced, " + std::to_string(width_ * 8) + (by_rows_ ? " positions" : " lanes (64 images)") +
+               (pool_ ? ", max pool" : "");
     }
     double cycles() const override {
         if (grouped_)
-            return grouped_->eights() * cycles_per_eight_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) + 4.0 * taps_;
-        const double planes = double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
+            return grouped_->eights() * cycles_per_eight_ + out_.channels * (20.0 + (by_threshold_ ? 0 : 60)) +
+                   4.0 * taps_;
+        const double planes =
+            double(lists_->taps.size()) + out_.channels * (10.0 + 2 * bits_ + (by_threshold_ ? 0 : 6 * width_));
         return tiles_ * (planes * cycles_per_plane_ + 2.0 * taps_ * (same_ ? 1 : by_rows_ ? tile_ : width_ / 8));
     }
     size_t scratch() const override {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
-        return tiles * counts_at() + std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
+        return tiles * counts_at() +
+               std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
                halves() * slots_bytes();
     }
     void memory(Held& held) const override {
@@ -77,31 +89,45 @@ class Sliced final : public BitStep {
     }
 
   private:
-    size_t counts_at() const { return round_up(size_t(taps_ + 8) * width_, 64); }  // two planes, and what `pack_words` writes
+    // Bytes of the planes of all taps, with the planes of zeros and of ones, and what `pack_words` writes behind them.
+    size_t counts_at() const { return round_up(size_t(taps_ + 8) * width_, 64); }
     size_t lanes() const { return size_t(width_) * 8; }
+    int channels_at_once() const { return grouped_ ? grouped_->group : 1; }
 
     void pack(const Frame& frame, int tile, uint8_t* planes) const {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
         std::memset(planes + size_t(taps_) * width_, 0, width_);
         std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
-        for (int half = 0; shuffles_ && half < halves(); ++half) shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
+        for (int half = 0; shuffles_ && half < halves(); ++half)
+            shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
     }
     size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
     bool quarters() const { return out_.width == 4 && out_.height == 4; }  // of a word
     int halves() const { return grouped_ && grouped_->lane == 4 ? 2 : 1; }  // of a plane, one after the other
     size_t slots_bytes() const { return shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0; }
-    uint8_t* slots(uint8_t* planes, int half) const { return planes + counts_at() + split_bytes() + half * slots_bytes(); }
+    uint8_t* slots(uint8_t* planes, int half) const {
+        return planes + counts_at() + split_bytes() + half * slots_bytes();
+    }
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
-        const auto use = [&](const auto& lists) { t.taps = lists.taps.data(), t.ranges = lists.ranges.data(), t.order = lists.order.data(); };
+        const auto use = [&](const auto& lists) {
+            t.taps = lists.taps.data();
+            t.ranges = lists.ranges.data();
+            t.order = lists.order.data();
+        };
         grouped_ ? use(*grouped_) : use(*lists_);
-        t.planes = planes, t.bits = bits_, t.flips = flips_.data();
+        t.planes = planes;
+        t.bits = bits_;
+        t.flips = flips_.data();
         return t;
     }
     void run_kernel(const Frame& frame, const BitTile& t) const {
-        if (shuffles_) shuffles_->bits(t, grouped_->grain);
-        else if (grouped_) frame.kernels->gathered(t);
-        else frame.kernels->bits(t, width_);
+        if (shuffles_)
+            shuffles_->bits(t, grouped_->grain);
+        else if (grouped_)
+            frame.kernels->gathered(t);
+        else
+            frame.kernels->bits(t, width_);
     }
 
     // ---- many images and a 2x2 maximum behind it: two tiles, one above the other ----
@@ -109,17 +135,21 @@ class Sliced final : public BitStep {
     int tiles_a_row() const { return out_.width / tile_; }
     int upper_tile(int item) const { return item / tiles_a_row() * 2 * tiles_a_row() + item % tiles_a_row(); }
 
-    // Largest is what has the largest count, or the least: the pool comes before the floats.
+    // The pool comes before scale and shift, so it takes the largest 2 count - correction, or the smallest where the
+    // scale is negative.
     void compute_pooled(const Frame& frame, int item, uint8_t* planes, int first, int last) const {
         int16_t* const counts[2] = {reinterpret_cast<int16_t*>(planes + 2 * counts_at()), counts[0] + kChunk * lanes()};
         auto* room = reinterpret_cast<float*>(counts[1] + kChunk * lanes());
         const int from = upper_tile(item) * tile_, n = tile_ / 2 * out_.images;
-        const size_t to = (item / tiles_a_row() * pooled_.width + item % tiles_a_row() * tile_ / 2) * size_t(out_.images);
+        const size_t to =
+            (item / tiles_a_row() * pooled_.width + item % tiles_a_row() * tile_ / 2) * size_t(out_.images);
         for (int at = first; at < last; at += kChunk) {
             const int some = std::min(kChunk, last - at);
             for (int row = 0; row < 2; ++row) {
                 BitTile t = bit_tile(planes + row * counts_at());
-                t.first = at, t.last = at + some, t.counts = counts[row];
+                t.first = at;
+                t.last = at + some;
+                t.counts = counts[row];
                 frame.kernels->bits(t, width_);
             }
             for (int i = 0; i < some; ++i) {
@@ -129,51 +159,73 @@ class Sliced final : public BitStep {
                 const int32_t* const corrections[2] = {correction, correction + out_.width};
                 frame.kernels->pool_counts(own, corrections, tile_, op_.scale[c] < 0, room);
                 frame.kernels->finish_floats(room, n, finishes_[c], nullptr, room + n);
-                frame.kernels->finish_floats(room + n, n, pool_finishes_[c], nullptr, pooled_.floats(frame.values[pool_->out], c) + to);
+                frame.kernels->finish_floats(room + n, n, pool_finishes_[c], nullptr,
+                                             pooled_.floats(frame.values[pool_->out], c) + to);
             }
         }
     }
 
     void compute(const Frame& frame, int tile, int half, uint8_t* planes, int first, int last) const {
         BitTile t = bit_tile(shuffles_ ? slots(planes, half) : planes);
-        t.first = first / (grouped_ ? grouped_->group : 1), t.last = last / (grouped_ ? grouped_->group : 1);
-        const auto run = [&] { run_kernel(frame, t); };
-        uint8_t* out = frame.values[op_.out];
-        t.out = out + out_.front + size_t(tile) * width_ + 4 * half, t.out_step = out_.plane;
+        t.first = first / channels_at_once();
+        t.last = last / channels_at_once();
+        t.out = frame.values[op_.out] + out_.front + size_t(tile) * width_ + 4 * half;
+        t.out_step = out_.plane;
         if (by_threshold_) {
-            if (by_rows_) {
-                const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
-                t.sliced = sliced_.data() + from, t.sliced_step = sliced_.size() / (out_.channels / (grouped_ ? grouped_->group : 1));
-                if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
-                if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
-                if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
-            } else {
-                t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
-                t.lanes_step = lanes_.size() / out_.channels;
-                if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
-            }
+            by_rows_ ? use_thresholds_of_rows(tile, half, t) : use_thresholds_of_cells(tile, t);
             if (op_.residual != kNone) {
-                t.residual = frame.values[op_.residual] + (t.out - out);
+                t.residual = frame.values[op_.residual] + (t.out - frame.values[op_.out]);
                 t.residual_step = residual_.plane;
             }
-            return run();
+            run_kernel(frame, t);
+        } else if (direct_) {
+            use_corrections(frame, tile * width_ * 8 + 32 * half, half, t);
+            run_kernel(frame, t);
+        } else {
+            t.counts = reinterpret_cast<int16_t*>(planes + counts_at());
+            compute_counts(frame, tile, first, last, t);
         }
-        const int lane = tile * width_ * 8 + 32 * half;
-        if (direct_) {
-            t.quarters = quarters(), t.finishes = finishes_.data(), t.shift = correction_shift(), t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
-            t.corrections = corrections_.data() + (lane >> t.shift), t.corrections_step = corrections_step();
-            if (pool_) {
-                t.class_corrections = class_corrections_.data(), t.classes = classes_of_.data() + 32 * half;
-                t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half, t.floats_step = pooled_.plane;
-            }
-            if (!pool_ && !out_.bits) t.floats = out_.floats(out, 0) + lane, t.floats_step = out_.plane;
-            if (op_.residual != kNone) {
-                t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
-                t.residual_floats_step = residual_.plane;
-            }
-            return run();
+    }
+
+    void use_thresholds_of_rows(int tile, int half, BitTile& t) const {
+        const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
+        t.sliced = sliced_.data() + from;
+        t.sliced_step = sliced_.size() / (out_.channels / channels_at_once());
+        if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
+        if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
+        if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
+    }
+
+    void use_thresholds_of_cells(int tile, BitTile& t) const {
+        t.lanes = lanes_.data() + size_t(patterns_[tile]) * 8;
+        t.lanes_step = lanes_.size() / out_.channels;
+        if (!lanes_plus_.empty()) t.lanes_plus = lanes_plus_.data() + size_t(patterns_[tile]) * 8;
+    }
+
+    // Lets the kernel itself finish the counts, for lanes from `lane`.
+    void use_corrections(const Frame& frame, int lane, int half, BitTile& t) const {
+        t.quarters = quarters();
+        t.finishes = finishes_.data();
+        t.shift = correction_shift();
+        t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
+        t.corrections = corrections_.data() + (lane >> t.shift);
+        t.corrections_step = corrections_step();
+        if (pool_) {
+            t.class_corrections = class_corrections_.data();
+            t.classes = classes_of_.data() + 32 * half;
+            t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half;
+            t.floats_step = pooled_.plane;
+        } else if (!out_.bits) {
+            t.floats = out_.floats(frame.values[op_.out], 0) + lane;
+            t.floats_step = out_.plane;
         }
-        t.counts = reinterpret_cast<int16_t*>(planes + counts_at());
+        if (op_.residual != kNone) {
+            t.residual_floats = residual_.floats(frame.values[op_.residual], 0) + lane;
+            t.residual_floats_step = residual_.plane;
+        }
+    }
+
+    void compute_counts(const Frame& frame, int tile, int first, int last, BitTile& t) const {
         auto* room = reinterpret_cast<float*>(t.counts + size_t(kChunk) * width_ * 8);
         for (t.first = first; t.first < last; t.first = t.last) {
             t.last = std::min(last, t.first + kChunk);
@@ -197,56 +249,62 @@ class Sliced final : public BitStep {
 
     // ---- one image: tiles of whole rows ----
 
-    // A 2x2 maximum of an 8x8 map: where it keeps the order, it comes before scale and shift.
+    // A 2x2 max pool of an 8x8 map. It comes before scale and shift, which must keep the order.
     void pool_word(const Op& op, const Op* pool, const Shape& pooled) {
-        if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 || classes() > 16) return;
+        if (!op.rising() || !pool->selects() || op.residual != kNone || out_.width != 8 || out_.height != 8 ||
+            classes() > 16)
+            return;
         if (!out_.plain() || !pooled.plain() || 2 * (taps_ + grouped_->most_idle()) > INT16_MAX) return;
-        pool_ = pool, pooled_ = pooled;
+        pool_ = pool;
+        pooled_ = pooled;
         for (int p = 0; p < 64; ++p) classes_of_.push_back(uint16_t(position_class(p)));
         class_corrections_.resize(size_t(out_.channels) * 16);
         for (int c = 0; c < out_.channels; ++c)
             for (int p = 0; p < 64; ++p)
-                class_corrections_[16 * c + classes_of_[p]] = int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
+                class_corrections_[16 * c + classes_of_[p]] =
+                    int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
         corrections_ = {};
     }
 
-    // Planes of one word: several channels at once, by gathers or by permutations, where their results need no further step.
+    // Where a plane is one word, computes several channels at once, by gathers or by permutations, if the kernel can
+    // finish their counts itself.
     void group_channels(const Kernels& kernels) {
         if (!by_threshold_ && !direct_ && (!quarters() || residual_.bits)) return;
         const auto use = [&](GroupedTaps&& taps, double cycles_per_eight) {
             if (grouped_ && taps.eights() * cycles_per_eight >= grouped_->eights() * cycles_per_eight_) return false;
-            grouped_ = std::make_unique<GroupedTaps>(std::move(taps)), cycles_per_eight_ = cycles_per_eight;
+            grouped_ = std::make_unique<GroupedTaps>(std::move(taps));
+            cycles_per_eight_ = cycles_per_eight;
             direct_ = !by_threshold_;
             return true;
         };
         if (kernels.gathered && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
-        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000) return;  // 16 bits name a slot
-        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters() ? 1 : ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16);
-        if (taps_ + taps.most_idle() >= 65535 || !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round)) return;
+        // 16 bits must name a slot.
+        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000) return;
+        const int grain_of_halves = ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16;
+        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters() ? 1 : grain_of_halves);
+        if (taps_ + taps.most_idle() >= 65535 ||
+            !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round))
+            return;
         shuffles_ = kernels.shuffles;
-        // A zero that is taken as a negative tap counts as one that agrees.
+        // A zero that stands for a negative tap is counted as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
             const int idle = grouped_->idle[c];
             bits_ = std::max(bits_, bit_length(uint32_t(lists_->kept[c] + 1 + idle)));
             for (auto* thresholds : {&thresholds_, &thresholds_plus_})
-                for (int k = 0; k < classes() && !thresholds->empty(); ++k) (*thresholds)[size_t(c) * classes() + k] += uint16_t(idle);
-            for (size_t p = 0; p < corrections_step() && !corrections_.empty(); ++p) corrections_[c * corrections_step() + p] += 2 * idle;
+                for (int k = 0; k < classes() && !thresholds->empty(); ++k)
+                    (*thresholds)[size_t(c) * classes() + k] += uint16_t(idle);
+            for (size_t p = 0; p < corrections_step() && !corrections_.empty(); ++p)
+                corrections_[c * corrections_step() + p] += 2 * idle;
         }
     }
     void prepare_rows(const Kernels& kernels) {
-        const int rows = tiles_ * tile_;
         valid_.assign(size_t(tiles_) * width_, 0);
         for (int y = 0; y < out_.height; ++y) {
             const uint64_t columns = low_bits(out_.width);
             std::memcpy(valid_.data() + size_t(y) * row_ / 8, &columns, row_ / 8);
         }
-        if (by_threshold_) {
-            const std::vector<int> kinds = kernels.looks_up && width_ > 8 ? find_places() : std::vector<int>();
-            const auto slice = [&](const std::vector<uint16_t>& all) { return places_.empty() ? this->slice(all, rows) : tables(all, kinds); };
-            sliced_ = slice(thresholds_);
-            if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
-        }
+        if (by_threshold_) prepare_thresholds(kernels);
         const bool halves = op_.stride == 2 && row_ == std::max(8, in_.row / 2);
         fast_ = op_.padding <= kRing && ((same_ && in_.row == row_) || halves);
         if (!fast_) return;
@@ -254,31 +312,46 @@ class Sliced final : public BitStep {
             sub_front_ = round_up(2 * row_ / 8, 8);
             sub_plane_ = round_up(sub_front_ + size_t(in_.height / 2 + kRing) * row_ / 8, 8) + 64;
         }
-        const bool words = same_ && row_ == 8 && out_.height <= 8;
         for (int y = 0; y < op_.kernel_height; ++y)
-            for (int x = 0; x < op_.kernel_width; ++x) {
-                const int by = x - op_.padding, down = y - op_.padding, stride = op_.stride;
-                uint64_t columns = 0;
-                for (int o = 0; o < out_.width; ++o)
-                    if (o * stride + by >= 0 && o * stride + by < in_.width) columns |= uint64_t(1) << o;
-                for (int bits = row_; bits < 64; bits *= 2) columns |= columns << bits;
-                masks_.push_back(columns);
-                if (words) {
-                    uint64_t rows = 0;
-                    for (int o = 0; o < out_.height; ++o)
-                        if (o + down >= 0 && o + down < in_.height) rows |= uint64_t(255) << 8 * o;
-                    turns_.push_back(uint64_t(8 * down + by) & 63), word_masks_.push_back(columns & rows);
-                }
-                // With stride 2: of every second row, and of those every second column, as if the stride were 1.
-                const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
-                offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
-                shifts_.push_back(halves ? by >> 1 : by);
-            }
-        turns_.resize(round_up(turns_.size(), 8)), word_masks_.resize(turns_.size());
+            for (int x = 0; x < op_.kernel_width; ++x) prepare_tap(y - op_.padding, x - op_.padding, halves);
+        turns_.resize(round_up(turns_.size(), 8));
+        word_masks_.resize(turns_.size());
     }
 
-    // Bytes of eight positions of a row differ only by the classes of these: where there are at most 16 kinds, fills `places_` with the
-    // kind of each byte, and gives a position where each begins.
+    void prepare_thresholds(const Kernels& kernels) {
+        const std::vector<int> kinds = kernels.looks_up && width_ > 8 ? find_places() : std::vector<int>();
+        const auto slice = [&](const std::vector<uint16_t>& all) {
+            return places_.empty() ? this->slice(all, tiles_ * tile_) : tables(all, kinds);
+        };
+        sliced_ = slice(thresholds_);
+        if (op_.residual != kNone) sliced_plus_ = slice(thresholds_plus_);
+    }
+
+    // The offsets, shifts and masks of the kernel `pack_rows` for the tap `down` rows below and `by` columns right of
+    // an output position.
+    void prepare_tap(int down, int by, bool halves) {
+        const int stride = op_.stride;
+        uint64_t columns = 0;
+        for (int o = 0; o < out_.width; ++o)
+            if (o * stride + by >= 0 && o * stride + by < in_.width) columns |= uint64_t(1) << o;
+        for (int bits = row_; bits < 64; bits *= 2) columns |= columns << bits;
+        masks_.push_back(columns);
+        if (same_ && row_ == 8 && out_.height <= 8) {  // a plane is one word
+            uint64_t rows = 0;
+            for (int o = 0; o < out_.height; ++o)
+                if (o + down >= 0 && o + down < in_.height) rows |= uint64_t(255) << 8 * o;
+            turns_.push_back(uint64_t(8 * down + by) & 63);
+            word_masks_.push_back(columns & rows);
+        }
+        // With stride 2, a tap reads every second row, and of those every second column, as if the stride were 1.
+        const int sub = halves ? 2 * (down & 1) + (by & 1) : 0;
+        offsets_.push_back(int(sub * sub_plane_) + (halves ? down >> 1 : down) * row_ / 8);
+        shifts_.push_back(halves ? by >> 1 : by);
+    }
+
+    // The thresholds of eight positions, one byte of a row, depend only on the classes of the positions. Where there
+    // are at most 16 kinds of bytes, fills `places_` with the kind of each byte. Returns, for each kind, a position
+    // where such a byte begins.
     std::vector<int> find_places() {
         std::map<std::vector<int>, int> known;
         std::vector<int> kinds;
@@ -286,7 +359,8 @@ class Sliced final : public BitStep {
         for (int y = 0; y < out_.height; ++y)
             for (int x = 0; x < out_.width; x += 8) {
                 std::vector<int> kind;
-                for (int p = y * out_.width + x, end = p + std::min(8, out_.width - x); p < end; ++p) kind.push_back(position_class(p));
+                for (int p = y * out_.width + x, end = p + std::min(8, out_.width - x); p < end; ++p)
+                    kind.push_back(position_class(p));
                 const auto [entry, is_new] = known.emplace(kind, int(kinds.size()));
                 if (is_new) kinds.push_back(y * out_.width + x);
                 places[size_t(y) * row_ / 8 + x / 8] = uint8_t(entry->second);
@@ -301,14 +375,15 @@ class Sliced final : public BitStep {
             for (size_t k = 0; k < kinds.size(); ++k)
                 for (int x = 0; x < std::min(8, out_.width - kinds[k] % out_.width); ++x) {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(kinds[k] + x)];
-                    for (int b = 0; b < bits_; ++b) bytes[(size_t(c) * bits_ + b) * 16 + k] |= uint8_t((t >> b & 1) << x);
+                    for (int b = 0; b < bits_; ++b)
+                        bytes[(size_t(c) * bits_ + b) * 16 + k] |= uint8_t((t >> b & 1) << x);
                 }
         return bytes;
     }
 
     // [channel][tile][bits][width]
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
-        const int row_bytes = row_ / 8, group = grouped_ ? grouped_->group : 1, lane = grouped_ ? grouped_->lane : width_;
+        const int row_bytes = row_ / 8, group = channels_at_once(), lane = grouped_ ? grouped_->lane : width_;
         const int tiles = tiles_ * halves(), tile = tile_ / halves();
         const size_t step = size_t(group) * lane;
         std::vector<uint8_t> sliced(size_t(out_.channels) * tiles * bits_ * lane);
@@ -321,53 +396,67 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Of grouped channels: [group][half][bits][channels of the group][lane]; in a lane of two bytes rows have four bits.
+                // Layout for grouped channels: [group][half][bits][channel of the group][lane]; in a lane of two
+                // bytes a row has four bits.
                 uint8_t* to = sliced.data();
-                to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step + place[c] % group * size_t(lane);
+                to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step +
+                      place[c] % group * size_t(lane);
                 for (int b = 0; b < bits_; ++b)
-                    if (lane == 2) to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
-                    else std::memcpy(to + b * step + size_t(y % tile) * row_bytes, &planes[b], row_bytes);
+                    if (lane == 2)
+                        to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
+                    else
+                        std::memcpy(to + b * step + size_t(y % tile) * row_bytes, &planes[b], row_bytes);
             }
         return sliced;
     }
 
     void pack_rows(const Frame& frame, int tile, uint8_t* planes) const {
         uint8_t* base = frame.values[op_.in];
-        const int area = op_.area(), first = tile * tile_;
-        if (fast_) {
-            if (!turns_.empty())
-                return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(), word_masks_.data(), area, planes);
-            uint8_t* room = planes + counts_at();
-            if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
-            for (int c = 0; c < in_.channels; ++c) {
-                const uint8_t* from = in_.rows(base, c);
-                if (sub_plane_) frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_), from = room + sub_front_;
-                frame.kernels->pack_rows(from + size_t(first) * row_ / 8, offsets_.data(), shifts_.data(), masks_.data(), area, width_,
-                                         planes + size_t(c) * area * width_);
+        if (!fast_) return pack_rows_bit_by_bit(base, tile, planes);
+        const int area = op_.area();
+        if (!turns_.empty())
+            return frame.kernels->pack_words(in_.rows(base, 0), in_.plane, in_.channels, turns_.data(),
+                                             word_masks_.data(), area, planes);
+        uint8_t* room = planes + counts_at();
+        if (sub_plane_) std::memset(room, 0, 4 * sub_plane_);
+        for (int c = 0; c < in_.channels; ++c) {
+            const uint8_t* from = in_.rows(base, c);
+            if (sub_plane_) {
+                frame.kernels->split(from, in_.row, in_.height, sub_plane_, room + sub_front_);
+                from = room + sub_front_;
             }
-            return;
+            frame.kernels->pack_rows(from + size_t(tile) * tile_ * row_ / 8, offsets_.data(), shifts_.data(),
+                                     masks_.data(), area, width_, planes + size_t(c) * area * width_);
         }
-        const uint64_t columns = low_bits(out_.width);
+    }
+
+    // For any stride and padding.
+    void pack_rows_bit_by_bit(uint8_t* base, int tile, uint8_t* planes) const {
         for (int c = 0; c < in_.channels; ++c)
-            for (int k = 0; k < area; ++k, planes += width_)
+            for (int k = 0; k < op_.area(); ++k, planes += width_)
                 for (int i = 0; i < tile_; ++i) {
-                    const int y = (first + i) * op_.stride + k / op_.kernel_width - op_.padding, by = k % op_.kernel_width - op_.padding;
-                    uint64_t word = 0;
-                    if (first + i < out_.height && y >= 0 && y < in_.height) {
-                        word = in_.load_row(base, c, y);
-                        // Output column x reads input column x * stride + by; `skip` columns are left of the map.
-                        const int skip = by < 0 ? (-by + op_.stride - 1) / op_.stride : 0, start = by + skip * op_.stride;
-                        word = start < 64 ? word >> start : 0;
-                        if (op_.stride > 1) {
-                            uint64_t some = 0;
-                            for (int x = 0; x * op_.stride < 64; ++x) some |= (word >> (x * op_.stride) & 1) << x;
-                            word = some;
-                        }
-                        word = skip < 64 ? word << skip : 0;
-                        word &= columns;
-                    }
+                    const int row = tile * tile_ + i;
+                    const int y = row * op_.stride + k / op_.kernel_width - op_.padding;
+                    const int by = k % op_.kernel_width - op_.padding;
+                    const bool inside = row < out_.height && y >= 0 && y < in_.height;
+                    const uint64_t word = inside ? strided_columns(in_.load_row(base, c, y), by) : 0;
                     Shape::store_row(planes + i * (row_ / 8), row_, word);
                 }
+    }
+
+    // Output column x reads input column x * stride + by; `skip` columns are left of the map.
+    uint64_t strided_columns(uint64_t word, int by) const {
+        const int stride = op_.stride;
+        const int skip = by < 0 ? (-by + stride - 1) / stride : 0;
+        const int start = by + skip * stride;
+        word = start < 64 ? word >> start : 0;
+        if (stride > 1) {
+            uint64_t every = 0;
+            for (int x = 0; x * stride < 64; ++x) every |= (word >> (x * stride) & 1) << x;
+            word = every;
+        }
+        word = skip < 64 ? word << skip : 0;
+        return word & low_bits(out_.width);
     }
 
     // ---- many images: tiles of positions ----
@@ -376,7 +465,8 @@ class Sliced final : public BitStep {
         std::map<std::vector<int>, int> known;
         for (int tile = 0; tile < tiles_; ++tile) {
             std::vector<int> pattern;
-            for (int i = 0; i < tile_; ++i) pattern.push_back(position_class(std::min(tile * tile_ + i, out_.positions() - 1)));
+            for (int i = 0; i < tile_; ++i)
+                pattern.push_back(position_class(std::min(tile * tile_ + i, out_.positions() - 1)));
             patterns_.push_back(known.emplace(pattern, int(known.size())).first->second);
         }
         const auto spread = [&](const std::vector<uint16_t>& thresholds) {
@@ -384,7 +474,8 @@ class Sliced final : public BitStep {
             for (const auto& [pattern, number] : known)
                 for (int c = 0; c < out_.channels; ++c)
                     for (int i = 0; i < tile_; ++i)
-                        lanes[(size_t(c) * known.size() + number) * 8 + i] = thresholds[size_t(c) * classes() + pattern[i]];
+                        lanes[(size_t(c) * known.size() + number) * 8 + i] =
+                            thresholds[size_t(c) * classes() + pattern[i]];
             return lanes;
         };
         if (!by_threshold_) return;
@@ -392,7 +483,7 @@ class Sliced final : public BitStep {
         if (op_.residual != kNone) lanes_plus_ = spread(thresholds_plus_);
     }
 
-    // A shift by a tap is a shift of the flat positions, if input and output have the same sides.
+    // If input and output have the same height and width, a tap is a constant offset of the flat position.
     void pack_cells(const Frame& frame, int tile, uint8_t* planes) const {
         uint8_t* base = frame.values[op_.in];
         const int area = op_.area(), first = tile * tile_;
@@ -415,7 +506,8 @@ class Sliced final : public BitStep {
                         masks[size_t(k) * tile_ + i] = ~uint64_t(0);
                     }
             for (int c = 0; c < in_.channels; ++c)
-                frame.kernels->pack_cells(base + c * in_.plane, offsets.data(), reinterpret_cast<const uint8_t*>(masks.data()), area, width_,
+                frame.kernels->pack_cells(base + c * in_.plane, offsets.data(),
+                                          reinterpret_cast<const uint8_t*>(masks.data()), area, width_,
                                           planes + size_t(c) * area * width_);
             return;
         }
@@ -430,17 +522,17 @@ class Sliced final : public BitStep {
 
     const bool by_rows_;
     const int row_;  // bits of a row of lanes
-    int width_, tile_, tiles_;  // bytes of a tile; its rows or positions; how many
+    int width_, tile_, tiles_;  // bytes of a tile; rows or positions of a tile; number of tiles
     float cycles_per_plane_;
     bool same_ = false, fast_ = false, direct_ = false;
-    const Op* pool_ = nullptr;  // done by this step, too
+    const Op* pool_ = nullptr;  // fused into this step; or null
     Shape pooled_;
     std::vector<Finish> pool_finishes_;
     std::vector<int16_t> class_corrections_;  // of a pool in a word
     std::vector<uint16_t> classes_of_;
     std::unique_ptr<GroupedTaps> grouped_;
-    const ShuffleKernels* shuffles_ = nullptr;  // who computes the groups; null: gathers
-    double cycles_per_eight_ = 0;  // of taps of a group
+    const ShuffleKernels* shuffles_ = nullptr;  // null: groups are computed by gathers
+    double cycles_per_eight_ = 0;  // cost model: eight taps of a group
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
     std::vector<uint8_t> sliced_, sliced_plus_, places_, valid_;
     std::vector<int32_t> offsets_;
@@ -452,18 +544,19 @@ class Sliced final : public BitStep {
 
 }  // namespace
 
-// Of a tile, in bytes: the narrowest that holds the whole plane, else the widest, whose planes 16 bits can name.
+// The bytes of a tile: the narrowest that holds a whole plane, else the widest whose planes 16 bits can name.
 int sliced_width(const Op& op, const Shape& in, const Shape& out, const Kernels& kernels) {
     const int taps = in.channels * op.area();
-    const size_t needed = out.images == 1 ? size_t(out.height) * Shape::row_of(out.width) / 8 : size_t(out.positions()) * 8;
+    const size_t needed =
+        out.images == 1 ? size_t(out.height) * Shape::row_of(out.width) / 8 : size_t(out.positions()) * 8;
     int choice = 0;
     for (int i = 1; i < kMostWidths && kernels.widths[i]; ++i)
         if (size_t(kernels.widths[i]) >= needed || (taps + 1) * (kernels.widths[choice] / 8) > 65535) choice = i;
     return kernels.widths[choice];
 }
 
-std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
-                                  std::shared_ptr<const TapLists> lists) {
+std::unique_ptr<Step> make_sliced(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                  const Kernels& kernels, std::shared_ptr<const TapLists> lists) {
     return std::make_unique<Sliced>(op, pool, shapes, kernels, std::move(lists));
 }
 

@@ -9,7 +9,7 @@ Buffer::Buffer(size_t bytes) : memory_(new uint8_t[bytes + 2 * kSlack + 64]()), 
     data_ = memory_.get() + kSlack + (64 - address % 64) % 64;
 }
 
-// Planes at a distance of a power of two would all fall on few lines of the cache.
+// Planes at a distance of a power of two would compete for a few lines of the cache.
 static size_t apart(size_t plane) { return plane % 512 ? plane : plane + 64; }
 
 Shape::Shape(const Value& value, int images)
@@ -26,7 +26,7 @@ Shape::Shape(const Value& value, int images)
     plane = apart(plane);
 }
 
-Shape Shape::with_levels(float least, float most, int limit) const {
+Shape Shape::quantised_to_range(float least, float most, int limit) const {
     Shape shape = *this;
     shape.high = least < 0 ? 127 : 255;
     if (limit >= 100) shape.high = std::min(shape.high, limit);
@@ -37,17 +37,19 @@ Shape Shape::with_levels(float least, float most, int limit) const {
     return shape;
 }
 
-Shape Shape::with_levels_of(const Shape& other) const {
+Shape Shape::quantised_like(const Shape& other) const {
     Shape shape = *this;
-    shape.step = other.step, shape.low = other.low, shape.high = other.high;
+    shape.step = other.step;
+    shape.low = other.low;
+    shape.high = other.high;
     return shape;
 }
 
 void Shape::read(uint8_t* base, int c, int lane, int n, float* to) const {
     if (plain()) {
         std::memcpy(to, floats(base, c) + lane, sizeof(float) * n);
-    } else if (levels()) {
-        const int16_t* from = level(base, c) + lane;
+    } else if (quantised()) {
+        const int16_t* from = int16s(base, c) + lane;
         for (int i = 0; i < n; ++i) to[i] = step * float(from[i]);
     } else {
         for (int i = 0; i < n;) {  // a cell or a row at a time
@@ -75,21 +77,25 @@ void Step::emit(const Frame& frame, int c, int lane, int n, const float* x, floa
     store(frame, out_, frame.values[op_.out], c, lane, n, x, finishes_[c], residual);
 }
 
-void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x, const Finish& finish,
-                 const float* residual) {
-    if (shape.levels()) frame.kernels->to_levels(x, n, shape.to_levels(finish), residual, shape.level(base, c) + lane);
-    else frame.kernels->finish_floats(x, n, finish, residual, shape.floats(base, c) + lane);
+void Step::store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x,
+                 const Finish& finish, const float* residual) {
+    if (shape.quantised())
+        frame.kernels->finish_quantised(x, n, shape.quantised_finish(finish), residual, shape.int16s(base, c) + lane);
+    else
+        frame.kernels->finish_floats(x, n, finish, residual, shape.floats(base, c) + lane);
 }
 
-void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const {
+void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish,
+                      const float* residual) const {
     uint8_t* base = frame.values[op_.out];
-    if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie as the lanes do
+    if (out_.images > 1 || (out_.row == out_.width && lane % 8 == 0))  // the bits lie in the order of the lanes
         return frame.kernels->signs(x, n, finish, residual, base + c * out_.plane + out_.front + lane / 8);
     const int width = out_.width, at_once = width <= 32 ? 64 / width : 1;
     for (int i = 0, row = lane / width, at = lane % width; i < n; at = 0) {  // as many rows as a word holds
         const int rows = at ? 1 : std::clamp((n - i) / width, 1, at_once), count = std::min(n - i, rows * width - at);
         uint64_t bits = 0;
-        frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr, reinterpret_cast<uint8_t*>(&bits));
+        frame.kernels->signs(x + i, count, finish, residual ? residual + i : nullptr,
+                             reinterpret_cast<uint8_t*>(&bits));
         for (int y = 0; y < rows; ++y, ++row, bits >>= width % 64) {
             const uint64_t own = (width < 64 ? bits & ((uint64_t(1) << width) - 1) : bits) << at;
             out_.store_row(base, c, row, at ? out_.load_row(base, c, row) | own : own);
@@ -99,7 +105,7 @@ void Step::emit_signs(const Frame& frame, int c, int lane, int n, const float* x
 }
 
 int Step::parts(const Frame& frame, int items) const {
-    // No more than needed: each part packs its input again.
+    // As few as possible, because each part packs its input again.
     return std::clamp((frame.threads() + items - 1) / items, 1, std::max(1, out_.channels / 8));
 }
 

@@ -1,7 +1,15 @@
 // A step is an operation with its kernel chosen, for one mode of running:
 //
 //   one image    lanes are positions: floats are [channel][position], bits are rows of 8, 16, 32 or 64 bits
-//   many images  lanes are positions and, within one, images: floats are [channel][position][images], bits are 64-bit cells
+//   many images  lanes are positions and, within one, images: floats are [channel][position][images], bits are 64-bit
+//                cells, one for each position
+//
+// An activation has one of three forms. Bits: a binary activation, +1 or -1, is one bit, 1 or 0. Floats: 32-bit floats.
+// Quantised: after calibration, what would be a float is step * q with an integer q of 8 bits, which is stored in 16
+// bits so that sums of them need no widening; calibrated ranges give the step size.
+//
+// The kernels read the kept weights of a layer as lists of taps: for each output channel, the places of its positive
+// weights and then those of its negative ones (lists.h for bits, sums.cpp for the others).
 #pragma once
 
 #include <cstdint>
@@ -18,12 +26,12 @@
 
 namespace biprop {
 
-constexpr size_t kSlack = 512;  // bytes before and after every buffer that a vector may touch
-constexpr int kRing = 3;  // rows of zeros above and below a plane of bit rows
+constexpr size_t kSlack = 512;  // bytes around every buffer that a vector may read or write
+constexpr int kRing = 3;  // rows of zeros above and below a plane of rows of bits
 
 inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-// Memory on a cache line's border, zeroed, with slack on both sides.
+// Zeroed memory, aligned to a cache line, with slack on both sides.
 class Buffer {
   public:
     Buffer() = default;
@@ -37,28 +45,28 @@ class Buffer {
     size_t bytes_ = 0;
 };
 
-// Where a value's numbers are.
+// The form of an activation, and where its numbers lie in memory.
 struct Shape {
     bool bits = false;
     int channels = 0, height = 0, width = 0;
-    int images = 1;  // lanes of a position
-    int row = 0;  // of bit rows: bits of a row
-    size_t plane = 0;  // between channels, in bytes
-    size_t front = 0;  // before the first row of a plane
-    // 8-bit levels, in 16 bits: a value is step * level; step 0: floats.
+    int images = 1;  // of a group: lanes of a position
+    int row = 0;  // bits of a row; 0 where the activation is not rows of bits
+    size_t plane = 0;  // bytes from one channel to the next
+    size_t front = 0;  // bytes before the first row of a plane
+    // A quantised activation is step * q, with low <= q <= high; step 0 stands for bits or floats.
     float step = 0;
     int low = 0, high = 0;
 
     Shape() = default;
-    // The same with levels for the range of values least .. most; with at most `limit` of a sign, if that is not too few.
-    Shape with_levels(float least, float most, int limit) const;
-    Shape with_levels_of(const Shape& other) const;
-    LevelFinish to_levels(const Finish& finish) const { return {finish, 1 / step, float(low), float(high)}; }
-    bool levels() const { return step > 0; }
-    bool plain() const { return !bits && !levels(); }
-    int most_level() const { return high > -low ? high : -low; }
-    int16_t* level(uint8_t* base, int c) const { return reinterpret_cast<int16_t*>(base + c * plane); }
-    // n lanes of a channel as floats.
+    // The same shape, quantised to the range least .. most; |q| is at most `limit`, unless that is below 100.
+    Shape quantised_to_range(float least, float most, int limit) const;
+    Shape quantised_like(const Shape& other) const;
+    QuantisedFinish quantised_finish(const Finish& finish) const { return {finish, 1 / step, float(low), float(high)}; }
+    bool quantised() const { return step > 0; }
+    bool plain() const { return !bits && !quantised(); }
+    int largest_quantised() const { return high > -low ? high : -low; }
+    int16_t* int16s(uint8_t* base, int c) const { return reinterpret_cast<int16_t*>(base + c * plane); }
+    // Reads n lanes of a channel as floats.
     void read(uint8_t* base, int c, int lane, int n, float* to) const;
     Shape(const Value& value, int images);
     int positions() const { return height * width; }
@@ -67,7 +75,7 @@ struct Shape {
     float* floats(uint8_t* base, int c) const { return reinterpret_cast<float*>(base + c * plane); }
     uint64_t* cells(uint8_t* base, int c) const { return reinterpret_cast<uint64_t*>(base + c * plane); }
     uint8_t* rows(uint8_t* base, int c) const { return base + c * plane + front; }
-    // Sizes that the compiler knows: a copy of a size that it does not know is a call.
+    // A case for each size, because a copy of a size that the compiler does not know is a call.
     static uint64_t load_row(const uint8_t* from, int row) {
         switch (row) {
             case 8: return *from;
@@ -85,9 +93,11 @@ struct Shape {
         }
     }
     uint64_t load_row(uint8_t* base, int c, int y) const { return load_row(rows(base, c) + y * (row / 8), row); }
-    void store_row(uint8_t* base, int c, int y, uint64_t word) const { store_row(rows(base, c) + y * (row / 8), row, word); }
+    void store_row(uint8_t* base, int c, int y, uint64_t word) const {
+        store_row(rows(base, c) + y * (row / 8), row, word);
+    }
     static int row_of(int width) { return width <= 8 ? 8 : width <= 16 ? 16 : width <= 32 ? 32 : 64; }
-    // Whether bit rows can hold it.
+    // Whether rows of bits can hold the value.
     static bool fits_rows(const Value& value) { return value.width <= 64; }
 
   private:
@@ -98,15 +108,17 @@ struct Shape {
         return word;
     }
     template <class T>
-    static void store(uint8_t* to, T word) { std::memcpy(to, &word, sizeof word); }
+    static void store(uint8_t* to, T word) {
+        std::memcpy(to, &word, sizeof word);
+    }
 };
 
 // One run of one group of images.
 struct Frame {
     const Kernels* kernels;
-    Pool* pool;  // null: work alone
+    Pool* pool;  // null: the calling thread works alone
     std::vector<uint8_t*> values;
-    std::vector<Buffer>* scratch;  // one per thread
+    std::vector<Buffer>* scratch;  // by thread
     int images;  // in this group
 
     int threads() const { return pool ? pool->threads() : 1; }
@@ -117,23 +129,27 @@ struct Frame {
     }
 };
 
-using Held = std::map<const void*, size_t>;  // bytes, by who holds them: steps of two modes may hold the same
+// Bytes by owner: steps of two modes may share an owner, whose bytes count once.
+using Held = std::map<const void*, size_t>;
 
 class Step {
   public:
     Step(const Op& op, const std::vector<Shape>& shapes)
-        : op_(op), in_(shapes[op.in]), out_(shapes[op.out]), residual_(op.residual == kNone ? Shape() : shapes[op.residual]) {
+        : op_(op),
+          in_(shapes[op.in]),
+          out_(shapes[op.out]),
+          residual_(op.residual == kNone ? Shape() : shapes[op.residual]) {
         finishes_ = finishes_of(op);
     }
     virtual ~Step() = default;
     virtual void run(const Frame& frame) const = 0;
     virtual std::string name() const = 0;
     virtual double cycles() const = 0;  // an estimate, for a group
-    virtual size_t scratch() const { return 0; }  // bytes a thread needs
-    virtual void memory(Held&) const {}  // of weights
+    virtual size_t scratch() const { return 0; }  // bytes that a thread needs
+    virtual void memory(Held&) const {}  // adds the bytes of the weights
 
     const Op& op() const { return op_; }
-    virtual const Op& last() const { return op_; }  // another where the step does two operations
+    virtual const Op& last() const { return op_; }  // the pool, where the step also does a pool
     bool worth_threads = true;
 
   protected:
@@ -141,19 +157,20 @@ class Step {
         std::vector<Finish> finishes;
         for (size_t c = 0; c < op.scale.size(); ++c)
             finishes.push_back({float(op.scale[c]), float(op.shift[c]) + 0.0f,  // no -0: a sum with it could be -0
-                                 op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
+                                op.residual == kNone ? 0.0f : float(op.residual_scale[c]), op.act});
         return finishes;
     }
-    // The residual's lanes as floats, in place or in `room`; null without a residual.
+    // The residual's lanes as floats, in place or in `room`; null for an operation without a residual.
     const float* residual(const Frame& frame, int c, int lane, int n, float* room) const;
-    // Finishes lanes of channel c of a value that is not bits.
-    static void store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x, const Finish& finish,
-                      const float* residual);
-    // Finishes lanes of channel c and stores them: x holds sums, to which the operation's scale and shift apply.
+    // Finishes lanes of channel c of an activation that is not bits.
+    static void store(const Frame& frame, const Shape& shape, uint8_t* base, int c, int lane, int n, const float* x,
+                      const Finish& finish, const float* residual);
+    // Finishes lanes of channel c and stores them: the operation's scale and shift apply to the sums x.
     void emit(const Frame& frame, int c, int lane, int n, const float* x, float* room) const;
-    // The same with a finish of its own, for bits only.
-    void emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish, const float* residual) const;
-    // In how many parts an item is cut so that all threads have work.
+    // The same with another scale and shift, for bits only.
+    void emit_signs(const Frame& frame, int c, int lane, int n, const float* x, const Finish& finish,
+                    const float* residual) const;
+    // Into how many parts of output channels an item is split so that all threads have work.
     int parts(const Frame& frame, int items) const;
 
     const Op& op_;
@@ -161,27 +178,30 @@ class Step {
     std::vector<Finish> finishes_;  // per output channel
 };
 
-// Weights of a layer as products of matrices take them: [panel][step][output channel][input channel] bits.
+// The weights of a layer for products of matrices: bits [panel][step][output channel][input channel].
 struct MatrixWeights {
     std::vector<uint8_t> kept, negative;
-    bool levels;
+    bool quantised;
 };
 
-// Weights of a layer as the steps of both modes take them; the first that needs them makes them.
+// The weights of a layer, shared by the steps of both modes; the first step that needs them creates them.
 struct Packed {
     std::shared_ptr<const TapLists> lists;
     std::shared_ptr<const MatrixWeights> matrix;
 };
 
-// The step also does `pool`, if there is one and that pays.
-std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
-std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
-// The same by products of matrices; null where these are not for it.
-std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed);
-// Whether 16 bits can name all that a convolution on floats reads of a plane.
+// The step also does `pool`, if it is not null and the step is faster that way.
+std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed);
+std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed);
+// The same by products of matrices; null where these cannot do it.
+std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                       const Kernels& kernels, Packed& packed);
+// Whether 16 bits can name every number that a convolution on floats reads of a plane.
 bool can_sum(const Op& op, const Value& in, int images);
-// Whether the step of an operation on floats can read `in` if that is levels. Steps on bits know bits and floats only.
-bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in);
+// Whether the step of the operation can read the quantised activation `in`. The caller excludes convolutions on bits.
+bool reads_quantised(const Op& op, const std::vector<Shape>& shapes, const Shape& in);
 std::unique_ptr<Step> make_pool_step(const Op& op, const std::vector<Shape>& shapes);
 
 }  // namespace biprop

@@ -1,7 +1,8 @@
-// Convolutions on floats: sums of the inputs that are kept, plus or minus, without a multiplication (dense layers multiply).
+// Convolutions on floats and on quantised activations as sparse sums: the inputs of positive weights minus those of
+// negative weights. Only dense layers multiply.
 //
-// A tile of lanes takes the inputs that its taps see into a small buffer, a block of input channels at a time, so that all output
-// channels find them in the fastest cache. An entry of a tap list is then an offset into that buffer.
+// For a tile of lanes, the inputs that its taps see are copied to a small buffer, one block of input channels at a
+// time, so that all output channels find them in the fastest cache. A list of taps holds offsets into that buffer.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -13,14 +14,15 @@ namespace biprop {
 namespace {
 
 constexpr int kBlockBytes = 40 << 10;
-constexpr int kGroup = 64;  // output channels that one thread takes: within them, those with as many taps follow each other
+// Output channels that one thread computes, sorted by their number of taps.
+constexpr int kGroup = 64;
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
 enum class Layout {
-    taps,     // every tap its own copy of the lanes: any stride and padding
-    rows,     // one image, whole rows: a copy for each column of the kernel, shared by its rows
-    columns,  // many images, positions of one row, or of two: shared by all taps
-    whole,    // the kernel covers the input: no copy at all
+    taps,  // a copy of the lanes for every tap: for any stride and padding
+    rows,  // for one image and whole rows: a copy for each column of the kernel, shared by its rows
+    columns,  // for many images and positions of one row, or of two: one copy, shared by all taps
+    whole,  // the kernel covers the input: no copy
 };
 
 template <class Sides>  // a Value or a Shape
@@ -28,43 +30,28 @@ bool covers(const Op& op, const Sides& in) {
     return op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
 }
 
-struct Copy {  // of `count` runs of `run` numbers; with run 0, `count` zeros at distance from_step
+// A copy of `count` runs of `run` numbers; with run 0, `count` zeros at distance from_step.
+struct Copy {
     int to, from, count, run, from_step;
 };
 
-// What sums of floats and of 8-bit levels (in 16 bits) share: tiles, tap lists, and the buffer.
+// What sums of floats and of quantised activations share: tiles, lists of taps, and the buffer.
 template <class Number>
 class TiledSum : public Step {
   public:
     static constexpr int kLanes = 64 / int(sizeof(Number));  // of a vector
 
-    // most_kept: of taps of one output channel in a block; by_two: whether tiles may have two rows of positions.
+    // most_kept: the most taps of one output channel that a block may keep. by_two: whether tiles may have two rows
+    // of positions.
     TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept, bool by_two)
         : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
-        const bool same = op.stride == 1 && out_.width + op.kernel_width - 1 == in_.width + 2 * op.padding;
         use_tiles_of_one_row();
-        layout_ = Layout::taps;
-        if (covers(op, in_)) {
-            layout_ = Layout::whole;
-        } else if (same && out_.images == 1) {
-            const auto whole_rows = [&](const Tile& t) {
-                return t.lane % out_.width == 0 && (t.lanes() % out_.width == 0 || t.lane + t.lanes() >= out_.lanes());
-            };
-            if (std::all_of(tiles_.begin(), tiles_.end(), whole_rows)) layout_ = Layout::rows;
-        } else if (same) {
-            const auto one_row = [&](const Tile& t) {
-                const int positions = t.lanes() / out_.images;
-                return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
-            };
-            if (std::all_of(tiles_.begin(), tiles_.end(), one_row)) layout_ = Layout::columns;
-            const int positions = most_ * kLanes / out_.images, columns = positions / 2;  // two rows share what lies between them
-            if (by_two && most_ <= 8 && layout_ == Layout::columns && positions % 4 == 0 && out_.width % columns == 0 && out_.height % 2 == 0) {
-                tile_rows_ = 2, tiles_.clear();
-                for (int y = 0; y < out_.height; y += 2)
-                    for (int x = 0; x < out_.width; x += columns) tiles_.push_back({(y * out_.width + x) * out_.images, most_});
-            }
+        layout_ = choose_layout();
+        if (by_two && layout_ == Layout::columns) use_tiles_of_two_rows();
+        if (!taps_fit()) {
+            layout_ = Layout::taps;
+            use_tiles_of_one_row();
         }
-        if (!taps_fit()) layout_ = Layout::taps, use_tiles_of_one_row();
         if (!taps_fit()) throw TooLarge("a kernel that spans too many numbers of a plane");
         for (const Tile& tile : tiles_)
             if (!lists_.count(tile.vectors)) lists_.emplace(tile.vectors, make_lists(tile));
@@ -74,18 +61,18 @@ class TiledSum : public Step {
         const int groups = (out_.channels + kGroup - 1) / kGroup;
         const auto shared_row = [&](const Tile& t) { return t.lane % out_.width; };
         if (out_.bits && out_.images == 1 && std::any_of(tiles_.begin(), tiles_.end(), shared_row)) {
-            // Rows of bits that two tiles share are written one tile after the other.
+            // One thread writes all tiles of a channel, because two tiles may share a row of bits.
             return frame.each(groups, [&](int group, int thread) {
                 for (const Tile& tile : tiles_)
-                    compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup), (*frame.scratch)[thread].data());
+                    compute(frame, tile, group * kGroup, std::min(out_.channels, (group + 1) * kGroup),
+                            (*frame.scratch)[thread].data());
             });
         }
         const int parts = std::min(groups, this->parts(frame, int(tiles_.size())));
         frame.each(int(tiles_.size()) * parts, [&](int item, int thread) {
             const int part = item % parts;
             compute(frame, tiles_[item / parts], groups * part / parts * kGroup,
-                    std::min(out_.channels, groups * (part + 1) / parts * kGroup),
-                    (*frame.scratch)[thread].data());
+                    std::min(out_.channels, groups * (part + 1) / parts * kGroup), (*frame.scratch)[thread].data());
         });
     }
 
@@ -93,7 +80,8 @@ class TiledSum : public Step {
         const auto kept = double(lists_.begin()->second.taps.size());
         double total = 0;
         for (const Tile& tile : tiles_)
-            total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels + 0.5 * taps_ * tile.vectors;
+            total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels +
+                     0.5 * taps_ * tile.vectors;
         return total;
     }
     void memory(Held& held) const override {
@@ -106,20 +94,23 @@ class TiledSum : public Step {
         int lane, vectors;
         int lanes() const { return vectors * kLanes; }
     };
-    // Numbers between channels, rows and columns of taps, in the buffer or the input.
+    // Distances, in numbers, between channels, rows and columns of taps in the buffer or the input.
     struct Strides {
         int64_t channel, row, column;
     };
-    // For tiles of one size; ranges are [block][output channel].
+    // The lists of taps for tiles of one size; ranges are [block][output channel].
     struct Lists {
-        int channel, row, column, block, blocks;  // numbers between; input channels of a block
+        int channel, row, column;  // distances, as in Strides
+        int block;  // input channels of a block
+        int blocks;
         std::vector<uint16_t> taps;
-        std::vector<SumRange> ranges;  // within kGroup channels by length
+        std::vector<SumRange> ranges;  // sorted by length within kGroup channels
         std::vector<float> weights;
     };
 
     void use_tiles_of_one_row() {
-        tile_rows_ = 1, tiles_.clear();
+        tile_rows_ = 1;
+        tiles_.clear();
         const int lanes = int(round_up(out_.lanes(), kLanes));
         for (int lane = 0; lane < lanes;) {
             int vectors = most_;
@@ -129,9 +120,36 @@ class TiledSum : public Step {
         }
     }
 
+    // Two rows share the input rows that lie between them.
+    void use_tiles_of_two_rows() {
+        const int positions = most_ * kLanes / out_.images, columns = positions / 2;
+        if (most_ > 8 || positions % 4 || out_.width % columns || out_.height % 2) return;
+        tile_rows_ = 2;
+        tiles_.clear();
+        for (int y = 0; y < out_.height; y += 2)
+            for (int x = 0; x < out_.width; x += columns) tiles_.push_back({(y * out_.width + x) * out_.images, most_});
+    }
+
+    Layout choose_layout() const {
+        if (covers(op_, in_)) return Layout::whole;
+        const bool same = op_.stride == 1 && out_.width + op_.kernel_width - 1 == in_.width + 2 * op_.padding;
+        if (!same) return Layout::taps;
+        const auto whole_rows = [&](const Tile& t) {
+            return t.lane % out_.width == 0 && (t.lanes() % out_.width == 0 || t.lane + t.lanes() >= out_.lanes());
+        };
+        const auto one_row = [&](const Tile& t) {
+            const int positions = t.lanes() / out_.images;
+            return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
+        };
+        if (out_.images == 1)
+            return std::all_of(tiles_.begin(), tiles_.end(), whole_rows) ? Layout::rows : Layout::taps;
+        return std::all_of(tiles_.begin(), tiles_.end(), one_row) ? Layout::columns : Layout::taps;
+    }
+
     // Whether 16 bits name the last tap of a channel in the buffer.
     bool taps_fit() const {
-        return std::all_of(tiles_.begin(), tiles_.end(), [&](const Tile& t) { return last_tap(strides_of(t)) <= 65535; });
+        return std::all_of(tiles_.begin(), tiles_.end(),
+                           [&](const Tile& t) { return last_tap(strides_of(t)) <= 65535; });
     }
     int64_t last_tap(const Strides& s) const {
         return int64_t(op_.kernel_height - 1) * s.row + int64_t(op_.kernel_width - 1) * s.column;
@@ -154,12 +172,13 @@ class TiledSum : public Step {
         }
     }
 
-    // So many that 16 bits can name every lane of every tap of a channel.
-    // More than 8 only where all input channels stay in the fastest cache.
+    // The most vectors of a tile for which 16 bits can name every lane of every tap of a channel. More than 8 only
+    // where all input channels stay in the fastest cache.
     int most_vectors(const Op& op, const Kernels& kernels) const {
         const auto fits = [&](int vectors) {
             const size_t numbers = size_t(op.area()) * vectors * kLanes;  // of a channel
-            return numbers <= 65535 && (vectors <= 8 || (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= kBlockBytes));
+            return numbers <= 65535 &&
+                   (vectors <= 8 || (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= kBlockBytes));
         };
         int vectors = kernels.vectors;
         while (vectors > 1 && !fits(vectors)) vectors /= 2;
@@ -172,7 +191,8 @@ class TiledSum : public Step {
         for (int c = 0; c < out_.channels; ++c)
             for (int from = 0; from < taps_; from += block * op_.area()) {
                 int kept = 0;
-                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t) kept += op_.kept(size_t(c) * taps_ + t);
+                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t)
+                    kept += op_.kept(size_t(c) * taps_ + t);
                 most = std::max(most, kept);
             }
         return most;
@@ -186,65 +206,75 @@ class TiledSum : public Step {
         return round_up(layout_ == Layout::whole ? 64 : most * sizeof(Number), 64);
     }
 
-    // The input of block b: copied to `buffer`, or where it is.
-    const Number* input(const Frame& frame, const Tile& tile, const Lists& lists, const std::vector<Copy>& copies, int b, Number* buffer) const {
+    // The input of block b, copied to `buffer`, or in place.
+    const Number* input(const Frame& frame, const Tile& tile, const Lists& lists, const std::vector<Copy>& copies,
+                        int b, Number* buffer) const {
         const uint8_t* base = frame.values[op_.in];
         const int from = b * lists.block, to = std::min(in_.channels, from + lists.block);
         if (layout_ == Layout::whole) return reinterpret_cast<const Number*>(base + from * in_.plane) + tile.lane;
         for (int c = from; c < to; ++c)
-            copy(copies, reinterpret_cast<const Number*>(base + c * in_.plane), buffer + size_t(c - from) * lists.channel);
+            copy(copies, reinterpret_cast<const Number*>(base + c * in_.plane),
+                 buffer + size_t(c - from) * lists.channel);
         return buffer;
     }
 
     Lists make_lists(const Tile& tile) const {
         const Strides strides = strides_of(tile);
         Lists lists{};
-        lists.channel = int(strides.channel), lists.row = int(strides.row), lists.column = int(strides.column);
+        lists.channel = int(strides.channel);
+        lists.row = int(strides.row);
+        lists.column = int(strides.column);
         const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
-        lists.block = std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
+        lists.block =
+            std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
-        std::vector<uint16_t> negative;
         for (int b = 0; b < lists.blocks; ++b)
-            for (int c = 0; c < out_.channels; ++c) {
-                SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
-                negative.clear();
-                const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
-                for (int t = first * op_.area(); t < last * op_.area(); ++t) {
-                    const size_t i = size_t(c) * taps_ + t;
-                    const int k = t % op_.area();
-                    const auto offset = uint16_t((t / op_.area() - first) * lists.channel + k / op_.kernel_width * lists.row +
-                                                 k % op_.kernel_width * lists.column);
-                    if (op_.dense) {
-                        if (op_.weights[i] == 0) continue;
-                        lists.taps.push_back(offset), lists.weights.push_back(op_.weights[i]);
-                        ++range.positive;
-                    } else if (op_.kept(i)) {
-                        if (op_.positive(i)) lists.taps.push_back(offset), ++range.positive;
-                        else negative.push_back(offset), ++range.negative;
-                    }
-                }
-                lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
-                lists.ranges.push_back(range);
-            }
+            for (int c = 0; c < out_.channels; ++c) add_taps(b, c, lists);
         lists.taps.shrink_to_fit();
-        // Floats have one loop for both signs, levels one for each.
-        const auto shorter = [](const SumRange& a, const SumRange& b) {
-            const auto key = [](const SumRange& r) {
-                return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative, r.channel);
-            };
-            return key(a) < key(b);
-        };
         for (auto block = lists.ranges.begin(); block != lists.ranges.end(); block += out_.channels)
             for (int g = 0; g < out_.channels; g += kGroup)
-                std::sort(block + g, block + std::min(out_.channels, g + kGroup), shorter);
+                std::sort(block + g, block + std::min(out_.channels, g + kGroup), is_shorter);
         return lists;
+    }
+
+    // The taps of output channel c in block b: first the positive ones, then the negative ones.
+    void add_taps(int b, int c, Lists& lists) const {
+        SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
+        std::vector<uint16_t> negative;
+        const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
+        for (int t = first * op_.area(); t < last * op_.area(); ++t) {
+            const size_t i = size_t(c) * taps_ + t;
+            const int channel = t / op_.area() - first, k = t % op_.area();
+            const int y = k / op_.kernel_width, x = k % op_.kernel_width;
+            const auto offset = uint16_t(channel * lists.channel + y * lists.row + x * lists.column);
+            if (op_.dense ? op_.weights[i] == 0 : !op_.kept(i)) continue;
+            if (op_.dense) lists.weights.push_back(op_.weights[i]);
+            if (op_.dense || op_.positive(i)) {
+                lists.taps.push_back(offset);
+                ++range.positive;
+            } else {
+                negative.push_back(offset);
+                ++range.negative;
+            }
+        }
+        lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
+        lists.ranges.push_back(range);
+    }
+
+    // Kernels for floats have one loop for both signs, those for quantised activations one for each.
+    static bool is_shorter(const SumRange& a, const SumRange& b) {
+        const auto key = [](const SumRange& r) {
+            return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative, r.channel);
+        };
+        return key(a) < key(b);
     }
 
     static void copy(const std::vector<Copy>& copies, const Number* from, Number* to) {
         for (const Copy& c : copies) {
             if (c.run > 1) {
-                for (int i = 0; i < c.count; ++i) std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
+                for (int i = 0; i < c.count; ++i)
+                    std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
             } else if (!c.run) {
                 for (int i = 0; i < c.count; ++i) to[c.to + i * c.from_step] = 0;
             } else {
@@ -253,59 +283,92 @@ class TiledSum : public Step {
         }
     }
 
-    // What a channel's plane gives to the buffer; what is not written is padding.
-    std::vector<Copy> copies_of(const Tile& tile, const Lists& lists, bool& has_padding) const {
-        std::vector<Copy> copies;
-        // Columns x, x + 1, ... of `count` output columns at kernel column k, in input row y, to `to`.
-        const auto row = [&](int to, int y, int x, int count, int k) {
-            const int from = x * op_.stride + k - op_.padding;
-            int skip = 0;
-            while (skip < count && from + skip * op_.stride < 0) ++skip;
-            int end = count;
-            while (end > skip && from + (end - 1) * op_.stride >= in_.width) --end;
-            has_padding |= skip > 0 || end < count || y < 0 || y >= in_.height;
-            if (y < 0 || y >= in_.height || end == skip) return;
-            const int g = in_.images, source = (y * in_.width + from + skip * op_.stride) * g;
-            if (op_.stride == 1) copies.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
-            else copies.push_back({to + skip * g, source, end - skip, g, op_.stride * g});
-        };
-        const int g = out_.images, width = out_.width;
-        if (layout_ == Layout::rows) {
-            const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1, top = tile.lane / width - op_.padding;
-            const int above = std::min(rows, std::max(0, -top)), below = std::clamp(in_.height - top, above, rows);
-            has_padding = above > 0 || below < rows || below == above;
-            for (int k = 0; k < op_.kernel_width && below > above && width == in_.width; ++k) {
-                // Rows follow each other here and there: one copy, and zeros where it wraps around.
-                const int to = k * lists.column + above * width, left = k - op_.padding;
-                copies.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0});
-                for (int x = 0; x < width; ++x)
-                    if (x + left < 0 || x + left >= width) copies.push_back({to + x, 0, below - above, 0, width});
-            }
-            for (int k = 0; k < op_.kernel_width && width != in_.width; ++k)
-                for (int y = 0; y < rows; ++y) row(k * lists.column + y * lists.row, top + y, 0, width, k);
-        } else if (layout_ == Layout::columns) {
-            const int first = tile.lane / g, count = tile.lanes() / g / tile_rows_ + op_.kernel_width - 1;
-            for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k) row(k * lists.row, first / width + k - op_.padding, first % width, count, 0);
-        } else if (layout_ == Layout::taps) {
-            has_padding = true;  // the last tile may have lanes that do not exist
-            for (int k = 0; k < op_.area(); ++k)
-                for (int lane = tile.lane, end = std::min(out_.lanes(), tile.lane + tile.lanes()); lane < end;) {
-                    const int position = lane / g, x = position % width, to = k * tile.lanes() + lane - tile.lane;
-                    const int y = position / width * op_.stride + k / op_.kernel_width - op_.padding;
-                    const int image = lane % g;
-                    if (image || lane + g > end) {  // a part of a position's images
-                        const int count = std::min(end - lane, g - image), column = x * op_.stride + k % op_.kernel_width - op_.padding;
-                        if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
-                            copies.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
-                        lane += count;
-                        continue;
-                    }
-                    const int count = std::min((end - lane) / g, width - x);
-                    row(to, y, x, count, k % op_.kernel_width);
-                    lane += count * g;
-                }
+    // Which numbers of a channel's plane go where in the buffer; what is not written is padding.
+    struct Copies {
+        std::vector<Copy> all;
+        bool has_padding = false;
+    };
+
+    Copies copies_of(const Tile& tile, const Lists& lists) const {
+        Copies copies;
+        switch (layout_) {
+            case Layout::rows: copy_rows(tile, lists, copies); break;
+            case Layout::columns: copy_columns(tile, lists, copies); break;
+            case Layout::taps: copy_taps(tile, copies); break;
+            case Layout::whole: break;
         }
         return copies;
+    }
+
+    // Copies what `count` output columns from x on see of input row y, at kernel column k.
+    void copy_row(int to, int y, int x, int count, int k, Copies& copies) const {
+        const int stride = op_.stride, g = in_.images;
+        const int from = x * stride + k - op_.padding;
+        int skip = 0;
+        while (skip < count && from + skip * stride < 0) ++skip;
+        int end = count;
+        while (end > skip && from + (end - 1) * stride >= in_.width) --end;
+        copies.has_padding |= skip > 0 || end < count || y < 0 || y >= in_.height;
+        if (y < 0 || y >= in_.height || end == skip) return;
+        const int source = (y * in_.width + from + skip * stride) * g;
+        if (stride == 1)
+            copies.all.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
+        else
+            copies.all.push_back({to + skip * g, source, end - skip, g, stride * g});
+    }
+
+    void copy_rows(const Tile& tile, const Lists& lists, Copies& copies) const {
+        const int width = out_.width;
+        const int rows = (tile.lanes() + width - 1) / width + op_.kernel_height - 1;
+        const int top = tile.lane / width - op_.padding;
+        const int above = std::min(rows, std::max(0, -top)), below = std::clamp(in_.height - top, above, rows);
+        copies.has_padding = above > 0 || below < rows || below == above;
+        if (width != in_.width) {
+            for (int k = 0; k < op_.kernel_width; ++k)
+                for (int y = 0; y < rows; ++y) copy_row(k * lists.column + y * lists.row, top + y, 0, width, k, copies);
+            return;
+        }
+        if (below == above) return;
+        // Rows follow each other in the plane and in the buffer: one copy, then zeros where it wraps around.
+        for (int k = 0; k < op_.kernel_width; ++k) {
+            const int to = k * lists.column + above * width, left = k - op_.padding;
+            copies.all.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0});
+            for (int x = 0; x < width; ++x)
+                if (x + left < 0 || x + left >= width) copies.all.push_back({to + x, 0, below - above, 0, width});
+        }
+    }
+
+    void copy_columns(const Tile& tile, const Lists& lists, Copies& copies) const {
+        const int first = tile.lane / out_.images, width = out_.width;
+        const int count = tile.lanes() / out_.images / tile_rows_ + op_.kernel_width - 1;
+        for (int k = 0; k < op_.kernel_height + tile_rows_ - 1; ++k)
+            copy_row(k * lists.row, first / width + k - op_.padding, first % width, count, 0, copies);
+    }
+
+    void copy_taps(const Tile& tile, Copies& copies) const {
+        copies.has_padding = true;  // the last tile may have lanes that do not exist
+        for (int k = 0; k < op_.area(); ++k) copy_tap(tile, k, copies);
+    }
+
+    void copy_tap(const Tile& tile, int k, Copies& copies) const {
+        const int g = out_.images, width = out_.width;
+        const int end = std::min(out_.lanes(), tile.lane + tile.lanes());
+        for (int lane = tile.lane; lane < end;) {
+            const int position = lane / g, image = lane % g, x = position % width;
+            const int y = position / width * op_.stride + k / op_.kernel_width - op_.padding;
+            const int to = k * tile.lanes() + lane - tile.lane;
+            if (image || lane + g > end) {  // a part of a position's images
+                const int count = std::min(end - lane, g - image);
+                const int column = x * op_.stride + k % op_.kernel_width - op_.padding;
+                if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
+                    copies.all.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
+                lane += count;
+                continue;
+            }
+            const int count = std::min((end - lane) / g, width - x);
+            copy_row(to, y, x, count, k % op_.kernel_width, copies);
+            lane += count * g;
+        }
     }
 
     const int most_, taps_, most_kept_;
@@ -318,18 +381,23 @@ class TiledSum : public Step {
 class Sum final : public TiledSum<float> {
   public:
     Sum(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : TiledSum(op, shapes, kernels, 1 << 30, shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
-        for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.to_levels(finish));
-        // A 2x2 maximum is taken before the floats leave the caches, where tiles have whole pairs of rows.
-        const auto pairs = [&](const Tile& tile) { return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0); };
+        : TiledSum(op, shapes, kernels, 1 << 30,
+                   shapes[op.out].plain() && (op.residual == kNone || shapes[op.residual].plain())) {
+        for (const Finish& finish : finishes_) tile_finishes_.push_back(out_.quantised_finish(finish));
+        // Where tiles have whole pairs of rows, this step also does the 2x2 max pool, before the floats leave the
+        // caches.
+        const auto pairs = [&](const Tile& tile) {
+            return tile_rows_ == 2 || (out_.images == 1 && tile.lanes() % (2 * out_.width) == 0);
+        };
         if (!pool || !pool->selects() || !is_direct() || !out_.plain() || !shapes[pool->out].plain()) return;
         if (out_.height % 2 || out_.width % 2 || !std::all_of(tiles_.begin(), tiles_.end(), pairs)) return;
         if (tile_rows_ == 1 && out_.lanes() % tiles_.front().lanes()) return;
-        pool_ = pool, pooled_ = shapes[pool->out];
+        pool_ = pool;
+        pooled_ = shapes[pool->out];
     }
     std::string name() const override {
-        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) + " lanes" +
-               (pool_ ? ", max pool" : "");
+        return std::string(op_.dense ? "dense sum, " : "sparse sum, ") + std::to_string(tiles_.front().lanes()) +
+               " lanes" + (pool_ ? ", max pool" : "");
     }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
     size_t scratch() const override { return buffer_bytes() + part_floats() * sizeof(float) * (pool_ ? 2 : 1); }
@@ -340,36 +408,46 @@ class Sum final : public TiledSum<float> {
         auto *buffer = reinterpret_cast<float*>(room), *part = reinterpret_cast<float*>(room + buffer_bytes());
         float *room_for_residual = part + size_t(out_.channels) * most_ * kLanes, *finished = part + part_floats();
         const int lanes = tile.lanes();
-        bool has_padding = false;
-        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
-        if (has_padding) std::memset(buffer, 0, buffer_bytes());
+        const Copies copies = copies_of(tile, lists);
+        if (copies.has_padding) std::memset(buffer, 0, buffer_bytes());
         SumTile t{};
-        t.first = first, t.last = last, t.vectors = tile.vectors, t.part = part, t.part_step = lanes;
+        t.first = first;
+        t.last = last;
+        t.vectors = tile.vectors;
+        t.part = part;
+        t.part_step = lanes;
         t.second = tile_rows_ == 2 ? lists.row : lanes / 2;
         t.out_second = tile_rows_ == 2 && !pool_ ? out_.width * out_.images : lanes / 2;
         const bool direct = is_direct();
         for (int b = 0; b < lists.blocks; ++b) {
-            t.input = input(frame, tile, lists, copies, b, buffer);
-            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.input = input(frame, tile, lists, copies.all, b, buffer);
+            t.taps = lists.taps.data();
+            t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
             t.weights = op_.dense ? lists.weights.data() : nullptr;
             t.begin = b == 0;
             if (direct && b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
-                if (pool_) t.out = finished;
-                else if (out_.bits) t.signs = out + out_.front + tile.lane / 8;
-                else if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
-                else t.out = out_.floats(out, 0) + tile.lane;
-                t.out_step = pool_ ? lanes * sizeof(float) : out_.plane, t.finishes = tile_finishes_.data();
+                if (pool_)
+                    t.out = finished;
+                else if (out_.bits)
+                    t.signs = out + out_.front + tile.lane / 8;
+                else if (out_.quantised())
+                    t.quantised = out_.int16s(out, 0) + tile.lane;
+                else
+                    t.out = out_.floats(out, 0) + tile.lane;
+                t.out_step = pool_ ? lanes * sizeof(float) : out_.plane;
+                t.finishes = tile_finishes_.data();
                 if (op_.residual != kNone) t.residual = residual_.floats(frame.values[op_.residual], 0) + tile.lane;
                 t.residual_step = residual_.plane;
             }
             frame.kernels->sum(t);
         }
         if (pool_) return pool_tile(frame, tile, first, last, finished);
-        for (int c = first; c < last && !direct; ++c) emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
+        for (int c = first; c < last && !direct; ++c)
+            emit(frame, c, tile.lane, lanes, part + size_t(c) * lanes, room_for_residual);
     }
 
-    // Whether the kernel finishes lanes itself, as they lie like the output.
+    // Whether the kernel finishes lanes itself, because they are laid out like the output.
     bool is_direct() const {
         const bool bits_fit = out_.images > 1 || (out_.row == out_.width && out_.lanes() % 16 == 0);
         return (op_.residual == kNone || residual_.plain()) && (!out_.bits || bits_fit);
@@ -378,95 +456,114 @@ class Sum final : public TiledSum<float> {
     size_t part_floats() const { return (size_t(out_.channels) + 1) * most_ * kLanes; }
 
     void pool_tile(const Frame& frame, const Tile& tile, int first, int last, const float* finished) const {
-        const int position = tile.lane / out_.images, columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
+        const int position = tile.lane / out_.images;
+        const int columns = tile_rows_ == 2 ? tile.lanes() / out_.images / 2 : out_.width;
         const size_t to = (position / out_.width / 2 * pooled_.width + position % out_.width / 2) * size_t(out_.images);
         for (int c = first; c < last; ++c)
-            frame.kernels->pool_floats(finished + size_t(c) * tile.lanes(), columns, out_.images, tile.lanes() / out_.images / columns / 2,
-                                       columns / 2, pooled_.floats(frame.values[pool_->out], c) + to);
+            frame.kernels->pool_floats(finished + size_t(c) * tile.lanes(), columns, out_.images,
+                                       tile.lanes() / out_.images / columns / 2, columns / 2,
+                                       pooled_.floats(frame.values[pool_->out], c) + to);
     }
 
-    std::vector<LevelFinish> tile_finishes_;
-    const Op* pool_ = nullptr;  // done by this step, too
+    std::vector<QuantisedFinish> tile_finishes_;
+    const Op* pool_ = nullptr;  // fused into this step; or null
     Shape pooled_;
 };
 
-// Inputs are 8-bit levels, in lanes of 16 bits: twice as many in a vector. A block has at most so many taps that no sum of theirs
-// leaves 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16.
-class LevelSum final : public TiledSum<int16_t> {
+// Inputs are quantised, in lanes of 16 bits: a vector holds twice as many as floats. A block has at most as many taps
+// as keep every sum within 16 bits; blocks are added in 32 bits, unless all taps of a channel together stay within 16
+// bits.
+class QuantisedSum final : public TiledSum<int16_t> {
   public:
-    LevelSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
-        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].most_level(), false) {
+    QuantisedSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].largest_quantised(), false) {
         int most = 0;
         std::vector<int> kept(out_.channels);
         const Lists& lists = lists_.begin()->second;
         for (size_t i = 0; i < lists.ranges.size(); ++i)
             most = std::max(most, kept[lists.ranges[i].channel] += lists.ranges[i].positive + lists.ranges[i].negative);
-        wide_ = most * in_.most_level() > 32767;
+        wide_ = most * in_.largest_quantised() > 32767;
         for (int c = 0; c < out_.channels; ++c) {
-            LevelFinish f = out_.to_levels(finishes_[c]);
+            QuantisedFinish f = out_.quantised_finish(finishes_[c]);
             f.finish.scale *= in_.step;
-            if (residual_.levels()) f.finish.residual_scale *= residual_.step;
-            level_finishes_.push_back(f);
+            if (residual_.quantised()) f.finish.residual_scale *= residual_.step;
+            quantised_finishes_.push_back(f);
         }
     }
-    static bool fits(const Op& op, const Shape& in) { return !op.dense && op.area() * std::max(in.most_level(), 2 * kLanes * in.images) <= 65535 / 2; }
+    static bool fits(const Op& op, const Shape& in) {
+        return !op.dense && op.area() * std::max(in.largest_quantised(), 2 * kLanes * in.images) <= 65535 / 2;
+    }
 
-    std::string name() const override { return "sparse sum of levels, " + std::to_string(tiles_.front().lanes()) + " lanes"; }
+    std::string name() const override {
+        return "sparse sum of quantisation levels, " + std::to_string(tiles_.front().lanes()) + " lanes";
+    }
     double cycles() const override { return TiledSum::cycles() * 1.5; }
-    size_t scratch() const override { return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t)); }
+    size_t scratch() const override {
+        return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t));
+    }
 
   protected:
     void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
         const Lists& lists = lists_.at(tile.vectors);
         auto* buffer = reinterpret_cast<int16_t*>(room);
-        bool has_padding = false;
-        const std::vector<Copy> copies = copies_of(tile, lists, has_padding);
-        if (has_padding) std::memset(buffer, 0, buffer_bytes());
-        LevelTile t{};
-        t.first = first, t.last = last, t.vectors = tile.vectors;
+        const Copies copies = copies_of(tile, lists);
+        if (copies.has_padding) std::memset(buffer, 0, buffer_bytes());
+        QuantisedTile t{};
+        t.first = first;
+        t.last = last;
+        t.vectors = tile.vectors;
         t.part = reinterpret_cast<int16_t*>(room + buffer_bytes());
         t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_ * kLanes) : nullptr;
         t.lanes = std::min(tile.lanes(), out_.lanes() - tile.lane);
         for (int b = 0; b < lists.blocks; ++b) {
-            t.input = input(frame, tile, lists, copies, b, buffer);
-            t.taps = lists.taps.data(), t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
+            t.input = input(frame, tile, lists, copies.all, b, buffer);
+            t.taps = lists.taps.data();
+            t.ranges = lists.ranges.data() + size_t(b) * out_.channels;
             t.begin = b == 0;
             if (b == lists.blocks - 1) {
                 uint8_t* out = frame.values[op_.out];
-                t.finishes = level_finishes_.data(), t.out_step = out_.plane, t.residual_step = residual_.plane;
-                if (out_.levels()) t.levels = out_.level(out, 0) + tile.lane;
-                else t.floats = out_.floats(out, 0) + tile.lane;
+                t.finishes = quantised_finishes_.data();
+                t.out_step = out_.plane;
+                t.residual_step = residual_.plane;
+                if (out_.quantised())
+                    t.quantised = out_.int16s(out, 0) + tile.lane;
+                else
+                    t.floats = out_.floats(out, 0) + tile.lane;
                 if (op_.residual != kNone) {
                     uint8_t* other = frame.values[op_.residual];
-                    if (residual_.levels()) t.residual_levels = residual_.level(other, 0) + tile.lane;
-                    else t.residual = residual_.floats(other, 0) + tile.lane;
+                    if (residual_.quantised())
+                        t.residual_quantised = residual_.int16s(other, 0) + tile.lane;
+                    else
+                        t.residual = residual_.floats(other, 0) + tile.lane;
                 }
             }
-            frame.kernels->sum_levels(t);
+            frame.kernels->sum_quantised(t);
         }
     }
 
   private:
     bool wide_;
-    std::vector<LevelFinish> level_finishes_;
+    std::vector<QuantisedFinish> quantised_finishes_;
 };
 
-// One image and one output position: a vector has nothing to hold, so sums go along the list.
+// One image and one output position: there are no lanes to fill a vector, so a vector sums along the list of taps.
 class Dot final : public Step {
   public:
-    Dot(const Op& op, const std::vector<Shape>& shapes) : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8) {}
+    Dot(const Op& op, const std::vector<Shape>& shapes)
+        : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8) {}
 
     void run(const Frame& frame) const override {
         auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
         const bool together = in_.plain() && in_.plane == sizeof(float) * op_.area();
         for (int c = 0, some = together ? in_.channels : 1; c < in_.channels; c += some)
             in_.read(frame.values[op_.in], c, 0, some * op_.area(), x + size_t(c) * op_.area());
-        x[taps_] = x[taps_ + 1] = 0;  // what the lists are padded with
+        x[taps_] = x[taps_ + 1] = 0;  // taps that fill up the lists
         constexpr int chunk = 32;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
             for (int c = item * chunk; c < std::min(out_.channels, (item + 1) * chunk); ++c) {
                 const TapRange range = lists_.ranges[c];
-                const float total = frame.kernels->dot(x, lists_.taps.data() + 8 * range.start, range.positive, range.negative);
+                const float total =
+                    frame.kernels->dot(x, lists_.taps.data() + 8 * range.start, range.positive, range.negative);
                 float room;
                 emit(frame, c, 0, 1, &total, &room);
             }
@@ -488,25 +585,28 @@ bool is_dot(const Op& op, const Shape& in, const Shape& out) { return covers(op,
 
 bool can_sum(const Op& op, const Value& in, int images) {
     const int64_t floats = 16;
-    if (covers(op, in))
-        return images == 1 || int64_t(op.area()) * images <= 65536;
+    if (covers(op, in)) return images == 1 || int64_t(op.area()) * images <= 65536;
     return op.area() * std::max<int64_t>(images, floats) <= 65535;
 }
 
-bool reads_levels(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
-    if (op.act == Act::sign0) return false;  // the sign of a small number is not the sign of its level, which is 0
+bool reads_quantised(const Op& op, const std::vector<Shape>& shapes, const Shape& in) {
+    if (op.act == Act::sign0) return false;  // a small number is quantised to 0, which has another sign
     if (op.kind != Kind::conv) return true;
-    // Before the question for a dot product: it could, but one image and a group would round differently before the sign.
+    // This comes before the check for a dot product: that step could read it, but one image and a group of images
+    // would round differently before the sign.
     if (shapes[op.out].bits || (op.residual != kNone && shapes[op.residual].bits)) return false;
-    return is_dot(op, in, shapes[op.out]) || LevelSum::fits(op, in);
+    return is_dot(op, in, shapes[op.out]) || QuantisedSum::fits(op, in);
 }
 
-std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels, Packed& packed) {
+std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
+                                    const Kernels& kernels, Packed& packed) {
     const Shape &in = shapes[op.in], &out = shapes[op.out];
     if (is_dot(op, in, out)) return std::make_unique<Dot>(op, shapes);
     std::unique_ptr<Step> sum, product = make_matrix_step(op, pool, shapes, kernels, packed);
-    if (in.levels()) sum = std::make_unique<LevelSum>(op, shapes, kernels);
-    else sum = std::make_unique<Sum>(op, pool, shapes, kernels);
+    if (in.quantised())
+        sum = std::make_unique<QuantisedSum>(op, shapes, kernels);
+    else
+        sum = std::make_unique<Sum>(op, pool, shapes, kernels);
     if (product && product->cycles() < sum->cycles()) return product;
     product.reset();
     if (packed.matrix.use_count() == 1) packed.matrix.reset();

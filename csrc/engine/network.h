@@ -1,0 +1,72 @@
+// A loaded network: its program, its plans for one image and for groups of images, and the memory of its runs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fork.h"
+#include "kernels.h"
+#include "plan.h"
+#include "pool.h"
+#include "program.h"
+#include "workspace.h"
+
+namespace biprop {
+
+// Many threads may call `run` and `explain` at once; plans are made when they are first needed.
+class Network {
+  public:
+    // Throws TooLarge where neither one image nor a group can run.
+    Network(Program program, int threads, const Kernels* kernels);
+
+    const Value& input() const { return program_.values.front(); }
+    int outputs() const { return program_.values.back().channels * program_.values.back().positions(); }
+
+    // images: [count] of the input's shape, bytes or floats, with the channels first or last; logits: [count][outputs].
+    // Throws NotFinite.
+    template <class Pixel>
+    void run(const Pixel* images, int64_t count, bool channels_last, float* logits);
+
+    // A first line of the instruction set and the images of a group; then one line a step: operation, shapes, kernel,
+    // estimated cycles an image, and microseconds an image as measured on blank images.
+    std::string explain(int64_t batch);
+
+    // From now on activations between layers are quantised to 8 bits, for the ranges that they have on these images.
+    void calibrate(const float* images, int64_t count, bool channels_last);
+
+    // Bytes of the weights, and of the workspaces of runs.
+    std::pair<size_t, size_t> memory() const;
+
+  private:
+    // One image at a time or a whole group: whichever is estimated to take less.
+    int next_group(int64_t left);
+    const Plan& plan(int images);
+    template <class Pixel>
+    void run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits, Pool* pool);
+    void write_logits(const Plan& plan, const Workspace& space, int count, float* logits) const;
+    Ranges find_ranges(const float* images, int64_t count, bool channels_last);
+    std::vector<double> measure_steps(const Plan& plan);
+    std::string describe_step(const Step& step, int images, double microseconds) const;
+
+    std::unique_ptr<Workspace> take_workspace(const Plan& plan);
+    void give_back(const Plan& plan, std::unique_ptr<Workspace> space);
+    std::vector<std::unique_ptr<Workspace>>& idle(const Plan& plan) {
+        return plan.images == 1 ? idle_one_ : idle_group_;
+    }
+
+    Program program_;  // weights of an operation move into its lists of taps
+    const Kernels* const kernels_;
+    Pool pool_;
+    int group_size_ = 64;  // images
+    bool one_runs_ = true, group_runs_ = true;  // whether one image, or a group, can run
+    mutable ForkSafeMutex mutex_;  // guards what follows, and the weights of program_
+    Ranges ranges_;  // of quantised values; empty before calibration
+    std::vector<Packed> packed_;  // by operation
+    std::unique_ptr<Plan> one_, group_;
+    std::vector<std::unique_ptr<Workspace>> idle_one_, idle_group_;
+};
+
+}  // namespace biprop
