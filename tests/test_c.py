@@ -376,7 +376,7 @@ THREADS = """
 #include <unistd.h>
 #include <cstdio>
 #include <new>
-#include "pool.h"
+#include "thread_pool.h"
 bool fork_waits_for_mutexes() {
     biprop::ForkSafeMutex mutex;
     std::atomic<bool> held{false};

@@ -10,7 +10,7 @@
 #include "fork.h"
 #include "kernels.h"
 #include "plan.h"
-#include "pool.h"
+#include "thread_pool.h"
 #include "program.h"
 #include "workspace.h"
 

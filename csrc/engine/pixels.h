@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "pool.h"
+#include "thread_pool.h"
 #include "program.h"
 #include "step.h"
 

@@ -21,7 +21,7 @@
 
 #include "kernels.h"
 #include "lists.h"
-#include "pool.h"
+#include "thread_pool.h"
 #include "program.h"
 
 namespace biprop {
