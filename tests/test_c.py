@@ -431,7 +431,7 @@ def test_what_a_helper_thread_throws_reaches_the_caller_and_a_fork_finds_all_at_
         pytest.skip("no C++ compiler")
     (tmp_path / "threads.cpp").write_text(THREADS)
     folder = ROOT / "csrc" / "engine"
-    sources = [tmp_path / "threads.cpp", folder / "pool.cpp", folder / "fork.cpp"]
+    sources = [tmp_path / "threads.cpp", folder / "thread_pool.cpp", folder / "fork.cpp"]
     subprocess.run(
         [compiler, "-std=c++17", "-pthread", f"-I{folder}", *sources, "-o", tmp_path / "threads"],
         check=True,

@@ -10,8 +10,8 @@
 #include "fork.h"
 #include "kernels.h"
 #include "plan.h"
-#include "thread_pool.h"
 #include "program.h"
+#include "thread_pool.h"
 #include "workspace.h"
 
 namespace biprop {

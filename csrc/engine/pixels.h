@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "thread_pool.h"
 #include "program.h"
 #include "step.h"
+#include "thread_pool.h"
 
 namespace biprop {
 

@@ -21,8 +21,8 @@
 
 #include "kernels.h"
 #include "lists.h"
-#include "thread_pool.h"
 #include "program.h"
+#include "thread_pool.h"
 
 namespace biprop {
 
