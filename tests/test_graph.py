@@ -80,12 +80,13 @@ class Recorder(TorchFunctionMode):
                 assert options["eps"] == 1e-5 and not options["training"]
                 return Node("norm", inputs, shape, self.names[id(args[1])])
             case "max_pool2d":
+                kernel = args[1] if isinstance(args[1], tuple) else (args[1], args[1])
                 return Node(
                     "max_pool",
                     inputs,
                     shape,
                     "",
-                    (args[1], args[1]),
+                    kernel,
                     options["stride"],
                     options["padding"],
                 )

@@ -10,7 +10,7 @@ from biprop.models.plans import NETWORKS, PLAIN, RESIDUAL
 
 
 def test_names_are_unique_and_every_one_has_a_plan() -> None:
-    assert len(NETWORKS) == len(set(NETWORKS)) == len(PLAIN) + len(RESIDUAL) == 90
+    assert len(NETWORKS) == len(set(NETWORKS)) == len(PLAIN) + len(RESIDUAL) == 92
     assert NETWORKS is NETWORKS
 
 
@@ -43,7 +43,7 @@ def test_behind_a_relu_a_sign_of_zero_is_zero() -> None:
 
 def test_only_the_plain_wide_networks_take_a_width() -> None:
     assert {name for name in NETWORKS if plans.takes_width(name)} == {
-        name for name in PLAIN if name.startswith(("Wide_VGG", "Conv")) and "Wide" in name
+        name for name in PLAIN if "Wide" in name or name.startswith("Fast")
     }
     assert not plans.takes_width("no such network")
     plans.check("Conv4Wide", "AffineBatchNorm", 0.25)

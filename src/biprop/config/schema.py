@@ -103,7 +103,7 @@ _MANY = "several processes"
 SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
-TAKE_WIDTH = r"Conv\dWide|Wide_VGG_Small"
+TAKE_WIDTH = r"Conv\dWide|Wide_VGG_Small|Fast"
 """Beginnings of the names of networks that `width_mult` acts on."""
 _LR_POLICIES = (
     "constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "cos_multi_lr",

@@ -155,13 +155,20 @@ class _Graph:
     def plain(self, plan: PlainPlan) -> None:
         """As `models.plain.PlainNet`."""
         at = self.tokens(0, "convs", plan.convs, kernel=3)
-        self.tokens(self.flatten(at), "linear", plan.head, kernel=1)
+        is_flat = self.nodes[at].shape[1:] == (1, 1)
+        self.tokens(at if is_flat else self.flatten(at), "linear", plan.head, kernel=1)
 
     def tokens(self, at: int, prefix: str, tokens: str, kernel: int) -> int:
         for number, token in enumerate(tokens.split()):
             name = f"{prefix}.{number}"
             if token == "M":
                 at = self.windows("max_pool", at, (2, 2), 2)
+            elif token == "G":
+                _, height, width = self.nodes[at].shape
+                at = self.windows("max_pool", at, (height, width), max(height, width))
+            elif token == "W":
+                channels = 8 * self.nodes[at].shape[0]
+                at = self.windows("conv", at, (2, 2), 1, channels=channels, name=name)
             elif token == "B":
                 at = self.node("norm", at, name=name)
             elif token[0] == "c":

@@ -18,8 +18,10 @@ class PlainPlan:
 
     c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary
     activation, with sign(0) = +1; Z: binary activation with sign(0) = 0, behind a ReLU, where the
-    other would be +1 for every image. In the head c256 is a linear layer, written as a 1x1
-    convolution as in the original research code, and c has one output per class.
+    other would be +1 for every image; W: fixed 2x2 whitening convolution (`models.whitening`), 8
+    filters a channel, without padding; G: maximum over the whole map. In the head c256 is a linear
+    layer, written as a 1x1 convolution as in the original research code, and c has one output per
+    class.
 
     Attributes:
         convs: the convolutions and what follows each.
@@ -30,6 +32,16 @@ class PlainPlan:
     convs: str
     head: str
     wide: bool = False
+
+
+_FAST = (64, 128, 256)
+_FAST_GROUPS = {
+    "": ("c M B R c B R", "c M B R c B R"),
+    "_BinAct": ("c M B A c B A", "c M B A c B R"),
+}
+"""Groups of the fast networks: like those of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a
+single GPU", arXiv 2404.00498, but with ReLU, and with batch norm of the logits as their scale.
+"""
 
 
 def _pairs(widths: tuple[int, ...], pair: str, last: str | None = None) -> str:
@@ -70,6 +82,10 @@ PLAIN: dict[str, PlainPlan] = {
     "Conv8Wide_BinAct_ReLU_Final_Act": PlainPlan(
         _pairs(_CONV, "c B A c M B A"), "c256 B A c256 B R c", wide=True
     ),
+    **{
+        f"Fast6{suffix}": PlainPlan(f"W R {_pairs(_FAST, group, last)} G", "c B", wide=True)
+        for suffix, (group, last) in _FAST_GROUPS.items()
+    },
     "VGG_Small": PlainPlan("c128 R c128 M B c256 c256 M B c512 c512 M B R", "c"),
     "VGG_Small_BinAct": PlainPlan(_pairs(_VGG, "c A c M B A", "c A c M B R"), "c"),
     "VGG_Small_noReLU_BinAct": PlainPlan(_pairs(_VGG, "c A c M B A", "c A c M B R"), "c"),
