@@ -97,6 +97,11 @@ def check(config: Config) -> None:
         raise UserError("nesterov needs a momentum above 0")
     if config.optimizer == "adam" and config.nesterov:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
+    if (config.score_norm or config.optimizer == "muon") and config.conv_type == "DenseConv":
+        raise UserError(
+            f"optimizer = {config.optimizer}, score_norm = {str(config.score_norm).lower()}: these"
+            " rules are for scores, and DenseConv has none: pass --optimizer sgd or adam"
+        )
     if config.scale_fan and config.prune_rate == 1:
         raise UserError(
             "scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it"

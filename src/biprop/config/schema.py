@@ -106,7 +106,7 @@ BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
 TAKE_WIDTH = r"Conv\dWide|Wide_VGG_Small|Fast"
 """Beginnings of the names of networks that `width_mult` acts on."""
 _LR_POLICIES = (
-    "constant_lr", "cosine_lr", "multistep_lr", "xnor_lr", "cos_multi_lr",
+    "constant_lr", "linear_lr", "cosine_lr", "multistep_lr", "xnor_lr", "cos_multi_lr",
     "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr", "mpt11_w18_2_lr", "mpt11_w18_2_v2_lr",
 )  # fmt: skip
 _INITS = (
@@ -296,13 +296,36 @@ class Config:
 
     optimizer: str = option(
         "sgd",
-        "sgd, or adam (which ignores momentum and weight decay)",
+        "of the scores; adam ignores momentum and weight decay, muon (momentum whose steps are"
+        " orthogonalised, layer by layer) implies score_norm",
         _OPT,
-        choices=("sgd", "adam"),
+        choices=("sgd", "adam", "muon"),
+    )
+    score_norm: bool = option(
+        False,
+        "rescale the scores to root mean square 1 at every step; lr is then the size of a step in"
+        " this unit, and weight decay has no place",
+        _OPT,
+    )
+    dense_lr: float = option(
+        0.01,
+        "with score_norm or muon: learning rate of Adam for what is no score (batch norm, biases)",
+        _OPT,
+        low=0,
     )
     lr: float = option(0.1, "learning rate", _OPT, low=0)
     lr_policy: str = option(
-        "constant_lr", "course of the learning rate, set per epoch", _OPT, choices=_LR_POLICIES
+        "constant_lr",
+        "learning-rate schedule, set per epoch; linear_lr falls to 0 and is set per step",
+        _OPT,
+        choices=_LR_POLICIES,
+    )
+    warmup_fraction: float = option(
+        0.1,
+        "linear_lr: fraction of all steps in which the rate rises from a fifth",
+        _OPT,
+        low=0,
+        high=0.9,
     )
     lr_adjust: int = option(20, "multistep_lr: epochs between steps", _OPT, low=1)
     lr_gamma: float = option(0.1, "multistep_lr: factor of a step", _OPT, low=0)

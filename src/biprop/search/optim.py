@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..subnetwork.layers import Masked
+from .score_rules import Direction, ScoreOptimizer
+
 
 def build_optimizer(
     model: nn.Module, name: str, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False,
-    no_bn_decay: bool = False,
+    no_bn_decay: bool = False, score_norm: bool = False, dense_lr: float = 0.01, is_global: bool = False,
 ) -> torch.optim.Optimizer:  # fmt: skip
     """SGD or Adam over the parameters that train.
 
@@ -19,8 +22,13 @@ def build_optimizer(
     norms of shortcuts and of plain networks count as rest. Order and groups are those of the
     original research code, so that its optimiser states load. Adam has one group and takes the
     learning rate only.
+
+    With `score_norm`, and always with "muon", the scores follow `search.score_rules`, which has one
+    scale for all of them if `is_global`; other parameters that train follow Adam with `dense_lr`.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if score_norm or name == "muon":
+        return _score_optimizer(model, name, lr, dense_lr, momentum, is_global)
     if name == "adam":
         return torch.optim.Adam([p for _, p in named], lr=lr)
     groups: list[dict[str, Any]] = [
@@ -31,6 +39,26 @@ def build_optimizer(
         {"params": [p for n, p in named if "bn" not in n], "weight_decay": weight_decay},
     ]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+_DIRECTIONS: dict[str, Direction] = {"sgd": "momentum", "adam": "adam", "muon": "muon"}
+
+
+def _score_optimizer(
+    model: nn.Module, name: str, lr: float, dense_lr: float, momentum: float, is_global: bool
+) -> ScoreOptimizer:
+    masked = [module for module in model.modules() if isinstance(module, Masked)]
+    scores = {m.scores: m.weight for m in masked if m.scores.requires_grad}
+    others = [p for p in model.parameters() if p.requires_grad and p not in scores]
+    return ScoreOptimizer(
+        scores,
+        others,
+        _DIRECTIONS[name],
+        lr=lr,
+        lr_others=dense_lr,
+        momentum=momentum,
+        is_global=is_global,
+    )
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
@@ -55,14 +83,20 @@ def load_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
         raise ValueError(f"no state of an optimiser: {type(e).__name__}: {e}") from None
     if [len(group) for group in groups] != [len(group["params"]) for group in own] or state:
         raise ValueError("it is of other parameters")
-    is_adam = isinstance(optimizer, torch.optim.Adam)
-    names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, entry in zip(parameters, entries, strict=True):
         if entry:
-            _check_entry(entry, names, parameter)
+            _check_entry(entry, _gathers(optimizer, parameter), parameter)
     gathered = {number: entry for number, entry in enumerate(entries) if entry}
     optimizer.load_state_dict({"state": gathered, "param_groups": own})
+
+
+def _gathers(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> set[str]:
+    """The names of what an optimiser gathers of a parameter."""
+    if isinstance(optimizer, ScoreOptimizer):
+        return optimizer.gathers(parameter)
+    is_adam = isinstance(optimizer, torch.optim.Adam)
+    return {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
 
 
 def _check_entry(entry: Any, names: set[str], parameter: nn.Parameter) -> None:

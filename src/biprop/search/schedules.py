@@ -16,24 +16,35 @@ STEPS: dict[str, tuple[tuple[int, float], ...]] = {
 cos_multi_lr is multiplied by a cosine over the whole run, which counts from epoch 0.
 """
 
-POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
+PER_STEP = ("linear_lr",)
+"""Policies that change the rate within an epoch."""
+POLICIES = ("constant_lr", "linear_lr", "cosine_lr", "multistep_lr", *STEPS)
 
 
 def learning_rate(
     policy: str,
-    epoch: int,
+    epoch: float,
     *,
     lr: float,
     epochs: int,
     warmup_length: int = 0,
     lr_adjust: int = 20,
     lr_gamma: float = 0.1,
+    warmup_fraction: float = 0.1,
 ) -> float:
-    """Learning rate of `epoch` (from 0) in a run of `epochs`, under one of `POLICIES`."""
+    """Learning rate of `epoch` (from 0) in a run of `epochs`, under one of `POLICIES`.
+
+    An epoch with a fraction is a place between two: only policies of `PER_STEP` look at it.
+    """
 
     def cosine(start: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (epochs - start)))
 
+    if policy == "linear_lr":
+        progress = epoch / epochs
+        if progress < warmup_fraction:
+            return lr * (0.2 + 0.8 * progress / warmup_fraction)
+        return lr * (1 - progress) / (1 - warmup_fraction)
     if policy in ("constant_lr", "cosine_lr"):
         if epoch < warmup_length:
             return lr * (epoch + 1) / warmup_length

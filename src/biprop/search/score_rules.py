@@ -40,6 +40,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 singular values come near 1 in few steps, at the price of staying only within about 0.3 of it.
 """
 NEWTON_SCHULZ_STEPS = 3
+ADAM_BETAS = (0.9, 0.999)
 TINY = 1e-20
 """Below this root mean square a tensor counts as zero: it is not rescaled."""
 
@@ -91,7 +92,8 @@ class ScoreOptimizer(torch.optim.Optimizer):
         others: batch-norm factors, biases, scales.
         direction: of a score's step.
         lr: step of a score, in units of the scores' root mean square.
-        lr_others: learning rate of Adam for the others.
+        lr_others: learning rate of Adam for the others; their group holds `lr_ratio`, by which a
+            schedule of `lr` is multiplied for it.
         momentum: of the scores, in [0, 1).
         is_global: one scale for all scores, for global pruning.
     """
@@ -111,7 +113,8 @@ class ScoreOptimizer(torch.optim.Optimizer):
         self.direction, self.is_global = direction, is_global
         groups: list[dict[str, Any]] = [{"params": list(scores), "lr": lr, "momentum": momentum}]
         if rest := list(others):
-            groups.append({"params": rest, "lr": lr_others, "betas": (0.9, 0.999)})
+            ratio = lr_others / lr if lr else 0.0
+            groups.append({"params": rest, "lr": lr_others, "lr_ratio": ratio})
         super().__init__(groups, {})
 
     @torch.no_grad()
@@ -127,7 +130,7 @@ class ScoreOptimizer(torch.optim.Optimizer):
         for group in rest:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    step = self._adam(parameter, parameter.grad, group["betas"])
+                    step = self._adam(parameter, parameter.grad)
                     parameter.sub_(group["lr"] * step)
         return loss
 
@@ -144,7 +147,7 @@ class ScoreOptimizer(torch.optim.Optimizer):
 
     def _update(self, scores: nn.Parameter, gradient: Tensor, momentum: float) -> Tensor:
         if self.direction == "adam":
-            return self._adam(scores, gradient, (0.9, 0.999))
+            return self._adam(scores, gradient)
         state = self.state[scores]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
@@ -153,16 +156,19 @@ class ScoreOptimizer(torch.optim.Optimizer):
         nesterov = gradient + momentum * buffer
         return orthogonalized(nesterov) if self.direction == "muon" else nesterov
 
-    def _adam(
-        self, parameter: nn.Parameter, gradient: Tensor, betas: tuple[float, float]
-    ) -> Tensor:
+    def gathers(self, parameter: nn.Parameter) -> set[str]:
+        """The names of what a state holds of a parameter."""
+        is_momentum = parameter in self.weights and self.direction != "adam"
+        return {"momentum_buffer"} if is_momentum else {"step", "exp_avg", "exp_avg_sq"}
+
+    def _adam(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         """Adam's direction: the bias-corrected mean over the root of the bias-corrected square."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(gradient)
             state["exp_avg_sq"] = torch.zeros_like(gradient)
-        first, second = betas
+        first, second = ADAM_BETAS
         state["step"] += 1
         state["exp_avg"].lerp_(gradient, 1 - first)
         state["exp_avg_sq"].lerp_(gradient.square(), 1 - second)
