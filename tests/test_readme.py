@@ -1,4 +1,4 @@
-"""The README is true: its tree, its Python, the output that it shows; test_docs.py has its links."""
+"""The README is true: its tree, its Python, the output that it shows; test_docs.py has links."""
 
 import re
 import subprocess
