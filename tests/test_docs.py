@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from test_imports import LAYERS
 from torch import Tensor
 
 from biprop import Engine, Ticket, config, convert
@@ -143,6 +144,12 @@ def test_every_source_file_has_its_phrase() -> None:
 def test_every_package_has_its_row() -> None:
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages == set(re.findall(r"^\| `(\w+)/` \|", ARCHITECTURE, re.M))
+
+
+def test_the_picture_has_the_layers_of_the_imports() -> None:
+    picture = ARCHITECTURE.split("```")[1].strip().splitlines()
+    rows = [set(line[:52].split()) for line in picture]  # what a row is for comes after that
+    assert rows == [set(layer.split()) for layer in reversed(LAYERS)]
 
 
 # The steps of "How to add ..."
