@@ -18,7 +18,7 @@ import yaml
 from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
 
 from biprop import UserError
-from biprop.cli import command_line, find
+from biprop.cli import command_line, multigpu
 from biprop.models.plans import NETWORKS
 from biprop.runs import status
 from biprop.runs.folder import held
@@ -82,11 +82,11 @@ def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
 
 def test_gpus_are_counted_among_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert find._gpus("1,0", "auto") == ["1", "0"]
+    assert multigpu.choose("1,0", "auto") == ["1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert find._gpus("0,1", "cuda") == ["5", "7"]
+    assert multigpu.choose("0,1", "cuda") == ["5", "7"]
     with pytest.raises(UserError, match=r"--multigpu 5,7: PyTorch finds GPU 0 .. 1 here"):
-        find._gpus("5,7", "auto")
+        multigpu.choose("5,7", "auto")
 
 
 def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:

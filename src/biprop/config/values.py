@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError, did_you_mean, shown
-from .schema import FIELDS, NO_RGCONV, TYPES, rule
+from .schema import FIELDS, TYPES, rule
 
+NO_RGCONV = "the original research code has no layer type RGConv either"
 _UNUSED = "the unused layer types and trainers of the original research code are left out"
 _PROCESSES = (
     "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which say that"
@@ -65,7 +66,7 @@ def coerce(name: str, value: Any, where: str) -> Any:
             wanted
         ]
         raise UserError(f"{_place(where, name, value)}: must be {kind}") from None
-    broken = rule(name).broken_by(converted)
+    broken = rule(name).violation(converted)
     if broken:
         note = " (the fraction of weights KEPT)" if name == "prune_rate" else ""
         if converted == "RGConv":

@@ -8,8 +8,7 @@ from typing import Any
 
 from ..errors import UserError, did_you_mean, one_line, shown
 from ..files import is_file
-from .schema import NO_RGCONV
-from .values import ALIASES, coerce, reject_unknown
+from .values import ALIASES, NO_RGCONV, coerce, reject_unknown
 
 DEFAULT_CONFIG = "digits"
 MOST_YAML = 1 << 20
