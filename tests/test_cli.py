@@ -169,11 +169,11 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(
         (["--config", "conv4wide_rg_wide"], "left out: it asks for RGConv"),
         (["--config", "resnet18-kn-unsignd"], "did you mean"),
         (["--resume", "none.state"], "none.state: no such checkpoint"),
-        (["--resume", "a", "--pretrained", "b"], "one of them"),
+        (["--resume", "a", "--pretrained", "b"], "pass one of them"),
         (["--evaluate"], "pass --pretrained FILE"),
-        (["--multigpu", "0,0"], "--multigpu 0,0: must be numbers of GPUs"),
-        (["--multigpu", "all"], "--multigpu all: must be numbers of GPUs"),
-        (["--multigpu", "0,00"], "--multigpu 0,00: must be numbers of GPUs"),
+        (["--multigpu", "0,0"], "--multigpu 0,0: must be distinct numbers of GPUs"),
+        (["--multigpu", "all"], "--multigpu all: must be distinct numbers of GPUs"),
+        (["--multigpu", "0,00"], "--multigpu 0,00: must be distinct numbers of GPUs"),
         (["--multigpu", "98,99"], "--multigpu 98,99: PyTorch finds"),
         (["--multigpu", "99"], "--multigpu 99: PyTorch finds"),
         (
@@ -465,7 +465,7 @@ def test_resume_auto_begins_goes_on_and_is_content_with_what_is_done(
     (folder / "result.json").unlink()
     assert command_line.main(["find", "--resume", str(folder)]) == 0
     assert f"run folder {folder}, from epoch 2 on" in capsys.readouterr().out
-    assert "no run folder with a checkpoint" in fails(capsys, "find", "--resume", "runs")
+    assert "not a run folder with a checkpoint" in fails(capsys, "find", "--resume", "runs")
 
 
 def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> None:
