@@ -203,7 +203,7 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(
         (["--score-init-constant", "1"], "--score-init-constant is left out"),
         (["--hub-config", "small"], "hub_config = small: is for --set hub"),
         (["--channels", "1"], "channels = 1: is for --set folder and hub"),
-        (["--channels", "2", "--set", "folder"], "channels = 2: must be 1 (grey) or 3 (colour)"),
+        (["--channels", "2", "--set", "folder"], "channels = 2: must be 1 (grey) or 3 (RGB)"),
         (["--width-mult", "0.0001"], "--width-mult 0.0001: must be at least 0.001 and at most 100"),
         (["--image-size", "20000"], "--image-size 20000: must be at least 1 and at most 16384"),
     ],

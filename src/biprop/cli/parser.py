@@ -121,7 +121,7 @@ def _help(name: str, shows_default: bool) -> str:
     text = rule.help
     choices = rule.choices or ()
     if not all(choice in text for choice in choices):
-        text += f": {', '.join(choices)}"
+        text += f"; choices: {', '.join(choices)}"
     default = getattr(options.Config(), name)
     if not shows_default or default is None or default is False:
         return text

@@ -74,7 +74,7 @@ def add(commands: Any) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help=f"threads [the number of cores or of images, at most {MAX_THREADS}]",
+        help=f"threads [one per core, but at most one per image and {MAX_THREADS} in all]",
     )
     parser.add_argument(
         "--calibration",

@@ -38,7 +38,6 @@ from .values import LEFT_OUT_KEYS as LEFT_OUT_KEYS
 from .values import coerce as coerce
 from .yaml_files import DEFAULT_CONFIG as DEFAULT_CONFIG
 from .yaml_files import LEFT_OUT as LEFT_OUT
-from .yaml_files import MOST_YAML as MOST_YAML
 from .yaml_files import find_file as find_file
 from .yaml_files import packaged as packaged
 from .yaml_files import packaged_files as packaged_files

@@ -207,7 +207,7 @@ class Config:
     )
     num_classes: int | None = option(
         None,
-        "expected number of classes; an error if the data have another number",
+        "expected number of classes; it is an error if the data have a different number",
         _DATA,
         Role.CLASSES,
         low=1,
