@@ -12,7 +12,7 @@ from ..errors import did_you_mean
 
 MAX_NAME_BYTES = 200
 FILE_NAME_RULE = (
-    "must be a single file name: printable characters without / or \\, at most"
+    "must be one name: printable characters without / or \\, at most"
     f" {MAX_NAME_BYTES} bytes, and neither . nor .."
 )
 
