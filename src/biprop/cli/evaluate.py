@@ -21,7 +21,7 @@ from .parser import (
 )
 
 if TYPE_CHECKING:
-    from ..data import DataSet
+    from ..data import DataSet, Split
     from ..evaluation.counts import Counts
     from ..evaluation.engine_model import Packed
     from ..evaluation.subject import Subject
@@ -143,11 +143,8 @@ def show_accuracy(
     if engine:
         packed, computed_by = _engine_model(path, subject, images, engine)
         rows.append(("computed by", computed_by))
-    splits = {"test accuracy": images.test}
-    if subject.config.select_on != "test":
-        splits["validation accuracy"] = images.validation
     device = flags.get("device", "auto")
-    for name, split in splits.items():
+    for name, split in _splits(subject, images).items():
         counts = evaluation.measure(subject, images, split, device, console, name, packed)
         rows.append((name, _accuracy(counts)))
     if packed and engine and engine.compares:
@@ -164,6 +161,13 @@ def _subject(path: str, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -
     if path.endswith(TICKET_SUFFIX):
         return of_ticket(path, flags)
     return of_checkpoint(folder.find_checkpoint(path), flags, fallback)
+
+
+def _splits(subject: Subject, images: DataSet) -> dict[str, Split]:
+    """The images to measure; without a validation set if test images selected the epoch."""
+    if subject.config.select_on == "test":
+        return {"test accuracy": images.test}
+    return {"test accuracy": images.test, "validation accuracy": images.validation}
 
 
 def _network_rows(subject: Subject) -> Rows:

@@ -119,16 +119,16 @@ class Config:
     )
     prune_rate_epoch: int = option(
         10,
-        "global pruning: epochs over which the kept fraction falls from 0.5 to --prune-rate"
-        " (at most a third of all epochs)",
+        "with GlobalSubnetConv: epochs over which the kept fraction falls from 0.5 to"
+        " --prune-rate (at most a third of all epochs)",
         _PRUNE,
         Role.SEARCH,
         low=0,
     )
     layer_floor: float = option(
         0.001,
-        "global pruning: smallest fraction of weights kept in any layer; every layer keeps at"
-        " least one weight",
+        "with GlobalSubnetConv: smallest fraction of weights kept in any layer; every layer"
+        " keeps at least one weight",
         _PRUNE,
         Role.SEARCH,
         low=0,
@@ -174,8 +174,8 @@ class Config:
 
     set: str = option(
         "CIFAR10",
-        "data set; folder: images in one subfolder per class, or Parquet files; hub: whatever"
-        " the package datasets loads",
+        "data set; folder: images in one subfolder per class, or Parquet files; hub: any"
+        " image data set that the library datasets loads (Hugging Face)",
         _DATA,
         Role.DATA_SET,
         choices=SETS,
@@ -188,18 +188,21 @@ class Config:
         Role.DATA_PATH,
     )
     hub_config: str | None = option(
-        None, "hub: configuration of a data set that has several", _DATA, Role.DATA_SET
+        None, "with --set hub: configuration of a data set that has several", _DATA, Role.DATA_SET
     )
     train_split: str | None = option(
         None,
-        "hub: name of the training split, if it is not train",
+        "with --set hub: name of the training split, if it is not train",
         _DATA,
         Role.DATA_SET,
     )
-    test_split: str | None = option(None, "hub: name of the test split", _DATA, Role.DATA_SET)
+    test_split: str | None = option(
+        None, "with --set hub: name of the test split", _DATA, Role.DATA_SET
+    )
     channels: int | None = option(
         None,
-        "folder, hub: read images as grey (1) or RGB (3); by default grey if all images are grey",
+        "with --set folder or hub: read images as grey (1) or RGB (3); by default grey if all"
+        " images are grey",
         _DATA,
         Role.CHANNELS,
         low=1,
@@ -214,8 +217,8 @@ class Config:
     )
     image_size: int | None = option(
         None,
-        "folder, hub: height and width in pixels to which images are resized; streamed"
-        " images: size of the crop (default 224)",
+        "with --set folder or hub: height and width in pixels to which images are resized;"
+        " streamed images: size of the crop (default 224)",
         _DATA,
         Role.DATA_SET,
         low=1,
@@ -223,8 +226,8 @@ class Config:
     )
     stream: bool = option(
         False,
-        "folder, hub: read images during training, with random resized crops, instead of"
-        " holding them in memory (ImageNet always does)",
+        "with --set folder or hub: read images during training, with random resized crops,"
+        " instead of holding them in memory (ImageNet always does)",
         _DATA,
         Role.DATA_SET,
     )
@@ -266,22 +269,22 @@ class Config:
         Role.AUGMENTATION,
     )
     mixture_width: int = option(
-        3, "augmix: number of chains per image", _DATA, Role.AUGMENTATION, low=1, high=16
+        3, "with --augmix: number of chains per image", _DATA, Role.AUGMENTATION, low=1, high=16
     )
     mixture_depth: int = option(
         -1,
-        "augmix: operations per chain; -1 draws 1 to 3",
+        "with --augmix: operations per chain; -1 draws 1 to 3",
         _DATA,
         Role.AUGMENTATION,
         low=-1,
         high=16,
     )
     aug_severity: float = option(
-        3, "augmix: severity of the operations", _DATA, Role.AUGMENTATION, low=0.1, high=10
+        3, "with --augmix: severity of the operations", _DATA, Role.AUGMENTATION, low=0.1, high=10
     )
     all_augmix_augmentations: bool = option(
         False,
-        "augmix: add color, contrast, brightness and sharpness, which overlap with the"
+        "with --augmix: add color, contrast, brightness and sharpness, which overlap with the"
         " corruptions of the common-corruption benchmarks",
         _DATA,
         Role.AUGMENTATION,
@@ -291,15 +294,15 @@ class Config:
     )
     std_gauss: float = option(
         0.1,
-        "gaussian_aug: standard deviation of the noise, for pixels in [0, 1]",
+        "with --gaussian-aug: standard deviation of the noise, for pixels in [0, 1]",
         _DATA,
         Role.AUGMENTATION,
         low=0,
     )
     p_clean: float = option(
         1.0,
-        "gaussian_aug: probability that an image stays without noise (at 1, --gaussian-aug"
-        " has no effect)",
+        "with --gaussian-aug: probability that an image stays without noise (at 1,"
+        " --gaussian-aug has no effect)",
         _DATA,
         Role.VIEWS,
         low=0,
@@ -337,9 +340,15 @@ class Config:
         choices=LR_POLICIES,
     )
     lr_adjust: int = option(
-        20, "multistep_lr: epochs between two decays of the learning rate", _OPT, Role.SEARCH, low=1
+        20,
+        "with multistep_lr: epochs between two decays of the learning rate",
+        _OPT,
+        Role.SEARCH,
+        low=1,
     )
-    lr_gamma: float = option(0.1, "multistep_lr: factor of each decay", _OPT, Role.SEARCH, low=0)
+    lr_gamma: float = option(
+        0.1, "with multistep_lr: factor of each decay", _OPT, Role.SEARCH, low=0
+    )
     warmup_length: int = option(
         0, "epochs of linear warm-up of the learning rate", _OPT, Role.SEARCH, low=0
     )
@@ -410,7 +419,7 @@ class Config:
     log_dir: str = option("runs", "folder for run folders and results.csv", _RUN, Role.OUTPUT_PATH)
     results: str | None = option(
         None,
-        "table of results: a .csv file, or the folder that contains it (default: log_dir)",
+        "table of results: a .csv file, or the folder that contains it (default: --log-dir)",
         _RUN,
         Role.OUTPUT_PATH,
     )
