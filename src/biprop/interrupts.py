@@ -21,14 +21,19 @@ is closed sends SIGHUP, which Windows does not have."""
 TO_STOP = (signal.SIGINT, *TO_END)
 """`TO_END` and Ctrl-C."""
 STOPPED = 75
-"""Exit code of a process that one of `TO_END` stopped: EX_TEMPFAIL of sysexits.h, "try again". No
-other outcome uses it, so that a scheduler can rely on it."""
+"""Exit code of a process that one of `TO_END` stopped.
+
+It is EX_TEMPFAIL of sysexits.h, "try again". No other outcome uses it: schedulers can rely on it.
+"""
 
 Handler = Callable[[int, FrameType | None], None] | int
 
 
 class Terminated(BaseException):
-    """One of `TO_END` arrived before there was anything to save; the text is the signal's name."""
+    """One of `TO_END` arrived before there was anything to save.
+
+    The text is the signal's name.
+    """
 
 
 @contextmanager
@@ -53,12 +58,12 @@ def handled(numbers: Sequence[int], handler: Handler) -> Iterator[None]:
 
 
 def raised() -> AbstractContextManager[None]:
-    """A context in which `TO_END` raise `Terminated` immediately, as there is nothing to save."""
+    """A context in which `TO_END` raise `Terminated`: there is nothing to save."""
     return handled(TO_END, _raise)
 
 
 def settle() -> None:
-    """Ignore `TO_STOP` from now on: for a program that has reported its outcome and will exit.
+    """Ignore `TO_STOP` from now on: the program has reported its outcome and will exit.
 
     The interpreter takes a moment to exit, longer with PyTorch. A signal in that time would change
     the exit code or print a traceback. Python then runs no handlers, but it respects ignored
@@ -76,7 +81,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
 class StopRequest:
     """A context that records the first of `TO_STOP` instead of being interrupted by it.
 
-    Works in the main thread only. A second Ctrl-C after `AT_ONCE` seconds raises KeyboardInterrupt.
+    Works in the main thread only. A second Ctrl-C raises KeyboardInterrupt
+    if it comes `AT_ONCE` seconds after the first.
 
     Attributes:
         signal: number of the first signal that arrived; 0: none.
