@@ -24,9 +24,8 @@ from .gate import Gate
 
 MOST_IMAGES = 2000
 """Of each kind that the gate is fitted on."""
-_AUGMENTATION = (
-    "augmix", "mixture_width", "mixture_depth", "aug_severity", "all_augmix_augmentations", "gaussian_aug", "std_gauss",
-)  # fmt: skip
+_AUGMENTATION = options.with_roles(options.Role.AUGMENTATION)
+"""Options of its search that decide how a card's training images were augmented."""
 
 
 def build(

@@ -26,13 +26,10 @@ from .counts import Counts, evaluate
 from .device import choose_device, evaluation_batch
 from .engine_model import Packed
 
-_TOLD = (
-    "set", "hub_config", "train_split", "test_split", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type",
-    "prune_rate",
-)  # fmt: skip
-"""Options that are taken from what a ticket tells of its search.
+_TOLD = options.with_roles(options.Role.DATA_SET, options.Role.SELECTION, options.Role.NETWORK)
+"""Options of its search that a ticket records and that are read from it.
 
-Where data are is not: a file does not choose what is read.
+Paths are not read from it: a file does not choose which other files are opened.
 """
 
 

@@ -36,9 +36,12 @@ _LOCK = ".running"
 END_STATES = ("stopped", "failed")
 """How the state begins in which a run says why it ends before its time."""
 
-_OF_THE_MACHINE = (
-    "data", "workers", "log_dir", "results", "histograms", "device", "print_freq", "save_every", "save_minutes", "baseline",
-)  # fmt: skip
+_OF_THE_MACHINE = options.with_roles(
+    options.Role.DATA_PATH,
+    options.Role.DATA_WORKERS,
+    options.Role.OUTPUT_PATH,
+    options.Role.MACHINE,
+)
 """Options in which two starts of one run may differ."""
 
 

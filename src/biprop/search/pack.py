@@ -19,12 +19,15 @@ from ..models.plans import takes_width
 from ..runs.folder import BEST, RESULT, find_checkpoint
 from ..ticket import Ticket
 
-_NOT_TOLD = (
-    "name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "save_minutes", "histograms", "baseline",
-    "data", "trainer",
-)  # fmt: skip
-"""Options that change nothing of what is found, or that say where something lies on this machine.
-"""
+_NOT_TOLD = options.with_roles(
+    options.Role.DATA_PATH,
+    options.Role.DATA_WORKERS,
+    options.Role.RUN_NAME,
+    options.Role.OUTPUT_PATH,
+    options.Role.MACHINE,
+    options.Role.COMPATIBILITY,
+)
+"""Options that a ticket does not record: they name paths, or they do not change what is found."""
 
 
 def pack(

@@ -200,9 +200,17 @@ def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
         console.line(f"test accuracy {result.test.top1:.2f} %")
 
 
-DATA_OPTIONS = [name for group, names in options.groups() if group == "data" for name in names] + [
-    "batch_size"
-]
+DATA_OPTIONS = options.with_roles(
+    options.Role.DATA_SET,
+    options.Role.DATA_PATH,
+    options.Role.DATA_WORKERS,
+    options.Role.CHANNELS,
+    options.Role.CLASSES,
+    options.Role.BATCHES,
+    options.Role.AUGMENTATION,
+    options.Role.VIEWS,
+    options.Role.SELECTION,
+)
 """Options that decide what is loaded: cells that agree in them share the images."""
 
 
