@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from biprop import Deck
 from biprop.data import cifar, slices, spread
 from biprop.deck import softmax, together
-from biprop.deck.build import in_words, training_recipe
+from biprop.deck.build import description_of, training_recipe
 from biprop.deck.gate import Gate, Gating
 from biprop.engine import cores
 from biprop.robustness.corruptions import corrupt
@@ -43,7 +43,7 @@ def own_cards(deck: Deck, gate: Gate) -> NDArray[np.float32]:
     kind to all.
     """
     kinds = [
-        in_words(training_recipe(card, name))
+        description_of(training_recipe(card, name))
         for card, name in zip(deck.cards, deck.names, strict=True)
     ]
     own = np.array(

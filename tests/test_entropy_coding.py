@@ -178,7 +178,7 @@ def test_a_small_stream_of_a_large_mask_takes_the_memory_of_its_plane() -> None:
     tracemalloc.stop()
     assert np.array_equal(found, plane)
     assert peak < size // 8 + 8 * PIECE < size
-    assert entropy_coding.cost_of_one_chance(1, size) == pytest.approx(
+    assert entropy_coding.cost_of_constant(1, size) == pytest.approx(
         8 * len(stream), abs=8 * 8 * MOST_LANES
     )
 

@@ -242,7 +242,7 @@ def test_hostile_files_with_a_right_checksum(part: int) -> None:
             content = struct.pack("<Q", len(text)) + text + bytes(data)
         try:
             loaded = Ticket.from_bytes(content, 1 << 16)
-            report.report(loaded, len(content))
+            report.ticket_report(loaded, len(content))
             for one in loaded.layers:
                 loaded.weight(one)
             loaded.to_model()

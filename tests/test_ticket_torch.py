@@ -352,7 +352,7 @@ def test_a_ticket_without_a_normalisation_has_no_model_on_pixels() -> None:
     model = nn.Linear(6, 5)
     ticket = Ticket.from_model(model, convert(model, 0.5))
     with pytest.raises(
-        TicketError, match="tells no normalisation: normalise, and leave out on_pixels"
+        TicketError, match="has no normalisation: normalise the input, and leave out on_pixels"
     ):
         ticket.to_model(nn.Linear(6, 5), on_pixels=True)
 

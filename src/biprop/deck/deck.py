@@ -195,7 +195,7 @@ def _check_card(card: Ticket, name: str, first: Ticket, first_name: str) -> None
     """A card has a network and a normalisation, and images and classes of the first card."""
     if card.network is None or not card.mean:
         lacks = "network" if card.network is None else "normalisation"
-        raise TicketError(f"{name}: has no {lacks}, so it cannot be a card")
+        raise TicketError(f"{name}: does not tell its {lacks}, so it cannot be a card")
     shape, first_shape = _input_shape(card), _input_shape(first)
     if shape != first_shape:
         raise TicketError(

@@ -24,8 +24,9 @@ _ALEXNET_ERRORS = (
     *(0.853204, 0.646056, 0.717840, 0.606500),  # digital
 )
 ALEXNET = dict(zip(NAMES, _ALEXNET_ERRORS, strict=True))
-"""AlexNet's error on ImageNet-C, mean over the five severities: the mCE of ImageNet-C is relative to
-it, by the definition of its authors.
+"""AlexNet's error on ImageNet-C, mean over the five severities.
+
+The mCE of ImageNet-C is relative to it, by the definition of its authors.
 """
 
 
