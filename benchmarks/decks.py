@@ -1,8 +1,8 @@
 """What two small cards and their deck keep of their accuracy under corruptions, over seeds, on
 CIFAR-10.
 
-    python benchmarks/decks.py --data DIR OUT              # 3 seeds, 2,000 test images; a CPU needs about two hours
-    python benchmarks/decks.py --data DIR OUT --table      # the table of what is done
+    python benchmarks/decks.py --data DIR OUT             # 3 seeds, 2,000 images; hours on a CPU
+    python benchmarks/decks.py --data DIR OUT --table     # the table of what is done
 
 Per seed: a search with AugMix and one with Gaussian noise (configurations small_card_augmix,
 small_card_gaussian), two tickets, a deck with a gate, and `biprop robustness` of it. Each step

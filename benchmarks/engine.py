@@ -1,10 +1,10 @@
 """The engine beside PyTorch eager, and beside other engines where they are installed: times faster,
 in one interleaved run.
 
-    python benchmarks/engine.py                                    # all cases, batch 1 and 64, one thread
+    python benchmarks/engine.py                             # all cases, batch 1 and 64, 1 thread
     python benchmarks/engine.py --cases vgg11-05 --instruction-set avx2
     python benchmarks/engine.py --threads 2 --batches 64
-    python benchmarks/engine.py --tickets A.mpt B.mpt              # your own
+    python benchmarks/engine.py --tickets A.mpt B.mpt       # your own
 
 A case is a ticket of exactly that density in every layer, drawn at random and given the batch-norm
 statistics of random images: time does not depend on which weights are kept. In each round everybody
@@ -51,9 +51,15 @@ CASES = {
 def make_ticket(name: str, density: float) -> Ticket:
     """A ticket of an untrained network; batch norm knows the statistics of random images."""
     network: dict[str, Any] = {
-        "name": name, "num_classes": 10, "channels": 3, "input_size": [32, 32], "bn_type": "NonAffineBatchNorm",
-        "width_mult": 1.0, "head_bias": False, "ancestor": False,
-    }  # fmt: skip
+        "name": name,
+        "num_classes": 10,
+        "channels": 3,
+        "input_size": [32, 32],
+        "bn_type": "NonAffineBatchNorm",
+        "width_mult": 1.0,
+        "head_bias": False,
+        "ancestor": False,
+    }
     torch.manual_seed(0)
     model = build(**{**network, "input_size": (32, 32)})
     subnetwork = convert(model, density, seed=0)

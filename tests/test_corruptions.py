@@ -22,8 +22,15 @@ from biprop.robustness.severities import EXTRA, NAMES, SEVERITIES
 Array = NDArray[np.float64]
 ALL = NAMES + EXTRA
 DETERMINISTIC = (
-    "defocus_blur", "zoom_blur", "contrast", "brightness", "pixelate", "saturate", "gaussian_blur", "jpeg_compression",
-)  # fmt: skip
+    "defocus_blur",
+    "zoom_blur",
+    "contrast",
+    "brightness",
+    "pixelate",
+    "saturate",
+    "gaussian_blur",
+    "jpeg_compression",
+)
 SEEDS = 16
 
 
@@ -202,9 +209,13 @@ def test_corruption_grows_with_severity(name: str) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(ALL), st.sampled_from(SEVERITIES), st.integers(0, 3), st.sampled_from([1, 3]), st.integers(1, 40),
+    st.sampled_from(ALL),
+    st.sampled_from(SEVERITIES),
+    st.integers(0, 3),
+    st.sampled_from([1, 3]),
     st.integers(1, 40),
-)  # fmt: skip
+    st.integers(1, 40),
+)
 def test_any_size_and_grey_images(
     name: str, severity: int, count: int, channels: int, height: int, width: int
 ) -> None:

@@ -178,7 +178,8 @@ import os, sys, threading, time, warnings
 import numpy as np
 from biprop import Engine
 warnings.simplefilter("ignore")  # of forks beside threads: that is what is tried
-engine, pixels = Engine(sys.argv[1], min(2, len(os.sched_getaffinity(0)))), np.zeros((65, 1, 32, 32), np.uint8)
+engine = Engine(sys.argv[1], min(2, len(os.sched_getaffinity(0))))
+pixels = np.zeros((65, 1, 32, 32), np.uint8)
 expected, stop = engine.run(pixels), False
 
 def busy():

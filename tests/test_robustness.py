@@ -68,11 +68,22 @@ def test_alexnets_errors_are_the_published_ones() -> None:
     cells = choose_cells(None, None)
     reference = scores.read_reference("alexnet", cells, 1000)
     means = {
-        "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.92264, "defocus_blur": 0.81988,
-        "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.79836, "snow": 0.866816, "frost": 0.826572,
-        "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.71784,
+        "gaussian_noise": 0.886428,
+        "shot_noise": 0.894468,
+        "impulse_noise": 0.92264,
+        "defocus_blur": 0.81988,
+        "glass_blur": 0.826268,
+        "motion_blur": 0.785948,
+        "zoom_blur": 0.79836,
+        "snow": 0.866816,
+        "frost": 0.826572,
+        "fog": 0.819324,
+        "brightness": 0.564592,
+        "contrast": 0.853204,
+        "elastic_transform": 0.646056,
+        "pixelate": 0.71784,
         "jpeg_compression": 0.6065,
-    }  # fmt: skip
+    }
     assert reference == {name: dict.fromkeys((1, 2, 3, 4, 5), mean) for name, mean in means.items()}
     by_severity = {
         "gaussian_noise": (0.69528, 0.82542, 0.93554, 0.98138, 0.99452),
@@ -119,7 +130,7 @@ def test_what_a_user_may_name() -> None:
     assert choose_cells(None, None) == [(name, s) for name in NAMES for s in (1, 2, 3, 4, 5)]
     assert choose_cells("fog, noise,fog", "5,1,5") == [
         (name, s) for name in ("fog", *GROUPS["noise"]) for s in (1, 5)
-    ]  # fmt: skip
+    ]
     assert len(choose_cells("all", "3")) == 19
     for names, severities, message in [
         ("frog", None, "--corruptions frog: no such corruption or group; did you mean 'fog'"),

@@ -92,9 +92,20 @@ def test_a_ticket_is_what_was_saved_and_its_bytes_are_always_the_same(tmp_path: 
 
 
 def test_the_state_may_come_in_any_order() -> None:
-    state = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(
-        {"a.x": (2,), "b.x": (2,), "a.y": (2,), "c.x": (3,), "lone": (), "c.y": (1, 2), "empty.x": (0,)}.items()
-    )}  # fmt: skip
+    state = {
+        name: np.full(shape, i, np.float32)
+        for i, (name, shape) in enumerate(
+            {
+                "a.x": (2,),
+                "b.x": (2,),
+                "a.y": (2,),
+                "c.x": (3,),
+                "lone": (),
+                "c.y": (1, 2),
+                "empty.x": (0,),
+            }.items()
+        )
+    }
     loaded = Ticket.from_bytes(small_ticket(state=state).to_bytes())
     assert loaded.state.keys() == state.keys()
     assert all(np.array_equal(loaded.state[name], state[name]) for name in state)
@@ -176,9 +187,16 @@ def test_every_truncation_is_noticed() -> None:
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.sampled_from([0, 1, -1, 2**31, 2**32, 2**40, 2**63, 2**64]),
-    st.floats(), st.text(max_size=5), st.just([]), st.just({}), st.lists(st.integers(-3, 2**50), max_size=9),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0, 1, -1, 2**31, 2**32, 2**40, 2**63, 2**64]),
+    st.floats(),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(-3, 2**50), max_size=9),
+)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -216,8 +234,39 @@ def test_hostile_files_with_a_right_checksum(part: int) -> None:
     )  # which takes ten times as long
     first_header, first_description, first_data = taken_apart(original)
     in_header, in_description = places(first_header), places(first_description)
-    values = [None, True, -1, 0, 1, 2, 3, 255, 2**31, 2**32, 2**40, 2**63, 2**70, 0.5, 1e300, "", "x", "F32", "BF16", "seed",
-              "stored", "i9", [], {}, [0], [2**33], [1] * 9, [2**20, 2**20], [-1, 5], ["a"], [[], [], []]]  # fmt: skip
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        255,
+        2**31,
+        2**32,
+        2**40,
+        2**63,
+        2**70,
+        0.5,
+        1e300,
+        "",
+        "x",
+        "F32",
+        "BF16",
+        "seed",
+        "stored",
+        "i9",
+        [],
+        {},
+        [0],
+        [2**33],
+        [1] * 9,
+        [2**20, 2**20],
+        [-1, 5],
+        ["a"],
+        [[], [], []],
+    ]
     tracemalloc.start()
     for _ in range(1100 if part else 200):
         header, description, data = first_header, first_description, bytearray(first_data)
@@ -353,9 +402,19 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_classes", 10**12), ("num_classes", -1), ("input_size", [10**6, 10**6]), ("width_mult", 1e999), ("width_mult", 100),
-     ("width_mult", "x"), ("name", "Conv3"), ("bn_type", "None"), ("ancestor", 1), ("channels", 0)],
-)  # fmt: skip
+    [
+        ("num_classes", 10**12),
+        ("num_classes", -1),
+        ("input_size", [10**6, 10**6]),
+        ("width_mult", 1e999),
+        ("width_mult", 100),
+        ("width_mult", "x"),
+        ("name", "Conv3"),
+        ("bn_type", "None"),
+        ("ancestor", 1),
+        ("channels", 0),
+    ],
+)
 def test_impossible_networks_are_refused(name: str, value: Any) -> None:
     header, description, data = taken_apart((GOLDEN / "tiny.mpt").read_bytes())
     network = {**description["network"], name: value}

@@ -69,8 +69,18 @@ def test_a_packed_network_computes_what_the_trained_one_does(options: dict[str, 
     unsigned = options.get("init", "") in ("unsigned_constant", "bernoulli", "usc_bernoulli")
     assert {layer.signs for layer in ticket.layers} == {"positive" if unsigned else "seed"}
     assert ticket.seed == (None if unsigned else 5)
-    fresh = build_network(Config(conv_type="DenseConv", seed=9, **{k: v for k, v in options.items() if k in (
-        "arch", "width_mult", "bn_type", "last_layer_dense")}), Task(10, 3, (32, 32))).model  # fmt: skip
+    fresh = build_network(
+        Config(
+            conv_type="DenseConv",
+            seed=9,
+            **{
+                k: v
+                for k, v in options.items()
+                if k in ("arch", "width_mult", "bn_type", "last_layer_dense")
+            },
+        ),
+        Task(10, 3, (32, 32)),
+    ).model
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(ticket.to_model(fresh)(images), made.model.eval()(images))
@@ -366,11 +376,25 @@ def test_all_else_in_the_file_takes_less_than_4_kb(tmp_path: Path) -> None:
     made = build_network(config, Task(10, 3, (32, 32)))
     assert made.subnetwork
     ours = {
-        "format": 1, "version": "0.1.0", "config": as_dict(config), "config_name": name, "selected_on": "validation",
-        "best_validation": {"images": 5000, "right": 4700, "right_in_5": 4990, "loss_sum": 1234.5678901234},
-        "densities": made.subnetwork.densities, "num_classes": 10, "channels": 3, "input_size": [32, 32],
-        "classes": list(CIFAR10_CLASSES), "mean": list(CIFAR_MEAN), "std": list(CIFAR_STD),
-    }  # fmt: skip
+        "format": 1,
+        "version": "0.1.0",
+        "config": as_dict(config),
+        "config_name": name,
+        "selected_on": "validation",
+        "best_validation": {
+            "images": 5000,
+            "right": 4700,
+            "right_in_5": 4990,
+            "loss_sum": 1234.5678901234,
+        },
+        "densities": made.subnetwork.densities,
+        "num_classes": 10,
+        "channels": 3,
+        "input_size": [32, 32],
+        "classes": list(CIFAR10_CLASSES),
+        "mean": list(CIFAR_MEAN),
+        "std": list(CIFAR_STD),
+    }
     checkpoint.save(
         tmp_path / "a.pth",
         {"arch": config.arch, "epoch": 100, "state_dict": made.model.state_dict(), "biprop": ours},
