@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def measure(ways: Sequence[Way], rounds: int) -> list[Seconds]:
-    """Seconds an image takes each way, in turns; the first round fills caches and is not counted."""
+    """Seconds that an image takes each way, in turns; the first round only fills caches."""
     seconds: list[Seconds] = [{name: [] for name in NAMES} for _ in ways]
     for turn in range(rounds + 1):
         for name in NAMES:

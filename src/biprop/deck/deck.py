@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 VERSION = 1
-"""Of the file format. A newer one is refused; older ones are read for ever."""
+"""Version of the file format. Newer ones are refused; older ones are read for ever."""
 MOST_CARDS, MOST_KINDS = 256, 256
 _LARGEST = 1e6
 """Limit of the gate's numbers: sums of their products stay finite."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ticket import Ticket
 from .engine import Engine, normalised
@@ -130,17 +131,23 @@ def measure(
     """
     for batch in batches:
         pixels = np.random.default_rng(0).integers(0, 256, (batch, *engine.shape), dtype=np.uint8)
-        run = functools.partial(engine.run, pixels)
         if beside is None:
+            run = functools.partial(engine.run, pixels)
             timing = interleaved({"engine": run}, seconds)["engine"]
             yield Row(batch, engine.threads, timing)
-            continue
-        with _torch(engine.threads) as torch:
-            images = torch.from_numpy(normalised(pixels, engine.ticket))
-            same = beside(images).argmax(1).numpy() == run().argmax(1)
-            runs = {"engine": run, "torch": functools.partial(beside, images)}
-            timings = interleaved(runs, seconds)
-        yield Row(batch, engine.threads, timings["engine"], timings["torch"], int(same.sum()))
+        else:
+            yield _beside_torch(engine, pixels, beside, seconds)
+
+
+def _beside_torch(engine: Engine, pixels: NDArray[np.uint8], model: Any, seconds: float) -> Row:
+    run = functools.partial(engine.run, pixels)
+    with _torch(engine.threads) as torch:
+        images = torch.from_numpy(normalised(pixels, engine.ticket))
+        same = model(images).argmax(1).numpy() == run().argmax(1)
+        runs = {"engine": run, "torch": functools.partial(model, images)}
+        timings = interleaved(runs, seconds)
+    count = int(same.sum())
+    return Row(len(pixels), engine.threads, timings["engine"], timings["torch"], count)
 
 
 @contextmanager

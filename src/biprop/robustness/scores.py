@@ -86,8 +86,8 @@ class Scores:
             for severity, counts in self.severities(name).items()
         ]
         own = sum(error for error, _ in pairs)
-        others = sum(error for _, error in pairs)
-        return own / max(1e-9, others)
+        of_reference = sum(error for _, error in pairs)
+        return own / max(1e-9, of_reference)
 
 
 IMAGENET_CLASSES = 1000

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..subnetwork import Subnetwork
 
 VERSION = 1
-"""Of the file format. A newer one is refused; older ones are read for ever."""
+"""Version of the file format. Newer ones are refused; older ones are read for ever."""
 
 DEFAULT_MOST_WEIGHTS = 1 << 30
 """Number of weights that a reader accepts by default: their planes take 128 MiB each."""

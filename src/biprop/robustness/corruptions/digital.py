@@ -48,16 +48,22 @@ def _axes(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _sample_affine(images: Tensor, moves: Array) -> Tensor:
     """Images under the affine maps that move three corners by `moves`, [B, 3, (x, y)]."""
     height, width = images.shape[2:]
-    centre, third = np.array([width // 2, height // 2]), min(height, width) // 3
-    corners = centre + third * np.array([[1, 1], [1, -1], [-1, -1]])
-    moved = np.concatenate([corners + moves, np.ones((len(images), 3, 1))], 2)
-    targets = np.broadcast_to(corners.astype(np.float64), moves.shape)
-    inverse = np.linalg.solve(moved, targets)  # [B, (x, y, 1), (x, y)]
+    inverse = _inverse_maps(height, width, moves)
     maps = torch.from_numpy(inverse).to(images.device)[:, :, :, None, None]
     x, y, sizes = _axes(images)
     places = (maps[:, 0] * x + maps[:, 1] * y[:, None]) + maps[:, 2]  # [B, (x, y), H, W]
     grid = places * 2 / (sizes - 1).clamp_(min=1) - 1
     return _sample(images.float(), grid, align_corners=True)
+
+
+def _inverse_maps(height: int, width: int, moves: Array) -> Array:
+    """[B, (x, y, 1), (x, y)]: where the pixels of the result come from."""
+    centre, third = np.array([width // 2, height // 2]), min(height, width) // 3
+    corners = centre + third * np.array([[1, 1], [1, -1], [-1, -1]])
+    moved = np.concatenate([corners + moves, np.ones((len(moves), 3, 1))], 2)
+    targets = np.broadcast_to(corners.astype(np.float64), moves.shape)
+    inverse: Array = np.linalg.solve(moved, targets)
+    return inverse
 
 
 def _sample_displaced(images: Tensor, displacements: Tensor) -> Tensor:

@@ -253,16 +253,23 @@ def disk_kernel(radius: float, sigma: float) -> Array:
     (10), and the image becomes that much lighter.
     """
     reach, soft = (8, 1) if radius <= 8 else (math.floor(radius), 2)
+    disk = np.pad(_disk(radius, reach), soft, mode="reflect")
+    steps = np.arange(-soft, soft + 1)
+    gaussian = np.exp(-(steps**2) / (2 * sigma**2))
+    gaussian /= gaussian.sum()
+    for _ in range(2):  # along the rows, then along the columns
+        disk = np.array([np.convolve(row, gaussian, "valid") for row in disk]).T
+    border = int(disk.any(0).argmax())  # pixels around that have no weight
+    inner = slice(border, len(disk) - border)
+    return disk[inner, inner]
+
+
+def _disk(radius: float, reach: int) -> Array:
+    """[2 reach + 1, 2 reach + 1] float64: equal weights within the radius, whose sum is 1."""
     steps = np.arange(-reach, reach + 1)
     disk = (steps**2 + steps[:, None] ** 2 <= radius**2).astype(np.float64)
-    gaussian = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * sigma**2))
-    gaussian /= gaussian.sum()
-    smooth = np.pad(disk / disk.sum(), soft, mode="reflect")
-    for _ in range(2):  # along the rows, then along the columns
-        smooth = np.array([np.convolve(row, gaussian, "valid") for row in smooth]).T
-    border = int(smooth.any(0).argmax())  # pixels around that have no weight
-    inner = slice(border, len(smooth) - border)
-    return smooth[inner, inner]
+    weights: Array = disk / disk.sum()
+    return weights
 
 
 def motion(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
@@ -279,14 +286,19 @@ def motion(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tenso
     """
     steps = np.arange(2 * math.ceil(radius) + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    weights /= weights.sum()
     degrees = angles.cpu().numpy()
     order = degrees.argsort(kind="stable")  # neighbours share most of their lines
-    directions = np.deg2rad(degrees[order])
-    vectors = np.stack([np.sin(directions), np.cos(directions)], 1)
-    places = np.ceil(vectors[:, None] * steps[:, None] - 0.5).astype(np.int64)
-    sorted_images = images.index_select(0, torch.from_numpy(order).to(images.device))
-    blurred = weighted_taps(sorted_images, places, weights / weights.sum()).floor_()
+    ordered = images.index_select(0, torch.from_numpy(order).to(images.device))
+    blurred = weighted_taps(ordered, _lines(degrees[order], steps), weights).floor_()
     return blurred.index_select(0, torch.from_numpy(order.argsort()).to(images.device))
+
+
+def _lines(degrees: Array, steps: Array) -> Array:
+    """[B, n, (y, x)] int64: the whole pixels at `steps` [n] along lines at angles [B]."""
+    directions = np.deg2rad(degrees)
+    vectors = np.stack([np.sin(directions), np.cos(directions)], 1)
+    return np.ceil(vectors[:, None] * steps[:, None] - 0.5).astype(np.int64)
 
 
 def windows(images: Tensor, reach: int = 1, border: float | None = None) -> Tensor:

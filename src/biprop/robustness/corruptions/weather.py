@@ -50,24 +50,31 @@ frost.
 
 @functools.lru_cache(4)
 def _frost(scale: int, device: torch.device) -> Tensor:
-    """[5, 3, S, S] uint8, periodic. At scale 1, for images of 32 pixels, coarse structures fall off
-    with the frequency to the power of 1.5, and the fine ones are almost white; larger images see
-    the same, enlarged.
+    """[5, 3, S, S] uint8, periodic.
+
+    At scale 1, for images of 32 pixels, coarse structures fall off with the frequency to the power
+    of 1.5, and the fine ones are almost white; larger images see the same, enlarged.
     """
-    size = 256
     generator = np.random.Generator(np.random.Philox(key=2019))
-    textures = np.empty((len(FROST), 3, size, size))
-    for texture, (colour, coarse, fine) in zip(textures, FROST, strict=True):
-        structure = np.zeros((size, size))
-        for deviation, power in ((coarse, 1.5), (fine, 0.2)):
-            layer = _coloured_noise(generator, size, power)
-            structure += deviation * layer / layer.std()
-        texture[:] = np.array(colour)[:, None, None] + structure
+    textures = np.stack([_texture(generator, *parameters) for parameters in FROST])
     tensor = torch.from_numpy(textures.round().clip(0, 255)).to(torch.float32)
     if scale > 1:
         padded = F.pad(tensor, (1, 1, 1, 1), "circular")
         tensor = F.interpolate(padded, scale_factor=scale, mode="bicubic").clamp_(0, 255)
     return tensor.round_().to(torch.uint8).to(device)
+
+
+def _texture(
+    generator: np.random.Generator, colour: tuple[int, int, int], coarse: float, fine: float
+) -> Array:
+    """[3, S, S] grey levels, of the mean colour and standard deviations as in `FROST`."""
+    size = 256
+    structure = np.zeros((size, size))
+    for deviation, power in ((coarse, 1.5), (fine, 0.2)):
+        layer = _coloured_noise(generator, size, power)
+        structure += deviation * layer / layer.std()
+    texture: Array = np.array(colour)[:, None, None] + structure
+    return texture
 
 
 def _coloured_noise(generator: np.random.Generator, size: int, power: float) -> Array:
@@ -109,16 +116,19 @@ def _crops(textures: Tensor, height: int, width: int, draws: Draws) -> Tensor:
         draws: of the images.
     """
     kinds, channels, side, _ = textures.shape
-    device = textures.device
-    limits = torch.tensor([[kinds], [side], [side]], device=device)
+    limits = torch.tensor([[kinds], [side], [side]], device=textures.device)
     kind, top, left = (draws.uniform(3).T * limits).long()
-    y = (top[:, None] + torch.arange(height, device=device)) % side
-    x = (left[:, None] + torch.arange(width, device=device)) % side
-    planes = kind[:, None] * channels + torch.arange(channels, device=device)  # [B, 3]
+    y, x = (_periodic(start, length, side) for start, length in ((top, height), (left, width)))
+    planes = kind[:, None] * channels + torch.arange(channels, device=textures.device)  # [B, 3]
     rows = planes[:, :, None] * side + y[:, None]  # [B, 3, H]
     places = rows[..., None] * side + x[:, None, None]  # [B, 3, H, W]
     crops = textures.flatten().index_select(0, places.flatten())
     return crops.view(-1, channels, height, width).float()
+
+
+def _periodic(start: Tensor, length: int, period: int) -> Tensor:
+    """[B, length]: places from `start` [B] on."""
+    return (start[:, None] + torch.arange(length, device=start.device)) % period
 
 
 def fog(images: Tensor, parameters: tuple[float, float], draws: Draws) -> Tensor:
