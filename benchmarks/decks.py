@@ -78,16 +78,16 @@ def table(out: Path, seeds: list[int]) -> str:
     """Mean and standard deviation over seeds, in percent, as Markdown; and each gate beside the
     mean deck, seed by seed.
     """
-    found = [json.loads(result_of(out, seed).read_text())["results"] for seed in seeds]
+    by_seed = [json.loads(result_of(out, seed).read_text())["results"] for seed in seeds]
     rows: dict[str, list[dict[str, float]]] = {}
-    for results in found:
-        for one in results:
+    for results in by_seed:
+        for answer in results:
             name = next(
-                (f"card, {card}" for card in CARDS if one["name"].startswith(f"{card}-")),
-                one["name"],
+                (f"card, {card}" for card in CARDS if answer["name"].startswith(f"{card}-")),
+                answer["name"],
             )
             rows.setdefault(name, []).append(
-                {"clean": one["clean"]["accuracy"], "mean": one["mean"], **one["groups"]}
+                {"clean": answer["clean"]["accuracy"], "mean": answer["mean"], **answer["groups"]}
             )
     lines = [
         "| | clean | corrupted mean | noise | blur | weather | digital |",

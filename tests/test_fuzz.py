@@ -11,9 +11,9 @@ from biprop.ticket import rans
 
 @pytest.mark.parametrize("name", list(fuzz.TARGETS))
 def test_mutants_are_read_or_refused(name: str) -> None:
-    found = fuzz.fuzz(fuzz.TARGETS[name], seconds=0.3, seed=0)
-    assert found.executions > 0
-    assert not found.faults
+    findings = fuzz.fuzz(fuzz.TARGETS[name], seconds=0.3, seed=0)
+    assert findings.executions > 0
+    assert not findings.faults
 
 
 def test_samples_are_read() -> None:

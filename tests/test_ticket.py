@@ -66,8 +66,8 @@ def small_ticket(**changes: Any) -> Ticket:
     return Ticket(None, 7, layers, **{**about, **changes})
 
 
-def assert_same(one: Ticket, other: Ticket) -> None:
-    for a, b in zip(one.layers, other.layers, strict=True):
+def assert_same(ticket: Ticket, other: Ticket) -> None:
+    for a, b in zip(ticket.layers, other.layers, strict=True):
         assert (a.name, a.number, a.shape, a.kept, a.signs) == (
             b.name,
             b.number,
@@ -75,12 +75,12 @@ def assert_same(one: Ticket, other: Ticket) -> None:
             b.kept,
             b.signs,
         )
-        assert np.array_equal(one.weight(a), other.weight(b))
-        assert np.array_equal(one.sign_plane(a), other.sign_plane(b))
-    assert list(one.state) == list(other.state)
-    assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)
+        assert np.array_equal(ticket.weight(a), other.weight(b))
+        assert np.array_equal(ticket.sign_plane(a), other.sign_plane(b))
+    assert list(ticket.state) == list(other.state)
+    assert all(np.array_equal(ticket.state[name], other.state[name]) for name in ticket.state)
     for field in ("network", "seed", "input_size", "classes", "mean", "std", "found", "compact"):
-        assert getattr(one, field) == getattr(other, field), field
+        assert getattr(ticket, field) == getattr(other, field), field
 
 
 def test_a_ticket_is_what_was_saved_and_its_bytes_are_always_the_same(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_compact_halves_the_state_and_rounds_it() -> None:
 def test_the_planes_are_the_same_on_every_platform() -> None:
     digest = hashlib.sha256()
     ticket = Ticket.load(GOLDEN / "tiny.mpt")
-    for one in ticket.layers:
+    for first in ticket.layers:
         digest.update(
-            one.mask.tobytes()
-            + ticket.sign_plane(one).tobytes()
-            + ticket.weight(one).astype("<f4").tobytes()
+            first.mask.tobytes()
+            + ticket.sign_plane(first).tobytes()
+            + ticket.weight(first).astype("<f4").tobytes()
         )
     assert digest.hexdigest() == PLANES
 

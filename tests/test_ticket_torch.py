@@ -239,10 +239,10 @@ def test_a_part_and_a_larger_model_are_packed_under_their_own_names() -> None:
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 def test_what_belongs_to_no_subnetwork_or_another_is_refused() -> None:
     model, other = perceptron(), perceptron()
-    subnetwork, others = convert(model, 0.5), convert(other, 0.5)
+    subnetwork, other_subnetwork = convert(model, 0.5), convert(other, 0.5)
     for wrong, given, message in (
         (perceptron(), subnetwork, "has no masked layer: pass the model"),
-        (model, others, "another model's: pass the one that convert returned"),
+        (model, other_subnetwork, "another model's: pass the one that convert returned"),
         (
             nn.Sequential(model, copy.deepcopy(model)),
             subnetwork,
@@ -421,14 +421,14 @@ def test_what_a_checkpoint_tells_of_its_search_is_checked(
     options = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3)
     made = build_network(options, Task(10, 3, (8, 8)))
     assert made.subnetwork
-    told = {
+    fields = {
         "format": 1,
         "version": "0",
         "config": as_dict(options),
         "densities": made.subnetwork.densities,
     }
     task = {"num_classes": 10, "channels": 3, "input_size": [8, 8], "mean": [0.5], "std": [0.5]}
-    ours = {**told, **task, **changes}
+    ours = {**fields, **task, **changes}
     checkpoint.save(
         tmp_path / "a.pth",
         {"arch": options.arch, "state_dict": made.model.state_dict(), "biprop": ours},
