@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import Loaded, Op, Program, factors, kept_weights, loaded, shifts
 
-from biprop import Engine, engine, native
+from biprop import Engine, native
+from biprop.engine import engine
 
 pytestmark = pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
 
