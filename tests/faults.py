@@ -191,13 +191,27 @@ def terminated(folder: Path) -> Outcome:
 
 def hung_up(folder: Path) -> Outcome:
     """SIGHUP, as from a terminal that is closed"""
-    process = start(folder)
+    with default_hangup():
+        process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
     process.send_signal(signal.SIGHUP)
     outcome = end_of(process, since)
     outcome.after = going_on(folder)
     return outcome
+
+
+@contextmanager
+def default_hangup() -> Iterator[None]:
+    """Processes that start in the block end at SIGHUP, even if these tests run below nohup.
+
+    A process inherits that a signal is ignored.
+    """
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @contextmanager
@@ -365,6 +379,8 @@ def launcher_killed(folder: Path) -> Outcome:
     while any(Path(f"/proc/{child}").exists() for child in both):
         assert time.monotonic() - since < PATIENCE, "they live"
         time.sleep(0.01)
+    assert process.stderr
+    process.stderr.close()
     outcome = Outcome(process.returncode, "", time.monotonic() - since, "")
     outcome.after = f"both end with a checkpoint; {going_on(folder, *TWO, only='scores')}"
     return outcome
