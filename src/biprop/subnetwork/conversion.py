@@ -193,7 +193,7 @@ def _check_module(name: str, module: nn.Module) -> None:
     """Raise UserError if a module is a masked layer already, or lazy."""
     if isinstance(module, Masked):
         raise UserError(f"the model is a subnetwork already (layer {name!r}): convert a new model")
-    if any(nn.parameter.is_lazy(parameter) for parameter in module._parameters.values()):
+    if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters(recurse=False)):
         raise UserError(
             f"layer {name!r} is lazy ({type(module).__name__}), its shape not yet known: "
             "run one batch through the model, then convert it"
