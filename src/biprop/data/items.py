@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
-from ..images import OTHER_ENDINGS, endings, files_below
+from ..images import UNREAD_SUFFIXES, files_below, suffixes
 from .labels import Classes, Labels, Origin, common_classes, matched, missing, of_column
 from .layouts import KNOWN, loose_pictures, visible_folders
 
@@ -350,9 +350,9 @@ def list_classes(folder: Path) -> Listing:
     others: list[Path] = []
     for label, name in enumerate(names):
         everything = files_below(folder / name)
-        known = endings()
+        known = suffixes()
         own = [path for path in everything if path.suffix.lower() in known]
-        others += [path for path in everything if path.suffix.lower() in OTHER_ENDINGS]
+        others += [path for path in everything if path.suffix.lower() in UNREAD_SUFFIXES]
         if not own:
             raise UserError(f"{folder / name}: a class without images ({', '.join(known)})")
         files += own

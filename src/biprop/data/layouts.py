@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..images import endings, is_hidden
+from ..images import is_hidden, suffixes
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PART_NAMES = {
@@ -105,7 +105,7 @@ def visible_folders(folder: Path) -> list[Path]:
 
 def loose_pictures(folder: Path) -> list[Path]:
     """The images that lie in a folder itself, not below it."""
-    known = endings()
+    known = suffixes()
     return sorted(
         p
         for p in folder.iterdir()
@@ -230,7 +230,7 @@ def parquet_files(folder: Path) -> list[Path]:
     Folders that hold many images are not searched to the end.
     """
     found: list[Path] = []
-    level, known, images = [folder], endings(), 0
+    level, known, images = [folder], suffixes(), 0
     for _ in range(_DEEPEST + 1):
         deeper: list[Path] = []
         for place in level:
