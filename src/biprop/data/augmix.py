@@ -105,10 +105,7 @@ def draw(count: int, method: AugMix, generator: np.random.Generator) -> Draw:
     operations = generator.integers(choices, size=shape)
     levels = generator.uniform(LOWEST_LEVEL, method.severity, shape)
     signs = 1.0 - 2.0 * generator.integers(2, size=shape)
-    if has_random_depth:
-        depths = generator.integers(1, 4, chains)
-    else:
-        depths = np.full(chains, method.depth)
+    depths = generator.integers(1, 4, chains) if has_random_depth else np.full(chains, method.depth)
     weights = generator.dirichlet(np.ones(method.width), count)
     mix = generator.uniform(size=count)
     return Draw(operations, levels, signs, depths, weights, mix)
