@@ -24,50 +24,79 @@ from biprop.distributed import ALONE, Group, launchers, spawn
 
 CASES = {
     "torchrun": (
-        {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "1234"},
+        {
+            "RANK": "3",
+            "WORLD_SIZE": "8",
+            "LOCAL_RANK": "1",
+            "MASTER_ADDR": "node7",
+            "MASTER_PORT": "1234",
+        },
         Group(3, 8, 1, "torchrun", "node7", 1234),
     ),
     "srun": (
         {
-            "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[003-006],x",
+            "SLURM_PROCID": "5",
+            "SLURM_STEP_NUM_TASKS": "8",
+            "SLURM_LOCALID": "1",
+            "SLURM_STEP_NODELIST": "gpu[003-006],x",
             "SLURM_JOB_ID": "41234",
         },
         Group(5, 8, 1, "srun", "gpu003", 21234),
     ),
     "jsrun": (
         {
-            "JSM_NAMESPACE_RANK": "2", "JSM_NAMESPACE_SIZE": "12", "JSM_NAMESPACE_LOCAL_RANK": "2",
+            "JSM_NAMESPACE_RANK": "2",
+            "JSM_NAMESPACE_SIZE": "12",
+            "JSM_NAMESPACE_LOCAL_RANK": "2",
             "LSB_MCPU_HOSTS": "batch5 1 h36n18 42 h36n19 42",
         },
         Group(2, 12, 2, "jsrun", "h36n18"),
     ),
     "mpirun on one machine": (
         {
-            "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "OMPI_COMM_WORLD_RANK": "1",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1",
             "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
         },
         Group(1, 2, 1, "mpirun"),
     ),
     "mpirun over several": (
-        {"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.2"},
+        {
+            "OMPI_COMM_WORLD_RANK": "9",
+            "OMPI_COMM_WORLD_SIZE": "16",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "MASTER_ADDR": "10.0.0.2",
+        },
         Group(9, 16, 1, "mpirun", "10.0.0.2"),
     ),
     "PMI": ({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"}, Group(1, 4, 1, "PMI")),
     "PMI over several": (
-        {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4", "MASTER_ADDR": "n1"},
+        {
+            "PMI_RANK": "5",
+            "PMI_SIZE": "8",
+            "MPI_LOCALRANKID": "1",
+            "MPI_LOCALNRANKS": "4",
+            "MASTER_ADDR": "n1",
+        },
         Group(5, 8, 1, "PMI", "n1"),
     ),
     "mpirun within a SLURM step, which sees itself as one task": (
         {
-            "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
-            "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "SLURM_JOB_ID": "7",
+            "SLURM_PROCID": "0",
+            "SLURM_STEP_NUM_TASKS": "1",
+            "OMPI_COMM_WORLD_RANK": "1",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+            "SLURM_JOB_ID": "7",
         },
         Group(1, 2, 1, "mpirun", port=20007),
     ),
     "none": ({"PATH": "/bin"}, ALONE),
     "a batch script of SLURM, not a step": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, ALONE),
     "one process": ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ALONE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -218,13 +247,29 @@ FLAGS = [
 
 
 CASES_OF_TWO = {
-    "without batch norm": [*FLAGS, "--epochs", "1", "--augmix", "--jsd", "--conv-type", "GlobalSubnetConv"],
+    "without batch norm": [
+        *FLAGS,
+        "--epochs",
+        "1",
+        "--augmix",
+        "--jsd",
+        "--conv-type",
+        "GlobalSubnetConv",
+    ],
     # Photographs: where images have areas of one grey, max pooling breaks ties by roundings, and
     # gradients jump (digits do).
     "with batch norm over both": [
-        "--sync-batchnorm", "--set", "CIFAR10", "--data", "..", "--epochs", "1", "--batch-size", "20",
+        "--sync-batchnorm",
+        "--set",
+        "CIFAR10",
+        "--data",
+        "..",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "20",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Grey values of more than 8 bits, scaled by the range of their type; other images unchanged."""
+    """Grey values of more than 8 bits, scaled by the range of their type; else unchanged."""
     if image.mode == "F":
         return _of_pixels(_scaled_floats(np.asarray(image)))
     if not image.mode.startswith("I"):
@@ -354,7 +354,7 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre crop of size x size pixels, after the shorter side is scaled to size * `MARGIN`."""
+    """The centre crop of size x size pixels; the shorter side is scaled to size * MARGIN first."""
     from PIL import Image as Pillow
 
     side = round(size * MARGIN)

@@ -113,8 +113,8 @@ def _is_averaged(names: Mapping[str, str]) -> bool:
     """Whether these are the names of torch.optim.swa_utils.AveragedModel, which counts the models
     that it has averaged.
     """
-    others = [name for name in names.values() if name != "n_averaged"]
-    return "n_averaged" in names and all(name.startswith("module.") for name in others)
+    weights = [name for name in names.values() if name != "n_averaged"]
+    return "n_averaged" in names and all(name.startswith("module.") for name in weights)
 
 
 def _common_prefix(names: Collection[str]) -> str | None:

@@ -228,7 +228,7 @@ class DataSet:
 
 
 def sample(split: Split, wanted: int) -> Split:
-    """`wanted` images of a split (or all), the same share of every class, the same at every call."""
+    """`wanted` images of a split (or all), the same share of every class: always the same ones."""
     if wanted >= len(split):
         return split
     by_class = torch.argsort(split.labels.cpu(), stable=True)
@@ -326,11 +326,11 @@ def _printable(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def other_classes(made_for: Sequence[str], found: Sequence[str]) -> str | None:
+def other_classes(made_for: Sequence[str], given: Sequence[str]) -> str | None:
     """The first class in which two lists of names differ, in words; None if they agree, or one of
     them has numbers only.
     """
-    there, here = list(map(escaped, made_for)), list(map(escaped, found))
+    there, here = list(map(escaped, made_for)), list(map(escaped, given))
     if there == here or _are_numbers(there) or _are_numbers(here):
         return None
     for number, (name_there, name_here) in enumerate(zip(there, here, strict=False)):

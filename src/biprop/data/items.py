@@ -223,17 +223,17 @@ def list_parquet(
             or wrong.
     """
     images, labels = _read_parquet(paths)
-    filled = {path: found for path, found in labels.items() if len(found.numbers)}
+    filled = {path: own for path, own in labels.items() if len(own.numbers)}
     if not filled:
         raise UserError(f"{paths[0]}: no images in it")
-    without = [path for path, found in filled.items() if found.are_missing]
+    without = [path for path, own in filled.items() if own.are_missing]
     if len(without) == len(filled):
         return None
     if without:
         raise UserError(f"{without[0]}: has no labels, but other files of its part have")
     if known is None:
         known = _training_classes(list(filled.values()), default, str(paths[0].parent))
-    numbers = [matched(found, known, str(path)) for path, found in filled.items()]
+    numbers = [matched(own, known, str(path)) for path, own in filled.items()]
     return Listing(images, np.concatenate(numbers), known.names, known.origin)
 
 
@@ -362,10 +362,10 @@ def list_classes(folder: Path) -> Listing:
     labels: list[int] = []
     unread: list[Path] = []
     for label, name in enumerate(names):
-        images, others = _images_of_class(folder / name)
+        images, left_out = _images_of_class(folder / name)
         files += images
         labels += [label] * len(images)
-        unread += others
+        unread += left_out
     listing = Listing(Files(files), np.array(labels, dtype=np.int64), names)
     listing.notes += _notes_on_left_out(folder, unread)
     return listing

@@ -1,4 +1,4 @@
-"""The parts of folders of images, of parquet files and of data sets of the Hub, with their labels."""
+"""The parts of folders of images, parquet files and data sets of the Hub, with their labels."""
 
 from __future__ import annotations
 
@@ -111,25 +111,25 @@ def parts_of_parquet(
     if train is None:
         raise UserError(f"{files[TRAIN][0]}: training images without labels; {READ_COLUMNS}")
     known = Classes(train.classes, train.origin)
-    others = {
+    other_parts = {
         part: list_parquet(files[part], known) for part in (VALIDATION, TEST) if part in files
     }
     counts = {part: len(paths) for part, paths in files.items() if part}
     names = {part: f"{count} parquet file{'s' * (count > 1)}" for part, count in counts.items()}
-    return _assembled(folder, train, others, names)
+    return _assembled(folder, train, other_parts, names)
 
 
 def _of_images(folder: Path) -> Parts:
     """The parts of a folder of images."""
     places = layouts.of_images(folder)
     train = list_classes(places.get(TRAIN) or places[""])
-    others = {
+    other_parts = {
         part: _labelled_part(place, train)
         for part, place in places.items()
         if part in (VALIDATION, TEST)
     }
     names = {part or TRAIN: f"{place.relative_to(folder)}/" for part, place in places.items()}
-    return _assembled(folder, train, others, names)
+    return _assembled(folder, train, other_parts, names)
 
 
 def _labelled_part(place: Path, train: Listing) -> Listing | None:
@@ -151,7 +151,10 @@ def _labelled_part(place: Path, train: Listing) -> Listing | None:
 
 
 def _assembled(
-    folder: Path, train: Listing, others: Mapping[str, Listing | None], names: Mapping[str, str]
+    folder: Path,
+    train: Listing,
+    other_parts: Mapping[str, Listing | None],
+    names: Mapping[str, str],
 ) -> Parts:
     """The parts of a data set, and their description for the user.
 
@@ -161,7 +164,7 @@ def _assembled(
     Args:
         folder: for messages.
         train: the training part.
-        others: the validation and the test part, where there are any; None for one without labels.
+        other_parts: validation and test part, where there are any; None for one without labels.
         names: of the parts, as the user sees them.
 
     Raises:
@@ -173,11 +176,11 @@ def _assembled(
         )
     train.notes += [
         f"{folder}: the {part} part ({names[part]}) has no labels, and is left out"
-        for part, listing in others.items()
+        for part, listing in other_parts.items()
         if listing is None
     ]
     described = [f"{TRAIN} {names[TRAIN]}"]
-    test, validation = others.get(TEST), others.get(VALIDATION)
+    test, validation = other_parts.get(TEST), other_parts.get(VALIDATION)
     held_out = None
     if test:
         described.append(f"{TEST} {names[TEST]}")
@@ -242,12 +245,12 @@ def hub(
         columns = ", ".join(loaded[training].features)
         raise UserError(f"--data {name}: no labels in {training}, of the columns {columns}")
     known = Classes(first.classes, first.origin)
-    others = {
+    other_parts = {
         part: list_hub(loaded[names[part]], f"{name} ({names[part]})", known)
         for part in (VALIDATION, TEST)
         if part in names
     }
-    return _assembled(Path(name), first, others, names)
+    return _assembled(Path(name), first, other_parts, names)
 
 
 def _hub_parts(

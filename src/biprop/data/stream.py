@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Ranges of the random crop: fraction of the image's area, and width / height (Szegedy et al., 2015;
-PyTorch's recipe).
+"""Ranges of the random crop: fraction of the image's area, and width / height (Szegedy et al.,
+2015; PyTorch's recipe).
 """
 ATTEMPTS = 10
 """Draws of a random crop before the largest centred one is taken."""

@@ -149,8 +149,8 @@ class Group:
         os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
         timeout = timedelta(seconds=PATIENCE)
         if self.address != LOOPBACK or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            found = dist.rendezvous("env://", self.rank, self.size, timeout=timeout)  # type: ignore[attr-defined]
-            store, *_ = next(found)
+            handshake = dist.rendezvous("env://", self.rank, self.size, timeout=timeout)  # type: ignore[attr-defined]
+            store, *_ = next(handshake)
             return store
         if sys.platform != "win32":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")

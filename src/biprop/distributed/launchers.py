@@ -34,7 +34,7 @@ Looked for in this order: mpirun below srun, for example, sets both kinds.
 
 
 def is_restart(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher has restarted this command: torchrun's --max-restarts, or SLURM's requeue."""
+    """Whether a launcher restarted this command: torchrun --max-restarts, or SLURM's requeue."""
     return any(environment.get(name, "0") not in ("", "0") for name in RESTARTS)
 
 

@@ -184,8 +184,8 @@ class Subnetwork:
         else:
             kept = f"{self.kept:,} of {self.weights:,} weights kept ({100 * self.density:.2f} %)"
         dense = f", dense: {', '.join(self.exempt)}" if self.exempt else ""
-        others = ", ".join(f"{name} ({kind})" for name, kind in self.left_alone.items())
-        left = f", left alone: {others}" if others else ""
+        names = ", ".join(f"{name} ({kind})" for name, kind in self.left_alone.items())
+        left = f", left alone: {names}" if names else ""
         return f"Subnetwork({len(self.layers)} layers, {kept}, scope {self.scope}{dense}{left})"
 
     @property
