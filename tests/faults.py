@@ -1,8 +1,7 @@
-"""What can happen to a run, done to real ones: each fault is injected, and what the run says and
-leaves is recorded.
+"""Failure modes of runs, injected into real ones: what the run prints and leaves is recorded.
 
-    python tests/faults.py > docs/reliability-table.md    # all of them, as the table of docs/reliability.md
-    python tests/faults.py --kills 20 --data DIR          # kill -9 on a CIFAR-10 run
+    python tests/faults.py > docs/reliability-table.md  # all, as the table of docs/reliability.md
+    python tests/faults.py --kills 20 --data DIR        # kill -9 on a CIFAR-10 run
 
 A fault that mends itself (room is made, the file is back) is followed by `biprop find --resume
 auto` with the same options, and the scores, batch norm and optimiser at the end are compared bit by
@@ -191,13 +190,27 @@ def terminated(folder: Path) -> Outcome:
 
 def hung_up(folder: Path) -> Outcome:
     """SIGHUP, as from a terminal that is closed"""
-    process = start(folder)
+    with default_hangup():
+        process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
     process.send_signal(signal.SIGHUP)
     outcome = end_of(process, since)
     outcome.after = going_on(folder)
     return outcome
+
+
+@contextmanager
+def default_hangup() -> Iterator[None]:
+    """Processes that start in the block end at SIGHUP, even if these tests run below nohup.
+
+    A process inherits that a signal is ignored.
+    """
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @contextmanager
@@ -365,6 +378,8 @@ def launcher_killed(folder: Path) -> Outcome:
     while any(Path(f"/proc/{child}").exists() for child in both):
         assert time.monotonic() - since < PATIENCE, "they live"
         time.sleep(0.01)
+    assert process.stderr
+    process.stderr.close()
     outcome = Outcome(process.returncode, "", time.monotonic() - since, "")
     outcome.after = f"both end with a checkpoint; {going_on(folder, *TWO, only='scores')}"
     return outcome
@@ -476,11 +491,26 @@ def damaged(folder: Path) -> Outcome:
 
 
 FAULTS: dict[Callable[[Path], Outcome], int] = {
-    killed: -signal.SIGKILL, terminated: 75, hung_up: 75, both_terminated: 75, launcher_killed: -signal.SIGKILL,
-    disk_full: 2, read_only: 2, read_only_later: 2, data_vanish: 2,
-    reader_killed: 2, rank_killed: 137, first_rank_killed: 137, restarted: 0, not_a_number: 1, two_not_a_number: 1,
-    clock_set_back: 0, same_name: 0, resumed_twice: 2, damaged: 2,
-}  # fmt: skip
+    killed: -signal.SIGKILL,
+    terminated: 75,
+    hung_up: 75,
+    both_terminated: 75,
+    launcher_killed: -signal.SIGKILL,
+    disk_full: 2,
+    read_only: 2,
+    read_only_later: 2,
+    data_vanish: 2,
+    reader_killed: 2,
+    rank_killed: 137,
+    first_rank_killed: 137,
+    restarted: 0,
+    not_a_number: 1,
+    two_not_a_number: 1,
+    clock_set_back: 0,
+    same_name: 0,
+    resumed_twice: 2,
+    damaged: 2,
+}
 """Fault -> exit code."""
 
 

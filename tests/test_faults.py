@@ -1,4 +1,4 @@
-"""Every fault of faults.py, done to a run: one clear line, the right exit code, and nothing lost."""
+"""Every fault of faults.py, injected into a run: one clear line, the exit code, nothing lost."""
 
 from pathlib import Path
 

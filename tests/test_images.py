@@ -78,7 +78,7 @@ def test_mistakes_name_the_file(tmp_path: Path) -> None:
     whole = png(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="empty: no pictures in this folder"):
+    with pytest.raises(UserError, match="empty: no images in this folder"):
         find([tmp_path / "empty"])
     for name in ("none.png", "bad\0name"):
         with pytest.raises(UserError, match="cannot be read"):

@@ -106,6 +106,8 @@ FASTER = [
 @pytest.mark.parametrize(
     "options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str
 )
+# torch.compile of PyTorch 2.13 uses its own deprecated function.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_faster_ways_change_roundings_and_nothing_else(
     options: dict[str, Any], tmp_path: Path
 ) -> None:

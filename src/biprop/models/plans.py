@@ -111,6 +111,7 @@ class ResidualPlan:
 
     @property
     def imagenet(self) -> bool:
+        """Whether the network has the stem for ImageNet: a 7x7 convolution and a max pool."""
         return "M" in self.stem_order
 
 
