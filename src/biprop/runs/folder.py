@@ -49,7 +49,11 @@ def _place(config: Config, config_name: str) -> Path:
     parent = Path(config.log_dir) / config_name
     if config.width_mult != 1:
         parent /= f"width_mult={config.width_mult:g}"
-    return parent / f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}" / config.name
+    return (
+        parent
+        / f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}"
+        / config.name
+    )
 
 
 def make(config: Config, config_name: str, take_over: bool = False) -> Path:
@@ -80,7 +84,9 @@ def make(config: Config, config_name: str, take_over: bool = False) -> Path:
         versions = f"# biprop {__version__}, torch {metadata.version('torch')}, {datetime.now().isoformat(timespec='seconds')}\n"
         replace_text(folder / SETTINGS, versions + options.as_yaml(config))
     except OSError as e:
-        raise UserError(f"--log-dir {config.log_dir}: cannot write the run folder: {e.strerror}: {e.filename}") from None
+        raise UserError(
+            f"--log-dir {config.log_dir}: cannot write the run folder: {e.strerror}: {e.filename}"
+        ) from None
     return folder
 
 
@@ -91,7 +97,11 @@ def newest(config: Config, config_name: str) -> Path | None:
     By number, not by time: clocks of several machines differ, and can be set back.
     """
     first = _place(config, config_name)
-    below = sorted((p for p in first.glob("*") if p.name.isdigit()), key=lambda p: int(p.name)) if first.is_dir() else []
+    below = (
+        sorted((p for p in first.glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
+        if first.is_dir()
+        else []
+    )
     for folder in reversed([first, *below]):
         if newest_checkpoint(folder) and _is_of(folder, config):
             return folder
@@ -123,7 +133,10 @@ def _essence(settings: dict[str, Any]) -> dict[str, Any]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that a run goes on from."""
-    return next((p for p in (folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / INITIAL) if p.is_file()), None)
+    return next(
+        (p for p in (folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / INITIAL) if p.is_file()),
+        None,
+    )
 
 
 @contextmanager
@@ -140,7 +153,9 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder}: another process runs this search ({writer_of(read_object(folder / PROGRESS))})") from None
+        raise UserError(
+            f"{folder}: another process runs this search ({writer_of(read_object(folder / PROGRESS))})"
+        ) from None
     except OSError as e:
         raise UserError(f"{folder}: cannot be written: {e.strerror}") from None
     try:
@@ -194,19 +209,22 @@ def _lives(progress: Mapping[str, Any]) -> bool:
 
 
 class Progress:
-    """Tells in progress.json how far a run is, at most every `every` seconds, for `biprop status`.
-    """
+    """Tells in progress.json how far a run is, at most every `every` seconds, for `biprop status`."""
 
     def __init__(self, folder: Path, every: float = 2.0) -> None:
         self._path, self._every, self._told = folder / PROGRESS, every, -every
         self._facts: dict[str, Any] = {"process": os.getpid(), "machine": socket.gethostname()}
 
-    def tell(self, state: str, facts: Mapping[str, Any] = MappingProxyType({}), at_once: bool = False) -> None:
+    def tell(
+        self, state: str, facts: Mapping[str, Any] = MappingProxyType({}), at_once: bool = False
+    ) -> None:
         """Say what it does (`state`, in words) and the facts that changed."""
         self._facts |= {"state": state, **facts}
         if at_once or time.monotonic() - self._told >= self._every:
             self._told = time.monotonic()
-            replace_text(self._path, json.dumps({**self._facts, "written": time.time()}, indent=1) + "\n")
+            replace_text(
+                self._path, json.dumps({**self._facts, "written": time.time()}, indent=1) + "\n"
+            )
 
 
 def has_told_its_end(folder: Path) -> bool:
@@ -224,7 +242,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def writer_of(progress: dict[str, Any]) -> str:
-    return f"process {progress.get('process', '?')} on {progress.get('machine', 'an unknown machine')}"
+    return (
+        f"process {progress.get('process', '?')} on {progress.get('machine', 'an unknown machine')}"
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -24,10 +24,10 @@ from ..files import sync_folder
 from .folder import METRICS
 from .folder import read_metrics
 from ..screen import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
-
 
 
 class Pace:
@@ -56,7 +56,9 @@ def memory_peak(device: Any) -> int:
         import resource
     except ImportError:  # Windows
         return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 class RunLog:
@@ -66,7 +68,9 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         # TensorBoard hides what a resumed run does again.
-        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1 if epochs_done else None)
+        self._writer = SummaryWriter(
+            str(folder), purge_step=epochs_done + 1 if epochs_done else None
+        )
         self._lines = (folder / METRICS).open("a", encoding="utf-8")
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
@@ -97,7 +101,12 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._writer.close()
         self._lines.close()
 

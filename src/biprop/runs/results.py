@@ -23,7 +23,6 @@ from ..files import replace_text, replacing, sync_folder
 from ..screen import printable
 
 
-
 RESULT_COLUMNS = (
     "Date Finished", "Base Config",
     "Current Val Top 1", "Current Val Top 5", "Best Val Top 1", "Best Val Top 5", "Best Train Top 1", "Best Train Top 5",
@@ -33,8 +32,7 @@ RESULT_COLUMNS = (
 
 
 def check_results(path: Path) -> None:
-    """Raise UserError if `path` is a table with other columns: better before a run than after it.
-    """
+    """Raise UserError if `path` is a table with other columns: better before a run than after it."""
     if path.exists() and path.stat().st_size:
         try:
             with path.open(newline="", encoding="utf-8") as file:
@@ -42,7 +40,9 @@ def check_results(path: Path) -> None:
         except (OSError, UnicodeDecodeError, csv.Error) as e:
             raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
         if header != RESULT_COLUMNS:
-            raise UserError(f"{path}: has other columns than this program writes: move it away or choose another --log-dir")
+            raise UserError(
+                f"{path}: has other columns than this program writes: move it away or choose another --log-dir"
+            )
 
 
 LOCK_PATIENCE = 30.0
@@ -107,7 +107,9 @@ def _append(path: Path, lines: Sequence[bytes]) -> None:
 
 
 @contextmanager
-def _locked(path: Path, is_asked_to_stop: Callable[[], bool], tell: Callable[[str], None]) -> Iterator[bool]:
+def _locked(
+    path: Path, is_asked_to_stop: Callable[[], bool], tell: Callable[[str], None]
+) -> Iterator[bool]:
     """While the block runs, no other process appends to a table; False where that took too long."""
     from filelock import FileLock, Timeout
 

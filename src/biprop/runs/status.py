@@ -32,6 +32,7 @@ from .folder import newest_checkpoint
 from .folder import read_metrics
 from .folder import read_object
 
+
 def status(folder: Path) -> list[tuple[str, str]]:
     """How the run in a folder is doing, or how it ended, from its files: name and value, in words.
 
@@ -52,17 +53,33 @@ def _status(folder: Path) -> list[tuple[str, str]]:
     checkpoint = newest_checkpoint(folder)
     rows = [("state", _state(folder, progress, bool(result), checkpoint))]
     if "epoch" in progress:
-        step = f", step {progress['batch']:,} of {progress['batches']:,}" if progress.get("batch") else ""
+        step = (
+            f", step {progress['batch']:,} of {progress['batches']:,}"
+            if progress.get("batch")
+            else ""
+        )
         rows.append(("epochs done", f"{progress['epoch']} of {progress['epochs']}{step}"))
     lines = [line for line in read_metrics(folder / LOGS / METRICS) if line.keys() >= _SHOWN]
     if lines:
         last = lines[-1]
         accuracies = f"train {last['train/top1']:.2f} %, validation {last['validation/top1']:.2f} %"
-        rows.append(("last whole epoch", f"{last['epoch']}: loss {last['train/loss']:.3f}, {accuracies}"))
+        rows.append(
+            ("last whole epoch", f"{last['epoch']}: loss {last['train/loss']:.3f}, {accuracies}")
+        )
     if progress.get("best_epoch"):
-        rows.append(("best epoch", f"{progress['best_epoch']}: validation {progress['best_validation']:.2f} %"))
+        rows.append(
+            (
+                "best epoch",
+                f"{progress['best_epoch']}: validation {progress['best_validation']:.2f} %",
+            )
+        )
     if result:
-        rows.append(("test accuracy", f"{100 * result['test']['right'] / max(1, result['test']['images']):.2f} %"))
+        rows.append(
+            (
+                "test accuracy",
+                f"{100 * result['test']['right'] / max(1, result['test']['images']):.2f} %",
+            )
+        )
     elif "seconds_per_step" in progress:
         speed = f"{progress['seconds_per_step']:.3g} s a step, {progress['images_per_second']:,.0f} images/s"
         rows.append(("speed", speed))
@@ -70,18 +87,27 @@ def _status(folder: Path) -> list[tuple[str, str]]:
     if "memory" in progress:
         rows.append(("memory, at most", f"{progress['memory'] / 2**20:,.0f} MiB"))
     if checkpoint:
-        rows.append(("checkpoint", f"{checkpoint.relative_to(folder)}, written {_ago(checkpoint.stat().st_mtime)}"))
+        rows.append(
+            (
+                "checkpoint",
+                f"{checkpoint.relative_to(folder)}, written {_ago(checkpoint.stat().st_mtime)}",
+            )
+        )
     return rows
 
 
-def _state(folder: Path, progress: dict[str, Any], is_complete: bool, checkpoint: Path | None) -> str:
+def _state(
+    folder: Path, progress: dict[str, Any], is_complete: bool, checkpoint: Path | None
+) -> str:
     said, written = progress.get("state", ""), progress.get("written")
     when = f", {_ago(written)}" if written else ""
     if is_held(folder, progress):
         return f"{said or 'begins'} ({writer_of(progress)}{when})"
     if is_complete:
         return "complete"
-    how_to_go_on = f"; go on with: biprop find --resume {folder}" if checkpoint else "; it left no checkpoint"
+    how_to_go_on = (
+        f"; go on with: biprop find --resume {folder}" if checkpoint else "; it left no checkpoint"
+    )
     if said.startswith(END_STATES):
         return f"{said}{when}{how_to_go_on}"
     return f"dead: {writer_of(progress)} wrote last{when or ' nothing'}, and ended without a word{how_to_go_on}"
