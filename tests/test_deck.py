@@ -20,6 +20,7 @@ from biprop import Deck, Engine, Ticket, TicketError, UserError
 from biprop.deck import deck as module
 from biprop.deck import softmax
 from biprop.deck.gate import Gate
+from biprop.deck.report import deck_report
 from biprop.ticket import container
 
 RANDOM = np.random.default_rng(0)
@@ -213,6 +214,15 @@ def test_a_ticket_with_a_changed_bit_is_noticed_in_the_deck(deck: Deck) -> None:
     tickets[-1] ^= 1
     with pytest.raises(TicketError, match="card ü: damaged: the checksum"):
         Deck.from_bytes(changed(deck, tickets=tickets))
+
+
+def test_the_report_has_a_row_a_card_and_the_gate_in_percent(deck: Deck) -> None:
+    report = deck_report(deck, 1000)
+    assert [row[0] for row in report.layers] == deck.names
+    assert deck.gate
+    a, b = (100 * weight for weight in deck.gate.worth[0])
+    assert dict(report.totals)["images with loud"] == f"a {a:.0f} %, ü {b:.0f} %"
+    assert a + b == pytest.approx(100)
 
 
 def test_the_header_is_plain_json(deck: Deck) -> None:

@@ -212,7 +212,7 @@ def test_published_arrays_are_read_by_severity(tmp_path: Path, labels: int) -> N
     assert [pixels.shape for pixels, _ in batches] == [(3, 3, 8, 8), (1, 3, 8, 8)]
     assert torch.cat([pixels[:, 0, 0, 0] for pixels, _ in batches]).tolist() == [5, 6, 7, 8]
     assert torch.cat([of for _, of in batches]).tolist() == [0, 1, 2, 3]
-    assert len(source.told) > 10
+    assert len(source.description) > 10
     fewer = PublishedArrays(tmp_path / "c", ["fog"], (3, 8, 8), 4, most=2, batch=3)
     assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in fewer.batches("fog", 5)] == [[16, 18]]
 

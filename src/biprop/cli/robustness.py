@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
     scores = measure.measure(classifier, clean, corrupted, cells, device, console.track)
 
-    _show_corruptions(console, f"{Path(arguments.file)}: {corrupted.told}", scores)
+    _show_corruptions(console, f"{Path(arguments.file)}: {corrupted.description}", scores)
     _show_means(console, scores, reference)
     about = _provenance(arguments, first, corrupted, device)
     _write(console, output, scores, about, reference)
@@ -242,7 +242,7 @@ def _provenance(
     return {
         "file": arguments.file,
         "set": subject.config.set,
-        "images": corrupted.told,
+        "images": corrupted.description,
         "computed by": "engine" if arguments.engine else f"PyTorch, {device}",
         "batch": evaluation_batch(subject.task),
         "reference": arguments.reference,
@@ -255,7 +255,7 @@ def _percent(value: float | None) -> str:
 
 def _show_corruptions(console: Console, title: str, scores: Sequence[Scores]) -> None:
     """Print a row per corruption: by severity for one classifier, else its mean for each."""
-    from ..robustness.scores import in_words
+    from ..robustness.scores import display_name
 
     first = scores[0]
     if len(scores) > 1:
@@ -268,7 +268,7 @@ def _show_corruptions(console: Console, title: str, scores: Sequence[Scores]) ->
             name: [*(first.cells[name, severity].top1 for severity in severities), first.of(name)]
             for name in first.names
         }
-    rows = [[in_words(name), *map(_percent, values)] for name, values in cells.items()]
+    rows = [[display_name(name), *map(_percent, values)] for name, values in cells.items()]
     console.columns(title, ["accuracy, %", *heads], rows)
 
 

@@ -37,11 +37,6 @@ class Corrupted(Protocol):
         """Images [B, C, H, W] uint8 and labels [B] int64 under a corruption."""
         ...
 
-    @property
-    def told(self) -> str:
-        """The same as `description`."""
-        return self.description
-
 
 class Generated(Corrupted):
     """Test images, corrupted here.

@@ -252,6 +252,3 @@ def display_name(name: str) -> str:
     """A corruption's name as people write it."""
     words = name.replace("_", " ").replace("jpeg", "JPEG")
     return words.removesuffix(" compression").removesuffix(" transform")
-
-
-in_words = display_name
