@@ -25,19 +25,19 @@ from biprop.subnetwork.layers import BinaryActivation
 RULES = {"sign(0) = +1": 1, "sign(0) = 0": 0}
 
 
-def search(
+def losses_and_accuracies(
     options: dict[str, object], name: str, zero: int, folder: str
 ) -> tuple[float, float, float]:
     """Train loss, validation and test accuracy in percent of the last epoch's network, with sign(0)
     = `zero`.
     """
     resolved, config_name = config.resolve(name, {**options, "log_dir": folder})
-    found = Search(resolved, config_name, data.load(resolved), Console(io.StringIO()))
-    for module in found.model.modules():
+    search = Search(resolved, config_name, data.load(resolved), Console(io.StringIO()))
+    for module in search.model.modules():
         if isinstance(module, BinaryActivation):
             module.zero = zero
-    result = found.run()
-    return found.best_train.loss, result.validation.top1, result.test.top1
+    result = search.run()
+    return search.state.best_train.loss, result.validation.top1, result.test.top1
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for rule, zero in RULES.items():
             with tempfile.TemporaryDirectory() as folder:
-                loss, validation, test = search(
+                loss, validation, test = losses_and_accuracies(
                     {**options, "seed": seed}, arguments.config, zero, folder
                 )
             tests[rule].append(test)

@@ -483,7 +483,9 @@ def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> N
         json.dumps({**said, "state": "searches", "batch": 5, "seconds_left": 7500})
     )
     state = dict(status.status(folder))
-    assert state["state"].startswith(f"dead: process {os.getpid()} on ")
+    assert state["state"].startswith(
+        f"crashed: no final status recorded (process {os.getpid()} on "
+    )
     assert state["state"].endswith(f"go on with: biprop find --resume {folder}")
     assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
     with held(folder):

@@ -14,8 +14,8 @@ from biprop.runs import results
 
 def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from biprop import log\nfor i in range(20):"
-        " log.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' *"
+        "import sys; from pathlib import Path; from biprop.runs import results\nfor i in range(20):"
+        " results.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' *"
         " 5000})"
     )
     path = tmp_path / "results.csv"
@@ -92,8 +92,8 @@ def test_a_table_that_stays_locked_keeps_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row waits beside it, and the next run that ends adds it, once."""
-    monkeypatch.setattr(results, "LOCK_PATIENCE", 0.2)
-    monkeypatch.setattr(results, "_TELL_OF_WAITING", 0.0)
+    monkeypatch.setattr(results, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(results, "_NOTICE_AFTER", 0.0)
     path, told = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
         for _ in range(2):  # it went on after it was killed

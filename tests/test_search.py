@@ -24,7 +24,8 @@ from biprop.runs import status
 from biprop.runs.folder import BEST, INITIAL, LAST, RESULT, held, make, newest, newest_checkpoint
 from biprop.search.loop import Search
 from biprop.search.optim import build_optimizer
-from biprop.search.outcome import Result, SearchDiverged, SearchStopped
+from biprop.search.outcome import Best, Result, SearchDiverged, SearchStopped
+from biprop.search.state import SearchState
 from biprop.subnetwork import masks, schedule
 
 SMALL = {"width_mult": "0.25", "epochs": "2", "device": "cpu", "baseline": False}
@@ -81,8 +82,8 @@ def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
 
 def test_the_result_is_beside_the_checkpoints(tmp_path: Path) -> None:
     result = run(tmp_path, epochs=1)
-    told = json.loads((result.folder / RESULT).read_text())
-    assert (told["epoch"], told["test"]["right"], told["test"]["images"]) == (
+    record = json.loads((result.folder / RESULT).read_text())
+    assert (record["epoch"], record["test"]["right"], record["test"]["images"]) == (
         1,
         result.test.right,
         360,
@@ -215,7 +216,7 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     save = found._save
 
     def stop(name: str, *counts: Any) -> None:
-        if (name, found.epoch) == (LAST, 2):
+        if (name, found.state.epoch) == (LAST, 2):
             raise KeyboardInterrupt
         save(name, *counts)
 
@@ -239,7 +240,7 @@ def stop_at(found: Search, step: int, number: signal.Signals) -> None:
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for batch in batches(*arguments):
-            if found.step == step:
+            if found.state.step == step:
                 signal.raise_signal(number)
             yield batch
 
@@ -287,10 +288,10 @@ def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(
             found.run()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         before, found = found, go_on(found)
-        assert (found.folder, found.step, found.random_scores) == (
+        assert (found.open_folder(), found.state.step, found.state.random_scores) == (
             before.folder,
             steps + 1,
-            whole.random_scores,
+            whole.state.random_scores,
         )
     result = found.run()
     assert (result.epoch, result.validation, result.test) == (
@@ -347,13 +348,14 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
     with monkeypatch.context() as patch:
         patch.setattr(
             "biprop.search.loop.evaluate",
-            lambda *_: next(found._looking_up(iter([os.kill(os.getpid(), signal.SIGHUP)]))),
+            lambda *_: next(found._until_stopped(iter([os.kill(os.getpid(), signal.SIGHUP)]))),
         )
         with pytest.raises(SearchStopped, match="SIGHUP"):
             found.run()
     assert dict(status.status(found.folder))["state"].startswith("stopped: SIGHUP, ")
     again = going_on()
-    monkeypatch.setattr(again, "_tell_result", killed)
+    again.open_folder()
+    monkeypatch.setattr(again.reporter, "_write_result", killed)
     with pytest.raises(KeyboardInterrupt):
         again.run()
     result = going_on().run()
@@ -369,7 +371,7 @@ def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         found,
         "_save",
-        lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)),
+        lambda name, *counts: (saved.append((name, found.state.batch)), save(name, *counts)),
     )
     found.run()
     assert saved == [
@@ -390,19 +392,23 @@ def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:
     assert (start.epoch, start.ours and start.ours["batch"]) == (1, 8)
     smaller = config.override(start.config, {"batch_size": "32"})
     again = Search(smaller, "digits", found.data, Console(), start, True)
-    assert (again.epoch, again.batch, again.train.images) == (1, 0, 0)
+    assert (again.state.epoch, again.state.batch, again.state.train.images) == (1, 0, 0)
 
 
 def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(tmp_path: Path) -> None:
     killed = search(tmp_path)
+    killed.open_folder()
     again = Search(killed.config, "digits", killed.data, Console(), start=None, resume=True)
-    assert again.folder == killed.folder
-    assert search(tmp_path).folder != killed.folder
+    assert again.open_folder() == killed.folder
+    assert search(tmp_path).open_folder() != killed.folder
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
     found = search(tmp_path, epochs=1)
-    with held(found.folder), pytest.raises(UserError, match="another process runs this search"):
+    with (
+        held(found.open_folder()),
+        pytest.raises(UserError, match="another process runs this search"),
+    ):
         found.run()
     assert found.run().test.images == 360
 
@@ -459,7 +465,7 @@ def test_a_network_that_once_collapsed_lives() -> None:
 
 def test_the_random_baseline_leaves_no_trace(tmp_path: Path) -> None:
     found = search(tmp_path)
-    assert 0 < found._accuracy_before_search().top1 < 40
+    assert 0 < found._random_score_accuracy().top1 < 40
     fresh = build_network(found.config, found.task).model.state_dict()
     assert all(torch.equal(value, fresh[key]) for key, value in found.model.state_dict().items())
     assert all(
@@ -478,6 +484,7 @@ def test_an_unwritable_place_and_an_unknown_device_are_refused(tmp_path: Path) -
 
 def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Path) -> None:
     found = search(tmp_path)
+    found.open_folder()
     found._save(INITIAL, Counts(), Counts())
     path = found.folder / "checkpoints" / INITIAL
 
@@ -488,7 +495,7 @@ def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Pat
         start.ours |= changes
         return Search(found.config, found.config_name, found.data, Console(), start, True)
 
-    assert go_on().folder == found.folder
+    assert go_on().open_folder() == found.folder
     for changes in (
         {"step": "1"},
         {"step": -1},
@@ -500,7 +507,7 @@ def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Pat
         {"optimizer": {}},
         {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": []}},
     ):
-        with pytest.raises(UserError, match=r"a damaged checkpoint|its optimiser is not"):
+        with pytest.raises(UserError, match=r"a damaged checkpoint|its optimizer is not"):
             go_on(**changes)  # type: ignore[arg-type]
 
 
@@ -508,6 +515,7 @@ def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(
     tmp_path: Path,
 ) -> None:
     found = search(tmp_path)
+    found.open_folder()
     found._save(INITIAL, Counts(), Counts())
     start = checkpoint.read(found.folder / "checkpoints" / INITIAL, {})
     other = replace(found.config, momentum=0.5)
@@ -515,3 +523,29 @@ def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(
         Search(other, "x", found.data, Console(), start, True).optimizer.param_groups[1]["momentum"]
         == 0.5
     )
+
+
+def test_the_constructor_writes_nothing(tmp_path: Path) -> None:
+    built = search(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    folder = built.open_folder()
+    assert built.open_folder() == folder == built.folder
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "logs", "settings.txt"}
+
+
+def test_a_state_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
+    built = search(tmp_path)
+    built.open_folder()
+    built.state = SearchState(
+        epoch=1,
+        batch=3,
+        step=23,
+        train=Counts(192, 90, 150, 1.5),
+        best=Best(1, Counts(180, 100, 150, 2.5)),
+        best_train=Counts(1257, 700, 900, 3.5),
+        random_scores=Counts(360, 30, 150, 4.5),
+        seconds=5.5,
+    )
+    built._save(LAST, built.state.train, Counts())
+    start = checkpoint.read(built.folder / "checkpoints" / LAST, {})
+    assert SearchState.from_checkpoint(start, built.config, built.batches) == built.state
