@@ -1,10 +1,11 @@
-"""Two processes beside one: is what they find the same, how many signs flip, how much faster are
-they; and a model for more.
+"""Two processes beside one: do they find the same, how many signs flip, how much faster are they;
+and a model for more processes.
 
-    python benchmarks/distributed.py --data DIR                  # two processes on this machine's CPU, CIFAR-10
-    python benchmarks/distributed.py --digits --double            # the same searches in double precision: roundings stay small
-    python benchmarks/distributed.py --rounds 5                   # speed only: one and two processes on the digits, taking turns
-    python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
+    python benchmarks/distributed.py --data DIR          # two processes on the CPU, CIFAR-10
+    python benchmarks/distributed.py --digits --double   # in float64: roundings stay small
+    python benchmarks/distributed.py --rounds 5          # speed only, on the digits, taking turns
+    python benchmarks/distributed.py --predict 2500 --share 128
+        # efficiency of 8 to 1,024 GPUs that do 2,500 images/s each
 
 The comparison is fair where batch norm takes its statistics over the whole batch
 (--sync-batchnorm); without that each process normalises by its own share, which is another

@@ -1,12 +1,12 @@
-"""Does it matter what the binary activation makes of an exact 0? Searches of MPT-1/1 with both
-rules, over seeds.
+"""Does the value of sign(0) in the binary activation matter? Searches of MPT-1/1 with both rules,
+over seeds.
 
-    python benchmarks/sign_of_zero.py --data DIR                    # Conv4_BinAct, a tenth of CIFAR-10, 3 seeds
-    python benchmarks/sign_of_zero.py --data DIR --set CIFAR10 --config conv4_BinAct_sc_unsigned
-    --epochs 3
+    python benchmarks/sign_of_zero.py --data DIR    # Conv4_BinAct, a tenth of CIFAR-10, 3 seeds
+    python benchmarks/sign_of_zero.py --data DIR --config conv4_BinAct_sc_unsigned --epochs 3
 
-The published program passes on 0, a third value; a bit has two, and here sign(0) = +1. Exact zeros
-are common: a unit whose weights are all pruned gives 0, and a batch norm with a zero bias keeps it.
+The original research code has sign(0) = 0, a third value; a bit has two, and here sign(0) = +1.
+Exact zeros are common: a unit whose weights are all pruned gives 0, and a batch norm with a zero
+bias keeps it.
 Prints a line a search, then mean and standard deviation for each rule, and their paired difference.
 """
 
@@ -28,8 +28,8 @@ RULES = {"sign(0) = +1": 1, "sign(0) = 0": 0}
 def losses_and_accuracies(
     options: dict[str, object], name: str, zero: int, folder: str
 ) -> tuple[float, float, float]:
-    """Train loss, validation and test accuracy in percent of the last epoch's network, with sign(0)
-    = `zero`.
+    """Training loss, validation accuracy and test accuracy (percent) of a search with sign(0) =
+    `zero`.
     """
     resolved, config_name = config.resolve(name, {**options, "log_dir": folder})
     search = Search(resolved, config_name, data.load(resolved), Console(io.StringIO()))
@@ -91,7 +91,7 @@ def main() -> None:
             f"{rule}: test accuracy {statistics.mean(accuracies):.2f} % (sd {spread:.2f}, n ="
             f" {len(accuracies)})"
         )
-    differences = [one - zero for one, zero in zip(*tests.values(), strict=True)]
+    differences = [plus - zero for plus, zero in zip(*tests.values(), strict=True)]
     print(
         f"+1 less 0, by seed: {', '.join(f'{d:+.2f}' for d in differences)}; mean"
         f" {statistics.mean(differences):+.2f}"

@@ -1,17 +1,20 @@
 """What a search step costs beside a dense training step, in one interleaved run.
 
-    python benchmarks/training.py                                   # the whole table; an hour on two cores
+    python benchmarks/training.py           # the whole table; an hour on two cores
     python benchmarks/training.py --networks cResNet18 --batches 32 --activations float --rounds 15
-    python benchmarks/training.py memory --batches 128              # peak memory of a step, in processes of their own
-    python benchmarks/training.py options --batches 128             # channels_last, bf16 and compile beside neither
-    python benchmarks/training.py pipeline --batches 128            # batches with AugMix, made on the spot, beside a ready batch
-    python benchmarks/training.py noise --batches 32                # three times the same dense step: what this machine can tell
-    python benchmarks/training.py masks --batches 1                 # of a forward pass, looking whether the masks are up to date
     python benchmarks/training.py --device cuda --batches 256 --amp bf16 --channels-last
 
-A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is
-kept. In every round each kind takes its turn, and a ratio is of two times of the same round: what
-else the machine does falls on all.
+Other tables:
+
+    memory      peak memory of a step, each in a process of its own
+    options     channels_last, bf16 and compile beside none of them
+    pipeline    batches with AugMix, made when they are needed, beside a ready batch
+    noise       three times the same dense step: the differences that this machine can resolve
+    masks       share of a forward pass that checks whether the masks are up to date
+
+A step is zero_grad, forward, loss, backward, optimizer step and, for a search, recomputing the
+mask. In every round each kind takes its turn, and a ratio is of two times of the same round: other
+load of the machine affects both.
 """
 
 from __future__ import annotations

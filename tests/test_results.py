@@ -14,9 +14,10 @@ from biprop.runs import results
 
 def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from biprop.runs import results\nfor i in range(20):"
-        " results.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' *"
-        " 5000})"
+        "import sys; from pathlib import Path; from biprop.runs import results\n"
+        "for i in range(20):\n"
+        "    row = {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' * 5000}\n"
+        "    results.append_result(Path(sys.argv[1]), row)"
     )
     path = tmp_path / "results.csv"
     running = [
@@ -117,8 +118,8 @@ def test_who_waits_for_a_table_hears_signals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"]
-)  # noqa: RUF001
+    "text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"]
+)
 def test_spreadsheets_compute_no_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     results.append_result(path, {"Name": text, "Base Config": text})

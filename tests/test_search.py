@@ -323,9 +323,9 @@ def test_no_generator_has_a_state_that_a_checkpoint_would_lack(tmp_path: Path) -
     def states() -> list[Any]:
         return [
             random.getstate(),
-            np.random.get_state()[1].tolist(),
+            np.random.get_state()[1].tolist(),  # type: ignore[index]  # noqa: NPY002
             torch.get_rng_state().tolist(),
-        ]  # type: ignore[index]  # noqa: NPY002
+        ]
 
     found, before = search(tmp_path, epochs=1, augmix=True), states()
     found.run()
