@@ -24,22 +24,13 @@ from .counts import Counts, evaluate
 from .device import choose_device, evaluation_batch
 from .engine_model import Packed
 
-_FROM_TICKET = (
-    "set",
-    "hub_config",
-    "train_split",
-    "test_split",
-    "image_size",
-    "stream",
-    "select_on",
-    "width_mult",
-    "bn_type",
-    "conv_type",
+_TOLD = (
+    "set", "hub_config", "train_split", "test_split", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type",
     "prune_rate",
-)
-"""Options that are taken from a ticket's record of its search.
+)  # fmt: skip
+"""Options that are taken from what a ticket tells of its search.
 
-The place of the data is not among them: a file does not choose what is read.
+Where data are is not: a file does not choose what is read.
 """
 
 
@@ -141,7 +132,7 @@ def _recorded_config(ticket: Ticket, path: str | Path) -> Config:
     recorded = ticket.found.get("options")
     if not isinstance(recorded, dict):
         return Config()
-    values = {name: value for name, value in recorded.items() if name in _FROM_TICKET}
+    values = {name: value for name, value in recorded.items() if name in _TOLD}
     return Config(**{name: options.coerce(name, values[name], str(path)) for name in values})
 
 

@@ -41,17 +41,8 @@ _LOCK_TIMEOUT = 1.0
 """Seconds to wait for the lock of a run folder: `biprop status` may hold it for a moment."""
 
 _OF_THE_MACHINE = (
-    "data",
-    "workers",
-    "log_dir",
-    "results",
-    "histograms",
-    "device",
-    "print_freq",
-    "save_every",
-    "save_minutes",
-    "baseline",
-)
+    "data", "workers", "log_dir", "results", "histograms", "device", "print_freq", "save_every", "save_minutes", "baseline",
+)  # fmt: skip
 """Options in which two starts of one run may differ."""
 
 

@@ -20,22 +20,11 @@ from ..models.plans import takes_width
 from ..runs.folder import BEST, RESULT, find_checkpoint
 from ..ticket import Ticket
 
-_NOT_RECORDED = (
-    "name",
-    "log_dir",
-    "results",
-    "device",
-    "workers",
-    "print_freq",
-    "save_every",
-    "save_minutes",
-    "histograms",
-    "baseline",
-    "data",
-    "trainer",
-)
-"""Options that a ticket does not record: they do not change the search's result, or name a place on
-this machine.
+_NOT_TOLD = (
+    "name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "save_minutes", "histograms", "baseline",
+    "data", "trainer",
+)  # fmt: skip
+"""Options that change nothing of what is found, or that say where something lies on this machine.
 """
 
 
@@ -123,7 +112,7 @@ def _changed_options(content: checkpoint.Content) -> dict[str, Any]:
     recorded = {
         name: value
         for name, value in options.as_dict(content.config).items()
-        if name not in _NOT_RECORDED
+        if name not in _NOT_TOLD
     }
     return {name: value for name, value in recorded.items() if value != default[name]}
 

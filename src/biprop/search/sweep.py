@@ -264,7 +264,7 @@ def _facts(result: Result) -> dict[str, Any]:
 DATA_OPTIONS = [name for group, names in options.groups() if group == "data" for name in names] + [
     "batch_size"
 ]
-"""Options that decide which data are loaded: consecutive cells that agree in them share data."""
+"""Options that decide what is loaded: cells that agree in them share the images."""
 
 
 def slurm_script(command: Sequence[str], name: str, count: int) -> str:
