@@ -109,12 +109,18 @@ def is_better(counts: Counts, baseline: Counts) -> bool:
     return (counts.top1 - baseline.top1) / 100 > 2 * math.sqrt(variance)
 
 
+NORMAL_QUANTILE = 1.96
+"""Of 95 %, two-sided."""
+
+
 def confidence_interval(counts: Counts) -> tuple[float, float]:
     """The 95 % confidence interval of the accuracy, in percent (Wilson's score interval, 1927)."""
-    n, z = max(1, counts.images), 1.96
+    n, z = max(1, counts.images), NORMAL_QUANTILE
     share = counts.right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    shrinkage = 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / shrinkage
+    variance = share * (1 - share) / n + z * z / (4 * n * n)
+    half = z * math.sqrt(variance) / shrinkage
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 

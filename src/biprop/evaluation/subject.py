@@ -99,10 +99,7 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
         UserError: a flag that contradicts the ticket.
     """
     ticket = ticket or Ticket.load(path)
-    try:
-        model = ticket.to_model()
-    except TicketError as e:
-        raise TicketError(f"{path}: {e}") from None
+    model = _model(ticket, path)
     assert ticket.network
     network = ticket.network
     config = _recorded_config(ticket, path)
@@ -118,13 +115,24 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
         mean=ticket.mean,
         std=ticket.std,
         epoch=_recorded_epoch(ticket),
-        layers=[
-            LayerReport(layer.name, layer.shape, layer.weights, layer.kept, layer.gain)
-            for layer in ticket.layers
-        ],
+        layers=_layers(ticket),
         warnings=[],
         classes=ticket.classes,
     )
+
+
+def _model(ticket: Ticket, path: str | Path) -> nn.Module:
+    try:
+        return ticket.to_model()
+    except TicketError as e:
+        raise TicketError(f"{path}: {e}") from None
+
+
+def _layers(ticket: Ticket) -> list[LayerReport]:
+    return [
+        LayerReport(layer.name, layer.shape, layer.weights, layer.kept, layer.gain)
+        for layer in ticket.layers
+    ]
 
 
 def _recorded_config(ticket: Ticket, path: str | Path) -> Config:
@@ -174,20 +182,25 @@ def load_data(subject: Subject, console: Console) -> DataSet:
     Raises:
         UserError: see `data.load`; or the data are of another task.
     """
-    config, task = subject.config, subject.task
+    config = subject.config
     options.check_source(config)
     if config.set in ("folder", "hub") and not config.stream:
         # The network decides, not what the images happen to be.
-        config = dataclasses.replace(config, channels=task.channels)
+        config = dataclasses.replace(config, channels=subject.task.channels)
     images = data.load(config, console.track)
-    data_task = Task(len(images.classes), images.channels, images.input_size)
-    if data_task != task:
-        raise UserError(f"{subject.name}: made for {task}, but the data have {data_task}")
-    if difference := data.other_classes(subject.classes, images.classes):
-        raise UserError(f"{subject.name}: made for other classes than the data have: {difference}")
+    _check_task(subject, images)
     if subject.mean and subject.std:
         images.mean, images.std = subject.mean, subject.std
     return images
+
+
+def _check_task(subject: Subject, images: DataSet) -> None:
+    """Raise UserError if the data are of another task than the subject."""
+    task = Task(len(images.classes), images.channels, images.input_size)
+    if task != subject.task:
+        raise UserError(f"{subject.name}: made for {subject.task}, but the data have {task}")
+    if difference := data.other_classes(subject.classes, images.classes):
+        raise UserError(f"{subject.name}: made for other classes than the data have: {difference}")
 
 
 def calibration_images(subject: Subject, images: DataSet, count: int = 256) -> NDArray[Any]:

@@ -152,23 +152,31 @@ def _locked(
     from filelock import FileLock, Timeout
 
     lock = FileLock(f"{path}.lock")
-    start, has_told = time.monotonic(), False
+    waits = _waits(path, is_asked_to_stop, tell)
     while not lock.is_locked:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            waited = time.monotonic() - start
-            if waited > LOCK_TIMEOUT or is_asked_to_stop():
+            if not next(waits, False):
                 break
-            if waited > _NOTICE_AFTER and not has_told:
-                limit = f"waiting for it, at most {LOCK_TIMEOUT:.0f} s"
-                tell(f"{path}: another process holds {path.name}.lock: {limit}")
-                has_told = True
-            time.sleep(0.05)
     try:
         yield lock.is_locked
     finally:
         lock.release()
+
+
+def _waits(
+    path: Path, is_asked_to_stop: Callable[[], bool], tell: Callable[[str], None]
+) -> Iterator[bool]:
+    """Waits a moment before each True that it yields; ends where there is no use in waiting on."""
+    start, has_told = time.monotonic(), False
+    while (waited := time.monotonic() - start) <= LOCK_TIMEOUT and not is_asked_to_stop():
+        if waited > _NOTICE_AFTER and not has_told:
+            limit = f"waiting for it, at most {LOCK_TIMEOUT:.0f} s"
+            tell(f"{path}: another process holds {path.name}.lock: {limit}")
+            has_told = True
+        time.sleep(0.05)
+        yield True
 
 
 def csv_cell(value: Any) -> Any:

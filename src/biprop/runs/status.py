@@ -62,22 +62,22 @@ def _state(
         return f"{recorded or 'begins'} ({writer}{when})"
     if is_complete:
         return "complete"
-    next_step = "it left no checkpoint"
-    if checkpoint:
-        next_step = f"go on with: biprop find --resume {folder}"
+    next_step = _next_step(folder, checkpoint)
     if recorded.startswith(FINAL_STATUSES):
         return f"{recorded}{when}; {next_step}"
     last_update = f"last update {_ago(written)}" if written else "no update"
     return f"crashed: no final status recorded ({writer}, {last_update}); {next_step}"
 
 
+def _next_step(folder: Path, checkpoint: Path | None) -> str:
+    """What the user can do after a run has ended before its time."""
+    return f"go on with: biprop find --resume {folder}" if checkpoint else "it left no checkpoint"
+
+
 def _epoch_rows(folder: Path, progress: Mapping[str, Any]) -> Rows:
     rows = []
     if "epoch" in progress:
-        step = ""
-        if progress.get("batch"):
-            step = f", step {progress['batch']:,} of {progress['batches']:,}"
-        rows.append(("epochs done", f"{progress['epoch']} of {progress['epochs']}{step}"))
+        rows.append(("epochs done", _position(progress)))
     metrics = read_metrics(folder / LOGS / METRICS)
     complete = [line for line in metrics if line.keys() >= _SHOWN_METRICS]
     if complete:
@@ -86,6 +86,13 @@ def _epoch_rows(folder: Path, progress: Mapping[str, Any]) -> Rows:
         accuracy = f"validation {progress['best_validation']:.2f} %"
         rows.append(("best epoch", f"{progress['best_epoch']}: {accuracy}"))
     return rows
+
+
+def _position(progress: Mapping[str, Any]) -> str:
+    epochs = f"{progress['epoch']} of {progress['epochs']}"
+    if not progress.get("batch"):
+        return epochs
+    return f"{epochs}, step {progress['batch']:,} of {progress['batches']:,}"
 
 
 def _epoch_in_words(metrics: Mapping[str, Any]) -> str:

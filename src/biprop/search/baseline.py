@@ -44,15 +44,19 @@ def random_score_accuracy(
         evaluate: counts over all images of a split and all processes.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    affordable = max(1, BASELINE_IMAGES // config.batch_size)
-    count = min(CALIBRATION_BATCHES, affordable) if norms else 0
     batches = data.training_batches(config.batch_size, config.seed, 0, group)
+    sampled = itertools.islice(batches, _calibration_batches(config) if norms else 0)
     with _restored(model), _plain_averages(norms):
         model.train()
-        for images, _ in until_stopped(itertools.islice(batches, count)):
+        for images, _ in until_stopped(sampled):
             model(images)
         average_batch_norm_statistics(model, group)
         return evaluate(sample(data.test, BASELINE_IMAGES))
+
+
+def _calibration_batches(config: Config) -> int:
+    affordable = max(1, BASELINE_IMAGES // config.batch_size)
+    return min(CALIBRATION_BATCHES, affordable)
 
 
 @contextmanager

@@ -103,18 +103,10 @@ def average_batch_norm_statistics(model: nn.Module, group: Group) -> None:
 def where_not_finite(model: nn.Module, images: Tensor) -> str:
     """A sentence that names the first layer whose output on `images` is not finite."""
     names: list[str] = []
-
-    def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                names.append(name)
-
-        return hook
-
+    leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
     handles = [
-        module.register_forward_hook(hook_for(name))
-        for name, module in model.named_modules()
-        if not list(module.children())
+        module.register_forward_hook(_non_finite_hook(name, names))
+        for name, module in leaves.items()
     ]
     try:
         model(images)
@@ -123,3 +115,13 @@ def where_not_finite(model: nn.Module, images: Tensor) -> str:
             handle.remove()
     place = f"in layer {names[0]}" if names else "in the loss itself"
     return f"the loss is not finite: the first infinite or undefined value is {place}"
+
+
+def _non_finite_hook(name: str, names: list[str]) -> Any:
+    """A forward hook that appends `name` to `names` if its module's output is not finite."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            names.append(name)
+
+    return hook

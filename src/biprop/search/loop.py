@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import time
@@ -149,20 +150,10 @@ class Search:
         self.state.epoch = max(self.state.epoch, start.epoch)
         folder = checkpoint.run_folder(start.path)
         self._check_that_epochs_are_left(start, folder)
-        try:
-            load_optimizer(self.optimizer, start.fields["optimizer"])
-        except (KeyError, ValueError) as e:
-            raise UserError(
-                f"--resume {start.path}: its optimizer is not that of these options: {one_line(e)}"
-            ) from None
+        _restore_optimizer(self.optimizer, start)
         if not start.ours:
             return
-        try:
-            self.state = SearchState.from_checkpoint(start, self.config, self.batches)
-        except (KeyError, ValueError, TypeError) as e:
-            raise UserError(
-                f"--resume {start.path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}"
-            ) from None
+        self.state = _restored_state(start, self.config, self.batches)
         if not self.group.is_first:
             self.state.train = Counts()  # of a checkpoint they are those of all processes
         self._folder_to_resume = folder
@@ -185,22 +176,40 @@ class Search:
         """
         if self._folder:
             return self._folder
-        config, name = self.config, self.config_name
-        results_file = results.results_file(config)
+        results_file = results.results_file(self.config)
         self.group.by_first(lambda: results.check_results(results_file))
-        self._folder = self._folder_to_resume or self.group.by_first(
-            lambda: make(config, name, self._may_take_over)
-        )
-        self.checkpoints = CheckpointWriter(
-            self._folder, config, name, self.network, self.task, self.optimizer, self.data
-        )
+        self._folder = self._folder_to_resume or self.group.by_first(self._make_folder)
+        self.checkpoints = self._checkpoint_writer(self._folder)
         self.reporter = Reporter()
         if self.group.is_first:
-            self.reporter = RunReporter(
-                self._folder, results_file, config, name, self.network, self.data, self.device,
-                self.console,
-            )  # fmt: skip
+            self.reporter = self._run_reporter(self._folder, results_file)
         return self._folder
+
+    def _make_folder(self) -> Path:
+        return make(self.config, self.config_name, self._may_take_over)
+
+    def _checkpoint_writer(self, folder: Path) -> CheckpointWriter:
+        return CheckpointWriter(
+            folder,
+            self.config,
+            self.config_name,
+            self.network,
+            self.task,
+            self.optimizer,
+            self.data,
+        )
+
+    def _run_reporter(self, folder: Path, results_file: Path) -> RunReporter:
+        return RunReporter(
+            folder,
+            results_file,
+            self.config,
+            self.config_name,
+            self.network,
+            self.data,
+            self.device,
+            self.console,
+        )
 
     def run(self) -> Result:
         """Search to the end.
@@ -231,12 +240,16 @@ class Search:
         if isinstance(error, OSError):
             file = error.filename or self.folder
             return UserError(f"{file}: cannot be written: {error.strerror or one_line(error)}")
-        if self.group.is_broken_by(error):
-            process = f"process {self.group.rank} of {self.group.size}"
-            stopped = SearchStopped(f"{process}: another process has died or does not answer")
-            is_next = self.group.rank == 1
-            stopped.is_by_accident = is_next and not self._rank_0_recorded_its_end()
-            return stopped
+        return self._stopped_by_accident() if self.group.is_broken_by(error) else error
+
+    def _stopped_by_accident(self) -> SearchStopped:
+        """The error of a process that lost the connection to another one.
+
+        Rank 1 reports it where rank 0 does not.
+        """
+        process = f"process {self.group.rank} of {self.group.size}"
+        error = SearchStopped(f"{process}: another process has died or does not answer")
+        error.is_by_accident = self.group.rank == 1 and not self._rank_0_recorded_its_end()
         return error
 
     def _rank_0_recorded_its_end(self) -> bool:
@@ -297,10 +310,7 @@ class Search:
         rate = self._apply_schedules()
         pace = Pace(state.step)
         try:
-            self._train_epoch(pace)
-            train = state.train.sum_over(self.group, self.device)
-            if not math.isfinite(train.loss):
-                raise FloatingPointError(NON_FINITE_LOSS)
+            train = self._train_epoch(pace)
         except FloatingPointError as e:
             raise SearchDiverged(f"epoch {state.epoch + 1}, step {state.step + 1}: {e}") from None
         rates = {"lr": rate, **pace.so_far(state.step, self.config.batch_size)}
@@ -313,15 +323,7 @@ class Search:
     def _apply_schedules(self) -> float:
         """Set learning rate and density of the epoch; returns the learning rate."""
         config, epoch = self.config, self.state.epoch
-        rate = learning_rate(
-            config.lr_policy,
-            epoch,
-            lr=config.lr,
-            epochs=config.epochs,
-            warmup_length=config.warmup_length,
-            lr_adjust=config.lr_adjust,
-            lr_gamma=config.lr_gamma,
-        )
+        rate = _learning_rate(config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.network.subnetwork and self.ramp:
@@ -330,18 +332,31 @@ class Search:
             self.network.subnetwork.set_density(density)
         return rate
 
-    def _train_epoch(self, pace: Pace) -> None:
-        """Train on the batches of the epoch that are still to do."""
-        config, state = self.config, self.state
+    def _train_epoch(self, pace: Pace) -> Counts:
+        """Train on the batches of the epoch that are still to do.
+
+        Returns the training counts of the whole epoch and all processes.
+
+        Raises:
+            FloatingPointError: a loss or a score is not finite.
+        """
+        state = self.state
         self._forward.set_training_mode()
-        batches = self.data.training_batches(
-            config.batch_size, config.seed, state.epoch, self.group, state.batch
-        )
         with self.reporter.progress_bar(state):
-            for images, labels in self._saved_if_unreadable(batches):
+            for images, labels in self._saved_if_unreadable(self._training_batches()):
                 self._train_step(images, labels)
                 self.reporter.on_steps(state, pace)
                 self._save_or_stop()
+        train = state.train.sum_over(self.group, self.device)
+        if not math.isfinite(train.loss):
+            raise FloatingPointError(NON_FINITE_LOSS)
+        return train
+
+    def _training_batches(self) -> Batches:
+        config, state = self.config, self.state
+        return self.data.training_batches(
+            config.batch_size, config.seed, state.epoch, self.group, state.batch
+        )
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step on this process's share of a batch, then the masks of the new scores.
@@ -353,23 +368,25 @@ class Search:
         Raises:
             FloatingPointError: the loss, or a score, is not finite.
         """
-        config, state = self.config, self.state
-        logits = self._forward.logits(images)
-        loss = losses.classification(logits, labels, config.label_smoothing)
-        plain_views = logits[: len(labels)]
-        if not math.isfinite(state.train.add(plain_views, labels, loss)):
-            self._note_non_finite_loss(images)
+        loss = self._loss(images, labels)
         self.optimizer.zero_grad()
         (loss * self._gradient_weight(len(labels))).backward()
-        if config.grad_clip:
-            groups = self.optimizer.param_groups
-            parameters = [parameter for group in groups for parameter in group["params"]]
-            nn.utils.clip_grad_value_(parameters, 1.0)
+        if self.config.grad_clip:
+            _clip_gradients(self.optimizer)
         self.optimizer.step()
         if self.network.subnetwork:
             self.network.subnetwork.update()
-        state.step += 1
-        state.batch += 1
+        self.state.step += 1
+        self.state.batch += 1
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss, a scalar, of this process's share of a batch, which is counted."""
+        logits = self._forward.logits(images)
+        loss = losses.classification(logits, labels, self.config.label_smoothing)
+        plain_views = logits[: len(labels)]
+        if not math.isfinite(self.state.train.add(plain_views, labels, loss)):
+            self._note_non_finite_loss(images)
+        return loss
 
     def _note_non_finite_loss(self, images: Tensor) -> None:
         """One process alone raises at once; several do so together, in `_save_or_stop`."""
@@ -406,16 +423,20 @@ class Search:
         if self.group.size > 1 and self.state.step % SYNCHRONISE_EVERY:
             return  # each exchange costs an all-reduce
         signals = [self.stop.signal == number for number in TO_STOP]
-        flags = [self._is_checkpoint_due(), self._loss_is_not_finite, *signals]
-        sums = self.group.sum([float(flag) for flag in flags], self.device)
-        is_due, is_not_finite, *is_asked = (count > 0 for count in sums)
+        is_due, is_not_finite, *is_asked = self._in_any_process(
+            [self._is_checkpoint_due(), self._loss_is_not_finite, *signals]
+        )
         if is_not_finite:
             raise FloatingPointError(NON_FINITE_LOSS)
         if is_due or any(is_asked):
             self._save_between_steps()
-        for number, is_this_asked in zip(TO_STOP, is_asked, strict=True):
-            if is_this_asked:
-                _raise_stop(number)
+        for number in itertools.compress(TO_STOP, is_asked):
+            _raise_stop(number)
+
+    def _in_any_process(self, flags: list[bool]) -> list[bool]:
+        """Which of the flags are set in at least one process; one all-reduce for all of them."""
+        sums = self.group.sum([float(flag) for flag in flags], self.device)
+        return [count > 0 for count in sums]
 
     def _is_checkpoint_due(self) -> bool:
         """Whether `save_minutes` have passed since the last checkpoint; only rank 0 says so."""
@@ -487,8 +508,7 @@ class Search:
         """Load the best epoch's network and evaluate it on the test images."""
         state = self.state
         assert state.best.epoch, "the schedule ends before the search does"
-        path = self.folder / CHECKPOINTS / BEST
-        self.model.load_state_dict(self.group.by_first(lambda: checkpoint.load(path)["state_dict"]))
+        self.model.load_state_dict(self.group.by_first(self._best_weights))
         subnetwork = self.network.subnetwork
         layers = subnetwork.report() if subnetwork else []
         self.reporter.on_layers(layers)
@@ -503,6 +523,38 @@ class Search:
             layers=layers,
             seconds=state.seconds,
         )
+
+    def _best_weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = checkpoint.load(self.folder / CHECKPOINTS / BEST)["state_dict"]
+        return weights
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, start: checkpoint.Content) -> None:
+    """Load the optimizer's state of a checkpoint.
+
+    Raises:
+        UserError: it is of another optimizer, or of other parameters.
+    """
+    try:
+        load_optimizer(optimizer, start.fields["optimizer"])
+    except (KeyError, ValueError) as e:
+        raise UserError(
+            f"--resume {start.path}: its optimizer is not that of these options: {one_line(e)}"
+        ) from None
+
+
+def _restored_state(start: checkpoint.Content, config: Config, batches: int) -> SearchState:
+    """The state in a checkpoint: see `SearchState.from_checkpoint`.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    try:
+        return SearchState.from_checkpoint(start, config, batches)
+    except (KeyError, ValueError, TypeError) as e:
+        raise UserError(
+            f"--resume {start.path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}"
+        ) from None
 
 
 def _build(config: Config, task: Task, start: checkpoint.Content | None) -> Network:
@@ -539,6 +591,24 @@ def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         nesterov=config.nesterov,
         no_bn_decay=config.no_bn_decay,
     )
+
+
+def _learning_rate(config: Config, epoch: int) -> float:
+    return learning_rate(
+        config.lr_policy,
+        epoch,
+        lr=config.lr,
+        epochs=config.epochs,
+        warmup_length=config.warmup_length,
+        lr_adjust=config.lr_adjust,
+        lr_gamma=config.lr_gamma,
+    )
+
+
+def _clip_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Clip every gradient value to [-1, 1]."""
+    groups = optimizer.param_groups
+    nn.utils.clip_grad_value_([p for group in groups for p in group["params"]], 1.0)
 
 
 def _raise_stop(number: int) -> NoReturn:

@@ -26,17 +26,23 @@ def build_optimizer(
     original research code, so that its optimizer states load. Adam has one group and takes the
     learning rate only.
     """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if name == "adam":
-        return torch.optim.Adam([p for _, p in named], lr=lr)
-    batch_norm = [p for n, p in named if "bn" in n]
-    rest = [p for n, p in named if "bn" not in n]
+        return torch.optim.Adam(list(named.values()), lr=lr)
     batch_norm_decay = 0.0 if no_bn_decay else weight_decay
-    groups: list[dict[str, Any]] = [
+    groups = _sgd_groups(named, batch_norm_decay, weight_decay)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+def _sgd_groups(
+    named: dict[str, nn.Parameter], batch_norm_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    batch_norm = [parameter for name, parameter in named.items() if "bn" in name]
+    rest = [parameter for name, parameter in named.items() if "bn" not in name]
+    return [
         {"params": batch_norm, "weight_decay": batch_norm_decay},
         {"params": rest, "weight_decay": weight_decay},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 def load_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
@@ -55,12 +61,7 @@ def load_state(optimizer: torch.optim.Optimizer, saved: Any) -> None:
     entries, sizes = _entries(saved)
     if sizes != [len(group["params"]) for group in own]:
         raise ValueError("it is of other parameters")
-    is_adam = isinstance(optimizer, torch.optim.Adam)
-    names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter, entry in zip(parameters, entries, strict=True):
-        if entry:
-            _check_entry(entry, names, parameter)
+    _check_entries(optimizer, entries)
     states = {number: entry for number, entry in enumerate(entries) if entry}
     optimizer.load_state_dict({"state": states, "param_groups": own})
 
@@ -81,6 +82,16 @@ def _entries(saved: Any) -> tuple[list[Any], list[int]]:
     if entry_of:
         raise ValueError("it is of other parameters")
     return entries, [len(group) for group in groups]
+
+
+def _check_entries(optimizer: torch.optim.Optimizer, entries: list[Any]) -> None:
+    """Raise ValueError unless the entries, one a parameter, are an optimizer's of this kind."""
+    is_adam = isinstance(optimizer, torch.optim.Adam)
+    names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, entry in zip(parameters, entries, strict=True):
+        if entry:
+            _check_entry(entry, names, parameter)
 
 
 def _check_entry(entry: Any, names: set[str], parameter: nn.Parameter) -> None:

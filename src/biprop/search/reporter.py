@@ -141,16 +141,20 @@ class RunReporter(Reporter):
 
     def on_steps(self, state: SearchState, pace: Pace) -> None:
         """Every `print_freq` batches, update the progress bar and progress.json."""
-        config, train = self._config, state.train
-        if state.batch % config.print_freq:
+        if state.batch % self._config.print_freq:
             return
-        accuracy = f"loss {train.loss:.3f}  train {train.top1:.1f} %"
+        accuracy = f"loss {state.train.loss:.3f}  train {state.train.top1:.1f} %"
         kept = f"kept {100 * self._network.density:.1f} %"
-        self._bar.advance(config.print_freq, f"{accuracy}  {kept}")
-        speed = pace.so_far(state.step, config.batch_size)
-        batches_left = (config.epochs - state.epoch) * self._batches - state.batch
+        self._bar.advance(self._config.print_freq, f"{accuracy}  {kept}")
+        self._write_progress(state, self._speed(state, pace))
+
+    def _speed(self, state: SearchState, pace: Pace) -> dict[str, float]:
+        """Speed, loss and remaining time within an epoch, for progress.json."""
+        speed = pace.so_far(state.step, self._config.batch_size)
+        epochs_left = self._config.epochs - state.epoch
+        batches_left = epochs_left * self._batches - state.batch
         seconds_left = speed["seconds_per_step"] * batches_left
-        self._write_progress(state, {**speed, "loss": train.loss, "seconds_left": seconds_left})
+        return {**speed, "loss": state.train.loss, "seconds_left": seconds_left}
 
     def on_epoch(
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
@@ -192,7 +196,12 @@ class RunReporter(Reporter):
         status: str = "searches",
         at_once: bool = False,
     ) -> None:
-        position = {
+        facts = {**self._position(state), **(facts or {})}
+        self._progress.write(status, facts, at_once)
+
+    def _position(self, state: SearchState) -> dict[str, Any]:
+        """How far the search is, for progress.json."""
+        return {
             "epoch": state.epoch,
             "epochs": self._config.epochs,
             "batch": state.batch,
@@ -202,7 +211,6 @@ class RunReporter(Reporter):
             "best_validation": state.best.validation.top1,
             "memory": logs.memory_peak(self._device),
         }
-        self._progress.write(status, {**position, **(facts or {})}, at_once)
 
     def _metrics(
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
@@ -261,24 +269,26 @@ class RunReporter(Reporter):
         again: the table may have it already.
         """
         path = self._folder / ROW
-        options = _option_columns(self._config)
-        row = {
-            "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
-            "Base Config": self._config_name,
-            **_accuracy_columns("Current Val", validation),
-            **_accuracy_columns("Best Val", result.validation),
-            **_accuracy_columns("Best Train", best_train),
-            **options,
-            "Run Directory": str(self._folder),
-            **_accuracy_columns("Test", result.test),
-            "Selected On": self._config.select_on,
-            "Density": round(result.density, 6),
-        }
+        row = self._new_row(result, best_train, validation)
         written = read_object(path)
         if written.keys() == row.keys():
             return written
         _write_json(path, row)
         return row
+
+    def _new_row(self, result: Result, best_train: Counts, validation: Counts) -> dict[str, Any]:
+        return {
+            "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
+            "Base Config": self._config_name,
+            **_accuracy_columns("Current Val", validation),
+            **_accuracy_columns("Best Val", result.validation),
+            **_accuracy_columns("Best Train", best_train),
+            **_option_columns(self._config),
+            "Run Directory": str(self._folder),
+            **_accuracy_columns("Test", result.test),
+            "Selected On": self._config.select_on,
+            "Density": round(result.density, 6),
+        }
 
 
 def _accuracies(name: str, counts: Counts) -> dict[str, float]:

@@ -47,9 +47,15 @@ def learning_rate(
         return lr if policy == "constant_lr" else lr * _cosine(epoch, warmup_length, epochs)
     if policy == "multistep_lr":
         return lr * lr_gamma ** (epoch // lr_adjust)
+    return lr * _step_factor(policy, epoch, epochs)
+
+
+def _step_factor(policy: str, epoch: int, epochs: int) -> float:
+    """The factor of a policy with fixed steps."""
     factor = math.prod(factor for step, factor in STEPS[policy] if epoch >= step)
-    is_cosine = policy == "cos_multi_lr" and epoch >= 55
-    return lr * factor * (_cosine(epoch, 0, epochs) if is_cosine else 1)
+    if policy == "cos_multi_lr" and epoch >= 55:
+        return factor * _cosine(epoch, 0, epochs)
+    return factor
 
 
 def _cosine(epoch: int, start: int, end: int) -> float:

@@ -95,11 +95,7 @@ class SearchState:
         state = cls(epoch=max(config.start_epoch, content.epoch))
         state.step = checkpoint.whole(fields["step"], 0, MOST_STEPS)
         state.seconds = _duration(fields)
-        best_epoch = checkpoint.whole(fields["best_epoch"], 0, state.epoch)
-        state.best = Best(best_epoch, Counts.of(fields["best_validation"]))
-        state.best_train = Counts.of(fields["best_train"])
-        if fields.get("random_scores"):
-            state.random_scores = Counts.of(fields["random_scores"])
+        state._restore_counts(fields)
         state.baseline_is_due = config.baseline and fields.get("baseline_is_due", False)
         if _has_the_same_batches(content.config, config):
             batch = checkpoint.whole(fields.get("batch", 0), 0, batches)
@@ -107,6 +103,13 @@ class SearchState:
         if state.batch:
             state.train = Counts.of(fields["train"])
         return state
+
+    def _restore_counts(self, fields: Mapping[str, Any]) -> None:
+        best_epoch = checkpoint.whole(fields["best_epoch"], 0, self.epoch)
+        self.best = Best(best_epoch, Counts.of(fields["best_validation"]))
+        self.best_train = Counts.of(fields["best_train"])
+        if fields.get("random_scores"):
+            self.random_scores = Counts.of(fields["random_scores"])
 
     def start_next_epoch(self) -> None:
         """Count the epoch whose batches are done, and the time until now."""

@@ -209,9 +209,13 @@ class _Loader:
         values = [getattr(config, name) for name in DATA_OPTIONS]
         if self._data is None or values != self._options:
             self._options, self._data = values, data.load(config, console.track)
-            for note in (*self._data.notes, *self._data.search_notes):
-                screen.tell(f"warning: {note}")
+            _warn_about(self._data)
         return self._data
+
+
+def _warn_about(data: DataSet) -> None:
+    for note in (*data.notes, *data.search_notes):
+        screen.tell(f"warning: {note}")
 
 
 def _run_cell(sweep: Sweep, cell: Cell, data: DataSet, console: Console) -> None:
