@@ -47,7 +47,8 @@ from biprop.subnetwork.layers import BinaryActivation
 SEARCHES = {
     "MPT-1/32": ["--arch", "cResNet20", "--prune-rate", "0.5"],
     "MPT-1/32, global, AugMix, JSD": [
-        "--arch", "cResNet20", "--prune-rate", "0.5", "--conv-type", "GlobalSubnetConv", "--augmix", "--jsd",
+        "--arch", "cResNet20", "--prune-rate", "0.5",
+        "--conv-type", "GlobalSubnetConv", "--augmix", "--jsd",
     ],
     "MPT-1/1": ["--arch", "cResNet20_BinAct", "--prune-rate", "0.5"],
 }  # fmt: skip

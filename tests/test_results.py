@@ -95,11 +95,11 @@ def test_a_table_that_stays_locked_keeps_nobody(
     """The row waits beside it, and the next run that ends adds it, once."""
     monkeypatch.setattr(results, "LOCK_TIMEOUT", 0.2)
     monkeypatch.setattr(results, "_NOTICE_AFTER", 0.0)
-    path, told = tmp_path / "results.csv", []
+    path, messages = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
         for _ in range(2):  # it went on after it was killed
-            results.append_result(path, {"Name": "=a"}, tell=told.append)
-    waits, late = told[:2]
+            results.append_result(path, {"Name": "=a"}, tell=messages.append)
+    waits, late = messages[:2]
     assert waits.endswith("another process holds results.csv.lock: waiting for it, at most 0 s")
     assert "still locked: the row waits in results.csv." in late
     assert not path.exists()
@@ -110,10 +110,12 @@ def test_a_table_that_stays_locked_keeps_nobody(
 
 
 def test_who_waits_for_a_table_hears_signals(tmp_path: Path) -> None:
-    path, told = tmp_path / "results.csv", []
+    path, messages = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
-        results.append_result(path, {"Name": "a"}, is_asked_to_stop=lambda: True, tell=told.append)
-    assert len(told) == 1
+        results.append_result(
+            path, {"Name": "a"}, is_asked_to_stop=lambda: True, tell=messages.append
+        )
+    assert len(messages) == 1
     assert list(tmp_path.glob("results.csv.*.row"))
 
 

@@ -1,6 +1,6 @@
 """The folder of a run.
 
-That real runs are found again and told of: test_cli; that they survive: test_faults.
+Real runs that continue and are shown: test_cli; failures and recovery: test_faults.
 """
 
 import json

@@ -130,7 +130,7 @@ def augmented(pixels: Tensor, options: Config, draws: np.random.Generator) -> Te
 
 @dataclass
 class Images:
-    """The data of a search by hand: how they are normalised, cropped and flipped is said by the
+    """The data of a search by hand: how they are normalised, cropped and flipped is given by the
     test.
     """
 
@@ -281,7 +281,7 @@ def search_by_hand(
     assert network.subnetwork
     if double:
         in_double_precision(network)
-    found = ByHand(network.model)
+    by_hand = ByHand(network.model)
     trained = {name: p for name, p in network.model.named_parameters() if p.requires_grad}
     stepped = stepped_by_adam if options.optimizer == "adam" else stepped_by_sgd
     for number, rate in enumerate(rates):
@@ -296,13 +296,13 @@ def search_by_hand(
             gradients = torch.autograd.grad(loss, list(trained.values()))
             with torch.no_grad():
                 for (name, value), gradient in zip(trained.items(), gradients, strict=True):
-                    found.large += int((gradient.abs() > 1).sum())
+                    by_hand.large += int((gradient.abs() > 1).sum())
                     taken = gradient.clamp(-1, 1) if options.grad_clip else gradient
-                    stepped(value, taken, name, found.momenta, rate, options)
+                    stepped(value, taken, name, by_hand.momenta, rate, options)
             network.subnetwork.update()
         seen = evaluated(network.model, validation, images)
         density = network.subnetwork.kept / network.subnetwork.weights
-        found.logged.append(
+        by_hand.logged.append(
             {
                 "lr": rate,
                 "density": density,
@@ -310,10 +310,10 @@ def search_by_hand(
                 **seen.as_logged("validation"),
             }
         )
-        found.states.append(
+        by_hand.states.append(
             {key: value.clone() for key, value in network.model.state_dict().items()}
         )
-    return found
+    return by_hand
 
 
 # The two beside each other.
