@@ -22,7 +22,7 @@ from biprop.cli import command_line, multigpu
 from biprop.models.plans import NETWORKS
 from biprop.runs import status
 from biprop.runs.folder import held
-from biprop.search import loop
+from biprop.search import baseline
 
 QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 
@@ -67,7 +67,7 @@ def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "BASELINE_IMAGES", 100)
+    monkeypatch.setattr(baseline, "BASELINE_IMAGES", 100)
     run, tickets = "runs/digits/width_mult=0.25/prune-rate=0.2/find", []
     for number, flag in enumerate(("--baseline", "--no-baseline")):
         assert command_line.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
@@ -483,7 +483,9 @@ def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> N
         json.dumps({**said, "state": "searches", "batch": 5, "seconds_left": 7500})
     )
     state = dict(status.status(folder))
-    assert state["state"].startswith(f"dead: process {os.getpid()} on ")
+    assert state["state"].startswith(
+        f"crashed: no final status recorded (process {os.getpid()} on "
+    )
     assert state["state"].endswith(f"go on with: biprop find --resume {folder}")
     assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
     with held(folder):

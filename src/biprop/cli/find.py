@@ -277,6 +277,7 @@ def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> N
     if start and beginning.resumes:
         _check_classes(checkpoint.class_names(start), images.classes, start.path)
     search = Search(config, beginning.name, images, console, start, beginning.takes_over, group)
+    search.open_folder()
     searches.append(search)
     if group.is_first:
         of_checkpoint = start.warnings if start else []
@@ -306,7 +307,7 @@ def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
         return DIVERGED, f"the search diverged: {error}. {where}"
     if isinstance(error, SearchStopped):
         return interrupts.STOPPED, f"stopped: {error}. {how_to_go_on}"
-    best = search.best
+    best = search.state.best
     so_far = (
         f"; best so far: epoch {best.epoch}, {best.validation.top1:.1f} %" if best.epoch else ""
     )

@@ -12,8 +12,9 @@ STEPS: dict[str, tuple[tuple[int, float], ...]] = {
     "mpt11_w18_2_lr": ((46, 0.1), (65, 0.1), (80, 0.01)),
     "mpt11_w18_2_v2_lr": ((35, 0.1), (50, 0.1), (60, 0.01)),
 }
-"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. From epoch 55 on,
-cos_multi_lr is multiplied by a cosine over the whole run, which counts from epoch 0.
+"""Policies with fixed steps, as in the original research code: (epoch, factor) pairs; factors
+multiply up. From epoch 55 on, cos_multi_lr is multiplied by a cosine over the whole run, which
+counts from epoch 0.
 """
 
 POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
@@ -29,16 +30,34 @@ def learning_rate(
     lr_adjust: int = 20,
     lr_gamma: float = 0.1,
 ) -> float:
-    """Learning rate of `epoch` (from 0) in a run of `epochs`, under one of `POLICIES`."""
+    """The learning rate of an epoch.
 
-    def cosine(start: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (epochs - start)))
-
+    Args:
+        policy: one of `POLICIES`.
+        epoch: from 0.
+        lr: the learning rate before any decay, above 0.
+        epochs: of the whole run.
+        warmup_length: epochs of linear warm-up; constant_lr and cosine_lr only.
+        lr_adjust: epochs between two steps of multistep_lr.
+        lr_gamma: factor of each of them.
+    """
     if policy in ("constant_lr", "cosine_lr"):
         if epoch < warmup_length:
             return lr * (epoch + 1) / warmup_length
-        return lr if policy == "constant_lr" else lr * cosine(warmup_length)
+        return lr if policy == "constant_lr" else lr * _cosine(epoch, warmup_length, epochs)
     if policy == "multistep_lr":
         return lr * lr_gamma ** (epoch // lr_adjust)
-    factor = math.prod(f for at, f in STEPS[policy] if epoch >= at)
-    return lr * factor * (cosine(0) if policy == "cos_multi_lr" and epoch >= 55 else 1)
+    return lr * _step_factor(policy, epoch, epochs)
+
+
+def _step_factor(policy: str, epoch: int, epochs: int) -> float:
+    """The factor of a policy with fixed steps."""
+    factor = math.prod(factor for step, factor in STEPS[policy] if epoch >= step)
+    if policy == "cos_multi_lr" and epoch >= 55:
+        return factor * _cosine(epoch, 0, epochs)
+    return factor
+
+
+def _cosine(epoch: int, start: int, end: int) -> float:
+    """Half a cosine: 1 at epoch `start`, 0 at epoch `end`."""
+    return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (end - start)))
