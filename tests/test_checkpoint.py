@@ -139,7 +139,9 @@ def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: 
     checkpoint.save(path, fields())
     content = checkpoint.restore(path, {}).content
     default = Config()
-    assert all(getattr(content.config, name) == getattr(default, name) for name in config.PLACES)
+    assert all(
+        getattr(content.config, name) == getattr(default, name) for name in config.PATH_OPTIONS
+    )
     assert (content.config.arch, content.config.prune_rate, content.epoch) == ("Conv2Wide", 0.3, 1)
     assert checkpoint.config_name(content) == "c"
     run = tmp_path / "run"
@@ -149,7 +151,7 @@ def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: 
     )
     path.rename(run / "checkpoints" / "a.pth")
     found = checkpoint.read(run / "checkpoints" / "a.pth", {}).config
-    assert [getattr(found, name) for name in config.PLACES] == ["d", "here", "r.csv", "mine"]
+    assert [getattr(found, name) for name in config.PATH_OPTIONS] == ["d", "here", "r.csv", "mine"]
     assert found.prune_rate == 0.3
 
 

@@ -63,7 +63,7 @@ def test_the_published_configurations_are_all_there() -> None:
     shared("spec/seed-configs.json")
     ours = {str(path.relative_to(ROOT)) for path in config.packaged_files()}
     missing = set(PUBLISHED) - ours
-    assert {Path(name).stem for name in missing} == set(config.LEFT_OUT)
+    assert {Path(name).stem for name in missing} == set(config.UNSUPPORTED_CONFIGS)
     assert all(PUBLISHED[name]["conv_type"] == "RGConv" for name in missing)
     assert (len(PUBLISHED), len(missing), len(ours - set(PUBLISHED))) == (
         170,
@@ -121,7 +121,7 @@ def test_five_bare_names_exist_twice() -> None:
 
 
 def test_what_is_left_out_is_said() -> None:
-    for name in config.LEFT_OUT:
+    for name in config.UNSUPPORTED_CONFIGS:
         for asked in (name, f"configs/smallscale_baselines/densewide/{name}.yml"):
             with pytest.raises(UserError, match="left out: it asks for RGConv"):
                 config.find_file(asked)
@@ -179,12 +179,12 @@ AUGMENTATION = {
 LOADED = {"channels", "num_classes", "low_data", "one_batch", "batch_size"}
 AUGMENTED = {"augment", "p_clean", "jsd"}
 LISTS: dict[str, tuple[Any, set[str]]] = {
-    "data places": (config.DATA_PLACES, {*DATA_SET, "data", "workers"}),
-    "places": (config.PLACES, {"data", "log_dir", "results", "name"}),
-    "checkpoint facts": (config.CHECKPOINT_FACTS, {*NETWORK, "arch", "num_classes"}),
-    "differ between two starts of a run": (run_folder._OF_THE_MACHINE, OF_THE_MACHINE),
-    "not recorded in tickets": (pack._NOT_TOLD, {*OF_THE_MACHINE, "name", "trainer"}),
-    "read from tickets": (subject._TOLD, {*DATA_SET, *NETWORK, "select_on"}),
+    "data places": (config.DATA_SOURCE_OPTIONS, {*DATA_SET, "data", "workers"}),
+    "places": (config.PATH_OPTIONS, {"data", "log_dir", "results", "name"}),
+    "checkpoint facts": (config.NETWORK_OPTIONS, {*NETWORK, "arch", "num_classes"}),
+    "differ between two starts of a run": (run_folder._MACHINE_OPTIONS, OF_THE_MACHINE),
+    "not recorded in tickets": (pack._UNRECORDED_OPTIONS, {*OF_THE_MACHINE, "name", "trainer"}),
+    "read from tickets": (subject._RECORDED_OPTIONS, {*DATA_SET, *NETWORK, "select_on"}),
     "augmentation of a card": (build._AUGMENTATION, AUGMENTATION),
     "decide what is loaded": (
         sweep.DATA_OPTIONS,
@@ -219,7 +219,7 @@ def test_options_of_the_machine_do_not_change_a_ticket() -> None:
     changed = {"histograms": True, "baseline": False, "save_every": 3, "save_minutes": 0.5}
     changed |= {"print_freq": 1, "device": "cpu", "workers": 2, "name": "other"}
     changed |= {"data": "elsewhere", "log_dir": "elsewhere", "results": "elsewhere.csv"}
-    assert {*changed, "trainer"} == set(pack._NOT_TOLD)
+    assert {*changed, "trainer"} == set(pack._UNRECORDED_OPTIONS)
 
     def recorded(settings: config.Config) -> dict[str, Any]:
         task = Task(10, 3, (32, 32))

@@ -15,7 +15,7 @@ class Console:
 
     Args:
         stream: a text stream; None: standard output.
-        lasting: if the stream cannot be written any more, warn once and continue: for work whose
+        tolerant: if the stream cannot be written any more, warn once and continue: for work whose
             results are files. Otherwise every method raises BrokenPipeError if the reader of the
             stream has ended, and else UserError.
 
@@ -24,8 +24,8 @@ class Console:
         is_terminal: whether that is a terminal, which gets colours and progress bars.
     """
 
-    def __init__(self, stream: IO[str] | None = None, lasting: bool = False) -> None:
-        self.stream = screen.as_stream(stream, lasting)
+    def __init__(self, stream: IO[str] | None = None, tolerant: bool = False) -> None:
+        self.stream = screen.as_stream(stream, tolerant)
         self.is_terminal = self.stream.isatty()
         self._rich: Any = None
         if self.is_terminal:

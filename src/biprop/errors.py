@@ -15,10 +15,10 @@ class UserError(ValueError):
     prints it without a traceback, and ends with exit code 2.
 
     Attributes:
-        told: another process reports the error, so that this one does not.
+        is_reported: another process reports the error, so that this one does not.
     """
 
-    told = False
+    is_reported = False
 
 
 class TicketError(UserError):
@@ -48,7 +48,7 @@ def one_line(error: BaseException) -> str:
     return _printable(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
-def shown(value: object, most: int = 80) -> str:
+def abbreviated(value: object, most: int = 80) -> str:
     """An untrusted value, for a message: one printable line, cut off after `most` characters."""
     text = _printable(str(value))
     return text if len(text) <= most else f"{text[:most]}..."

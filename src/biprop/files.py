@@ -15,7 +15,7 @@ _UNFINISHED = ".unfinished"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Write a file atomically: yields a binary file that replaces `path` when the block ends.
 
     If the block raises, `path` is unchanged. After the block, the content and the name are synced
@@ -84,7 +84,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Remove temporary files that killed processes left in a folder.
 
     No other process may be writing to the folder.
@@ -93,7 +93,7 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8; raises OSError as `replacing` does."""
-    with replacing(path) as file:
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8; raises OSError as `atomic_write` does."""
+    with atomic_write(path) as file:
         file.write(text.encode("utf-8"))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-MOST_CHARACTERS = 1000
+MAX_CHARACTERS = 1000
 
 
 def is_name(value: Any) -> bool:
     """Whether `value` is valid as a name in a ticket or a deck.
 
-    Valid names are printable texts (`str.isprintable`) of at most `MOST_CHARACTERS`.
+    Valid names are printable texts (`str.isprintable`) of at most `MAX_CHARACTERS`.
     """
-    return isinstance(value, str) and value.isprintable() and len(value) <= MOST_CHARACTERS
+    return isinstance(value, str) and value.isprintable() and len(value) <= MAX_CHARACTERS
 
 
 def escaped(text: str) -> str:

@@ -49,7 +49,7 @@ def escape_what_it_cannot_encode(stream: Any) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
-def tell(text: str, start: str = "") -> None:
+def report(text: str, start: str = "") -> None:
     """Print a message to standard error, as one line; errors of the stream are ignored.
 
     Args:
@@ -60,7 +60,7 @@ def tell(text: str, start: str = "") -> None:
         print(f"{start}biprop: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def show(text: str) -> None:
+def print_text(text: str) -> None:
     """Print a trusted text to standard output, without escaping.
 
     Raises:
@@ -73,7 +73,7 @@ def show(text: str) -> None:
 
 
 def finish() -> None:
-    """Flush standard output; raises what `show` raises."""
+    """Flush standard output; raises what `print_text` raises."""
     Strict(sys.stdout).flush()
 
 
@@ -120,7 +120,7 @@ class Strict:
         return getattr(self._stream, name)
 
 
-class Lasting(Strict):
+class Tolerant(Strict):
     """A text stream that may fail: it warns once, and drops everything after that.
 
     A search of several days must not end because `tee` was killed.
@@ -138,15 +138,15 @@ class Lasting(Strict):
     def _give_up(self, error: OSError) -> None:
         self._has_failed = True
         silence(self._stream)
-        tell(f"warning: {_failure(error)}; nothing more is shown, and the work goes on")
+        report(f"warning: {_failure(error)}; nothing more is shown, and the work goes on")
 
 
 def _failure(error: OSError) -> str:
     return f"standard output: cannot be written: {error.strerror or one_line(error)}"
 
 
-def as_stream(stream: IO[str] | None, lasting: bool) -> TextIO:
-    """`stream`, or standard output if it is None, as `Lasting` or `Strict`."""
-    wrapped = (Lasting if lasting else Strict)(stream or sys.stdout)
+def as_stream(stream: IO[str] | None, tolerant: bool) -> TextIO:
+    """`stream`, or standard output if it is None, as `Tolerant` or `Strict`."""
+    wrapped = (Tolerant if tolerant else Strict)(stream or sys.stdout)
     escape_what_it_cannot_encode(wrapped)
     return cast(TextIO, wrapped)

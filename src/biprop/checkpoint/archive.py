@@ -24,7 +24,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError, one_line, shown
+from ..errors import UserError, abbreviated, one_line
 from .foreign import STAND_INS
 
 _MARK = b"biprop blake2b "
@@ -188,7 +188,7 @@ def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
         )
         if is_compressed or entry.header_offset < end or entry.filename in names:
             raise UserError(
-                f"{path}: refused: record {shown(repr(entry.filename))} is compressed or overlaps"
+                f"{path}: refused: record {abbreviated(repr(entry.filename))} is compressed or overlaps"
                 " another one"
             )
         end = entry.header_offset + _LOCAL_HEADER + entry.file_size
@@ -221,7 +221,7 @@ def _check_sums(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
         raise _unreadable(path, one_line(e)) from None
     if damaged is not None:
         raise UserError(
-            f"{path}: damaged: the checksum of its record {shown(repr(damaged))} does not fit the"
+            f"{path}: damaged: the checksum of its record {abbreviated(repr(damaged))} does not fit the"
             " content"
         )
     yield (
@@ -250,7 +250,7 @@ def _why(error: pickle.UnpicklingError) -> str:
     if not name:
         return "it holds more than plain values and tensors, and may carry code"
     return (
-        f"it holds an object of {shown(name[1])}, and may carry code. If you trust it, save it anew"
+        f"it holds an object of {abbreviated(name[1])}, and may carry code. If you trust it, save it anew"
         " without that: c = torch.load(FILE, weights_only=False); torch.save({k: c[k] for k in"
         " ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
     )

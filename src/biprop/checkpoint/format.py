@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from .. import config as options
 from ..config import Config
-from ..errors import UserError, one_line, shown
-from ..files import is_file, replacing
+from ..errors import UserError, abbreviated, one_line
+from ..files import atomic_write, is_file
 from ..models.network import Task
 from ..runs.folder import CHECKPOINTS, SETTINGS
 from . import archive, legacy
@@ -57,7 +57,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; an existing file is then unchanged.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         archive.write(file, checkpoint)
 
 
@@ -82,7 +82,7 @@ def _load(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     for key, value in fields["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{path}: not a checkpoint of a network: {shown(repr(key))} in its 'state_dict' is"
+                f"{path}: not a checkpoint of a network: {abbreviated(repr(key))} in its 'state_dict' is"
                 " no tensor with a name"
             )
     return fields, warnings
@@ -155,7 +155,7 @@ def differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> li
     each.
     """
     lacking = [f"lacks {key}" for key in wanted if key not in given]
-    extra = [f"has {shown(key)} too" for key in given if key not in wanted]
+    extra = [f"has {abbreviated(key)} too" for key in given if key not in wanted]
     reshaped = [
         f"{key} is {tuple(given[key].shape)}, not {tuple(tensor.shape)}"
         for key, tensor in wanted.items()
@@ -184,7 +184,7 @@ class Content:
         ours: the entry "biprop", or None for a file of the original research code.
         epoch: number of completed epochs.
         config, task: the options and the task that the network was made for. Paths
-            (`config.PLACES`) are those of the run folder that contains the file, or the defaults.
+            (`config.PATH_OPTIONS`) are those of the run folder that contains the file, or the defaults.
         warnings: for the user, one line each.
     """
 
@@ -223,7 +223,7 @@ def read(
     ours = fields.get("biprop")
     epoch = fields.get("epoch", 0)
     if type(epoch) is not int or not 0 <= epoch < 2**31:
-        raise UserError(f"{path}: a damaged checkpoint: epoch = {shown(epoch)}")
+        raise UserError(f"{path}: a damaged checkpoint: epoch = {abbreviated(epoch)}")
     if ours is None:
         warnings += _fill_first_version(fields, {**(fallback or {}), **flags}, path)
         config, task = legacy.describe(fields, state, path)
@@ -258,7 +258,7 @@ def _augmentation_options(fields: Mapping[str, Any], path: str | Path) -> dict[s
 def _check_flags(flags: Mapping[str, Any], config: Config, task: Task, path: str | Path) -> None:
     """Raise UserError if a flag contradicts a checkpoint."""
     stored = {**options.as_dict(config), "num_classes": task.num_classes}
-    for name in options.CHECKPOINT_FACTS:
+    for name in options.NETWORK_OPTIONS:
         flag, value = flags.get(name), stored[name]
         if flag is not None and _SAME_MODULE.get(flag, flag) != _SAME_MODULE.get(value, value):
             raise UserError(f"--{name.replace('_', '-')} {flag}: but {path} says {value}")
@@ -267,7 +267,7 @@ def _check_flags(flags: Mapping[str, Any], config: Config, task: Task, path: str
 def _our_config(ours: Any, path: str | Path) -> tuple[Config, Task]:
     """Options and task of a checkpoint of this program, from its entry "biprop"."""
     if not isinstance(ours, dict):
-        raise UserError(f"{path}: a damaged checkpoint: biprop = {shown(ours)}")
+        raise UserError(f"{path}: a damaged checkpoint: biprop = {abbreviated(ours)}")
     try:
         _check_format(ours, path)
         config = _stored_config(ours["config"], path)
@@ -285,7 +285,7 @@ def _check_format(ours: Mapping[str, Any], path: str | Path) -> None:
     """Raise UserError if a newer version of this program wrote the checkpoint."""
     number, version = ours["format"], ours["version"]
     if type(number) is not int or number > FORMAT:
-        newer = f"format {shown(number)} of a newer biprop ({shown(version)})"
+        newer = f"format {abbreviated(number)} of a newer biprop ({abbreviated(version)})"
         raise UserError(f"{path}: {newer}; this one reads up to {FORMAT}")
 
 
@@ -309,7 +309,7 @@ def _coerced(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     return {
         name: options.coerce(name, value, str(path))
         for name, value in values.items()
-        if name not in options.PLACES
+        if name not in options.PATH_OPTIONS
     }
 
 
@@ -320,7 +320,7 @@ def whole(value: Any, low: int, high: int) -> int:
         ValueError: it is not.
     """
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{shown(value)}, not a whole number from {low} to {high}")
+        raise ValueError(f"{abbreviated(value)}, not a whole number from {low} to {high}")
     return value
 
 
@@ -334,7 +334,7 @@ def _places(path: Path) -> dict[str, Any]:
     if folder is None:
         return {}
     settings = options.read_file(folder / SETTINGS)
-    return {name: value for name, value in settings.items() if name in options.PLACES}
+    return {name: value for name, value in settings.items() if name in options.PATH_OPTIONS}
 
 
 def config_name(content: Content) -> str:
@@ -346,7 +346,7 @@ def config_name(content: Content) -> str:
     name = (content.ours or {}).get("config_name", content.config.arch)
     if not options.is_file_name(name):
         raise UserError(
-            f"{content.path}: refused: config_name = {shown(repr(name))}: {options.FILE_NAME_RULE}"
+            f"{content.path}: refused: config_name = {abbreviated(repr(name))}: {options.FILE_NAME_RULE}"
         )
     return str(name)
 
@@ -360,7 +360,7 @@ def class_names(content: Content) -> list[str]:
     """
     names = (content.ours or {}).get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{content.path}: a damaged checkpoint: classes = {shown(names)}")
+        raise UserError(f"{content.path}: a damaged checkpoint: classes = {abbreviated(names)}")
     return list(names)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import Config, check, coerce
-from ..errors import UserError, did_you_mean, shown
+from ..errors import UserError, abbreviated, did_you_mean
 from ..models.network import Task
 from ..models.plans import NETWORKS, PLAIN
 
@@ -59,8 +59,8 @@ def _checked_arch(checkpoint: Mapping[str, Any], where: object) -> str:
     arch = checkpoint["arch"]
     if not isinstance(arch, str) or arch not in NETWORKS:
         raise UserError(
-            f"{where}: arch = {shown(repr(arch))}: no such"
-            f" network{did_you_mean(shown(arch), NETWORKS)}"
+            f"{where}: arch = {abbreviated(repr(arch))}: no such"
+            f" network{did_you_mean(abbreviated(arch), NETWORKS)}"
         )
     for field in ("conv_type", "prune_rate"):
         if field not in checkpoint:

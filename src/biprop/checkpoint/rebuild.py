@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..config import Config
-from ..errors import UserError, one_line, shown
+from ..errors import UserError, abbreviated, one_line
 from ..models.network import Network, Task, build_network, dense_shapes
 from .format import Content, differences, load_state, raise_differences, read
 
@@ -86,11 +86,11 @@ def _densities(densities: Any) -> dict[str, float]:
         ValueError: they are something else.
     """
     if not isinstance(densities, dict):
-        raise ValueError(f"densities = {shown(densities)}")
+        raise ValueError(f"densities = {abbreviated(densities)}")
     for name, density in densities.items():
         is_number = type(density) in (int, float)
         if type(name) is not str or not is_number or not 0 <= density <= 1:
-            raise ValueError(f"the density of {shown(name)} is {shown(density)}")
+            raise ValueError(f"the density of {abbreviated(name)} is {abbreviated(density)}")
     return densities
 
 
@@ -103,9 +103,9 @@ def _normalisation(mean: Any, std: Any, task: Task) -> tuple[tuple[float, ...], 
     for numbers in (mean, std):
         is_list = isinstance(numbers, list) and len(numbers) in (1, task.channels)
         if not is_list or not all(_is_finite(number) for number in numbers):
-            raise ValueError(f"mean or std = {shown(numbers)}")
+            raise ValueError(f"mean or std = {abbreviated(numbers)}")
     if len(mean) != len(std) or min(std) <= 0:
-        raise ValueError(f"std = {shown(std)}")
+        raise ValueError(f"std = {abbreviated(std)}")
     return tuple(map(float, mean)), tuple(map(float, std))
 
 

@@ -227,7 +227,7 @@ def _show_json(
             }
             for of_batch in explained
         ]
-    screen.show(json.dumps(content, allow_nan=False) + "\n")
+    screen.print_text(json.dumps(content, allow_nan=False) + "\n")
 
 
 def _show_tables(

@@ -21,7 +21,7 @@ from ..errors import UserError, did_you_mean
 from . import bench, deck, evaluate, find, inspect, pack, predict, robustness, status, sweep
 from . import compile as compile_command
 from . import list as list_command
-from .common import BROKEN_PIPE, INTERRUPTED, USER_ERROR
+from .common import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from .parser import Help, Parser
 
 _DESCRIPTION = """\
@@ -78,30 +78,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen.prepare()
     code = _exit_code(argv)
     if argv is None:
-        interrupts.settle()
+        interrupts.ignore_signals()
     return code
 
 
 def _exit_code(argv: Sequence[str] | None) -> int:
     """Run the command, and turn every way in which it can end into an exit code and a message."""
     try:
-        with interrupts.raised():
+        with interrupts.raising():
             return _run(argv)
     except BrokenPipeError:  # the reader of our output has ended: `| head`
-        return BROKEN_PIPE
+        return EXIT_BROKEN_PIPE
     except UserError as e:
         if "--debug" in (sys.argv if argv is None else argv):
             for line in traceback.format_exc().splitlines():
-                screen.tell(line)
-        if not e.told:
-            screen.tell(str(e))
-        return USER_ERROR
+                screen.report(line)
+        if not e.is_reported:
+            screen.report(str(e))
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        screen.tell("interrupted", start="\n")
-        return INTERRUPTED
+        screen.report("interrupted", start="\n")
+        return EXIT_INTERRUPTED
     except interrupts.Terminated as e:
-        screen.tell(f"stopped: {e}; run the same command again")
-        return interrupts.STOPPED
+        screen.report(f"stopped: {e}; run the same command again")
+        return interrupts.EXIT_STOPPED
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -133,8 +133,8 @@ def _unknown_argument(argument: str, command: str, parser: Parser) -> UserError:
     """The error for an argument that `command` does not take."""
     flag = argument.partition("=")[0]
     name = flag.strip("-").replace("-", "_")
-    if name in options.LEFT_OUT_KEYS:
-        return UserError(f"{flag} is left out: {options.LEFT_OUT_KEYS[name]}")
+    if name in options.UNSUPPORTED_OPTIONS:
+        return UserError(f"{flag} is left out: {options.UNSUPPORTED_OPTIONS[name]}")
     actions = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     flags = next(actions).choices[command]._option_string_actions
     known = [known for known in flags if known.startswith("--")]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ..subnetwork import LayerReport
     from ..ticket import Ticket
 
-# Exit codes, beside 0 (success) and `interrupts.STOPPED`.
-DIVERGED = 1
-USER_ERROR = 2
-INTERRUPTED = 130
+# Exit codes, beside 0 (success) and `interrupts.EXIT_STOPPED`.
+EXIT_DIVERGED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 """What a shell reports for SIGINT: 128 + 2."""
-BROKEN_PIPE = 141
+EXIT_BROKEN_PIPE = 141
 """What a shell reports for SIGPIPE: 128 + 13."""
 
 ACTIVATIONS_HELP = (
@@ -37,7 +37,7 @@ _Result = TypeVar("_Result")
 def warn(messages: Sequence[str]) -> None:
     """Print warnings to standard error, one line each."""
     for message in messages:
-        screen.tell(f"warning: {message}")
+        screen.report(f"warning: {message}")
 
 
 def check_count(value: int, flag: str) -> int:

@@ -51,5 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
         ("checked", "not run" if warnings else "the engine loads it"),
     ]
     warn([f"{text.partition(':')[0]}: the program was not tried" for text in warnings])
-    Console(lasting=True).table(f"{arguments.output} written", rows)
+    Console(tolerant=True).table(f"{arguments.output} written", rows)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DATA_PLACES
+from ..config import DATA_SOURCE_OPTIONS
 from .parser import (
     DEBUG,
     DECK_SUFFIX,
@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="always take the unweighted mean of the tickets' predictions; needs no data",
     )
-    add_options(parser, DATA_PLACES)
+    add_options(parser, DATA_SOURCE_OPTIONS)
     parser.add_argument("--debug", **DEBUG)
 
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..console import Console
     from ..deck import report
 
-    console = Console(lasting=True)
+    console = Console(tolerant=True)
     deck = _deck(arguments.tickets, None if arguments.no_gate else flags, console)
     size = deck.save(arguments.output)
     content = report.deck_report(deck, size)

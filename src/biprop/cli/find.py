@@ -13,7 +13,7 @@ from .. import config as options
 from .. import interrupts, screen
 from ..errors import UserError
 from . import find_report, multigpu
-from .common import DIVERGED, INTERRUPTED, warn
+from .common import EXIT_DIVERGED, EXIT_INTERRUPTED, warn
 from .evaluate import show_accuracy
 from .parser import DEBUG, add_command, add_options, coerced, overrides
 
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     if beginning is None:
         return 0
     if arguments.print_config:
-        screen.show(options.as_yaml(beginning.config))
+        screen.print_text(options.as_yaml(beginning.config))
         return 0
     return _search(beginning)
 
@@ -189,7 +189,7 @@ def _beginning(arguments: argparse.Namespace, given: dict[str, Any]) -> _Beginni
         if folder and (folder / RESULT).is_file():
             if distributed.detect().is_first:
                 path = screen.printable(str(folder))
-                screen.show(f"{path}: complete already; another --name begins a new run\n")
+                screen.print_text(f"{path}: complete already; another --name begins a new run\n")
             return None
         resume = folder and str(folder)
     path = resume or arguments.pretrained
@@ -256,7 +256,7 @@ def _search(beginning: _Beginning) -> int:
             raise
         code, message = _how_it_ended(searches[0], e)
         if group.is_first or (isinstance(e, SearchStopped) and e.is_by_accident):
-            screen.tell(message)
+            screen.report(message)
         return code
 
 
@@ -272,7 +272,7 @@ def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> N
 
     config, start = beginning.config, beginning.checkpoint
     nowhere = None if group.is_first else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    console = Console(nowhere, lasting=True)
+    console = Console(nowhere, tolerant=True)
     images = group.by_all(lambda: data.load(config, console.track))
     if start and beginning.resumes:
         _check_classes(checkpoint.class_names(start), images.classes, start.path)
@@ -304,11 +304,11 @@ def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
     how_to_go_on = f"Go on with: biprop find --resume {search.folder}"
     if isinstance(error, SearchDiverged):
         where = f"Checkpoints so far are in {search.folder}/checkpoints"
-        return DIVERGED, f"the search diverged: {error}. {where}"
+        return EXIT_DIVERGED, f"the search diverged: {error}. {where}"
     if isinstance(error, SearchStopped):
-        return interrupts.STOPPED, f"stopped: {error}. {how_to_go_on}"
+        return interrupts.EXIT_STOPPED, f"stopped: {error}. {how_to_go_on}"
     best = search.state.best
     so_far = (
         f"; best so far: epoch {best.epoch}, {best.validation.top1:.1f} %" if best.epoch else ""
     )
-    return INTERRUPTED, f"interrupted{so_far}. {how_to_go_on}"
+    return EXIT_INTERRUPTED, f"interrupted{so_far}. {how_to_go_on}"

@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
         from ..models.plans import NETWORKS
 
         names = list(NETWORKS)
-    screen.show("\n".join(names) + "\n")
+    screen.print_text("\n".join(names) + "\n")
     return 0

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_suffix(arguments.output, TICKET_SUFFIX, "ticket")
     check_folder(arguments.output)
-    console = Console(lasting=True)
+    console = Console(tolerant=True)
     ticket = pack.pack(arguments.source, flags, arguments.compact, warn)
     compact_rows = []
     if arguments.compact:

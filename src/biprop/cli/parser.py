@@ -18,7 +18,7 @@ PROGRAM_SUFFIX = ".bprog"
 
 DEBUG: dict[str, Any] = {"action": "store_true", "help": "print the traceback of an error"}
 """Keywords of `add_argument` for the flag --debug."""
-DATA_AND_NETWORK = (*options.DATA_PLACES, "device", *options.CHECKPOINT_FACTS)
+DATA_AND_NETWORK = (*options.DATA_SOURCE_OPTIONS, "device", *options.NETWORK_OPTIONS)
 """Options of the commands that evaluate a file: where its data are, and what older files do not
 record.
 """
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # Help and version. argparse would ignore that standard output cannot be written.
-        screen.show(message)
+        screen.print_text(message)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -180,7 +180,7 @@ def _report_failure(
     lines = output.failure(path, error)
     if is_only and not lines:
         raise error
-    screen.tell(str(error))
+    screen.report(str(error))
     return lines
 
 

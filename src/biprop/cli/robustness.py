@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import replace_text
+from ..files import write_text_atomically
 from .common import load_engine, warn
 from .parser import (
     DATA_AND_NETWORK,
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     reference = None
     if arguments.reference:
         reference = read_reference(arguments.reference, cells, first.task.num_classes)
-    console = Console(lasting=True)
+    console = Console(tolerant=True)
     dataset = load_data(first, console)
     clean, corrupted = _images(arguments, cells, first, dataset)
     classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
@@ -312,8 +312,8 @@ def _write(
     )
     content = json.dumps(as_json(scores, about, reference), indent=1, allow_nan=False)
     try:
-        replace_text(csv_file, _csv(scores))
-        replace_text(json_file, content + "\n")
+        write_text_atomically(csv_file, _csv(scores))
+        write_text_atomically(json_file, content + "\n")
     except OSError as e:
         raise UserError(f"{json_file}: cannot be written: {e.strerror}") from None
     files = [json_file, csv_file]

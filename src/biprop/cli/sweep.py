@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config as options
 from .. import interrupts, screen
-from .common import INTERRUPTED, warn
+from .common import EXIT_INTERRUPTED, warn
 from .find import with_data_set
 from .parser import add_command, add_options, overrides
 
@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = cells[0].config
     if arguments.slurm:
         command = ["biprop", *(part for part in arguments.argv if part != "--slurm")]
-        screen.show(sweep.slurm_script(command, config.name, len(cells)))
+        screen.print_text(sweep.slurm_script(command, config.name, len(cells)))
         return 0
-    console = Console(lasting=not arguments.list)
+    console = Console(tolerant=not arguments.list)
     state = Sweep(Path(config.log_dir) / "sweeps" / config.name, cells)
     code = 0 if arguments.list else _run_cells(state, console, arguments.cell)
     if code == 0:
@@ -102,9 +102,9 @@ def _run_cells(state: Sweep, console: Console, number: int | None) -> int:
     try:
         sweep.run(state, console, number)
     except SearchStopped as e:
-        screen.tell(f"stopped: {e}; the same command continues from here")
-        return interrupts.STOPPED
+        screen.report(f"stopped: {e}; the same command continues from here")
+        return interrupts.EXIT_STOPPED
     except KeyboardInterrupt:
-        screen.tell("interrupted; the same command continues from here", start="\n")
-        return INTERRUPTED
+        screen.report("interrupted; the same command continues from here", start="\n")
+        return EXIT_INTERRUPTED
     return 0

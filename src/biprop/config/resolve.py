@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
-from .schema import FIELDS, TAKE_WIDTH, Config
+from .schema import FIELDS, HAS_WIDTH_MULT, Config
 from .values import coerce, reject_unknown
 from .yaml_files import DEFAULT_CONFIG, find_file, read_file
 
@@ -47,13 +47,13 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         values[key] = coerce(key, value, flag)
     result = dataclasses.replace(config, **values)
     check(result)
-    check_place(result, values)
+    check_data_path(result, values)
     return result
 
 
 def check(config: Config) -> None:
     """Raise UserError if options contradict each other."""
-    check_source(config)
+    check_data_source(config)
     _check_pruning(config)
     _check_batch_norm(config)
     _check_augmentation(config)
@@ -144,7 +144,7 @@ def _check_optimisation(config: Config) -> None:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
 
 
-def check_source(config: Config) -> None:
+def check_data_source(config: Config) -> None:
     """Raise UserError if the data set is on the Hub and is not named.
 
     The default of `data` is no name: nothing is downloaded that nobody asked for.
@@ -153,7 +153,7 @@ def check_source(config: Config) -> None:
         raise UserError("set = hub: pass --data, the name of the data set or a folder")
 
 
-def check_place(config: Config, given: Mapping[str, Any]) -> None:
+def check_data_path(config: Config, given: Mapping[str, Any]) -> None:
     """Raise UserError if the options `given` by the user name data that would not be read."""
     if "data" in given and config.set == "digits":
         raise UserError(
@@ -172,7 +172,7 @@ def warnings(config: Config) -> list[str]:
         )
     if config.gaussian_aug and config.std_gauss == 0:
         texts.append("gaussian_aug does nothing at std_gauss = 0")
-    if config.width_mult != 1 and not re.match(TAKE_WIDTH, config.arch):
+    if config.width_mult != 1 and not re.match(HAS_WIDTH_MULT, config.arch):
         texts.append(
             f"width_mult = {config.width_mult:g} does nothing: the width of {config.arch} is fixed"
         )

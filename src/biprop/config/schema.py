@@ -22,7 +22,7 @@ _MANY = "distributed training"
 SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
-TAKE_WIDTH = r"Conv\dWide|Wide_VGG_Small"
+HAS_WIDTH_MULT = r"Conv\dWide|Wide_VGG_Small"
 """Regular expression that the names of networks with a `width_mult` start with."""
 LR_POLICIES = (
     "constant_lr",
@@ -522,11 +522,11 @@ def with_roles(*roles: Role) -> tuple[str, ...]:
     return tuple(name for role in roles for name in FIELDS if rule(name).role is role)
 
 
-DATA_PLACES = with_roles(Role.DATA_SET, Role.DATA_PATH, Role.DATA_WORKERS)
+DATA_SOURCE_OPTIONS = with_roles(Role.DATA_SET, Role.DATA_PATH, Role.DATA_WORKERS)
 """Options that a command needs to load the images that a ticket or checkpoint was made for."""
-PLACES = with_roles(Role.DATA_PATH, Role.OUTPUT_PATH, Role.RUN_NAME)
+PATH_OPTIONS = with_roles(Role.DATA_PATH, Role.OUTPUT_PATH, Role.RUN_NAME)
 """Options that name paths to read from and write to. They come from the command line or the run
 folder, never from a checkpoint, which may be somebody else's.
 """
-CHECKPOINT_FACTS = with_roles(Role.ARCHITECTURE, Role.NETWORK, Role.CLASSES)
+NETWORK_OPTIONS = with_roles(Role.ARCHITECTURE, Role.NETWORK, Role.CLASSES)
 """Options that a checkpoint or a ticket answers: a flag that contradicts it is an error."""

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UserError, did_you_mean, shown
+from ..errors import UserError, abbreviated, did_you_mean
 from .schema import FIELDS, TYPES, rule
 
 NO_RGCONV = "the original research code has no layer type RGConv either"
@@ -16,7 +16,7 @@ _PROCESSES = (
     "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which set the number of"
     " processes and their ranks"
 )
-LEFT_OUT_KEYS = {
+UNSUPPORTED_OPTIONS = {
     "random_subnet": "it freezes the initial scores, so that nothing would be searched for",
     "world_size": _PROCESSES,
     "rank": _PROCESSES,
@@ -89,7 +89,7 @@ def _note(name: str, value: Any) -> str:
 
 def _place(where: str, name: str, value: Any) -> str:
     """ "--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
-    text = shown(value)
+    text = abbreviated(value)
     return f"{where} {text}" if where.startswith("--") else f"{where}: {name} = {text}"
 
 
@@ -131,8 +131,10 @@ def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
 
 def reject_unknown(key: str, value: Any, where: str) -> None:
     """Raise UserError if `key` is no option; `where`: the file or the flag, for the message."""
-    if key in LEFT_OUT_KEYS:
-        raise UserError(f"{where}: {key} is left out: {LEFT_OUT_KEYS[key]}")
+    if key in UNSUPPORTED_OPTIONS:
+        raise UserError(f"{where}: {key} is left out: {UNSUPPORTED_OPTIONS[key]}")
     if key not in FIELDS:
         hint = did_you_mean(key, FIELDS) or "; see biprop find --help"
-        raise UserError(f"{where}: unknown key {shown(repr(key))} = {shown(value)}{hint}")
+        raise UserError(
+            f"{where}: unknown key {abbreviated(repr(key))} = {abbreviated(value)}{hint}"
+        )

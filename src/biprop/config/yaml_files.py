@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, did_you_mean, one_line, shown
+from ..errors import UserError, abbreviated, did_you_mean, one_line
 from ..files import is_file
 from .values import ALIASES, NO_RGCONV, coerce, reject_unknown
 
@@ -15,7 +15,7 @@ DEFAULT_CONFIG = "digits"
 MAX_BYTES = 1 << 20
 """Largest configuration file that is read."""
 
-LEFT_OUT = (
+UNSUPPORTED_CONFIGS = (
     "conv4wide_05_baseline",
     "conv4wide_hlrrg_wide",
     "conv4wide_rg_wide",
@@ -67,7 +67,7 @@ def _why_not_found(stem: str, matches: Sequence[Path], files: Sequence[Path]) ->
         root = Path(str(packaged()))
         paths = ", ".join(f"configs/{match.relative_to(root)}" for match in matches)
         return f"several files have that name: {paths}"
-    if stem in LEFT_OUT:
+    if stem in UNSUPPORTED_CONFIGS:
         return f"left out: it asks for RGConv, and {NO_RGCONV}"
     return f"no such file{did_you_mean(stem, [file.stem for file in files])}"
 
@@ -106,10 +106,10 @@ def _read_base(path: Path, base: str, derived: tuple[Path, ...]) -> dict[str, An
     base_path = path.parent / base
     derived = (*derived, path.resolve())
     if not is_file(base_path):
-        raise UserError(f"{path}: base = {shown(repr(base))}: no such file")
+        raise UserError(f"{path}: base = {abbreviated(repr(base))}: no such file")
     if base_path.resolve() in derived:
         raise UserError(
-            f"{path}: base = {shown(repr(base))}: a circle: that file is based on this one"
+            f"{path}: base = {abbreviated(repr(base))}: a circle: that file is based on this one"
         )
     return _read_file(base_path, derived)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import rng
 from ..distributed import ALONE, Group
 from ..errors import UserError
-from ..names import MOST_CHARACTERS, escaped, is_name
+from ..names import MAX_CHARACTERS, escaped, is_name
 from . import augment, augmix
 from .augmix import AugMix
 from .sources import Source, Split
@@ -318,7 +318,7 @@ def _printable(classes: Sequence[str]) -> list[str]:
         if not is_name(name):
             raise UserError(
                 f"the class {name[:40]}...: its name has {len(name):,} characters, more than"
-                f" {MOST_CHARACTERS:,}"
+                f" {MAX_CHARACTERS:,}"
             )
     if len(set(names)) < len(set(classes)):
         twice = next(name for name in names if names.count(name) > 1)

@@ -21,7 +21,7 @@ from ..errors import integer
 from ..names import is_name
 from ..ticket import Ticket, TicketError, container
 from ..ticket.container import check
-from ..ticket.state import MOST_CHARACTERS, MOST_NAMES
+from ..ticket.state import MAX_CHARACTERS, MOST_NAMES
 from ..ticket.ticket import DEFAULT_MOST_WEIGHTS
 from .gate import RINGS, Floats, Gate, Gating, features_of
 
@@ -276,7 +276,7 @@ def _read_cards(
         at += size
         names += len(card.state)
         characters += sum(map(len, card.state))
-        fits = names <= MOST_NAMES and characters <= MOST_CHARACTERS
+        fits = names <= MOST_NAMES and characters <= MAX_CHARACTERS
         check(fits, f"{names} names of tensors, of {characters} characters, in its cards")
     return cards
 

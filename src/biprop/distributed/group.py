@@ -111,13 +111,13 @@ class Group:
         me = f"process {self.rank} of {self.size} ({self.launcher})"
         where = f"{self.address}:{self.port}"
         notice = f"{me} waits for the others at {where}, at most {PATIENCE:.0f} s"
-        timer = threading.Timer(NOTICE_AFTER, screen.tell, [notice])
+        timer = threading.Timer(NOTICE_AFTER, screen.report, [notice])
         timer.daemon = True
         if self.rank < 2:  # not hundreds of times
             timer.start()
         try:
             # While this waits for the others, Python's own signal handlers would not run.
-            with interrupts.handled(interrupts.TO_STOP, signal.SIG_DFL):
+            with interrupts.handling(interrupts.STOP_SIGNALS, signal.SIG_DFL):
                 timeout = timedelta(seconds=PATIENCE)
                 dist.init_process_group(
                     backend, None, timeout, self.size, self.rank, self._store_of_this_start()
@@ -219,7 +219,7 @@ class Group:
     def _shared_error(self, message: str, rank: int) -> UserError:
         """An error that all processes raise; only `rank` prints it."""
         error = UserError(message)
-        error.told = self.rank != rank
+        error.is_reported = self.rank != rank
         return error
 
     def by_all(self, make: Callable[[], T]) -> T:
@@ -284,7 +284,7 @@ def _end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == int(parent):
             time.sleep(1)
-        screen.tell("the process that started this one has died")
+        screen.report("the process that started this one has died")
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -43,7 +43,7 @@ def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -
         _send(processes, number)
 
     try:
-        with interrupts.handled(interrupts.TO_STOP, pass_on):
+        with interrupts.handling(interrupts.STOP_SIGNALS, pass_on):
             for rank in range(count):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 # Process groups of their own: a terminal's Ctrl-C would reach them twice.
@@ -75,8 +75,8 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 def _exit_code(code: int, received: Sequence[int]) -> int:
     """The exit code of `launch` for a code of Popen's, which is negative after a signal."""
-    if -code in received and -code in interrupts.TO_END:
-        return interrupts.STOPPED
+    if -code in received and -code in interrupts.TERMINATION_SIGNALS:
+        return interrupts.EXIT_STOPPED
     return code if code >= 0 else 128 - code
 
 
@@ -98,7 +98,7 @@ def _first_failure(processes: Sequence[subprocess.Popen[bytes]], received: Seque
             failure, since = next(code for code in codes if code), time.monotonic()
             if failure < 0 and not received:
                 killed = f"process {codes.index(failure)} of {len(codes)} was killed"
-                screen.tell(f"{killed} ({signal.Signals(-failure).name})")
+                screen.report(f"{killed} ({signal.Signals(-failure).name})")
         if failure and time.monotonic() - since > GRACE:
             for process in processes:
                 process.kill()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..errors import UserError, integer
-from ..files import replacing
+from ..files import atomic_write
 from ..ticket import Ticket, TicketError
 from .lower import lower
 from .reference import Reference
@@ -238,7 +238,7 @@ class Engine:
         if self._too_large:
             raise UserError(f"{path}: not written, as no core could load it: {self._too_large}")
         try:
-            with replacing(Path(path)) as file:
+            with atomic_write(Path(path)) as file:
                 file.write(self._program)
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributed import Group
-from ..errors import shown
+from ..errors import abbreviated
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Counts:
         """
         names = {field.name for field in fields(Counts)}
         if not isinstance(record, dict) or set(record) != names:
-            raise ValueError(f"no counts of images: {shown(record)}")
+            raise ValueError(f"no counts of images: {abbreviated(record)}")
         counts = Counts(**record)
         numbers = (counts.images, counts.right, counts.right_in_5)
         if not all(map(_is_count, numbers)) or not _is_finite(counts.loss_sum):
-            raise ValueError(f"no counts of images: {shown(record)}")
+            raise ValueError(f"no counts of images: {abbreviated(record)}")
         return counts
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> float:

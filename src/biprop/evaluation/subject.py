@@ -24,7 +24,9 @@ from .counts import Counts, evaluate
 from .device import choose_device, evaluation_batch
 from .engine_model import Packed
 
-_TOLD = options.with_roles(options.Role.DATA_SET, options.Role.SELECTION, options.Role.NETWORK)
+_RECORDED_OPTIONS = options.with_roles(
+    options.Role.DATA_SET, options.Role.SELECTION, options.Role.NETWORK
+)
 """Options of its search that a ticket records and that are read from it.
 
 Paths are not read from it: a file does not choose which other files are opened.
@@ -137,7 +139,7 @@ def _recorded_config(ticket: Ticket, path: str | Path) -> Config:
     recorded = ticket.found.get("options")
     if not isinstance(recorded, dict):
         return Config()
-    values = {name: value for name, value in recorded.items() if name in _TOLD}
+    values = {name: value for name, value in recorded.items() if name in _RECORDED_OPTIONS}
     return Config(**{name: options.coerce(name, values[name], str(path)) for name in values})
 
 
@@ -155,7 +157,7 @@ def _check_flags(
         "arch": network["name"],
         "num_classes": network["num_classes"],
     }
-    for name in options.CHECKPOINT_FACTS:
+    for name in options.NETWORK_OPTIONS:
         if flags.get(name) is not None and flags[name] != facts[name]:
             flag = f"--{name.replace('_', '-')} {flags[name]}"
             raise UserError(f"{flag}: but {path} says {facts[name]}")
@@ -163,13 +165,13 @@ def _check_flags(
 
 def _places(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that say where the data are."""
-    return {name: flags[name] for name in options.DATA_PLACES if name in flags}
+    return {name: flags[name] for name in options.DATA_SOURCE_OPTIONS if name in flags}
 
 
 def _here(config: Config, places: Mapping[str, Any]) -> Config:
     """The options for the whole data in these places."""
     here = dataclasses.replace(config, **places, low_data=1.0, one_batch=False, num_classes=None)
-    options.check_place(here, places)
+    options.check_data_path(here, places)
     return here
 
 
@@ -180,7 +182,7 @@ def load_data(subject: Subject, console: Console) -> DataSet:
         UserError: see `data.load`; or the data are of another task.
     """
     config = subject.config
-    options.check_source(config)
+    options.check_data_source(config)
     if config.set in ("folder", "hub") and not config.stream:
         # The network decides, not what the images happen to be.
         config = dataclasses.replace(config, channels=subject.task.channels)

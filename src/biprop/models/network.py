@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import rng
 from ..config import Config
-from ..errors import UserError, one_line, shown
+from ..errors import UserError, abbreviated, one_line
 from ..subnetwork import Subnetwork, convert
 from ..subnetwork.init import draw_weight
 from ..subnetwork.layers import BinaryActivation, maskable
@@ -99,7 +99,9 @@ def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str
         with torch.device("meta"):
             return _build_dense(config, task, ancestor).state_dict()
     except (ValueError, RuntimeError, TypeError) as e:  # a width beyond all integers
-        raise UserError(f"arch = {shown(config.arch)}: cannot be built: {one_line(e)}") from None
+        raise UserError(
+            f"arch = {abbreviated(config.arch)}: cannot be built: {one_line(e)}"
+        ) from None
 
 
 def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(content.getvalue())
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror}") from None

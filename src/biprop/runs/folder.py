@@ -20,7 +20,7 @@ from .. import __version__
 from .. import config as options
 from ..config import Config
 from ..errors import UserError
-from ..files import remove_unfinished, replace_text, sync_folder
+from ..files import remove_temporary_files, sync_folder, write_text_atomically
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 INITIAL, LAST, BEST = "initial.state", "epoch_most_recent.state", "model_best.pth"
@@ -40,7 +40,7 @@ _LOCK = ".running"
 _LOCK_TIMEOUT = 1.0
 """Seconds to wait for the lock of a run folder: `biprop status` may hold it for a moment."""
 
-_OF_THE_MACHINE = options.with_roles(
+_MACHINE_OPTIONS = options.with_roles(
     options.Role.DATA_PATH,
     options.Role.DATA_WORKERS,
     options.Role.OUTPUT_PATH,
@@ -73,7 +73,7 @@ def make(config: Config, config_name: str, take_over: bool = False) -> Path:
         (folder / CHECKPOINTS).mkdir(exist_ok=take_over)
         (folder / LOGS).mkdir(exist_ok=take_over)
         sync_folder(folder.parent)
-        replace_text(folder / SETTINGS, _versions() + options.as_yaml(config))
+        write_text_atomically(folder / SETTINGS, _versions() + options.as_yaml(config))
     except OSError as e:
         reason = f"cannot write the run folder: {e.strerror}: {e.filename}"
         raise UserError(f"--log-dir {config.log_dir}: {reason}") from None
@@ -135,7 +135,7 @@ def _has_options(folder: Path, config: Config) -> bool:
 
 
 def _without_machine(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _OF_THE_MACHINE}
+    return {name: value for name, value in settings.items() if name not in _MACHINE_OPTIONS}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -164,8 +164,8 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as e:
         raise UserError(f"{folder}: cannot be written: {e.strerror}") from None
     try:
-        remove_unfinished(folder)
-        remove_unfinished(folder / CHECKPOINTS)
+        remove_temporary_files(folder)
+        remove_temporary_files(folder / CHECKPOINTS)
         yield
     finally:
         lock.release()
@@ -238,7 +238,7 @@ class ProgressFile:
         if at_once or time.monotonic() - self._written >= self._every:
             self._written = time.monotonic()
             record = {**self._facts, "written": time.time()}
-            replace_text(self._path, json.dumps(record, indent=1) + "\n")
+            write_text_atomically(self._path, json.dumps(record, indent=1) + "\n")
 
 
 def has_final_status(folder: Path) -> bool:

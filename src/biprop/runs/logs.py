@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..files import replace_text
+from ..files import write_text_atomically
 from .folder import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -117,4 +117,4 @@ def forget_after(folder: Path, epoch: int) -> None:
     path = folder / METRICS
     if path.is_file():
         kept = [line for line in read_metrics(path) if line["epoch"] <= epoch]
-        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))

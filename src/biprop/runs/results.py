@@ -17,7 +17,7 @@ from typing import Any
 from .. import screen
 from ..config import Config
 from ..errors import UserError, one_line
-from ..files import replacing, sync_folder
+from ..files import atomic_write, sync_folder
 
 RESULT_COLUMNS = (
     "Date Finished",
@@ -73,7 +73,7 @@ def append_result(
     path: Path,
     row: Mapping[str, Any],
     is_asked_to_stop: Callable[[], bool] = lambda: False,
-    tell: Callable[[str], None] = screen.tell,
+    tell: Callable[[str], None] = screen.report,
 ) -> None:
     """Append the row of a run to results.csv, unless the table has this very row.
 
@@ -104,7 +104,7 @@ def _write_waiting_row(path: Path, line: bytes, tell: Callable[[str], None]) -> 
     """Write the row into a file beside the table."""
     digest = hashlib.sha256(line).hexdigest()[:12]
     name = f"{path.name}.{digest}{_ROW_SUFFIX}"
-    with replacing(path.with_name(name)) as file:
+    with atomic_write(path.with_name(name)) as file:
         file.write(line)
     tell(f"{path}: still locked: the row waits in {name} for the next run that ends")
 

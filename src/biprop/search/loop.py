@@ -23,7 +23,7 @@ from ..distributed import ALONE, Group
 from ..errors import UserError, one_line
 from ..evaluation.counts import Counts, evaluate
 from ..evaluation.device import choose_device, evaluation_batch
-from ..interrupts import TO_STOP, StopRequest
+from ..interrupts import STOP_SIGNALS, StopRequest
 from ..models.network import Network, Task, build_network
 from ..runs import results
 from ..runs.folder import BEST, CHECKPOINTS, INITIAL, LAST, RESULT, has_final_status, held, make
@@ -422,7 +422,7 @@ class Search:
         """
         if self.group.size > 1 and self.state.step % SYNCHRONISE_EVERY:
             return  # each exchange costs an all-reduce
-        signals = [self.stop.signal == number for number in TO_STOP]
+        signals = [self.stop.signal == number for number in STOP_SIGNALS]
         is_due, is_not_finite, *is_asked = self._in_any_process(
             [self._is_checkpoint_due(), self._loss_is_not_finite, *signals]
         )
@@ -430,7 +430,7 @@ class Search:
             raise FloatingPointError(NON_FINITE_LOSS)
         if is_due or any(is_asked):
             self._save_between_steps()
-        for number in itertools.compress(TO_STOP, is_asked):
+        for number in itertools.compress(STOP_SIGNALS, is_asked):
             _raise_stop(number)
 
     def _in_any_process(self, flags: list[bool]) -> list[bool]:

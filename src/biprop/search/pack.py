@@ -13,14 +13,14 @@ import torch
 
 from .. import __version__, checkpoint
 from .. import config as options
-from ..errors import UserError, one_line, shown
+from ..errors import UserError, abbreviated, one_line
 from ..evaluation.counts import Counts
 from ..models.network import Network
 from ..models.plans import takes_width
 from ..runs.folder import BEST, RESULT, find_checkpoint
 from ..ticket import Ticket
 
-_NOT_TOLD = options.with_roles(
+_UNRECORDED_OPTIONS = options.with_roles(
     options.Role.DATA_PATH,
     options.Role.DATA_WORKERS,
     options.Role.RUN_NAME,
@@ -115,7 +115,7 @@ def _changed_options(content: checkpoint.Content) -> dict[str, Any]:
     recorded = {
         name: value
         for name, value in options.as_dict(content.config).items()
-        if name not in _NOT_TOLD
+        if name not in _UNRECORDED_OPTIONS
     }
     return {name: value for name, value in recorded.items() if value != default[name]}
 
@@ -141,7 +141,7 @@ def _test_counts(content: checkpoint.Content, file: Path) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    return shown(value) if isinstance(value, str) else None
+    return abbreviated(value) if isinstance(value, str) else None
 
 
 def _counts(record: Any, file: Path) -> dict[str, Any] | None:

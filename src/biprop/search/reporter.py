@@ -18,7 +18,7 @@ from ..config import Config
 from ..console import Bar, Console
 from ..data import DataSet
 from ..evaluation.counts import Counts
-from ..files import replace_text
+from ..files import write_text_atomically
 from ..models.network import Network
 from ..runs import logs, results
 from ..runs.folder import LAYERS, LOGS, RESULT, ROW, ProgressFile, read_object
@@ -318,4 +318,4 @@ def _option_columns(config: Config) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    replace_text(path, json.dumps(value, indent=1) + "\n")
+    write_text_atomically(path, json.dumps(value, indent=1) + "\n")

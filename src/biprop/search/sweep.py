@@ -19,7 +19,7 @@ from .. import config as options
 from .. import screen
 from ..config import Config
 from ..errors import UserError, did_you_mean
-from ..files import replace_text
+from ..files import write_text_atomically
 
 if TYPE_CHECKING:
     from ..checkpoint import Content
@@ -156,7 +156,7 @@ class Sweep:
     def record(self, cell: Cell, status: str, **facts: Any) -> None:
         """Write the state of a cell (an atomic write)."""
         state = {"values": cell.values, "status": status, **facts}
-        replace_text(self._path(cell), json.dumps(state, indent=1) + "\n")
+        write_text_atomically(self._path(cell), json.dumps(state, indent=1) + "\n")
 
     def unfinished(self, number: int | None = None) -> Iterator[Cell]:
         """The cells that are neither done nor diverged: all of them, or cell `number` if it is one.
@@ -215,7 +215,7 @@ class _Loader:
 
 def _warn_about(data: DataSet) -> None:
     for note in (*data.notes, *data.search_notes):
-        screen.tell(f"warning: {note}")
+        screen.report(f"warning: {note}")
 
 
 def _run_cell(sweep: Sweep, cell: Cell, data: DataSet, console: Console) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TicketError, UserError, one_line
-from ..files import replacing
+from ..files import atomic_write
 
 T = TypeVar("T")
 MOST_HEADER, MOST_FILE = 1 << 24, 1 << 33
@@ -83,7 +83,7 @@ def save(path: str | Path, content: bytes) -> int:
         UserError: it cannot be written.
     """
     try:
-        with replacing(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             file.write(content)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror}") from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..names import is_name
 from .container import check, whole_numbers
 
-MOST_NAMES, MOST_CHARACTERS = 1 << 18, 1 << 24
+MOST_NAMES, MAX_CHARACTERS = 1 << 18, 1 << 24
 """Of the tensors in `state`: their directory is short where many names have a part in common."""
 
 
@@ -115,8 +115,8 @@ def _check_directory(directory: Any, numbers: int) -> None:
     check(names <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
     characters = sum(map(_characters_in, directory))
     check(
-        characters <= MOST_CHARACTERS,
-        f"names of {characters} characters in the state, more than {MOST_CHARACTERS}",
+        characters <= MAX_CHARACTERS,
+        f"names of {characters} characters in the state, more than {MAX_CHARACTERS}",
     )
     has_their_size = sum(map(_numbers_in, directory)) == numbers
     check(has_their_size, "a state of another size than its directory")
