@@ -48,13 +48,13 @@ class Outcome:
 
     Attributes:
         code: exit code.
-        said: the last line on standard error.
+        message: the last line on standard error.
         seconds: from the fault to the end of the process.
         after: what came of going on.
     """
 
     code: int
-    said: str
+    message: str
     seconds: float
     after: str
 
@@ -88,11 +88,11 @@ def end_of(
     process: subprocess.Popen[str], since: float, after: str = "", where: Path | None = None
 ) -> Outcome:
     _, err = process.communicate(timeout=PATIENCE)
-    said = re.sub(r"^biprop: ", "", (err.strip().splitlines() or [""])[-1])
+    message = re.sub(r"^biprop: ", "", (err.strip().splitlines() or [""])[-1])
     if where:
-        said = said.replace(f"{where}/", "")
+        message = message.replace(f"{where}/", "")
     assert "Traceback" not in err, err
-    return Outcome(process.returncode, said, time.monotonic() - since, after)
+    return Outcome(process.returncode, message, time.monotonic() - since, after)
 
 
 def state_of(run: Path) -> dict[str, torch.Tensor]:
@@ -119,7 +119,7 @@ def uninterrupted(*flags: str) -> Path:
     """The same search without a fault; its run folder."""
     folder = Path(tempfile.mkdtemp(prefix="biprop-whole-"))
     outcome = end_of(start(folder, *flags), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     return folder
 
 
@@ -128,7 +128,7 @@ def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
     run has.
     """
     outcome = end_of(start(folder, *flags, "--resume", "auto"), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     assert same_bits(folder / run, uninterrupted(*flags) / run, only)
     return f"goes on; {only or 'final state'} bit-identical"
 
@@ -281,7 +281,7 @@ STREAMED = [
     "--image-size",
     "32",
     "--data",
-    "pictures",
+    "images",
     "--workers",
     "2",
     "--batch-size",
@@ -294,7 +294,7 @@ def photographs(folder: Path) -> Path:
     """A copy of the same photographs, which the run reads while it trains."""
     from conftest import write_photographs
 
-    return write_photographs(folder / "pictures")
+    return write_photographs(folder / "images")
 
 
 @cache
@@ -302,28 +302,28 @@ def streamed_uninterrupted() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="biprop-whole-"))
     photographs(folder)
     outcome = end_of(start(folder, *STREAMED), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     return folder
 
 
 def streamed_going_on(folder: Path) -> str:
     outcome = end_of(start(folder, *STREAMED, "--resume", "auto"), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     assert same_bits(folder / STREAMED_RUN, streamed_uninterrupted() / STREAMED_RUN)
     return "goes on; final state bit-identical"
 
 
 def data_vanish(folder: Path) -> Outcome:
-    """A picture that has yet to be read is deleted"""
-    pictures = photographs(folder)
+    """An image that has yet to be read is deleted"""
+    images = photographs(folder)
     process = start(folder, *STREAMED)
     wait_for((folder / STREAMED_RUN / LAST).exists, process)
     since = time.monotonic()
-    (pictures / "train" / "red").rename(folder / "elsewhere")
+    (images / "train" / "red").rename(folder / "elsewhere")
     outcome = end_of(process, since, where=folder)
-    (folder / "elsewhere").rename(pictures / "train" / "red")
-    outcome.said = re.sub(r"red/\d+", "red/N", outcome.said)
-    outcome.after = f"picture restored: {streamed_going_on(folder)}"
+    (folder / "elsewhere").rename(images / "train" / "red")
+    outcome.message = re.sub(r"red/\d+", "red/N", outcome.message)
+    outcome.after = f"image restored: {streamed_going_on(folder)}"
     return outcome
 
 
@@ -336,7 +336,7 @@ def children(process: int) -> list[int]:
 
 
 def reader_killed(folder: Path) -> Outcome:
-    """A process that reads pictures is killed"""
+    """A process that reads images is killed"""
     photographs(folder)
     process = start(folder, *STREAMED)
     wait_for((folder / STREAMED_RUN / LAST).exists, process)
@@ -344,7 +344,7 @@ def reader_killed(folder: Path) -> Outcome:
     since = time.monotonic()
     os.kill(children(process.pid)[0], signal.SIGKILL)
     outcome = end_of(process, since)
-    outcome.said = re.sub(r"\(pid\D*[\d, ]+\)", "(pid N)", outcome.said)
+    outcome.message = re.sub(r"\(pid\D*[\d, ]+\)", "(pid N)", outcome.message)
     outcome.after = streamed_going_on(folder)
     return outcome
 
@@ -404,7 +404,10 @@ def restarted(folder: Path) -> Outcome:
     outcome = end_of(process, since)
     assert not (folder / RUN / "0").exists()  # it has not begun anew
     assert same_bits(folder / RUN, uninterrupted(*TWO) / RUN, "scores")
-    outcome.said, outcome.seconds = "", 0  # a page of torchrun's; and it did not end, but went on
+    outcome.message, outcome.seconds = (
+        "",
+        0,
+    )  # a page of torchrun's; and it did not end, but went on
     outcome.after = "both are started again and go on by themselves; scores bit-identical"
     return outcome
 
@@ -470,7 +473,7 @@ def resumed_twice(folder: Path) -> Outcome:
     first.send_signal(signal.SIGSTOP)  # or it would be done before the second one begins
     outcome = end_of(start(folder, "--resume", "auto"), time.monotonic())
     first.send_signal(signal.SIGCONT)
-    outcome.said = re.sub(r"process \d+ on [^)]*", "process N on HOST", outcome.said)
+    outcome.message = re.sub(r"process \d+ on [^)]*", "process N on HOST", outcome.message)
     assert end_of(first, time.monotonic()).code == 0
     assert same_bits(folder / RUN, uninterrupted() / RUN)
     outcome.after = "the first one: final state bit-identical"
@@ -478,7 +481,7 @@ def resumed_twice(folder: Path) -> Outcome:
 
 
 def damaged(folder: Path) -> Outcome:
-    """The checkpoint to go on from was cut short by something else"""
+    """The checkpoint to go on from is truncated by something else"""
     process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     process.terminate()
@@ -544,9 +547,7 @@ def main() -> None:
             outcome = killed(place, arguments.kills, flags, run, spread=3)
             print(f"kill -9 on CIFAR-10: {outcome.after}")
             return
-        print(
-            "| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|"
-        )
+        print("| fault | exit code | ended after | message | afterwards |\n|---|---|---|---|---|")
         for fault in (
             FAULTS
             if not arguments.faults
@@ -558,7 +559,7 @@ def main() -> None:
             try:
                 o = fault(folder)
                 seconds = f"{o.seconds:.1f} s" if o.seconds else ""
-                print(f"| {what} | {o.code} | {seconds} | {o.said} | {o.after} |", flush=True)
+                print(f"| {what} | {o.code} | {seconds} | {o.message} | {o.after} |", flush=True)
             except CannotBeDone as e:
                 print(f"| {what} | not injected: {e} | | | |", flush=True)
     finally:

@@ -114,10 +114,10 @@ def test_the_test_cut_is_resize_256_and_center_crop_224(
     width: int, height: int, scaled: tuple[int, int]
 ) -> None:
     with Image.open(io.BytesIO(smooth_jpeg(width, height))) as image:
-        cut = centre_crop(image, 224)
+        crop = centre_crop(image, 224)
         resized = image.convert("RGB").resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - 224) / 2), round((scaled[1] - 224) / 2)
-    assert np.array_equal(np.asarray(cut), np.asarray(resized)[top : top + 224, left : left + 224])
+    assert np.array_equal(np.asarray(crop), np.asarray(resized)[top : top + 224, left : left + 224])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
