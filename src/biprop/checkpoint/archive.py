@@ -188,7 +188,8 @@ def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
         )
         if is_compressed or entry.header_offset < end or entry.filename in names:
             raise UserError(
-                f"{path}: refused: record {abbreviated(repr(entry.filename))} is compressed or overlaps"
+                f"{path}: refused: record {abbreviated(repr(entry.filename))} is compressed or"
+                " overlaps"
                 " another one"
             )
         end = entry.header_offset + _LOCAL_HEADER + entry.file_size
@@ -221,7 +222,8 @@ def _check_sums(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
         raise _unreadable(path, one_line(e)) from None
     if damaged is not None:
         raise UserError(
-            f"{path}: damaged: the checksum of its record {abbreviated(repr(damaged))} does not fit the"
+            f"{path}: damaged: the checksum of its record {abbreviated(repr(damaged))} does not fit"
+            " the"
             " content"
         )
     yield (
@@ -250,7 +252,8 @@ def _why(error: pickle.UnpicklingError) -> str:
     if not name:
         return "it holds more than plain values and tensors, and may carry code"
     return (
-        f"it holds an object of {abbreviated(name[1])}, and may carry code. If you trust it, save it anew"
+        f"it holds an object of {abbreviated(name[1])}, and may carry code. If you trust it, save it"
+        " anew"
         " without that: c = torch.load(FILE, weights_only=False); torch.save({k: c[k] for k in"
         " ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
     )

@@ -82,7 +82,8 @@ def _load(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     for key, value in fields["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{path}: not a checkpoint of a network: {abbreviated(repr(key))} in its 'state_dict' is"
+                f"{path}: not a checkpoint of a network: {abbreviated(repr(key))} in its 'state_dict'"
+                " is"
                 " no tensor with a name"
             )
     return fields, warnings
@@ -184,7 +185,8 @@ class Content:
         ours: the entry "biprop", or None for a file of the original research code.
         epoch: number of completed epochs.
         config, task: the options and the task that the network was made for. Paths
-            (`config.PATH_OPTIONS`) are those of the run folder that contains the file, or the defaults.
+            (`config.PATH_OPTIONS`) are those of the run folder that contains the file, or the
+            defaults.
         warnings: for the user, one line each.
     """
 
@@ -346,7 +348,8 @@ def config_name(content: Content) -> str:
     name = (content.ours or {}).get("config_name", content.config.arch)
     if not options.is_file_name(name):
         raise UserError(
-            f"{content.path}: refused: config_name = {abbreviated(repr(name))}: {options.FILE_NAME_RULE}"
+            f"{content.path}: refused: config_name = {abbreviated(repr(name))}:"
+            f" {options.FILE_NAME_RULE}"
         )
     return str(name)
 
