@@ -95,7 +95,7 @@ def test_mistakes_in_predict(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("\n") == 2
     for arguments, message in (
         (["a.mpt", "pictures/3.png"], "pictures/3.png: not a readable image"),
-        (["a.mpt", "empty"], "empty: no pictures in this folder"),
+        (["a.mpt", "empty"], "empty: no images in this folder"),
         (["a.mpt", "none.png"], "none.png: cannot be read: No such file"),
         (["none.mpt", "pictures"], "none.mpt: cannot be read"),
         (["pictures/0.png", "pictures"], "pictures/0.png: not a ticket"),

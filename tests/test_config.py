@@ -225,7 +225,7 @@ def test_options_of_the_machine_do_not_change_a_ticket() -> None:
         task = Task(10, 3, (32, 32))
         path = Path("model_best.pth")
         content = Content(path, {}, {}, {"version": "0"}, 3, settings, task, [])
-        return pack._found(content, path)
+        return pack._provenance(content, path)
 
     plain = config.Config(arch="Conv2", prune_rate=0.2, lr=0.2)
     assert recorded(dataclasses.replace(plain, **changed)) == recorded(plain)

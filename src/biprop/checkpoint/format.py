@@ -82,9 +82,8 @@ def _load(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     for key, value in fields["state_dict"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{path}: not a checkpoint of a network: {abbreviated(repr(key))} in its 'state_dict'"
-                " is"
-                " no tensor with a name"
+                f"{path}: not a checkpoint of a network: {abbreviated(repr(key))} in its"
+                " 'state_dict' is no tensor with a name"
             )
     return fields, warnings
 
