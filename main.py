@@ -9,7 +9,7 @@ from pathlib import Path
 
 source = str(Path(__file__).resolve().parent / "src")
 sys.path.insert(0, source)
-# For the processes that --multigpu starts.
+# The processes that --multigpu starts import the package from there as well.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
 
 from biprop.cli import main  # noqa: E402

@@ -1,9 +1,9 @@
 """Images per second of AugMix on batches against the usual way: Pillow, image by image, in worker
 processes.
 
-Both cut, flip, mix (width 3, random depth, severity 3) and normalise batches of 128 images of 32x32
-pixels, on all cores: here batches in as many threads, there a DataLoader with as many workers. They
-take turns, so that what else the machine does falls on both.
+Both crop, flip, mix (width 3, random depth, severity 3) and normalise batches of 128 images of
+32x32 pixels, on all cores: here batches in as many threads, there a DataLoader with as many
+workers. They take turns, so that other load on the machine affects both.
 
     python benchmarks/augment.py [--rounds 9] [--cores 2]
 """
@@ -14,7 +14,8 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is loaded
 
@@ -31,6 +32,7 @@ from biprop.data.sources import Images
 
 BATCH, BATCHES, SIDE, SEVERITY, WIDTH = 128, 16, 32, 3, 3
 RANDOM = np.random.default_rng(0)
+MakeBatches = Callable[[], Iterable[Any]]
 
 
 def level() -> float:
@@ -107,39 +109,51 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.cores)
-    # Natural pictures have smooth areas and all sorts of histograms; noise would flatter neither
-    # way.
-    coarse = torch.rand(BATCH * BATCHES, 3, 6, 6)
-    pixels = (
-        torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
-        .clamp(0, 1)
-        .mul(255)
-        .to(torch.uint8)
-    )
+    pixels = smooth_images(BATCH * BATCHES)
     images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
     source = Source(images, images, ["a", "b"], CIFAR_MEAN, CIFAR_STD, augment="crop+flip")
     recipe = Recipe(augmix=AugMix(WIDTH, -1, SEVERITY))
-    ours = DataSet(source, select_on="test", recipe=recipe)
+    biprop = DataSet(source, select_on="test", recipe=recipe)
     pillow = DataLoader(
         PillowAugMix(pixels), BATCH, num_workers=arguments.cores, persistent_workers=True
     )
-
-    def seconds(batches: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        for _ in batches():  # type: ignore[attr-defined]
-            pass
-        return time.perf_counter() - start
-
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, MakeBatches] = {
         "Pillow, worker processes": lambda: pillow,
-        "biprop, batches": lambda: ours.training_batches(BATCH, 0, 0),
+        "biprop, batches": lambda: biprop.training_batches(BATCH, 0, 0),
     }
+    report(measure(ways, len(pixels), arguments.rounds))
+
+
+def smooth_images(count: int) -> Tensor:
+    """[count, 3, SIDE, SIDE] uint8.
+
+    Natural images have smooth areas and all sorts of histograms; noise would flatter neither way.
+    """
+    coarse = torch.rand(count, 3, 6, 6)
+    large = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
+    return large.clamp(0, 1).mul(255).to(torch.uint8)
+
+
+def measure(ways: dict[str, MakeBatches], count: int, rounds: int) -> dict[str, list[float]]:
+    """Images per second of each way in each round; `count` images make an epoch."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(arguments.rounds + 1):
+    for turn in range(rounds + 1):
         for name, batches in ways.items():
-            rate = len(pixels) / seconds(batches)
-            if turn:  # the first starts workers and fills caches
+            rate = count / seconds(batches)
+            if turn:  # the first one starts workers and fills caches
                 rates[name].append(rate)
+    return rates
+
+
+def seconds(batches: MakeBatches) -> float:
+    """Time of one epoch."""
+    start = time.perf_counter()
+    for _ in batches():
+        pass
+    return time.perf_counter() - start
+
+
+def report(rates: dict[str, list[float]]) -> None:
     for name, values in rates.items():
         print(
             f"{name:26} {statistics.median(values):9,.0f} images/s  ({min(values):,.0f} to"

@@ -15,7 +15,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,6 +31,10 @@ from biprop.robustness.severities import NAMES, SEVERITIES
 
 OURS, THEIRS = 1000, 32
 """Images of each corruption and severity in a round."""
+Way = tuple[int, Callable[[str, int], None]]
+"""Number of images, and a function of a corruption and a severity."""
+Seconds = dict[str, list[float]]
+"""An image takes, by corruption and round."""
 
 
 def one_by_one(task: tuple[NDArray[np.uint8], str, int]) -> None:
@@ -53,48 +57,55 @@ def main() -> None:
     torch.set_num_threads(arguments.cores)
     test = cifar.cifar(arguments.data, "CIFAR10").test
     (pixels,) = (images for images, _ in test.batches([np.arange(OURS)], None))
-    arrays = pixels[:THEIRS].permute(0, 2, 3, 1).numpy()
-
+    arrays = np.array_split(pixels[:THEIRS].permute(0, 2, 3, 1).numpy(), arguments.cores)
     with get_context("spawn").Pool(arguments.cores) as pool:
-        ways: dict[str, tuple[int, Callable[[str, int], object]]] = {
-            "imagecorruptions-imaug": (
-                THEIRS,
-                lambda name, severity: pool.map(
-                    one_by_one,
-                    [(part, name, severity) for part in np.array_split(arrays, arguments.cores)],
-                ),
-            ),
-            "biprop": (OURS, lambda name, severity: corrupt(pixels, name, severity)),
-        }
-        seconds: dict[str, dict[str, list[float]]] = {
-            way: {name: [] for name in NAMES} for way in ways
-        }
-        for turn in range(arguments.rounds + 1):
-            for name in NAMES:
-                for way, (count, do) in ways.items():
-                    start = time.perf_counter()
-                    for severity in SEVERITIES:
-                        do(name, severity)
-                    if turn:  # the first imports, compiles and fills caches
-                        seconds[way][name].append(
-                            (time.perf_counter() - start) / (count * len(SEVERITIES))
-                        )
 
-    theirs, ours = seconds.values()
+        def in_workers(name: str, severity: int) -> None:
+            pool.map(one_by_one, [(part, name, severity) for part in arrays])
+
+        def in_batches(name: str, severity: int) -> None:
+            corrupt(pixels, name, severity)
+
+        ways: list[Way] = [(THEIRS, in_workers), (OURS, in_batches)]
+        theirs, ours = measure(ways, arguments.rounds)
     print(f"images/s on {arguments.cores} cores, median (range) of {arguments.rounds} rounds")
+    show(theirs, ours)
+
+
+def measure(ways: Sequence[Way], rounds: int) -> list[Seconds]:
+    """Seconds that an image takes each way, in turns; the first round only fills caches."""
+    seconds: list[Seconds] = [{name: [] for name in NAMES} for _ in ways]
+    for turn in range(rounds + 1):
+        for name in NAMES:
+            for of_way, (count, do) in zip(seconds, ways, strict=True):
+                start = time.perf_counter()
+                for severity in SEVERITIES:
+                    do(name, severity)
+                passed = time.perf_counter() - start
+                if turn:
+                    of_way[name].append(passed / (count * len(SEVERITIES)))
+    return seconds
+
+
+def show(theirs: Seconds, ours: Seconds) -> None:
     for name in NAMES:
-        print(
-            f"{name:18} {told([1 / s for s in theirs[name]])}   {told([1 / s for s in ours[name]])}"
-        )
-    means = [
-        [statistics.mean(column) for column in zip(*way.values(), strict=True)]
-        for way in (theirs, ours)
-    ]
-    print(f"{'all 15':18} {told([1 / s for s in means[0]])}   {told([1 / s for s in means[1]])}")
-    print(f"ratio {told([a / b for a, b in zip(*means, strict=True)])}")
+        print(f"{name:18} {rates(theirs[name])}   {rates(ours[name])}")
+    their_means, our_means = means(theirs), means(ours)
+    print(f"{'all 15':18} {rates(their_means)}   {rates(our_means)}")
+    ratios = [a / b for a, b in zip(their_means, our_means, strict=True)]
+    print(f"ratio {summary(ratios)}")
 
 
-def told(values: list[float]) -> str:
+def means(seconds: Seconds) -> list[float]:
+    """By round, over the corruptions."""
+    return [statistics.mean(column) for column in zip(*seconds.values(), strict=True)]
+
+
+def rates(seconds: Sequence[float]) -> str:
+    return summary([1 / value for value in seconds])
+
+
+def summary(values: Sequence[float]) -> str:
     return f"{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
 
 

@@ -1,8 +1,8 @@
 """What two small cards and their deck keep of their accuracy under corruptions, over seeds, on
 CIFAR-10.
 
-    python benchmarks/decks.py --data DIR OUT              # 3 seeds, 2,000 test images; a CPU needs about two hours
-    python benchmarks/decks.py --data DIR OUT --table      # the table of what is done
+    python benchmarks/decks.py --data DIR OUT             # 3 seeds, 2,000 images; hours on a CPU
+    python benchmarks/decks.py --data DIR OUT --table     # the table of what is done
 
 Per seed: a search with AugMix and one with Gaussian noise (configurations small_card_augmix,
 small_card_gaussian), two tickets, a deck with a gate, and `biprop robustness` of it. Each step
@@ -78,16 +78,16 @@ def table(out: Path, seeds: list[int]) -> str:
     """Mean and standard deviation over seeds, in percent, as Markdown; and each gate beside the
     mean deck, seed by seed.
     """
-    found = [json.loads(result_of(out, seed).read_text())["results"] for seed in seeds]
+    by_seed = [json.loads(result_of(out, seed).read_text())["results"] for seed in seeds]
     rows: dict[str, list[dict[str, float]]] = {}
-    for results in found:
-        for one in results:
+    for results in by_seed:
+        for answer in results:
             name = next(
-                (f"card, {card}" for card in CARDS if one["name"].startswith(f"{card}-")),
-                one["name"],
+                (f"card, {card}" for card in CARDS if answer["name"].startswith(f"{card}-")),
+                answer["name"],
             )
             rows.setdefault(name, []).append(
-                {"clean": one["clean"]["accuracy"], "mean": one["mean"], **one["groups"]}
+                {"clean": answer["clean"]["accuracy"], "mean": answer["mean"], **answer["groups"]}
             )
     lines = [
         "| | clean | corrupted mean | noise | blur | weather | digital |",

@@ -1,10 +1,11 @@
-"""Two processes beside one: is what they find the same, how many signs flip, how much faster are
-they; and a model for more.
+"""Two processes beside one: do they find the same, how many signs flip, how much faster are they;
+and a model for more processes.
 
-    python benchmarks/distributed.py --data DIR                  # two processes on this machine's CPU, CIFAR-10
-    python benchmarks/distributed.py --digits --double            # the same searches in double precision: roundings stay small
-    python benchmarks/distributed.py --rounds 5                   # speed only: one and two processes on the digits, taking turns
-    python benchmarks/distributed.py --predict 2500 --share 128   # efficiency for 8 to 1,024 GPUs that do 2,500 images/s each
+    python benchmarks/distributed.py --data DIR          # two processes on the CPU, CIFAR-10
+    python benchmarks/distributed.py --digits --double   # in float64: roundings stay small
+    python benchmarks/distributed.py --rounds 5          # speed only, on the digits, taking turns
+    python benchmarks/distributed.py --predict 2500 --share 128
+        # efficiency of 8 to 1,024 GPUs that do 2,500 images/s each
 
 The comparison is fair where batch norm takes its statistics over the whole batch
 (--sync-batchnorm); without that each process normalises by its own share, which is another
@@ -46,7 +47,8 @@ from biprop.subnetwork.layers import BinaryActivation
 SEARCHES = {
     "MPT-1/32": ["--arch", "cResNet20", "--prune-rate", "0.5"],
     "MPT-1/32, global, AugMix, JSD": [
-        "--arch", "cResNet20", "--prune-rate", "0.5", "--conv-type", "GlobalSubnetConv", "--augmix", "--jsd",
+        "--arch", "cResNet20", "--prune-rate", "0.5",
+        "--conv-type", "GlobalSubnetConv", "--augmix", "--jsd",
     ],
     "MPT-1/1": ["--arch", "cResNet20_BinAct", "--prune-rate", "0.5"],
 }  # fmt: skip
@@ -89,18 +91,17 @@ def find(
 
 def kept(state: dict[str, Tensor], density: float) -> dict[str, Tensor]:
     """The masks of a layerwise search, from its scores."""
-    masks = {}
-    for name, scores in state.items():
-        if name.endswith("scores"):
-            size = scores.abs().numel()
-            masks[name] = (
-                scores.abs()
-                .flatten()
-                .argsort(descending=True)[: size - int((1 - density) * size)]
-                .sort()
-                .values
-            )
-    return masks
+    return {
+        name: top_k(scores.abs().flatten(), density)
+        for name, scores in state.items()
+        if name.endswith("scores")
+    }
+
+
+def top_k(scores: Tensor, density: float) -> Tensor:
+    """The sorted indices of the highest scores: N - int((1 - density) N) of N."""
+    count = len(scores) - int((1 - density) * len(scores))
+    return scores.argsort(descending=True)[:count].sort().values
 
 
 WAYS = {"one process": (1, 1), "one process, two threads": (1, 2), "two processes": (2, 1)}
@@ -121,42 +122,38 @@ def find_in_double(flags: list[str]) -> int:
 
 
 def compare(folder: Path, name: str, flags: list[str], seeds: int, double: bool) -> None:
-    """Accuracies and losses of the same searches done in three ways, and how far the second and
-    third end from the first.
+    """Print accuracies and losses of the same searches done in three ways, and the distance of the
+    second and third result from the first.
     """
-    tops: dict[str, list[float]] = {way: [] for way in WAYS}
+    accuracies: dict[str, list[float]] = {way: [] for way in WAYS}
     print(
-        f"{name}: losses by epoch; kept weights that are others than with one process (layerwise"
-        " masks); how far scores are apart, of the layer's largest; test accuracy"
+        f"{name}: losses by epoch; kept weights that differ from those of one process (layerwise"
+        " masks); largest difference of scores, relative to the layer's largest; test accuracy"
     )
     for seed in range(seeds):
         first: dict[str, Tensor] = {}
         for way, (processes, threads) in WAYS.items():
             where = folder / f"{seed}-{processes}-{threads}"
-            state, lines, top = find(
-                where, processes, [*flags, "--sync-batchnorm", "--seed", str(seed)], threads, double
-            )
+            own_flags = [*flags, "--sync-batchnorm", "--seed", str(seed)]
+            state, lines, accuracy = find(where, processes, own_flags, threads, double)
             first = first or state
-            scores = [(first[key], state[key]) for key in state if key.endswith("scores")]
-            apart = max(float((one - own).abs().max() / one.abs().max()) for one, own in scores)
-            pairs = list(zip(kept(first, 0.5).values(), kept(state, 0.5).values(), strict=True))
-            differ, total = (
-                sum(len(np.setdiff1d(x, y)) for x, y in pairs),
-                sum(len(x) for x, _ in pairs),
-            )
             losses = " ".join(f"{line['train/loss']:.7f}" for line in lines)
-            print(
-                f"  seed {seed}, {way}: {losses}; {differ:,} of {total:,}; {apart:.1e};"
-                f" {top:.2f} %",
-                flush=True,
-            )
-            tops[way].append(top)
-    for way, found in tops.items():
-        print(
-            f"  {way}: {np.mean(found):.2f} % ({np.std(found, ddof=1) if seeds > 1 else 0:.2f}, n ="
-            f" {seeds})",
-            flush=True,
-        )
+            distances = distances_in_words(first, state)
+            print(f"  seed {seed}, {way}: {losses}; {distances}; {accuracy:.2f} %", flush=True)
+            accuracies[way].append(accuracy)
+    for way, values in accuracies.items():
+        spread = np.std(values, ddof=1) if seeds > 1 else 0
+        print(f"  {way}: {np.mean(values):.2f} % ({spread:.2f}, n = {seeds})", flush=True)
+
+
+def distances_in_words(first: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """How many kept weights differ between two searches, and by how much scores do."""
+    scores = [(first[key], state[key]) for key in state if key.endswith("scores")]
+    largest = max(float((a - b).abs().max() / a.abs().max()) for a, b in scores)
+    masks = list(zip(kept(first, 0.5).values(), kept(state, 0.5).values(), strict=True))
+    differing = sum(len(np.setdiff1d(a, b)) for a, b in masks)
+    total = sum(len(a) for a, _ in masks)
+    return f"{differing:,} of {total:,}; {largest:.1e}"
 
 
 QUICK = {
@@ -227,32 +224,29 @@ FIRST = {
 
 
 def count_flips(folder: Path) -> None:
+    """Print how many signs of the first forward pass differ between one process and two."""
     for synchronised in (True, False):
-        found = []
-        for processes in (1, 2):
-            out = folder / f"{synchronised}{processes}"
-            out.mkdir()
-            command = [
-                sys.executable,
-                __file__,
-                "--first-step",
-                str(out),
-                *["--synchronised"] * synchronised,
-            ]
-            if code := distributed.launch(
-                command, processes, {**os.environ, "OMP_NUM_THREADS": "1"}
-            ):
-                raise SystemExit(code)
-            parts = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(processes)]
-            found.append([torch.cat(layers) for layers in zip(*parts, strict=True)])
-        flips = sum(int((a != b).sum()) for a, b in zip(*found, strict=True))
-        total = sum(a.numel() for a in found[0])
+        one, two = (first_signs(folder, processes, synchronised) for processes in (1, 2))
+        flips = sum(int((a != b).sum()) for a, b in zip(one, two, strict=True))
+        total = sum(a.numel() for a in one)
         how = "statistics over both" if synchronised else "statistics of each share"
         print(
             f"MPT-1/1, first forward pass: {flips:,} of {total:,} signs flip with two processes"
             f" ({how})",
             flush=True,
         )
+
+
+def first_signs(folder: Path, processes: int, synchronised: bool) -> list[Tensor]:
+    """Signs of the first batch, layer by layer, of all processes together."""
+    out = folder / f"{synchronised}{processes}"
+    out.mkdir()
+    flags = ["--first-step", str(out), *["--synchronised"] * synchronised]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if code := distributed.launch([sys.executable, __file__, *flags], processes, environment):
+        raise SystemExit(code)
+    parts = [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+    return [torch.cat(layers) for layers in zip(*parts, strict=True)]
 
 
 BUCKET = 25 * 2**20
@@ -314,83 +308,63 @@ def predict(network: str, images_a_second: float, share: int, microseconds: floa
             print(f"| {link}, {kind} | {' | '.join(cells)} |")
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", help="folder of CIFAR-10")
-    parser.add_argument(
-        "--predict",
-        type=float,
-        metavar="RATE",
-        help="the model's table, for GPUs of RATE images a second each",
-    )
-    parser.add_argument(
-        "--network",
-        default="ResNet50",
-        choices=NETWORKS,
-        metavar="NAME",
-        help="of that table (default ResNet50)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        help="only speed, on the digits: one and two processes take turns this often",
-    )
-    parser.add_argument(
-        "--digits",
-        action="store_true",
-        help="compare on the embedded digits: quick, and needs no --data",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="searches of each kind to compare (default 3)"
-    )
-    parser.add_argument(
-        "--double", action="store_true", help="compare searches in double precision"
-    )
-    parser.add_argument(
-        "--only", help="of the searches to compare, only those with this in their names"
-    )
-    parser.add_argument(
-        "--share", type=int, default=128, help="images a GPU and step (default 128)"
-    )
-    parser.add_argument(
-        "--microseconds", type=float, default=5, help="latency of a message (default 5)"
-    )
-    parser.add_argument("--first-step", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--synchronised", action="store_true", help=argparse.SUPPRESS)
-    if sys.argv[1:2] == ["--in-double"]:
-        raise SystemExit(find_in_double(sys.argv[2:]))
-    arguments = parser.parse_args()
-    if arguments.first_step:
-        first_step(arguments.first_step, arguments.synchronised)
-    elif arguments.predict:
-        predict(arguments.network, arguments.predict, arguments.share, arguments.microseconds)
-    elif arguments.rounds:
-        with tempfile.TemporaryDirectory() as folder:
-            for number, (name, flags) in enumerate(QUICK.items()):
-                if (arguments.only or "") in name:
-                    compare_speed(Path(folder) / str(number), name, flags, arguments.rounds)
+    add = parser.add_argument
+    add("--data", help="folder of CIFAR-10")
+    add("--digits", action="store_true", help="compare on the embedded digits: no --data needed")
+    add("--seeds", type=int, default=3, help="searches of each kind to compare [%(default)s]")
+    add("--double", action="store_true", help="compare searches in float64")
+    add("--only", default="", help="compare only the searches with this in their names")
+    add("--rounds", type=int, help="only speed, on the digits: number of alternations")
+    rate = "only the model's table, for GPUs of RATE images a second each"
+    add("--predict", type=float, metavar="RATE", help=rate)
+    network = "of that table [%(default)s]"
+    add("--network", default="ResNet50", choices=NETWORKS, metavar="NAME", help=network)
+    add("--share", type=int, default=128, help="images per GPU and step [%(default)s]")
+    add("--microseconds", type=float, default=5, help="latency of a message [%(default)s]")
+    add("--first-step", type=Path, help=argparse.SUPPRESS)
+    add("--synchronised", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compare_speeds(folder: Path, only: str, rounds: int) -> None:
+    for number, (name, flags) in enumerate(QUICK.items()):
+        if only in name:
+            compare_speed(folder / str(number), name, flags, rounds)
+
+
+def compare_all(folder: Path, arguments: argparse.Namespace) -> None:
+    """Compare all searches with one process and with two."""
+    images = [*COMMON, "--data", arguments.data]
+    if arguments.digits:
+        images = ["--set", "digits", *COMMON[4:]]
     else:
         os.environ["BIPROP_DATA"] = arguments.data or ""
-        images = (
-            ["--set", "digits", *COMMON[4:]]
-            if arguments.digits
-            else [*COMMON, "--data", arguments.data]
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            if not arguments.digits:
-                count_flips(Path(folder))
-            for number, (name, flags) in enumerate(SEARCHES.items()):
-                if (arguments.only or "") not in name:
-                    continue
-                compare(
-                    Path(folder) / str(number),
-                    name,
-                    [*flags, *images],
-                    arguments.seeds,
-                    arguments.double,
-                )
+        count_flips(folder)
+    for number, (name, flags) in enumerate(SEARCHES.items()):
+        if arguments.only in name:
+            where = folder / str(number)
+            compare(where, name, [*flags, *images], arguments.seeds, arguments.double)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--in-double"]:
+        raise SystemExit(find_in_double(sys.argv[2:]))
+    arguments = parse()
+    if arguments.first_step:
+        first_step(arguments.first_step, arguments.synchronised)
+        return
+    if arguments.predict:
+        predict(arguments.network, arguments.predict, arguments.share, arguments.microseconds)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.rounds:
+            compare_speeds(Path(folder), arguments.only, arguments.rounds)
+        else:
+            compare_all(Path(folder), arguments)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The engine beside PyTorch eager, and beside other engines where they are installed: times faster,
 in one interleaved run.
 
-    python benchmarks/engine.py                                    # all cases, batch 1 and 64, one thread
+    python benchmarks/engine.py                             # all cases, batch 1 and 64, 1 thread
     python benchmarks/engine.py --cases vgg11-05 --instruction-set avx2
     python benchmarks/engine.py --threads 2 --batches 64
-    python benchmarks/engine.py --tickets A.mpt B.mpt              # your own
+    python benchmarks/engine.py --tickets A.mpt B.mpt       # your own
 
 A case is a ticket of exactly that density in every layer, drawn at random and given the batch-norm
 statistics of random images: time does not depend on which weights are kept. In each round everybody
@@ -51,9 +51,15 @@ CASES = {
 def make_ticket(name: str, density: float) -> Ticket:
     """A ticket of an untrained network; batch norm knows the statistics of random images."""
     network: dict[str, Any] = {
-        "name": name, "num_classes": 10, "channels": 3, "input_size": [32, 32], "bn_type": "NonAffineBatchNorm",
-        "width_mult": 1.0, "head_bias": False, "ancestor": False,
-    }  # fmt: skip
+        "name": name,
+        "num_classes": 10,
+        "channels": 3,
+        "input_size": [32, 32],
+        "bn_type": "NonAffineBatchNorm",
+        "width_mult": 1.0,
+        "head_bias": False,
+        "ancestor": False,
+    }
     torch.manual_seed(0)
     model = build(**{**network, "input_size": (32, 32)})
     subnetwork = convert(model, density, seed=0)
@@ -77,7 +83,7 @@ def timed(run: Callable[[], object], seconds: float) -> float:
 
 
 def contestants(
-    ticket: Ticket, levels: bool, batch: int, args: argparse.Namespace
+    ticket: Ticket, quantised: bool, batch: int, args: argparse.Namespace
 ) -> dict[str, Callable[[], object]]:
     """Everybody who computes the batch, by name; PyTorch is the first."""
     images = np.random.default_rng(0).standard_normal(
@@ -89,7 +95,7 @@ def contestants(
         with torch.inference_mode():
             model(tensor)
 
-    known = calibration(ticket, levels)
+    known = calibration(ticket, quantised)
     engine = Engine(ticket, args.threads, args.instruction_set, known)
     runs: dict[str, Callable[[], object]] = {"PyTorch": eager, "biprop": lambda: engine.run(images)}
     if args.threads > 1:
@@ -102,10 +108,10 @@ def contestants(
     return runs
 
 
-def calibration(ticket: Ticket, levels: bool) -> NDArray[np.float32] | None:
+def calibration(ticket: Ticket, quantised: bool) -> NDArray[np.float32] | None:
     return (
         np.random.default_rng(1).standard_normal((16, *ticket_shape(ticket)), dtype=np.float32)
-        if levels
+        if quantised
         else None
     )
 
@@ -115,9 +121,9 @@ def ticket_shape(ticket: Ticket) -> tuple[int, int, int]:
     return (ticket.network["channels"], *ticket.network["input_size"])
 
 
-def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -> None:
+def compare(name: str, ticket: Ticket, quantised: bool, args: argparse.Namespace) -> None:
     for batch in args.batches:
-        runs = contestants(ticket, levels, batch, args)
+        runs = contestants(ticket, quantised, batch, args)
         for run in runs.values():
             run()
         seconds: dict[str, list[float]] = {who: [] for who in runs}
@@ -137,7 +143,7 @@ def compare(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -
             )
 
 
-def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace) -> None:
+def show_size(name: str, ticket: Ticket, quantised: bool, args: argparse.Namespace) -> None:
     """Seconds to open; and once it has run, memory beside the packed weights (a bit for the mask, a
     bit for the sign).
     """
@@ -145,8 +151,8 @@ def show_size(name: str, ticket: Ticket, levels: bool, args: argparse.Namespace)
     start = time.perf_counter()
     engine = Engine(Ticket.from_bytes(content), args.threads, args.instruction_set)
     opened = time.perf_counter() - start
-    if levels:
-        engine = Engine(ticket, args.threads, args.instruction_set, calibration(ticket, levels))
+    if quantised:
+        engine = Engine(ticket, args.threads, args.instruction_set, calibration(ticket, quantised))
     packed = ticket.weights / 4e6
     print(
         f"{name:14} opened in {1e3 * opened:.0f} ms; file {len(content) / 1e6:.2f} MB, packed"
@@ -194,11 +200,11 @@ def main() -> None:
             compare(path.stem, Ticket.load(path), False, args)
         return
     for case in args.cases:
-        name, density, levels = CASES[case]
+        name, density, quantised = CASES[case]
         ticket = make_ticket(name, density)
         if not args.quiet:
-            show_size(case, ticket, levels, args)
-        compare(case, ticket, levels, args)
+            show_size(case, ticket, quantised, args)
+        compare(case, ticket, quantised, args)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from biprop import Deck
 from biprop.data import cifar, slices, spread
 from biprop.deck import softmax, together
-from biprop.deck.build import in_words, training_recipe
+from biprop.deck.build import description_of, training_recipe
 from biprop.deck.gate import Gate, Gating
 from biprop.engine import cores
 from biprop.robustness.corruptions import corrupt
@@ -43,7 +43,7 @@ def own_cards(deck: Deck, gate: Gate) -> NDArray[np.float32]:
     kind to all.
     """
     kinds = [
-        in_words(training_recipe(card, name))
+        description_of(training_recipe(card, name))
         for card, name in zip(deck.cards, deck.names, strict=True)
     ]
     own = np.array(
@@ -66,29 +66,31 @@ def sure(_: NDArray[np.uint8], answers: NDArray[np.float32]) -> NDArray[np.float
 def ways(deck: Deck) -> dict[str, Weights]:
     gate = deck.gate
     assert gate, "a deck without a gate"
+    weightings: dict[str, Weights] = {"mean": weights_of(gate, "none"), "the surer cards": sure}
+    for name, variant in variants(deck, gate).items():
+        weightings |= {
+            f"{name}, by batch": weights_of(variant, "batch"),
+            f"{name}, by image": weights_of(variant, "image"),
+        }
+    return weightings
+
+
+def variants(deck: Deck, gate: Gate) -> dict[str, Gate]:
     variance = np.linalg.inv(gate.precision.astype(np.float64)).diagonal().mean()
-    plain = dataclasses.replace(
-        gate, precision=np.eye(len(gate.precision), dtype=np.float32) / np.float32(variance)
-    )
+    spherical = np.eye(len(gate.precision), dtype=np.float32) / np.float32(variance)
+    plain = dataclasses.replace(gate, precision=spherical)
     own, first = own_cards(deck, gate), len(gate.kinds) - 1
-    sharp = dataclasses.replace(gate, precision=gate.precision * np.float32(1e6), worth=own)
-    gates = {
+    sharp = gate.precision * np.float32(1e6)
+    return {
         "posterior and worth (the choice)": gate,
         "without the plain kind": dataclasses.replace(
             gate, templates=gate.templates[:first], worth=gate.worth[:first]
         ),
         "posterior, a kind's own cards": dataclasses.replace(gate, worth=own),
-        "nearest kind's own cards": sharp,
+        "nearest kind's own cards": dataclasses.replace(gate, precision=sharp, worth=own),
         "worth, one variance for all features": plain,
         "own cards, one variance": dataclasses.replace(plain, worth=own),
     }
-    found: dict[str, Weights] = {"mean": weights_of(gate, "none"), "the surer cards": sure}
-    for name, one in gates.items():
-        found |= {
-            f"{name}, by batch": weights_of(one, "batch"),
-            f"{name}, by image": weights_of(one, "image"),
-        }
-    return found
 
 
 def weights_of(gate: Gate, by: Gating) -> Weights:
@@ -105,44 +107,46 @@ def main() -> None:
     arguments = parser.parse_args()
     test = cifar.cifar(arguments.data, "CIFAR10").test
     numbers = spread(len(test), arguments.images)
-    clean, labels = (
-        torch.cat(parts) for parts in zip(*test.batches(slices(numbers, 1000), None), strict=True)
-    )
+    batches = test.batches(slices(numbers, 1000), None)
+    clean, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     rows: dict[str, list[tuple[float, float]]] = {}
     for path in arguments.decks:
-        deck = Deck.load(path)
-        weighings, scores = ways(deck), dict[str, list[float]]()
-        for cell in [None, *((name, severity) for name in NAMES for severity in SEVERITIES)]:
-            seen = clean if cell is None else corrupt(clean, *cell, numbers=numbers.tolist())
-            right = count(deck, weighings, seen.numpy(), labels.numpy())
-            for way, share in right.items():
-                scores.setdefault(way, []).append(share)
-        for way, (first, *others) in scores.items():
+        for way, (first, *others) in accuracies(Deck.load(path), clean, labels, numbers).items():
             rows.setdefault(way, []).append((statistics.mean(others), first))
     print(f"{len(arguments.decks)} decks, {len(labels)} images: corrupted mean, clean")
     for way, values in rows.items():
-        print(
-            f"{way:50}"
-            f" {'  '.join(f'{statistics.mean(column):.2f}' for column in zip(*values, strict=True))}"
-        )
+        means = [statistics.mean(column) for column in zip(*values, strict=True)]
+        print(f"{way:50} {'  '.join(f'{mean:.2f}' for mean in means)}")
+
+
+def accuracies(
+    deck: Deck, clean: torch.Tensor, labels: torch.Tensor, numbers: NDArray[np.int64]
+) -> dict[str, list[float]]:
+    """Percent of every way: on clean images, then by corruption and severity."""
+    weightings, by_way = ways(deck), dict[str, list[float]]()
+    for cell in [None, *((name, severity) for name in NAMES for severity in SEVERITIES)]:
+        images = clean if cell is None else corrupt(clean, *cell, numbers=numbers.tolist())
+        right = count(deck, weightings, images.numpy(), labels.numpy())
+        for way, accuracy in right.items():
+            by_way.setdefault(way, []).append(accuracy)
+    return by_way
 
 
 def count(
-    deck: Deck, weighings: dict[str, Weights], pixels: NDArray[np.uint8], labels: NDArray[np.int64]
+    deck: Deck, weightings: dict[str, Weights], pixels: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> dict[str, float]:
     """Accuracy in percent of every way, and of each card, on images of one kind."""
     right: dict[str, int] = {}
+    engines = deck.engines(cores())
     for at in slices(np.arange(len(labels)), BATCH):
-        answers = np.stack(
-            [softmax(engine.run(pixels[at], "NCHW")) for engine in deck.engines(cores())]
-        )
-        found = {f"card {number}": one for number, one in enumerate(answers)}
-        found |= {
-            name: together(answers, weigh(pixels[at], answers)) for name, weigh in weighings.items()
-        }
-        for name, one in found.items():
-            right[name] = right.get(name, 0) + int((one.argmax(1) == labels[at]).sum())
-    return {name: 100 * one / len(labels) for name, one in right.items()}
+        answers = np.stack([softmax(engine.run(pixels[at], "NCHW")) for engine in engines])
+        by_way = {f"card {number}": answer for number, answer in enumerate(answers)}
+        for name, weigh in weightings.items():
+            by_way[name] = together(answers, weigh(pixels[at], answers))
+        for name, probabilities in by_way.items():
+            correct = int((probabilities.argmax(1) == labels[at]).sum())
+            right[name] = right.get(name, 0) + correct
+    return {name: 100 * correct / len(labels) for name, correct in right.items()}
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def contestants(
 
     One that cannot run the network is left out, with its reason.
     """
-    found: dict[str, Callable[[], object]] = {}
+    runs: dict[str, Callable[[], object]] = {}
     for name, package, make in (
         ("onnxruntime", "onnxruntime", _onnxruntime),
         ("openvino", "openvino", _openvino),
@@ -42,10 +42,10 @@ def contestants(
         if importlib.util.find_spec(package) is None:
             continue
         try:
-            found[name] = make(model, images, threads)
+            runs[name] = make(model, images, threads)
         except Exception as e:  # whatever another engine's exporter raises
             print(f"  {name}: {type(e).__name__}: {str(e).splitlines()[0]:.100}")
-    return found
+    return runs
 
 
 def _onnx(model: torch.nn.Module, images: torch.Tensor) -> bytes:

@@ -1,17 +1,20 @@
 """What a search step costs beside a dense training step, in one interleaved run.
 
-    python benchmarks/training.py                                   # the whole table; an hour on two cores
+    python benchmarks/training.py           # the whole table; an hour on two cores
     python benchmarks/training.py --networks cResNet18 --batches 32 --activations float --rounds 15
-    python benchmarks/training.py memory --batches 128              # peak memory of a step, in processes of their own
-    python benchmarks/training.py options --batches 128             # channels_last, bf16 and compile beside neither
-    python benchmarks/training.py pipeline --batches 128            # batches with AugMix, made on the spot, beside a ready batch
-    python benchmarks/training.py noise --batches 32                # three times the same dense step: what this machine can tell
-    python benchmarks/training.py masks --batches 1                 # of a forward pass, looking whether the masks are up to date
     python benchmarks/training.py --device cuda --batches 256 --amp bf16 --channels-last
 
-A step is zero_grad, forward, loss, backward, optimiser step and, for a search, choosing anew who is
-kept. In every round each kind takes its turn, and a ratio is of two times of the same round: what
-else the machine does falls on all.
+Other tables:
+
+    memory      peak memory of a step, each in a process of its own
+    options     channels_last, bf16 and compile beside none of them
+    pipeline    batches with AugMix, made when they are needed, beside a ready batch
+    noise       three times the same dense step: the differences that this machine can resolve
+    masks       share of a forward pass that checks whether the masks are up to date
+
+A step is zero_grad, forward, loss, backward, optimizer step and, for a search, recomputing the
+mask. In every round each kind takes its turn, and a ratio is of two times of the same round: other
+load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from biprop.data import DataSet, Recipe, Source
 from biprop.data.augmix import AugMix
 from biprop.data.cifar import CIFAR_MEAN, CIFAR_STD
 from biprop.data.sources import Images
-from biprop.models.network import Task, build_network
+from biprop.models.network import Network, Task, build_network
 from biprop.search.optim import build_optimizer
 from biprop.subnetwork import Subnetwork
 
@@ -58,17 +61,17 @@ TABLES = {
     "pipeline": "step / step in [ ]: median (quartiles; range)",
     "noise": "step / step in [ ]: median (quartiles; range)",
     "masks": (
-        "looking whether the masks are up to date, of a forward pass on the CPU without gradients:"
-        " medians"
+        "time of checking whether the masks are up to date, and of a whole forward pass on the CPU"
+        " without gradients: medians"
     ),
 }
-"""What can be measured, and what the numbers of its table are."""
+"""The tables, and what their numbers are."""
 Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class How:
-    """How a step is computed; as the options of biprop find."""
+class StepOptions:
+    """StepOptions a step is computed: as the options of biprop find."""
 
     device: str = "cpu"
     amp: str = "none"
@@ -88,79 +91,84 @@ def make_step(
     arch: str,
     kind: str,
     batch: int,
-    how: How,
+    how: StepOptions,
     batches: Iterator[tuple[Tensor, Tensor]] | None = None,
 ) -> Step:
-    """A function that takes one training step, on the next of `batches` or always on the same."""
-    made = build_network(
-        Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32))
-    )
-    made.model.to(how.device).train()
-    ready = (
-        torch.randn(batch, 3, 32, 32, device=how.device),
-        torch.randint(10, (batch,), device=how.device),
-    )
-    source = batches or itertools.repeat(ready)
-    optimizer = build_optimizer(made.model, "sgd", lr=0.01, weight_decay=1e-4)
-    runner = torch.compile(made.model) if how.compile else made.model
+    """A function that does one training step, on the next of `batches` or always on the same."""
+    network = network_of(arch, kind)
+    network.model.to(how.device).train()
+    source = batches or itertools.repeat(random_batch(batch, how.device))
+    optimizer = build_optimizer(network.model, "sgd", lr=0.01, weight_decay=1e-4)
+    forward = torch.compile(network.model) if how.compile else network.model
 
     def step() -> None:
         images, labels = next(source)
         if how.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(how.device, torch.bfloat16, enabled=how.amp == "bf16"):
-            logits = runner(images).float()
+            logits = forward(images).float()
         optimizer.zero_grad()
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
-        if made.subnetwork:
-            made.subnetwork.update()
+        if network.subnetwork:
+            network.subnetwork.update()
 
     return step
 
 
+def network_of(arch: str, kind: str) -> Network:
+    config = Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2)
+    return build_network(config, Task(10, 3, (32, 32)))
+
+
+def random_batch(batch: int, device: str) -> tuple[Tensor, Tensor]:
+    images = torch.randn(batch, 3, 32, 32, device=device)
+    return images, torch.randint(10, (batch,), device=device)
+
+
 def take_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every step of every round, in changing order; the first two rounds warm up."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    """Seconds of every step in every round, in changing order; the first two rounds warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     for turn in range(rounds + 2):
-        order.append(
-            order.pop(0)
-        )  # who comes first finds another state of the caches and of the heap
+        order.append(order.pop(0))  # the first step meets another state of caches and heap
         for name in order:
-            step = steps[name]
-            start = time.perf_counter()
-            step()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            duration = timed_step(steps[name], device)
             if turn > 1:
-                found[name].append(time.perf_counter() - start)
-    return found
+                seconds[name].append(duration)
+    return seconds
 
 
-def show(title: str, found: dict[str, list[float]], base: str) -> None:
-    """A line: for every step but `base`, the median and the range of its time over that of `base`
-    in the same round.
+def timed_step(step: Step, device: str) -> float:
+    start = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def show(title: str, seconds: dict[str, list[float]], base: str) -> None:
+    """Print a line: for every step but `base`, the median and the range of its time over that of
+    `base` in the same round.
     """
-    shown = []
-    for name, seconds in found.items():
-        if name != base:
-            ratios = sorted(a / b for a, b in zip(seconds, found[base], strict=True))
-            low, _, high = statistics.quantiles(ratios, n=4)
-            shown.append(
-                f"{name} {statistics.median(ratios):.3f} ({low:.2f} to {high:.2f}; {ratios[0]:.2f}"
-                f" to {ratios[-1]:.2f})"
-            )
-    print(
-        f"{title}  {'  '.join(shown)}  [{base} {1000 * statistics.median(found[base]):.0f} ms]",
-        flush=True,
-    )
+    columns = [
+        f"{name} {ratios_in_words(own, seconds[base])}"
+        for name, own in seconds.items()
+        if name != base
+    ]
+    milliseconds = 1000 * statistics.median(seconds[base])
+    print(f"{title}  {'  '.join(columns)}  [{base} {milliseconds:.0f} ms]", flush=True)
 
 
-def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
-    """MiB that three steps need at their peak, beyond what the program itself takes: measured in a
-    process of its own.
-    """
+def ratios_in_words(seconds: list[float], base: list[float]) -> str:
+    ratios = sorted(a / b for a, b in zip(seconds, base, strict=True))
+    low, _, high = statistics.quantiles(ratios, n=4)
+    quartiles = f"{low:.2f} to {high:.2f}"
+    return f"{statistics.median(ratios):.3f} ({quartiles}; {ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def peak_memory(arch: str, kind: str, batch: int, how: StepOptions) -> float:
+    """Peak memory in MiB of three steps, less that of the program, in a process of its own."""
     code = (
         "import resource, sys; sys.path.insert(0, 'benchmarks'); import training\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -175,29 +183,50 @@ def peak_memory(arch: str, kind: str, batch: int, how: How) -> float:
 def augmented_batches(batch: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of images of CIFAR-10's size: cropped, flipped, AugMix, normalised.
 
-    Random pixels cost what pictures cost.
+    Random pixels take the same time as photographs.
     """
-    images = Images(
-        torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (10_000,))
-    )
-    source = Source(images, images, [str(i) for i in range(10)], CIFAR_MEAN, CIFAR_STD, "crop+flip")
+    pixels = torch.randint(256, (10_000, 3, 32, 32), dtype=torch.uint8)
+    split = Images(pixels, torch.randint(10, (10_000,)))
+    source = Source(split, split, [str(i) for i in range(10)], CIFAR_MEAN, CIFAR_STD, "crop+flip")
     data = DataSet(source, "test", Recipe(augmix=AugMix())).to(torch.device(device))
     for epoch in itertools.count():
-        yield from (
-            made for made in data.training_batches(batch, 0, epoch) if len(made[1]) == batch
-        )
+        for images, labels in data.training_batches(batch, 0, epoch):
+            if len(labels) == batch:
+                yield images, labels
 
 
 def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> None:
-    """A line: what of a forward pass without gradients goes into looking whether the masks are up
-    to date, which they are.
+    """Print a line: the time that a forward pass without gradients spends on checking whether the
+    masks are up to date, which they are.
     """
-    made = build_network(
-        Config(arch=arch, conv_type=KINDS[kind], prune_rate=0.2), Task(10, 3, (32, 32))
-    )
-    assert made.subnetwork
-    made.model.eval()
+    network = network_of(arch, kind)
+    assert network.subnetwork
+    network.model.eval()
     images = torch.randn(batch, 3, 32, 32)
+    checks: list[float] = []
+    passes: list[float] = []
+    with torch.no_grad():
+        for turn in range(rounds + 1):
+            whole_pass = timed_step(lambda: network.model(images), "cpu")
+            check = checking_time(lambda: network.model(images))
+            if turn > 0:
+                passes.append(whole_pass)
+                checks.append(check)
+    check, whole_pass = (1000 * statistics.median(seconds) for seconds in (checks, passes))
+    layers = len(network.subnetwork.layers)
+    share = f"{100 * check / whole_pass:.1f} %"
+    print(
+        f"{title} {kind:6} {layers} layers: {check:.2f} ms of {whole_pass:.0f} ms ({share})",
+        flush=True,
+    )
+
+
+CHECKS = ("mask_and_gain", "_begin_pass", "_end_pass")
+"""Methods of `Subnetwork` that run in every forward pass."""
+
+
+def checking_time(forward: Callable[[], Any]) -> float:
+    """Seconds that a forward pass spends in `CHECKS`."""
     spent = 0.0
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,67 +239,70 @@ def show_masks(title: str, arch: str, kind: str, batch: int, rounds: int) -> Non
 
         return call
 
-    looks: list[float] = []
-    passes: list[float] = []
-    with torch.no_grad():
-        for turn in range(2 * rounds + 2):
-            with ExitStack() as patches:
-                if timing := turn % 2:
-                    for name in ("mask_and_gain", "_begin_pass", "_end_pass"):
-                        whole = timed(getattr(Subnetwork, name))
-                        patches.enter_context(mock.patch.object(Subnetwork, name, whole))
-                spent, start = 0.0, time.perf_counter()
-                made.model(images)
-                seconds = time.perf_counter() - start
-            if turn > 1:
-                (looks if timing else passes).append(spent if timing else seconds)
-    look, whole_pass = 1000 * statistics.median(looks), 1000 * statistics.median(passes)
-    layers = len(made.subnetwork.layers)
-    print(
-        f"{title} {kind:6} {layers} layers: {look:.2f} ms of {whole_pass:.0f} ms"
-        f" ({100 * look / whole_pass:.1f} %)",
-        flush=True,
-    )
+    with ExitStack() as patches:
+        for name in CHECKS:
+            patch = mock.patch.object(Subnetwork, name, timed(getattr(Subnetwork, name)))
+            patches.enter_context(patch)
+        forward()
+    return spent
 
 
-def measure(what: str, arch: str, batch: int, rounds: int, how: How) -> None:
+def measure(what: str, arch: str, batch: int, rounds: int, how: StepOptions) -> None:
+    """Print the lines of table `what` for one network and batch size."""
     title = f"{arch:18} batch {batch:4} "
     if what == "memory":
-        peaks = {kind: peak_memory(arch, kind, batch, how) for kind in KINDS}
-        shown = [f"{kind} {peaks[kind] / peaks['dense']:.2f}" for kind in ("layer", "global")]
-        print(f"{title}  {'  '.join(shown)}  [dense {peaks['dense']:.0f} MiB]", flush=True)
-        return
-    if what == "masks":
+        show_memory(title, arch, batch, how)
+    elif what == "masks":
         for kind in ("layer", "global"):
             show_masks(title, arch, kind, batch, rounds)
-        return
-    if what == "options":
-        hows = [
-            How(how.device),
-            How(how.device, channels_last=True),
-            How(how.device, "bf16"),
-            How(how.device, "bf16", True),
-        ]
-        hows += [How(how.device, compile=True)]
-        steps, base = {str(h): make_step(arch, "layer", batch, h) for h in hows}, "plain"
-    elif what == "pipeline":
-        made = augmented_batches(batch, how.device)
-        steps = {
-            "ready": make_step(arch, "layer", batch, how),
-            "AugMix": make_step(arch, "layer", batch, how, made),
-        }
-        base = "ready"
-    elif what == "noise":
-        steps, base = (
-            {
-                name: make_step(arch, "dense", batch, how)
-                for name in ("dense", "again", "once more")
-            },
-            "dense",
-        )
     else:
-        steps, base = {kind: make_step(arch, kind, batch, how) for kind in KINDS}, "dense"
-    show(title, take_turns(steps, rounds, how.device), base)
+        steps, base = STEPS_OF[what](arch, batch, how)
+        show(title, take_turns(steps, rounds, how.device), base)
+
+
+def show_memory(title: str, arch: str, batch: int, how: StepOptions) -> None:
+    peaks = {kind: peak_memory(arch, kind, batch, how) for kind in KINDS}
+    columns = [f"{kind} {peaks[kind] / peaks['dense']:.2f}" for kind in ("layer", "global")]
+    print(f"{title}  {'  '.join(columns)}  [dense {peaks['dense']:.0f} MiB]", flush=True)
+
+
+def steps_of_kinds(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
+    return {kind: make_step(arch, kind, batch, how) for kind in KINDS}, "dense"
+
+
+def steps_of_options(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
+    device = how.device
+    choices = [
+        StepOptions(device),
+        StepOptions(device, channels_last=True),
+        StepOptions(device, "bf16"),
+        StepOptions(device, "bf16", True),
+        StepOptions(device, compile=True),
+    ]
+    return {str(choice): make_step(arch, "layer", batch, choice) for choice in choices}, "plain"
+
+
+def steps_of_pipeline(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
+    batches = augmented_batches(batch, how.device)
+    steps = {
+        "ready": make_step(arch, "layer", batch, how),
+        "AugMix": make_step(arch, "layer", batch, how, batches),
+    }
+    return steps, "ready"
+
+
+def steps_of_noise(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
+    names = ("dense", "again", "once more")
+    return {name: make_step(arch, "dense", batch, how) for name in names}, "dense"
+
+
+STEPS_OF = {
+    "kinds": steps_of_kinds,
+    "options": steps_of_options,
+    "pipeline": steps_of_pipeline,
+    "noise": steps_of_noise,
+}
+"""The steps of a table, and the name of the one that the others are compared with."""
 
 
 def main() -> None:
@@ -293,7 +325,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"--rounds {arguments.rounds}: a spread needs at least 2")
-    how = How(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
+    how = StepOptions(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
     machine = (
         f"{torch.get_num_threads()} threads"
         if how.device == "cpu"

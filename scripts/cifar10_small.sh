@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Conv2 and Conv4, MPT-1/32, 10,000 training images of CIFAR-10, 5 epochs, 3 seeds: what a CPU can do in an hour or two.
+# Conv2 and Conv4, MPT-1/32, 10,000 training images of CIFAR-10, 5 epochs, 3 seeds: an hour or two on a CPU.
 #   scripts/cifar10_small.sh DIR [options of biprop sweep, e.g. --log-dir runs]
 set -euo pipefail
 data=${1:?usage: scripts/cifar10_small.sh DIR-WITH-CIFAR-10 [options of biprop sweep]}

@@ -1,12 +1,12 @@
-"""Run the commands that README.md shows, and put their output of today into it.
+"""Run the commands in README.md, and update their output there.
 
-    python scripts/readme.py            # README.md is written anew (`make readme`)
-    python scripts/readme.py --check    # nothing is written; exit code 1 where the words differ
+    python scripts/readme.py            # update README.md (`make readme`)
+    python scripts/readme.py --check    # only compare; exit code 1 if the words differ
 
-A block of commands starts with a line "$ COMMAND". In its output a line "..." stands for any lines
-left out. What is written and what is printed have to have the same words in the same order;
-numbers, times, instruction sets and which epoch was best may differ. `make test` is not run: its
-line is edited by hand.
+A block of commands starts with a line "$ COMMAND". In its output, a line "..." stands for any
+number of omitted lines. The output in README.md and the output of the program must have the same
+words in the same order; numbers, times, instruction sets and which epoch was best may differ.
+`make test` is not run: its line is edited by hand.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ BY_HAND = ("make test",)
 
 
 class Differs(Exception):
-    """The program does not print what README.md says; the message says where."""
+    """The output in README.md and the output of the program differ; the message says where."""
 
 
 def key(line: str) -> str:
-    """What has to be the same in a line: its words, without numbers and what depends on machine and
-    day.
+    """The part of a line that must not differ: its words, without numbers, versions and
+    instruction sets.
     """
     line = re.sub(r"\b(amx|avx512|avx2|neon|scalar)\b", "ISA", line)
     line = re.sub(r"torch [\w.+]+", "torch VERSION", line)
@@ -44,7 +44,7 @@ def key(line: str) -> str:
 
 
 def segments(shown: Sequence[str]) -> list[list[str]]:
-    """The lines between the lines that stand for others."""
+    """The output in README.md, split at the lines that stand for omitted lines."""
     result: list[list[str]] = [[]]
     for line in shown:
         if line.strip() == LEFT_OUT:
@@ -55,36 +55,48 @@ def segments(shown: Sequence[str]) -> list[list[str]]:
 
 
 def renewed(shown: Sequence[str], printed: Sequence[str]) -> list[str]:
-    """The lines of README.md with the program's output of today in their places.
+    """The output for README.md: the lines of `shown`, replaced by those that the program printed.
+
+    Args:
+        shown: lines in README.md, some of which stand for omitted lines.
+        printed: lines of the program.
 
     Raises:
-        Differs: the words of a line shown are not those of the line printed.
+        Differs: the words of a line in `shown` are not those of the printed line.
     """
-    keys = [key(line) for line in printed]
-    left_out = [line for line in shown if line.strip() == LEFT_OUT]
+    omissions = [line for line in shown if line.strip() == LEFT_OUT]
     result: list[str] = []
     place = 0
     for number, segment in enumerate(segments(shown)):
-        wanted = [key(line) for line in segment]
-        last = (
-            len(keys) - len(wanted) if number else place
-        )  # the first segment begins where the output does
-        found = next(
-            (i for i in range(place, last + 1) if keys[i : i + len(wanted)] == wanted), None
-        )
-        if found is None:
-            raise Differs(_difference(segment, printed[place:]))
+        start = _find(segment, printed, place, is_first=number == 0)
         if number:
-            result.append(left_out[number - 1])
-        result += printed[found : found + len(segment)]
-        place = found + len(segment)
+            result.append(omissions[number - 1])
+        place = start + len(segment)
+        result += printed[start:place]
     if place < len(printed) and segment:
         raise Differs(f"the program goes on with {printed[place]!r}, and README.md does not")
     return result
 
 
+def _find(segment: Sequence[str], printed: Sequence[str], place: int, is_first: bool) -> int:
+    """Where the lines of `segment` are in `printed`, from `place` on.
+
+    The first segment must be exactly at `place`: before it, no lines are omitted.
+
+    Raises:
+        Differs: they are not there.
+    """
+    wanted = [key(line) for line in segment]
+    keys = [key(line) for line in printed]
+    last = place if is_first else len(keys) - len(wanted)
+    for start in range(place, last + 1):
+        if keys[start : start + len(wanted)] == wanted:
+            return start
+    raise Differs(_difference(segment, printed[place:]))
+
+
 def _difference(segment: Sequence[str], printed: Sequence[str]) -> str:
-    """Which line of a segment is the first that the program does not print."""
+    """The first line of `segment` that the program does not print, in words."""
     keys = {key(line) for line in printed}
     missing = next((line for line in segment if key(line) not in keys), segment[0])
     alike = next(
@@ -94,34 +106,38 @@ def _difference(segment: Sequence[str], printed: Sequence[str]) -> str:
 
 
 def commands(block: str) -> Iterator[tuple[str, list[str]]]:
-    """(command, lines shown after it) of a block."""
+    """Yield (command, lines of its output in README.md) for each command of a block."""
     for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
         command, *shown = part.splitlines()
         yield command, shown
 
 
 def run(command: str, extra: Sequence[str] = ()) -> list[str]:
-    """What the program prints, in the working directory; `extra` options are added to its searches.
+    """The lines that a command prints, run in the working directory.
+
+    Args:
+        command: as in README.md; several commands are joined by " && ".
+        extra: options that are added to searches.
 
     Raises:
-        Differs: it fails.
+        Differs: the command fails.
     """
     from biprop.cli import command_line
 
-    screen = io.StringIO()
-    for one in command.split(" && "):
-        arguments = shlex.split(one.removeprefix(PROGRAM))
+    output = io.StringIO()
+    for part in command.split(" && "):
+        arguments = shlex.split(part.removeprefix(PROGRAM))
         if arguments[0] == "find":
             arguments += extra
-        with contextlib.redirect_stdout(screen):
+        with contextlib.redirect_stdout(output):
             code = command_line.main(arguments)
         if code:
-            raise Differs(f"{one!r} ends with exit code {code}")
-    return screen.getvalue().strip("\n").splitlines()
+            raise Differs(f"{part!r} ends with exit code {code}")
+    return output.getvalue().strip("\n").splitlines()
 
 
 def write_digits(folder: Path, numbers: Sequence[int] = (0, 1, 3)) -> None:
-    """Some test images of the digits as PNG files, for `biprop predict`."""
+    """Write some test images of the digits as PNG files, for `biprop predict`."""
     from PIL import Image
 
     from biprop import config, data
@@ -133,7 +149,7 @@ def write_digits(folder: Path, numbers: Sequence[int] = (0, 1, 3)) -> None:
 
 
 def renewed_block(block: str, extra: Sequence[str] = ()) -> str:
-    """A block of commands with today's output, run in the working directory."""
+    """A block of commands with its current output, run in the working directory."""
     lines: list[str] = []
     for command, shown in commands(block):
         lines.append(f"$ {command}")
@@ -151,13 +167,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--check", action="store_true", help="only compare")
     arguments = parser.parse_args()
     text = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_digits(Path("digits"))
         try:
-            new = BLOCK.sub(lambda found: renewed_block(found.group()), text)
+            new = BLOCK.sub(lambda match: renewed_block(match.group()), text)
         except Differs as e:
             print(e, file=sys.stderr)
             return 1

@@ -72,7 +72,7 @@ def found_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checkpoint_fields(options: Config, task: Task) -> dict[str, Any]:
-    """The fields of a small checkpoint, as a search writes them; what no test looks at is left out."""
+    """The fields of a small checkpoint, as a search writes them, but for what no test looks at."""
     network = build_network(options, task)
     assert network.subnetwork
     ours = {

@@ -1,8 +1,7 @@
-"""What can happen to a run, done to real ones: each fault is injected, and what the run says and
-leaves is recorded.
+"""Failure modes of runs, injected into real ones: what the run prints and leaves is recorded.
 
-    python tests/faults.py > docs/reliability-table.md    # all of them, as the table of docs/reliability.md
-    python tests/faults.py --kills 20 --data DIR          # kill -9 on a CIFAR-10 run
+    python tests/faults.py > docs/reliability-table.md  # all, as the table of docs/reliability.md
+    python tests/faults.py --kills 20 --data DIR        # kill -9 on a CIFAR-10 run
 
 A fault that mends itself (room is made, the file is back) is followed by `biprop find --resume
 auto` with the same options, and the scores, batch norm and optimiser at the end are compared bit by
@@ -49,13 +48,13 @@ class Outcome:
 
     Attributes:
         code: exit code.
-        said: the last line on standard error.
+        message: the last line on standard error.
         seconds: from the fault to the end of the process.
         after: what came of going on.
     """
 
     code: int
-    said: str
+    message: str
     seconds: float
     after: str
 
@@ -89,11 +88,11 @@ def end_of(
     process: subprocess.Popen[str], since: float, after: str = "", where: Path | None = None
 ) -> Outcome:
     _, err = process.communicate(timeout=PATIENCE)
-    said = re.sub(r"^biprop: ", "", (err.strip().splitlines() or [""])[-1])
+    message = re.sub(r"^biprop: ", "", (err.strip().splitlines() or [""])[-1])
     if where:
-        said = said.replace(f"{where}/", "")
+        message = message.replace(f"{where}/", "")
     assert "Traceback" not in err, err
-    return Outcome(process.returncode, said, time.monotonic() - since, after)
+    return Outcome(process.returncode, message, time.monotonic() - since, after)
 
 
 def state_of(run: Path) -> dict[str, torch.Tensor]:
@@ -120,7 +119,7 @@ def uninterrupted(*flags: str) -> Path:
     """The same search without a fault; its run folder."""
     folder = Path(tempfile.mkdtemp(prefix="biprop-whole-"))
     outcome = end_of(start(folder, *flags), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     return folder
 
 
@@ -129,7 +128,7 @@ def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
     run has.
     """
     outcome = end_of(start(folder, *flags, "--resume", "auto"), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     assert same_bits(folder / run, uninterrupted(*flags) / run, only)
     return f"goes on; {only or 'final state'} bit-identical"
 
@@ -191,13 +190,27 @@ def terminated(folder: Path) -> Outcome:
 
 def hung_up(folder: Path) -> Outcome:
     """SIGHUP, as from a terminal that is closed"""
-    process = start(folder)
+    with default_hangup():
+        process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
     process.send_signal(signal.SIGHUP)
     outcome = end_of(process, since)
     outcome.after = going_on(folder)
     return outcome
+
+
+@contextmanager
+def default_hangup() -> Iterator[None]:
+    """Processes that start in the block end at SIGHUP, even if these tests run below nohup.
+
+    A process inherits that a signal is ignored.
+    """
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @contextmanager
@@ -268,7 +281,7 @@ STREAMED = [
     "--image-size",
     "32",
     "--data",
-    "pictures",
+    "images",
     "--workers",
     "2",
     "--batch-size",
@@ -281,7 +294,7 @@ def photographs(folder: Path) -> Path:
     """A copy of the same photographs, which the run reads while it trains."""
     from conftest import write_photographs
 
-    return write_photographs(folder / "pictures")
+    return write_photographs(folder / "images")
 
 
 @cache
@@ -289,28 +302,28 @@ def streamed_uninterrupted() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="biprop-whole-"))
     photographs(folder)
     outcome = end_of(start(folder, *STREAMED), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     return folder
 
 
 def streamed_going_on(folder: Path) -> str:
     outcome = end_of(start(folder, *STREAMED, "--resume", "auto"), time.monotonic())
-    assert outcome.code == 0, outcome.said
+    assert outcome.code == 0, outcome.message
     assert same_bits(folder / STREAMED_RUN, streamed_uninterrupted() / STREAMED_RUN)
     return "goes on; final state bit-identical"
 
 
 def data_vanish(folder: Path) -> Outcome:
-    """A picture that has yet to be read is deleted"""
-    pictures = photographs(folder)
+    """An image that has yet to be read is deleted"""
+    images = photographs(folder)
     process = start(folder, *STREAMED)
     wait_for((folder / STREAMED_RUN / LAST).exists, process)
     since = time.monotonic()
-    (pictures / "train" / "red").rename(folder / "elsewhere")
+    (images / "train" / "red").rename(folder / "elsewhere")
     outcome = end_of(process, since, where=folder)
-    (folder / "elsewhere").rename(pictures / "train" / "red")
-    outcome.said = re.sub(r"red/\d+", "red/N", outcome.said)
-    outcome.after = f"picture restored: {streamed_going_on(folder)}"
+    (folder / "elsewhere").rename(images / "train" / "red")
+    outcome.message = re.sub(r"red/\d+", "red/N", outcome.message)
+    outcome.after = f"image restored: {streamed_going_on(folder)}"
     return outcome
 
 
@@ -323,7 +336,7 @@ def children(process: int) -> list[int]:
 
 
 def reader_killed(folder: Path) -> Outcome:
-    """A process that reads pictures is killed"""
+    """A process that reads images is killed"""
     photographs(folder)
     process = start(folder, *STREAMED)
     wait_for((folder / STREAMED_RUN / LAST).exists, process)
@@ -331,7 +344,7 @@ def reader_killed(folder: Path) -> Outcome:
     since = time.monotonic()
     os.kill(children(process.pid)[0], signal.SIGKILL)
     outcome = end_of(process, since)
-    outcome.said = re.sub(r"\(pid\D*[\d, ]+\)", "(pid N)", outcome.said)
+    outcome.message = re.sub(r"\(pid\D*[\d, ]+\)", "(pid N)", outcome.message)
     outcome.after = streamed_going_on(folder)
     return outcome
 
@@ -365,6 +378,8 @@ def launcher_killed(folder: Path) -> Outcome:
     while any(Path(f"/proc/{child}").exists() for child in both):
         assert time.monotonic() - since < PATIENCE, "they live"
         time.sleep(0.01)
+    assert process.stderr
+    process.stderr.close()
     outcome = Outcome(process.returncode, "", time.monotonic() - since, "")
     outcome.after = f"both end with a checkpoint; {going_on(folder, *TWO, only='scores')}"
     return outcome
@@ -389,7 +404,10 @@ def restarted(folder: Path) -> Outcome:
     outcome = end_of(process, since)
     assert not (folder / RUN / "0").exists()  # it has not begun anew
     assert same_bits(folder / RUN, uninterrupted(*TWO) / RUN, "scores")
-    outcome.said, outcome.seconds = "", 0  # a page of torchrun's; and it did not end, but went on
+    outcome.message, outcome.seconds = (
+        "",
+        0,
+    )  # a page of torchrun's; and it did not end, but went on
     outcome.after = "both are started again and go on by themselves; scores bit-identical"
     return outcome
 
@@ -455,7 +473,7 @@ def resumed_twice(folder: Path) -> Outcome:
     first.send_signal(signal.SIGSTOP)  # or it would be done before the second one begins
     outcome = end_of(start(folder, "--resume", "auto"), time.monotonic())
     first.send_signal(signal.SIGCONT)
-    outcome.said = re.sub(r"process \d+ on [^)]*", "process N on HOST", outcome.said)
+    outcome.message = re.sub(r"process \d+ on [^)]*", "process N on HOST", outcome.message)
     assert end_of(first, time.monotonic()).code == 0
     assert same_bits(folder / RUN, uninterrupted() / RUN)
     outcome.after = "the first one: final state bit-identical"
@@ -463,7 +481,7 @@ def resumed_twice(folder: Path) -> Outcome:
 
 
 def damaged(folder: Path) -> Outcome:
-    """The checkpoint to go on from was cut short by something else"""
+    """The checkpoint to go on from is truncated by something else"""
     process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     process.terminate()
@@ -476,11 +494,26 @@ def damaged(folder: Path) -> Outcome:
 
 
 FAULTS: dict[Callable[[Path], Outcome], int] = {
-    killed: -signal.SIGKILL, terminated: 75, hung_up: 75, both_terminated: 75, launcher_killed: -signal.SIGKILL,
-    disk_full: 2, read_only: 2, read_only_later: 2, data_vanish: 2,
-    reader_killed: 2, rank_killed: 137, first_rank_killed: 137, restarted: 0, not_a_number: 1, two_not_a_number: 1,
-    clock_set_back: 0, same_name: 0, resumed_twice: 2, damaged: 2,
-}  # fmt: skip
+    killed: -signal.SIGKILL,
+    terminated: 75,
+    hung_up: 75,
+    both_terminated: 75,
+    launcher_killed: -signal.SIGKILL,
+    disk_full: 2,
+    read_only: 2,
+    read_only_later: 2,
+    data_vanish: 2,
+    reader_killed: 2,
+    rank_killed: 137,
+    first_rank_killed: 137,
+    restarted: 0,
+    not_a_number: 1,
+    two_not_a_number: 1,
+    clock_set_back: 0,
+    same_name: 0,
+    resumed_twice: 2,
+    damaged: 2,
+}
 """Fault -> exit code."""
 
 
@@ -514,9 +547,7 @@ def main() -> None:
             outcome = killed(place, arguments.kills, flags, run, spread=3)
             print(f"kill -9 on CIFAR-10: {outcome.after}")
             return
-        print(
-            "| fault | exit code | ended after | what it said | afterwards |\n|---|---|---|---|---|"
-        )
+        print("| fault | exit code | ended after | message | afterwards |\n|---|---|---|---|---|")
         for fault in (
             FAULTS
             if not arguments.faults
@@ -528,7 +559,7 @@ def main() -> None:
             try:
                 o = fault(folder)
                 seconds = f"{o.seconds:.1f} s" if o.seconds else ""
-                print(f"| {what} | {o.code} | {seconds} | {o.said} | {o.after} |", flush=True)
+                print(f"| {what} | {o.code} | {seconds} | {o.message} | {o.after} |", flush=True)
             except CannotBeDone as e:
                 print(f"| {what} | not injected: {e} | | | |", flush=True)
     finally:

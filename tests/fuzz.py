@@ -167,8 +167,8 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         for key in value:
             yield from places(value[key], (*at, key))
     elif isinstance(value, list):
-        for number, one in enumerate(value[:60]):
-            yield from places(one, (*at, number))
+        for number, child in enumerate(value[:60]):
+            yield from places(child, (*at, number))
 
 
 def value_at(value: Any, place: tuple[Any, ...]) -> Any:
@@ -289,12 +289,12 @@ def by_numpy() -> Iterator[None]:
 def planes(ticket: Ticket) -> list[Any]:
     own = [
         (
-            one.name,
-            one.mask.tobytes(),
-            None if one.stored is None else one.stored.tobytes(),
-            one.gain,
+            layer.name,
+            layer.mask.tobytes(),
+            None if layer.stored is None else layer.stored.tobytes(),
+            layer.gain,
         )
-        for one in ticket.layers
+        for layer in ticket.layers
     ]
     return [own, {name: value.tobytes() for name, value in ticket.state.items()}]
 
@@ -325,7 +325,7 @@ def read_by_both(read: Callable[[bytes], Any], content: bytes) -> Any:
 
 
 def execute_ticket(content: bytes) -> None:
-    ticket = read_by_both(lambda one: Ticket.from_bytes(one, MOST_WEIGHTS), content)
+    ticket = read_by_both(lambda file: Ticket.from_bytes(file, MOST_WEIGHTS), content)
     ticket_report(ticket, len(content))
     for layer in ticket.layers:
         ticket.weight(layer)
@@ -334,7 +334,7 @@ def execute_ticket(content: bytes) -> None:
 
 
 def execute_deck(content: bytes) -> None:
-    deck = read_by_both(lambda one: Deck.from_bytes(one, MOST_WEIGHTS), content)
+    deck = read_by_both(lambda file: Deck.from_bytes(file, MOST_WEIGHTS), content)
     deck_report(deck, len(content))
     if [planes(card) for card in Deck.from_bytes(deck.to_bytes(), MOST_WEIGHTS).cards] != [
         planes(card) for card in deck.cards
@@ -532,11 +532,11 @@ def outcome(target: Target, content: bytes) -> str:
     began = time.monotonic()
     try:
         target.execute(content)
-        said = "read"
+        text = "read"
     except UserError as e:
-        said = str(e)
-        if not said.isprintable() or len(said) > 1000 or "MemoryError" in said:
-            raise Fault(f"a message that is not one line of words: {said!r:.200}") from None
+        text = str(e)
+        if not text.isprintable() or len(text) > 1000 or "MemoryError" in text:
+            raise Fault(f"a message that is not one line of words: {text!r:.200}") from None
     except Fault:
         raise
     except Exception as e:
@@ -546,12 +546,12 @@ def outcome(target: Target, content: bytes) -> str:
         ) from None
     if (seconds := time.monotonic() - began) > MOST_SECONDS:
         raise Fault(f"{seconds:.0f} seconds")
-    return re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|-?\d[\d.,e+]*", "#", said)[:120]
+    return re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|-?\d[\d.,e+]*", "#", text)[:120]
 
 
 def fuzz(target: Target, seconds: float, seed: int, keep: Path | None = None) -> Found:
     """Execute mutants for some time; inputs that give faults are written to the folder `keep`."""
-    draw, found = random.Random(seed), Found()
+    draw, findings = random.Random(seed), Found()
     parents = target.samples()
     end = time.monotonic() + seconds
     waiting = list(parents)
@@ -559,20 +559,20 @@ def fuzz(target: Target, seconds: float, seed: int, keep: Path | None = None) ->
         content = waiting.pop() if waiting else target.mutate(draw.choice(parents), draw)
         if len(content) > LARGEST_MUTANT:
             continue
-        found.executions += 1
+        findings.executions += 1
         try:
-            said = outcome(target, content)
+            text = outcome(target, content)
         except Fault as e:
-            if keep and not found.faults[str(e)]:
+            if keep and not findings.faults[str(e)]:
                 (keep / f"{hashlib.sha256(content).hexdigest()[:12]}.bin").write_bytes(content)
-            found.faults[str(e)] += 1
+            findings.faults[str(e)] += 1
             continue
-        found.read += said == "read"
-        if not found.outcomes[said]:
-            found.inputs.append(content)
+        findings.read += text == "read"
+        if not findings.outcomes[text]:
+            findings.inputs.append(content)
             parents.append(content)
-        found.outcomes[said] += 1
-    return found
+        findings.outcomes[text] += 1
+    return findings
 
 
 def lines_reached(target: Target, inputs: list[bytes]) -> tuple[int, int]:
@@ -601,14 +601,14 @@ def lines_reached(target: Target, inputs: list[bytes]) -> tuple[int, int]:
 
 def _lines_of_functions(path: Path) -> Iterator[int]:
     waiting = [
-        one
-        for one in compile(path.read_text(), str(path), "exec").co_consts
-        if isinstance(one, types.CodeType)
+        constant
+        for constant in compile(path.read_text(), str(path), "exec").co_consts
+        if isinstance(constant, types.CodeType)
     ]
     while waiting:
         code = waiting.pop()
         yield from (line for _, _, line in code.co_lines() if line)
-        waiting += [one for one in code.co_consts if isinstance(one, types.CodeType)]
+        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
 
 
 def main() -> int:
@@ -627,22 +627,22 @@ def main() -> int:
     faults: Counter[str] = Counter()
     for name in arguments.targets or TARGETS:
         target = TARGETS[name]
-        found = fuzz(target, arguments.seconds, arguments.seed, arguments.keep)
-        reached, every = lines_reached(target, found.inputs)
+        findings = fuzz(target, arguments.seconds, arguments.seed, arguments.keep)
+        reached, every = lines_reached(target, findings.inputs)
         row = (
             name,
             f"{arguments.seconds:g}",
-            f"{found.executions:,}",
-            f"{found.read:,}",
-            len(found.outcomes),
+            f"{findings.executions:,}",
+            f"{findings.read:,}",
+            len(findings.outcomes),
         )
         print(
             "|",
             *(f"{cell} |" for cell in row),
-            f"{reached} of {every} | {len(found.faults)} |",
+            f"{reached} of {every} | {len(findings.faults)} |",
             flush=True,
         )
-        faults += Counter({f"{name}: {what}": count for what, count in found.faults.items()})
+        faults += Counter({f"{name}: {what}": count for what, count in findings.faults.items()})
     for what, count in faults.most_common():
         print(f"FAULT, {count} times: {what}")
     return 1 if faults else 0

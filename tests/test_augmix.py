@@ -51,7 +51,7 @@ def one_operation(
     return augmix.augmix(images, drawn)
 
 
-def pictures(
+def random_images(
     channels: int = 3, height: int = 32, width: int = 32, count: int = COUNT, seed: int = 0
 ) -> torch.Tensor:
     """Smooth ones, noise, and flat ones: the same for a seed, whatever was drawn before."""
@@ -109,7 +109,7 @@ def by_pillow(name: str, image: torch.Tensor, level: float, sign: float) -> torc
 @pytest.mark.parametrize("name", PILLOW)
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 20, 33)], ids=str)
 def test_each_operation_is_pillows(name: str, shape: tuple[int, int, int], way: str) -> None:
-    images = pictures(*shape)
+    images = random_images(*shape)
     rng = np.random.default_rng(1)
     levels, signs = (
         rng.uniform(0.1, 9.9 if name in ENHANCEMENTS else 3, COUNT),
@@ -141,7 +141,7 @@ def test_each_operation_is_pillows(name: str, shape: tuple[int, int, int], way: 
 def test_a_batch_is_what_its_images_are_alone(
     way: str, count: int, width: int, depth: int, everything: bool, seed: int
 ) -> None:
-    images = pictures(count=count, seed=seed)
+    images = random_images(count=count, seed=seed)
     drawn = augmix.draw(count, AugMix(width, depth, 3, everything), np.random.default_rng(seed))
     mixed = augmix.augmix(images, drawn)
     for i in {0, count // 2, count - 1}:
@@ -193,7 +193,7 @@ def test_fixed_depth_and_all_operations() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_images() -> None:
-    images = pictures()
+    images = random_images()
     drawn = augmix.draw(COUNT, AugMix(all_operations=True), np.random.default_rng(0))
     on_gpu = augmix.augmix(images.cuda(), drawn).cpu()
     assert float((on_gpu - augmix.augmix(images, drawn)).abs().mean()) < 0.02

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import Loaded, Op, Program, factors, kept_weights, loaded, shifts
 
-from biprop import Engine, engine, native
+from biprop import Engine, native
+from biprop.engine import engine
 
 pytestmark = pytest.mark.skipif(not engine.instruction_sets(), reason="no compiled core")
 
@@ -445,7 +446,7 @@ def test_what_a_helper_thread_throws_reaches_the_caller_and_a_fork_finds_all_at_
 
 
 def test_programs_that_read_their_output_or_hold_numbers_beyond_floats_are_refused() -> None:
-    """A pool that reads the output would be joined to its convolution, which then puts out nothing."""
+    """A pool that reads the output would join its convolution, which would put out nothing."""
     program = Program.of(1, 4, 4)
     program.values.append(dataclasses.replace(program.values[0], height=2, width=2))
     ones, zeros = np.ones(1), np.zeros(1)

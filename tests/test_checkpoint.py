@@ -139,7 +139,9 @@ def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: 
     checkpoint.save(path, fields())
     content = checkpoint.restore(path, {}).content
     default = Config()
-    assert all(getattr(content.config, name) == getattr(default, name) for name in config.PLACES)
+    assert all(
+        getattr(content.config, name) == getattr(default, name) for name in config.PATH_OPTIONS
+    )
     assert (content.config.arch, content.config.prune_rate, content.epoch) == ("Conv2Wide", 0.3, 1)
     assert checkpoint.config_name(content) == "c"
     run = tmp_path / "run"
@@ -149,7 +151,7 @@ def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: 
     )
     path.rename(run / "checkpoints" / "a.pth")
     found = checkpoint.read(run / "checkpoints" / "a.pth", {}).config
-    assert [getattr(found, name) for name in config.PLACES] == ["d", "here", "r.csv", "mine"]
+    assert [getattr(found, name) for name in config.PATH_OPTIONS] == ["d", "here", "r.csv", "mine"]
     assert found.prune_rate == 0.3
 
 
@@ -183,13 +185,13 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "said"), HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_fields_are_one_line(path: Path, changes: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_fields_are_one_line(path: Path, changes: dict[str, Any], message: str) -> None:
     own = config.as_dict(CONFIG)
     if isinstance(changes.get("config"), dict):
         changes = {"config": {**own, **changes["config"]}}
     checkpoint.save(path, fields(**changes))
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         checkpoint.restore(path, {})
     assert "\n" not in str(error.value)
 
@@ -228,13 +230,13 @@ STATES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), STATES, ids=range(len(STATES)))
-def test_a_state_that_does_not_compute_is_refused(path: Path, change: Any, said: str) -> None:
+@pytest.mark.parametrize(("change", "message"), STATES, ids=range(len(STATES)))
+def test_a_state_that_does_not_compute_is_refused(path: Path, change: Any, message: str) -> None:
     content = fields()
     name = next(iter(content["state_dict"]))
     content["state_dict"][name] = change(content["state_dict"][name])
     checkpoint.save(path, content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         checkpoint.restore(path, {})
 
 

@@ -18,11 +18,11 @@ import yaml
 from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
 
 from biprop import UserError
-from biprop.cli import command_line, find
+from biprop.cli import command_line, multigpu
 from biprop.models.plans import NETWORKS
 from biprop.runs import status
 from biprop.runs.folder import held
-from biprop.search import loop
+from biprop.search import baseline
 
 QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 
@@ -67,7 +67,7 @@ def test_find_then_evaluate_say_the_same(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "BASELINE_IMAGES", 100)
+    monkeypatch.setattr(baseline, "BASELINE_IMAGES", 100)
     run, tickets = "runs/digits/width_mult=0.25/prune-rate=0.2/find", []
     for number, flag in enumerate(("--baseline", "--no-baseline")):
         assert command_line.main(["find", *QUICK, flag, "--save-minutes", str(number)]) == 0
@@ -82,11 +82,11 @@ def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
 
 def test_gpus_are_counted_among_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert find._gpus("1,0", "auto") == ["1", "0"]
+    assert multigpu.choose("1,0", "auto") == ["1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert find._gpus("0,1", "cuda") == ["5", "7"]
+    assert multigpu.choose("0,1", "cuda") == ["5", "7"]
     with pytest.raises(UserError, match=r"--multigpu 5,7: PyTorch finds GPU 0 .. 1 here"):
-        find._gpus("5,7", "auto")
+        multigpu.choose("5,7", "auto")
 
 
 def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,11 +169,11 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(
         (["--config", "conv4wide_rg_wide"], "left out: it asks for RGConv"),
         (["--config", "resnet18-kn-unsignd"], "did you mean"),
         (["--resume", "none.state"], "none.state: no such checkpoint"),
-        (["--resume", "a", "--pretrained", "b"], "one of them"),
+        (["--resume", "a", "--pretrained", "b"], "pass one of them"),
         (["--evaluate"], "pass --pretrained FILE"),
-        (["--multigpu", "0,0"], "--multigpu 0,0: must be numbers of GPUs"),
-        (["--multigpu", "all"], "--multigpu all: must be numbers of GPUs"),
-        (["--multigpu", "0,00"], "--multigpu 0,00: must be numbers of GPUs"),
+        (["--multigpu", "0,0"], "--multigpu 0,0: must be distinct numbers of GPUs"),
+        (["--multigpu", "all"], "--multigpu all: must be distinct numbers of GPUs"),
+        (["--multigpu", "0,00"], "--multigpu 0,00: must be distinct numbers of GPUs"),
         (["--multigpu", "98,99"], "--multigpu 98,99: PyTorch finds"),
         (["--multigpu", "99"], "--multigpu 99: PyTorch finds"),
         (
@@ -203,7 +203,7 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(
         (["--score-init-constant", "1"], "--score-init-constant is left out"),
         (["--hub-config", "small"], "hub_config = small: is for --set hub"),
         (["--channels", "1"], "channels = 1: is for --set folder and hub"),
-        (["--channels", "2", "--set", "folder"], "channels = 2: must be 1 (grey) or 3 (colour)"),
+        (["--channels", "2", "--set", "folder"], "channels = 2: must be 1 (grey) or 3 (RGB)"),
         (["--width-mult", "0.0001"], "--width-mult 0.0001: must be at least 0.001 and at most 100"),
         (["--image-size", "20000"], "--image-size 20000: must be at least 1 and at most 16384"),
     ],
@@ -465,7 +465,7 @@ def test_resume_auto_begins_goes_on_and_is_content_with_what_is_done(
     (folder / "result.json").unlink()
     assert command_line.main(["find", "--resume", str(folder)]) == 0
     assert f"run folder {folder}, from epoch 2 on" in capsys.readouterr().out
-    assert "no run folder with a checkpoint" in fails(capsys, "find", "--resume", "runs")
+    assert "not a run folder with a checkpoint" in fails(capsys, "find", "--resume", "runs")
 
 
 def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -483,7 +483,9 @@ def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> N
         json.dumps({**said, "state": "searches", "batch": 5, "seconds_left": 7500})
     )
     state = dict(status.status(folder))
-    assert state["state"].startswith(f"dead: process {os.getpid()} on ")
+    assert state["state"].startswith(
+        f"crashed: no final status recorded (process {os.getpid()} on "
+    )
     assert state["state"].endswith(f"go on with: biprop find --resume {folder}")
     assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
     with held(folder):

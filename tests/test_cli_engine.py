@@ -16,7 +16,7 @@ from conftest import network_of, png, random_ticket
 from test_cli import fails
 
 from biprop import Engine, Ticket
-from biprop.cli import command_line, engine_options, predict
+from biprop.cli import command_line, predict
 from biprop.console import Console
 from biprop.engine import engine, instruction_sets
 from biprop.evaluation.engine_model import Packed
@@ -95,11 +95,11 @@ def test_mistakes_in_predict(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("\n") == 2
     for arguments, message in (
         (["a.mpt", "pictures/3.png"], "pictures/3.png: not a readable image"),
-        (["a.mpt", "empty"], "empty: no pictures in this folder"),
+        (["a.mpt", "empty"], "empty: no images in this folder"),
         (["a.mpt", "none.png"], "none.png: cannot be read: No such file"),
         (["none.mpt", "pictures"], "none.mpt: cannot be read"),
         (["pictures/0.png", "pictures"], "pictures/0.png: not a ticket"),
-        (["a.mpt"], "required: PICTURE"),
+        (["a.mpt"], "required: IMAGE"),
         (["a.mpt", "pictures", "--top", "0"], "--top 0: must be 1 .. "),
         (["a.mpt", "pictures", "--batch", "-1"], "--batch -1: must be 1 .. "),
         (["a.mpt", "pictures", "--threads", "0"], "threads = 0: must be 1 .. "),
@@ -132,7 +132,7 @@ def test_a_damaged_picture_does_not_end_the_others(
     }
     assert (
         err.splitlines()[2]
-        == "biprop: 2 of 5 pictures failed (see above); the others were classified"
+        == "biprop: 2 of 5 images failed (see above); the others were classified"
     )
     assert command_line.main(["predict", "a.mpt", "pictures", "--batch", batch]) == 2
     out, err = capsys.readouterr()
@@ -172,7 +172,7 @@ def test_a_bar_only_when_it_takes_long(
     monkeypatch.setattr(Console, "bar", bar)
     assert len(objects(capsys, "pictures", "--batch", "2")) == 5
     assert bars == []
-    monkeypatch.setattr(engine_options, "PATIENCE", -1.0)
+    monkeypatch.setattr(predict, "BAR_DELAY", -1.0)
     assert len(objects(capsys, "pictures", "--batch", "2")) == 5
     assert bars == [[5, 0, 2, 2, 1]]
 

@@ -217,5 +217,7 @@ def test_where_there_is_no_matplotlib(
         )
         == 0
     )
-    assert capsys.readouterr().out.endswith("for a picture too: pip install 'biprop[plots]'\n")
+    assert capsys.readouterr().out.endswith(
+        "for a bar chart as well: pip install 'biprop[plots]'\n"
+    )
     assert not Path("a.robustness.png").exists()

@@ -10,8 +10,15 @@ import yaml
 from conftest import SHARED, shared
 
 from biprop import UserError, config
+from biprop.checkpoint import Content
+from biprop.checkpoint import format as checkpoint_format
+from biprop.config import Role, yaml_files
+from biprop.deck import build
+from biprop.evaluation import subject
 from biprop.models.network import Task, build_network
 from biprop.models.plans import NETWORKS, takes_width
+from biprop.runs import folder as run_folder
+from biprop.search import pack, sweep
 from biprop.search.schedules import POLICIES
 from biprop.subnetwork.init import INITS
 
@@ -56,7 +63,7 @@ def test_the_published_configurations_are_all_there() -> None:
     shared("spec/seed-configs.json")
     ours = {str(path.relative_to(ROOT)) for path in config.packaged_files()}
     missing = set(PUBLISHED) - ours
-    assert {Path(name).stem for name in missing} == set(config.LEFT_OUT)
+    assert {Path(name).stem for name in missing} == set(config.UNSUPPORTED_CONFIGS)
     assert all(PUBLISHED[name]["conv_type"] == "RGConv" for name in missing)
     assert (len(PUBLISHED), len(missing), len(ours - set(PUBLISHED))) == (
         170,
@@ -114,7 +121,7 @@ def test_five_bare_names_exist_twice() -> None:
 
 
 def test_what_is_left_out_is_said() -> None:
-    for name in config.LEFT_OUT:
+    for name in config.UNSUPPORTED_CONFIGS:
         for asked in (name, f"configs/smallscale_baselines/densewide/{name}.yml"):
             with pytest.raises(UserError, match="left out: it asks for RGConv"):
                 config.find_file(asked)
@@ -137,17 +144,17 @@ def test_a_bare_name_that_exists_twice_lists_both(
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder, "", "twin.yml")
-    monkeypatch.setattr(config, "packaged", lambda: tmp_path)
+    monkeypatch.setattr(yaml_files, "packaged", lambda: tmp_path)
     with pytest.raises(UserError, match=r"configs/a/twin\.yml, configs/b/twin\.yml"):
         config.find_file("twin")
 
 
 def test_the_schemas_choices_are_the_codes() -> None:
-    """They are written twice, because the schema must load without torch."""
+    """The schema must load without torch, so it cannot import the names from the code."""
     from biprop.models.plans import BATCH_NORMS
 
-    assert set(config.rule("init").choices or ()) == set(INITS)
-    assert config.rule("lr_policy").choices == POLICIES
+    assert set(config.INITS) == set(INITS)
+    assert config.LR_POLICIES == POLICIES
     assert config.rule("bn_type").choices == tuple(BATCH_NORMS)
 
 
@@ -157,6 +164,73 @@ def test_warnings_name_options_that_do_nothing() -> None:
     assert "does nothing at p_clean = 1" in warning
     for name in NETWORKS:
         assert bool(config.warnings(config.Config(arch=name, width_mult=2.0))) != takes_width(name)
+
+
+DATA_SET = {"set", "hub_config", "train_split", "test_split", "image_size", "stream"}
+NETWORK = {"width_mult", "bn_type", "conv_type", "prune_rate"}
+OF_THE_MACHINE = {
+    *("data", "workers", "log_dir", "results", "device", "baseline", "histograms"),
+    *("print_freq", "save_every", "save_minutes"),
+}
+AUGMENTATION = {
+    *("augmix", "mixture_width", "mixture_depth", "aug_severity", "all_augmix_augmentations"),
+    *("gaussian_aug", "std_gauss"),
+}
+LOADED = {"channels", "num_classes", "low_data", "one_batch", "batch_size"}
+AUGMENTED = {"augment", "p_clean", "jsd"}
+LISTS: dict[str, tuple[Any, set[str]]] = {
+    "data places": (config.DATA_SOURCE_OPTIONS, {*DATA_SET, "data", "workers"}),
+    "places": (config.PATH_OPTIONS, {"data", "log_dir", "results", "name"}),
+    "checkpoint facts": (config.NETWORK_OPTIONS, {*NETWORK, "arch", "num_classes"}),
+    "differ between two starts of a run": (run_folder._MACHINE_OPTIONS, OF_THE_MACHINE),
+    "not recorded in tickets": (pack._UNRECORDED_OPTIONS, {*OF_THE_MACHINE, "name", "trainer"}),
+    "read from tickets": (subject._RECORDED_OPTIONS, {*DATA_SET, *NETWORK, "select_on"}),
+    "augmentation of a card": (build._AUGMENTATION, AUGMENTATION),
+    "decide what is loaded": (
+        sweep.DATA_OPTIONS,
+        {*DATA_SET, *LOADED, *AUGMENTATION, *AUGMENTED, "data", "workers", "select_on"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_options_follow_from_their_roles(name: str) -> None:
+    derived, expected = LISTS[name]
+    assert len(derived) == len(set(derived))
+    assert set(derived) == expected
+
+
+def test_every_option_has_a_role_and_every_role_an_option() -> None:
+    roles = Counter(config.rule(name).role for name in config.FIELDS)
+    assert set(roles) == set(Role)
+    assert roles.total() == len(config.FIELDS)
+    assert sorted(config.with_roles(*Role)) == sorted(config.FIELDS)
+    assert config.with_roles(Role.OUTPUT_PATH, Role.DATA_PATH) == ("log_dir", "results", "data")
+
+
+def test_the_checkpoint_fields_of_the_original_research_code_are_augmentation_options() -> None:
+    augmentation = set(config.with_roles(Role.AUGMENTATION, Role.VIEWS))
+    fields = set(checkpoint_format._AUGMENTATION_OPTIONS.values())
+    assert augmentation - fields == {"augment", "all_augmix_augmentations"}, "have no field"
+    assert fields < augmentation
+
+
+def test_options_of_the_machine_do_not_change_a_ticket() -> None:
+    changed = {"histograms": True, "baseline": False, "save_every": 3, "save_minutes": 0.5}
+    changed |= {"print_freq": 1, "device": "cpu", "workers": 2, "name": "other"}
+    changed |= {"data": "elsewhere", "log_dir": "elsewhere", "results": "elsewhere.csv"}
+    assert {*changed, "trainer"} == set(pack._UNRECORDED_OPTIONS)
+
+    def recorded(settings: config.Config) -> dict[str, Any]:
+        task = Task(10, 3, (32, 32))
+        path = Path("model_best.pth")
+        content = Content(path, {}, {}, {"version": "0"}, 3, settings, task, [])
+        return pack._provenance(content, path)
+
+    plain = config.Config(arch="Conv2", prune_rate=0.2, lr=0.2)
+    assert recorded(dataclasses.replace(plain, **changed)) == recorded(plain)
+    assert recorded(plain)["options"] == {"arch": "Conv2", "prune_rate": 0.2, "lr": 0.2}
+    assert recorded(dataclasses.replace(plain, lr=0.3)) != recorded(plain)
 
 
 def test_every_default_obeys_its_rule() -> None:
@@ -187,7 +261,7 @@ def test_every_default_obeys_its_rule() -> None:
         ("set: [1]", "must be a text"),
         ("layer_prune_rates: 3", "must be pairs"),
         ("layer_prune_rates: {fc: 3}", "fc"),
-        ("- a", "must hold one 'key: value' a line"),
+        ("- a", "must contain one 'key: value' per line"),
         ("a: [", "not valid YAML"),
         ("base: mine.yml", "base = 'mine.yml': a circle"),
         ("lr_policy: cosine", "did you mean 'cosine_lr'"),
@@ -264,9 +338,9 @@ def test_bases_do_not_go_in_circles(tmp_path: Path) -> None:
         ("lr: .inf", "must be at least 0"),
         ("a: &a [1]\nb: *a", "an alias"),
         ("epochs: 1\nepochs: 2", "the key 'epochs' comes twice"),
-        ('log_dir: "a\\0b"', "must not hold a null character"),
+        ('log_dir: "a\\0b"', "must not contain a null character"),
         ('select_on: "a\\nb"', "select_on = 'a.nb'"),
-        ("x" * 2_000_000, "2,000,000 bytes: no configuration"),
+        ("x" * 2_000_000, "2,000,000 bytes: a configuration"),
     ],
     ids=range(10),
 )

@@ -73,7 +73,7 @@ def with_header(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (b'"none":{', b'"none":{},"none":{', "a key that comes twice"),
         (b'{"__metadata__"', b'{"__metadata__":{},"__metadata__"', "a key that comes twice"),
@@ -86,10 +86,10 @@ def with_header(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
         (rb"{\"x\":0.5}", b"[" * 100_000, "not valid JSON"),
     ],
 )
-def test_what_other_readers_take_otherwise_is_refused(old: bytes, new: bytes, said: str) -> None:
+def test_what_other_readers_take_otherwise_is_refused(old: bytes, new: bytes, message: str) -> None:
     content = pack("deck", 1, {"x": 0.5}, TENSORS)
     assert unpack("deck", 1, with_header(content, lambda header: header))[0] == {"x": 0.5}
-    with pytest.raises(TicketError, match=said):
+    with pytest.raises(TicketError, match=message):
         unpack("deck", 1, with_header(content, lambda header: header.replace(old, new, 1)))
 
 

@@ -22,8 +22,15 @@ from biprop.robustness.severities import EXTRA, NAMES, SEVERITIES
 Array = NDArray[np.float64]
 ALL = NAMES + EXTRA
 DETERMINISTIC = (
-    "defocus_blur", "zoom_blur", "contrast", "brightness", "pixelate", "saturate", "gaussian_blur", "jpeg_compression",
-)  # fmt: skip
+    "defocus_blur",
+    "zoom_blur",
+    "contrast",
+    "brightness",
+    "pixelate",
+    "saturate",
+    "gaussian_blur",
+    "jpeg_compression",
+)
 SEEDS = 16
 
 
@@ -57,8 +64,11 @@ def images(
 def test_the_published_bytes_where_nothing_is_random(name: str) -> None:
     apart = []
     for severity in SEVERITIES:
-        found, expected = corrupt(sample()["clean"], name, severity), sample()[f"{name}.{severity}"]
-        apart.append(float((found.int() - expected.int()).abs().float().mean()))
+        corrupted, expected = (
+            corrupt(sample()["clean"], name, severity),
+            sample()[f"{name}.{severity}"],
+        )
+        apart.append(float((corrupted.int() - expected.int()).abs().float().mean()))
     print(f"| {name} | {' | '.join(f'{value:.3f}' for value in apart)} |")
     assert max(apart) <= 0.1  # asked for: 1
 
@@ -132,7 +142,7 @@ def test_the_published_statistics_where_something_is(name: str) -> None:
     percent, decibels = (20, 2.0) if name in ("spatter", "frost") else (10, 1.0)
     limits = np.array([20 * np.log10(1 + percent / 100)] * 2 + [decibels] * 8)
     clean = sample()["clean"]
-    told = []
+    cells = []
     for severity in SEVERITIES:
         changes = [
             (corrupt(clean, name, severity, seed).double() - clean).numpy() for seed in range(SEEDS)
@@ -141,9 +151,9 @@ def test_the_published_statistics_where_something_is(name: str) -> None:
         strays = np.array([statistics(change) - ours for change in changes])
         apart = statistics((sample()[f"{name}.{severity}"].double() - clean).numpy()) - ours
         mean, deviation = 100 * (10 ** (apart[:2] / 20) - 1)
-        told.append(f"{mean:+.1f}, {deviation:+.1f}, {np.abs(apart[2:]).max():.1f}")
+        cells.append(f"{mean:+.1f}, {deviation:+.1f}, {np.abs(apart[2:]).max():.1f}")
         assert (np.abs(apart) <= np.maximum(limits, 3 * strays.std(0))).all(), (severity, apart)
-    print(f"| {name} | {' | '.join(told)} |")
+    print(f"| {name} | {' | '.join(cells)} |")
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
@@ -202,16 +212,20 @@ def test_corruption_grows_with_severity(name: str) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(ALL), st.sampled_from(SEVERITIES), st.integers(0, 3), st.sampled_from([1, 3]), st.integers(1, 40),
+    st.sampled_from(ALL),
+    st.sampled_from(SEVERITIES),
+    st.integers(0, 3),
+    st.sampled_from([1, 3]),
     st.integers(1, 40),
-)  # fmt: skip
+    st.integers(1, 40),
+)
 def test_any_size_and_grey_images(
     name: str, severity: int, count: int, channels: int, height: int, width: int
 ) -> None:
     batch = images(count, channels, height, width)
     before = batch.clone()
-    found = corrupt(batch, name, severity)
-    assert (found.shape, found.dtype) == (batch.shape, torch.uint8)
+    corrupted = corrupt(batch, name, severity)
+    assert (corrupted.shape, corrupted.dtype) == (batch.shape, torch.uint8)
     assert torch.equal(batch, before)
 
 
@@ -219,26 +233,26 @@ def test_any_size_and_grey_images(
 @pytest.mark.parametrize("name", ALL)
 def test_larger_images_have_their_own_severities(name: str, size: int) -> None:
     batch = images(2, height=size, width=size + 8)
-    found = corrupt(batch, name, 5)
-    assert not torch.equal(found, batch)
-    assert float((found.double() - batch).abs().mean()) < 130
+    corrupted = corrupt(batch, name, 5)
+    assert not torch.equal(corrupted, batch)
+    assert float((corrupted.double() - batch).abs().mean()) < 130
 
 
 @pytest.mark.parametrize("level", [0, 255])
 @pytest.mark.parametrize("name", ALL)
 def test_black_and_white_images(name: str, level: int) -> None:
     flat = torch.full((2, 3, 32, 32), level, dtype=torch.uint8)
-    found = corrupt(flat, name, 4)
+    corrupted = corrupt(flat, name, 4)
     if "blur" in name or name in ("contrast", "pixelate", "jpeg_compression", "elastic_transform"):
-        assert torch.equal(found, flat)  # weights sum to 1 exactly
+        assert torch.equal(corrupted, flat)  # weights sum to 1 exactly
 
 
 def test_numbers_of_a_batch_larger_than_what_is_done_at_once() -> None:
     batch = images(3)
     many = batch.repeat(100, 1, 1, 1)
     numbers = list(range(7, 307))
-    found = corrupt(many, "gaussian_noise", 2, 0, numbers)
-    assert torch.equal(found[299:], corrupt(batch[2:], "gaussian_noise", 2, 0, [306]))
+    corrupted = corrupt(many, "gaussian_noise", 2, 0, numbers)
+    assert torch.equal(corrupted[299:], corrupt(batch[2:], "gaussian_noise", 2, 0, [306]))
 
 
 def test_random_numbers_are_uniform_and_normal() -> None:
@@ -268,8 +282,8 @@ def test_noise_on_grey_has_its_published_variance(name: str, variance: float) ->
 
 
 def test_impulses_are_salt_and_pepper_in_equal_shares() -> None:
-    found = corrupt(torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), "impulse_noise", 5)
-    shares = [float((found == level).double().mean()) for level in (0, 255)]
+    corrupted = corrupt(torch.full((64, 3, 32, 32), 128, dtype=torch.uint8), "impulse_noise", 5)
+    shares = [float((corrupted == grey).double().mean()) for grey in (0, 255)]
     assert shares == pytest.approx([0.035, 0.035], rel=0.05)
 
 

@@ -37,10 +37,16 @@ def test_evaluation_mode_is_used_and_the_mode_restored() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [None, {}, {"images": 1}, {"images": -1, "right": 0, "right_in_5": 0, "loss_sum": 0.0},
-               {"images": 1.5, "right": 0, "right_in_5": 0, "loss_sum": 0.0},
-               {"images": 1, "right": 0, "right_in_5": 0, "loss_sum": float("nan")}]
-)  # fmt: skip
+    "record",
+    [
+        None,
+        {},
+        {"images": 1},
+        {"images": -1, "right": 0, "right_in_5": 0, "loss_sum": 0.0},
+        {"images": 1.5, "right": 0, "right_in_5": 0, "loss_sum": 0.0},
+        {"images": 1, "right": 0, "right_in_5": 0, "loss_sum": float("nan")},
+    ],
+)
 def test_counts_from_a_file_are_counts(record: Any) -> None:
     counts = Counts(3, 2, 3, 0.5)
     assert Counts.of(asdict(counts)) == counts

@@ -20,6 +20,7 @@ from biprop import Deck, Engine, Ticket, TicketError, UserError
 from biprop.deck import deck as module
 from biprop.deck import softmax
 from biprop.deck.gate import Gate
+from biprop.deck.report import deck_report
 from biprop.ticket import container
 
 RANDOM = np.random.default_rng(0)
@@ -70,9 +71,9 @@ def test_answers_are_the_cards_weighted_means(deck: Deck) -> None:
     for gating in ("batch", "image"):
         weights = deck.card_weights(pixels, gating)  # type: ignore[arg-type]
         expected = weights[:, :1] * answers[0] + weights[:, 1:] * answers[1]
-        found = deck.predict(pixels, gating, "NCHW")  # type: ignore[arg-type]
-        assert np.allclose(found, expected, atol=1e-6)
-        assert np.allclose(found.sum(1), 1, atol=1e-5)
+        probabilities = deck.predict(pixels, gating, "NCHW")  # type: ignore[arg-type]
+        assert np.allclose(probabilities, expected, atol=1e-6)
+        assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     assert deck.predict(pixels[:0], layout="NCHW").shape == (0, 10)
 
 
@@ -92,14 +93,14 @@ def test_the_module_gives_logarithms_of_the_same_probabilities(deck: Deck, gatin
     pixels = images(6)
     model = deck.to_model(gating)
     taken = torch.from_numpy(pixels).float().div(255).requires_grad_()
-    found = model(taken)
+    logarithms = model(taken)
     assert np.allclose(
-        found.detach().exp().numpy(), deck.predict(pixels, gating, "NCHW"), atol=1e-5
+        logarithms.detach().exp().numpy(), deck.predict(pixels, gating, "NCHW"), atol=1e-5
     )
-    found.max(1).values.sum().backward()
+    logarithms.max(1).values.sum().backward()
     assert taken.grad is not None
     assert bool(taken.grad.abs().sum() > 0)
-    assert torch.allclose(model(torch.from_numpy(pixels)), found, atol=1e-5)
+    assert torch.allclose(model(torch.from_numpy(pixels)), logarithms, atol=1e-5)
 
 
 def test_cards_that_do_not_fit_together() -> None:
@@ -144,12 +145,12 @@ def test_files_that_are_none(deck: Deck, tmp_path: Path) -> None:
 
 def changed(deck: Deck, description: dict[str, Any] | None = None, **tensors: Any) -> bytes:
     """The deck's file with other parts and a right checksum."""
-    told, parts = container.unpack("deck", 1, deck.to_bytes())
+    original, parts = container.unpack("deck", 1, deck.to_bytes())
     kinds = {"tickets": "U8", "gate": "F32"}
     return container.pack(
         "deck",
         1,
-        {**told, **(description or {})},
+        {**original, **(description or {})},
         {name: (kinds[name], tensors.get(name, parts[name])) for name in kinds},
     )
 
@@ -213,6 +214,15 @@ def test_a_ticket_with_a_changed_bit_is_noticed_in_the_deck(deck: Deck) -> None:
     tickets[-1] ^= 1
     with pytest.raises(TicketError, match="card ü: damaged: the checksum"):
         Deck.from_bytes(changed(deck, tickets=tickets))
+
+
+def test_the_report_has_a_row_a_card_and_the_gate_in_percent(deck: Deck) -> None:
+    report = deck_report(deck, 1000)
+    assert [row[0] for row in report.layers] == deck.names
+    assert deck.gate
+    a, b = (100 * weight for weight in deck.gate.worth[0])
+    assert dict(report.totals)["images with loud"] == f"a {a:.0f} %, ü {b:.0f} %"
+    assert a + b == pytest.approx(100)
 
 
 def test_the_header_is_plain_json(deck: Deck) -> None:

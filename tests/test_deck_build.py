@@ -54,7 +54,7 @@ def test_what_cards_were_trained_on() -> None:
     )
     mixed = build.training_recipe(card(0, augmix=True, aug_severity=5, jsd=True), "a")
     assert mixed == Recipe("none", AugMix(severity=5))
-    assert build.in_words(Recipe("none")) == "no augmentation"
+    assert build.description_of(Recipe("none")) == "no augmentation"
     untold = card(0)
     untold.found = {}
     assert build.training_recipe(untold, "a") == Recipe("none")

@@ -113,9 +113,9 @@ def test_layouts_of_colour_images_that_are_not_square() -> None:
 
 
 def test_floats_become_the_nearest_bytes(ticket: Ticket) -> None:
-    levels = np.arange(1024).reshape(1, 1, 32, 32) % 256
-    floats = (levels + 0.4 * (-1) ** levels).clip(0, 255) / 255
-    assert np.array_equal(Engine(ticket).as_bytes(floats), levels.astype(np.uint8))
+    greys = np.arange(1024).reshape(1, 1, 32, 32) % 256
+    floats = (greys + 0.4 * (-1) ** greys).clip(0, 255) / 255
+    assert np.array_equal(Engine(ticket).as_bytes(floats), greys.astype(np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,8 @@ import os, sys, threading, time, warnings
 import numpy as np
 from biprop import Engine
 warnings.simplefilter("ignore")  # of forks beside threads: that is what is tried
-engine, pixels = Engine(sys.argv[1], min(2, len(os.sched_getaffinity(0)))), np.zeros((65, 1, 32, 32), np.uint8)
+engine = Engine(sys.argv[1], min(2, len(os.sched_getaffinity(0))))
+pixels = np.zeros((65, 1, 32, 32), np.uint8)
 expected, stop = engine.run(pixels), False
 
 def busy():

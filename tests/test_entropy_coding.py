@@ -95,10 +95,10 @@ def test_a_large_stream_takes_what_its_models_cost(
 
 
 def test_the_stream_never_changes_its_meaning() -> None:
-    one, other = (
+    small, large = (
         rng.sign_bits(seed, 0, 4 * 6 * 9).reshape(4, 6, 9).view(np.bool_) for seed in (3, 4)
     )
-    bits = one & other
+    bits = small & large
     stream = entropy_coding.encode([bits, bits, bits], [Model(), Model("o", 3), Model("i", 6)])
     assert hashlib.sha256(stream.tobytes()).hexdigest() == PINNED
 
@@ -129,11 +129,11 @@ def test_a_damaged_stream_is_refused_and_never_crashes() -> None:
         damaged = stream.copy()
         damaged[generator.integers(len(damaged))] ^= generator.integers(1, 256)
         try:
-            found = decoded(damaged, masks, models)
+            masks_read = decoded(damaged, masks, models)
         except CodingError:
             refused += 1
         else:
-            assert [int(m.sum()) for m in found] == [int(m.sum()) for m in masks]
+            assert [int(m.sum()) for m in masks_read] == [int(m.sum()) for m in masks]
     assert refused == 500
     for cut in (0, 3, 4, 8, len(stream) - 4):
         with pytest.raises(CodingError):
@@ -164,7 +164,7 @@ def test_pieces_are_coded_as_the_whole(compiled: bool, monkeypatch: pytest.Monke
     whole = entropy_coding.encode([mask] * 3, models)
     monkeypatch.setattr(entropy_coding, "PIECE", 512)
     assert np.array_equal(entropy_coding.encode([mask] * 3, models), whole)
-    assert all(np.array_equal(mask, found) for found in decoded(whole, [mask] * 3, models))
+    assert all(np.array_equal(mask, read) for read in decoded(whole, [mask] * 3, models))
 
 
 def test_a_small_stream_of_a_large_mask_takes_the_memory_of_its_plane() -> None:
@@ -173,12 +173,12 @@ def test_a_small_stream_of_a_large_mask_takes_the_memory_of_its_plane() -> None:
     plane[-1] = 128
     tracemalloc.start()
     stream = entropy_coding.encode_planes([plane], [(size,)], [1], [Model()])
-    (found,) = entropy_coding.decode(stream, [(size,)], [1], [Model()])
+    (read,) = entropy_coding.decode(stream, [(size,)], [1], [Model()])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.array_equal(found, plane)
+    assert np.array_equal(read, plane)
     assert peak < size // 8 + 8 * PIECE < size
-    assert entropy_coding.cost_of_one_chance(1, size) == pytest.approx(
+    assert entropy_coding.cost_of_constant(1, size) == pytest.approx(
         8 * len(stream), abs=8 * 8 * MOST_LANES
     )
 

@@ -1,4 +1,4 @@
-from biprop.errors import did_you_mean, one_line, shown
+from biprop.errors import abbreviated, did_you_mean, one_line
 
 
 def test_one_line_whatever_the_exception_says() -> None:
@@ -14,8 +14,8 @@ def test_the_nearest_word_is_offered_whatever_its_case() -> None:
 
 
 def test_values_from_files_are_shown_in_one_line() -> None:
-    assert shown("ä b") == "ä b"
-    assert shown(3) == "3"
-    assert shown("a\nb\u202e\x1b[2J") == r"'a\nb\u202e\x1b[2J'"
-    assert shown("x" * 100) == "x" * 80 + "..."
+    assert abbreviated("ä b") == "ä b"
+    assert abbreviated(3) == "3"
+    assert abbreviated("a\nb\u202e\x1b[2J") == r"'a\nb\u202e\x1b[2J'"
+    assert abbreviated("x" * 100) == "x" * 80 + "..."
     assert one_line(ValueError("a \ufeff b")).isprintable()

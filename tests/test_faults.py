@@ -1,4 +1,4 @@
-"""Every fault of faults.py, done to a run: one clear line, the right exit code, and nothing lost."""
+"""Every fault of faults.py, injected into a run: one clear line, the exit code, nothing lost."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_nothing_is_lost(fault, tmp_path: Path) -> None:  # type: ignore[no-unty
         pytest.skip(str(e))
     assert outcome.code == FAULTS[fault]
     assert outcome.seconds < 30
-    assert bool(outcome.said) == (outcome.code > 0), outcome.said
+    assert bool(outcome.message) == (outcome.code > 0), outcome.message
 
 
 def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from biprop import files
 
 def test_a_file_is_replaced_in_one_step_or_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    files.replace_text(path, "one ±")
+    files.write_text_atomically(path, "one ±")
     assert path.read_text(encoding="utf-8") == "one ±"
-    with pytest.raises(ZeroDivisionError), files.replacing(path) as file:
+    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as file:
         file.write(b"half")
         assert path.read_text(encoding="utf-8") == "one ±"
         _ = 1 / 0
@@ -26,10 +26,10 @@ def test_new_files_have_what_the_umask_leaves_and_old_ones_what_they_had(
 ) -> None:
     before = os.umask(umask)
     try:
-        files.replace_text(tmp_path / "new", "x")
+        files.write_text_atomically(tmp_path / "new", "x")
         (tmp_path / "old").touch()
         (tmp_path / "old").chmod(0o640)
-        files.replace_text(tmp_path / "old", "x")
+        files.write_text_atomically(tmp_path / "old", "x")
     finally:
         os.umask(before)
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")] == [
@@ -46,7 +46,7 @@ def test_a_link_is_written_through(exists: bool, tmp_path: Path) -> None:
         real.write_text("old")
     middle.symlink_to(real)
     link.symlink_to("middle")
-    files.replace_text(link, "new")
+    files.write_text_atomically(link, "new")
     assert link.is_symlink()
     assert middle.is_symlink()
     assert real.read_text() == "new"
@@ -56,25 +56,25 @@ def test_a_link_is_written_through(exists: bool, tmp_path: Path) -> None:
 def test_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "null").symlink_to(os.devnull)
     with pytest.raises(OSError, match="Not a regular file"):
-        files.replace_text(tmp_path / "null", "x")
+        files.write_text_atomically(tmp_path / "null", "x")
     with pytest.raises(IsADirectoryError):
-        files.replace_text(tmp_path, "x")
+        files.write_text_atomically(tmp_path, "x")
     assert not list(tmp_path.parent.glob(".*.unfinished"))
 
 
 def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "none" / "a"
     with pytest.raises(FileNotFoundError) as caught:
-        files.replace_text(path, "x")
+        files.write_text_atomically(path, "x")
     assert caught.value.filename == str(path)
-    with pytest.raises(OSError, match="No space") as full, files.replacing(tmp_path / "a"):
+    with pytest.raises(OSError, match="No space") as full, files.atomic_write(tmp_path / "a"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert full.value.filename == str(tmp_path / "a")
 
 
 def test_the_longest_name_that_a_folder_takes(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 127)
-    files.replace_text(path, "x")
+    files.write_text_atomically(path, "x")
     assert path.read_text() == "x"
 
 
@@ -90,7 +90,7 @@ def test_file_and_name_are_forced_to_the_disk_in_this_order(
         seen.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    files.replace_text(path, "x")
+    files.write_text_atomically(path, "x")
     assert seen == [(False, False), (True, True)]
 
 

@@ -6,14 +6,14 @@ import fuzz
 import pytest
 
 from biprop import UserError
-from biprop.ticket import entropy_coding, rans
+from biprop.ticket import rans
 
 
 @pytest.mark.parametrize("name", list(fuzz.TARGETS))
 def test_mutants_are_read_or_refused(name: str) -> None:
-    found = fuzz.fuzz(fuzz.TARGETS[name], seconds=0.3, seed=0)
-    assert found.executions > 0
-    assert not found.faults
+    findings = fuzz.fuzz(fuzz.TARGETS[name], seconds=0.3, seed=0)
+    assert findings.executions > 0
+    assert not findings.faults
 
 
 def test_samples_are_read() -> None:
@@ -31,7 +31,7 @@ def test_decoders_that_disagree_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
         row[:2] = row[1::-1]
         return place
 
-    monkeypatch.setattr(entropy_coding, "_take_by_numpy", wrong)
+    monkeypatch.setattr(rans, "_take_by_numpy", wrong)
     with pytest.raises(fuzz.Fault, match=r"one decoder reads|the decoders read"):
         fuzz.execute_ticket(sample)
 

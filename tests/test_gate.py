@@ -26,10 +26,10 @@ def test_features_are_finite_for_images_of_any_size(
     channels: int, height: int, width: int, count: int
 ) -> None:
     pixels = RANDOM.integers(0, 256, (count, channels, height, width), dtype=np.uint8)
-    found = features(pixels)
-    assert found.shape == (count, features_of(channels))
-    assert found.dtype == np.float32
-    assert np.isfinite(found).all()
+    spectrum = features(pixels)
+    assert spectrum.shape == (count, features_of(channels))
+    assert spectrum.dtype == np.float32
+    assert np.isfinite(spectrum).all()
 
 
 def test_features_do_not_see_where_things_are_nor_how_bright_it_is() -> None:

@@ -62,7 +62,7 @@ class Reference:
         self.optimizer.load_state_dict(checkpoint.load(path)["optimizer"])
 
     def differences(self) -> dict[str, float]:
-        """Of everything that the reference holds, by name: an evaluation, then one training step."""
+        """Name -> difference from the reference, of an evaluation and one training step."""
         found: dict[str, float] = {}
 
         def compare(name: str, ours: Tensor) -> None:

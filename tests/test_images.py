@@ -15,9 +15,9 @@ from biprop.data import load
 from biprop.images import find, formats, opened, read, upright_size
 
 
-def test_pictures_are_found_in_order(tmp_path: Path) -> None:
+def test_images_are_found_in_order(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "b", ("cat", "dog"), 2)
-    (tmp_path / "b" / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "b" / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "z.PNG").write_bytes(png(np.zeros((2, 2), np.uint8)))
     found = find([tmp_path / "z.PNG", tmp_path / "b"])
     assert [str(p.relative_to(tmp_path)) for p in found] == [
@@ -30,7 +30,7 @@ def test_pictures_are_found_in_order(tmp_path: Path) -> None:
     assert find([str(tmp_path / "b" / "cat" / "notes.txt")])  # whoever names a file means it
 
 
-def test_pictures_are_scaled_as_data_in_memory_are(tmp_path: Path) -> None:
+def test_images_are_scaled_as_data_in_memory_are(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path / "pets", side=20)
     data = load(Config(set="folder", data=str(folder), image_size=32, select_on="test"))
     paths = find([folder])
@@ -40,7 +40,7 @@ def test_pictures_are_scaled_as_data_in_memory_are(tmp_path: Path) -> None:
     } == ours  # type: ignore[attr-defined]
 
 
-def test_pictures_are_cut_as_data_that_are_streamed(tmp_path: Path) -> None:
+def test_images_are_cropped_as_streamed_data(tmp_path: Path) -> None:
     write_photographs(tmp_path)
     data = load(
         Config(
@@ -66,7 +66,7 @@ def test_every_kind_of_pixel(mode: str, shape: tuple[int, int, int], tmp_path: P
     assert (pixels.shape, pixels.dtype) == (shape, np.uint8)
 
 
-def test_a_picture_of_the_right_size_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_taken_as_it_is(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
     (tmp_path / "a.png").write_bytes(png(pixels))
     for cut in (False, True):
@@ -77,8 +77,8 @@ def test_mistakes_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     whole = png(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="empty: no pictures in this folder"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match="empty: no images in this folder"):
         find([tmp_path / "empty"])
     for name in ("none.png", "bad\0name"):
         with pytest.raises(UserError, match="cannot be read"):
@@ -124,7 +124,7 @@ def test_floats_are_shades_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
-def test_pictures_are_upright(orientation: int, name: str, tmp_path: Path) -> None:
+def test_images_are_upright(orientation: int, name: str, tmp_path: Path) -> None:
     shape = (24, 16)
     upright = np.zeros(shape, dtype=np.uint8)
     upright[:8, :8] = 250  # the upper left corner is bright
@@ -190,7 +190,7 @@ def huge(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (10_000, 10_000)])
-def test_a_picture_that_claims_too_many_pixels_is_one_line(
+def test_an_image_that_claims_too_many_pixels_is_one_line(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(huge(*size))

@@ -10,14 +10,14 @@ from biprop import interrupts
 from biprop.interrupts import StopRequest, Terminated
 
 
-@pytest.mark.parametrize("number", interrupts.TO_STOP)
+@pytest.mark.parametrize("number", interrupts.STOP_SIGNALS)
 def test_a_signal_is_noted_and_the_handlers_come_back(number: signal.Signals) -> None:
-    before = [signal.getsignal(one) for one in interrupts.TO_STOP]
+    before = [signal.getsignal(one) for one in interrupts.STOP_SIGNALS]
     with StopRequest() as stop:
         assert not stop.signal
         os.kill(os.getpid(), number)
         assert stop.signal == number
-    assert before == [signal.getsignal(one) for one in interrupts.TO_STOP]
+    assert before == [signal.getsignal(one) for one in interrupts.STOP_SIGNALS]
 
 
 def test_ctrl_c_twice_means_at_once_unless_it_is_one_that_came_two_ways(
@@ -27,7 +27,7 @@ def test_ctrl_c_twice_means_at_once_unless_it_is_one_that_came_two_ways(
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT
-        monkeypatch.setattr(interrupts, "AT_ONCE", -1.0)
+        monkeypatch.setattr(interrupts, "SECOND_INTERRUPT_DELAY", -1.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -42,7 +42,7 @@ def test_the_first_signal_counts() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_before_a_search_a_signal_ends_what_runs_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Terminated, match=number.name), interrupts.raised():
+    with pytest.raises(Terminated, match=number.name), interrupts.raising():
         os.kill(os.getpid(), number)
         raise AssertionError
     assert signal.getsignal(number) == before
@@ -51,7 +51,7 @@ def test_before_a_search_a_signal_ends_what_runs_at_once(number: signal.Signals)
 def test_nohup_means_it() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with interrupts.raised(), StopRequest() as stop:
+        with interrupts.raising(), StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.signal
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -63,7 +63,7 @@ def test_nohup_means_it() -> None:
 def test_who_has_said_how_it_ends_ends_so(number: int) -> None:
     kill = f"os.kill(os.getpid(), {number})"
     code = (
-        f"import atexit, os; from biprop import interrupts; interrupts.settle(); {kill};"
+        f"import atexit, os; from biprop import interrupts; interrupts.ignore_signals(); {kill};"
         f" atexit.register(lambda: {kill})"
     )
     code += "; raise SystemExit(75)"

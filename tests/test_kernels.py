@@ -896,7 +896,7 @@ def test_products(channels: tuple[int, int]) -> None:
 
 @pytest.mark.skipif("amx" not in SETS, reason="a processor without products of matrices")
 def test_products_of_many_taps_and_of_any_floats() -> None:
-    """4608 taps; and pixels that need all of a float's digits, which three numbers of eight hold."""
+    """4608 taps; and pixels that need all of a float's digits: three numbers of eight hold them."""
     rng = np.random.default_rng(14)
     program = conv_program(rng, "floats to floats", (512, 40), (4, 4), (3, 3), 1, 1, 0.5, "")
     assert any("product of floats" in kernel for kernel in check(program, rng, SETS))

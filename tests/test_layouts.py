@@ -70,7 +70,7 @@ def test_two_names_of_one_part_are_refused() -> None:
 )
 def test_layouts_of_images(folders: list[str], found: dict[str, str], tmp_path: Path) -> None:
     root = make(tmp_path / "d", *folders)
-    assert layouts.of_pictures(root) == {part: root / place for part, place in found.items()}
+    assert layouts.of_images(root) == {part: root / place for part, place in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_two_parts_in_one_folder_are_refused(tmp_path: Path) -> None:
     root = make(tmp_path / "d", "train/a", "train/b")
     (root / "val").symlink_to("train")
     with pytest.raises(UserError, match="train and val are the same folder"):
-        layouts.of_pictures(root)
+        layouts.of_images(root)
 
 
 def test_hidden_files_are_no_data_and_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"arch": ["Conv4"]}, "no such network"),
         ({"arch": None}, "no such network"),
@@ -65,10 +65,10 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused() -> None:
         ({"prune_rate": None}, "pass --prune-rate"),
     ],
 )
-def test_fields_are_checked(changes: dict[str, Any], said: str) -> None:
+def test_fields_are_checked(changes: dict[str, Any], message: str) -> None:
     with torch.device("meta"):
         state = build.build("Conv4").state_dict()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         legacy.describe(
             {"arch": "Conv4", "conv_type": "SubnetConv", "prune_rate": 0.3, **changes}, state, "x"
         )

@@ -25,9 +25,9 @@ def test_a_ticket_that_does_not_fit_its_network_names_what() -> None:
     with pytest.raises(TicketError, match="a network that biprop does not know"):
         lower(dataclasses.replace(ticket, network=None))
     name = next(name for name in ticket.state if name.endswith("running_var"))
-    for value, found in ((None, "absent"), (np.ones(3, np.float32), r"\(3,\)")):
+    for value, shape in ((None, "absent"), (np.ones(3, np.float32), r"\(3,\)")):
         state = {k: v for k, v in {**ticket.state, name: value}.items() if v is not None}
-        with pytest.raises(TicketError, match=rf"does not fit its network: {name} is {found}, not"):
+        with pytest.raises(TicketError, match=rf"does not fit its network: {name} is {shape}, not"):
             lower(dataclasses.replace(ticket, state=state))
     with pytest.raises(TicketError, match=r"does not fit its network: convs\.0\.weight is absent"):
         lower(dataclasses.replace(ticket, layers=ticket.layers[1:]))

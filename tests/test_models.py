@@ -124,10 +124,23 @@ SIGN_NEAR_ZERO = (
 
 
 IN_EVERY_TEST_RUN = (
-    "FC", "Conv2", "Conv4_BinAct", "Conv8Wide_BinAct_ReLU", "Conv8Wide_BinAct_ReLU_Final_Act", "VGG_Small", "VGG_Small_BinAct",
-    "Wide_VGG_Small", "Wide_VGG_Small_132", "cResNet20", "cResNet20_BinAct", "cResNet110", "cResNet18_BinAct_v2",
-    "ResNet18", "ResNet18_BinAct", "ResNet18_v2",
-)  # fmt: skip
+    "FC",
+    "Conv2",
+    "Conv4_BinAct",
+    "Conv8Wide_BinAct_ReLU",
+    "Conv8Wide_BinAct_ReLU_Final_Act",
+    "VGG_Small",
+    "VGG_Small_BinAct",
+    "Wide_VGG_Small",
+    "Wide_VGG_Small_132",
+    "cResNet20",
+    "cResNet20_BinAct",
+    "cResNet110",
+    "cResNet18_BinAct_v2",
+    "ResNet18",
+    "ResNet18_BinAct",
+    "ResNet18_v2",
+)
 """One network of every structure; the others are slow."""
 
 

@@ -62,7 +62,8 @@ with loaded(program) as network:
 with loaded(program, instruction_set="scalar") as network:
     other = ctypes.create_string_buffer(4096)
     core.biprop_explain(network.network, 1, other, len(other))
-print(core.biprop_core_generation().decode(), *(t.value.decode().split("\\t")[0] for t in (text, other)))
+names = [t.value.decode().split("\\t")[0] for t in (text, other)]
+print(core.biprop_core_generation().decode(), *names)
 """
 
 

@@ -14,9 +14,10 @@ from biprop.runs import results
 
 def test_runs_that_end_together_lose_no_row(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from biprop import log\nfor i in range(20):"
-        " log.append_result(Path(sys.argv[1]), {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' *"
-        " 5000})"
+        "import sys; from pathlib import Path; from biprop.runs import results\n"
+        "for i in range(20):\n"
+        "    row = {'Name': f'{sys.argv[2]}-{i}', 'Base Config': 'x' * 5000}\n"
+        "    results.append_result(Path(sys.argv[1]), row)"
     )
     path = tmp_path / "results.csv"
     running = [
@@ -92,13 +93,13 @@ def test_a_table_that_stays_locked_keeps_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row waits beside it, and the next run that ends adds it, once."""
-    monkeypatch.setattr(results, "LOCK_PATIENCE", 0.2)
-    monkeypatch.setattr(results, "_TELL_OF_WAITING", 0.0)
-    path, told = tmp_path / "results.csv", []
+    monkeypatch.setattr(results, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(results, "_NOTICE_AFTER", 0.0)
+    path, messages = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
         for _ in range(2):  # it went on after it was killed
-            results.append_result(path, {"Name": "=a"}, tell=told.append)
-    waits, late = told[:2]
+            results.append_result(path, {"Name": "=a"}, tell=messages.append)
+    waits, late = messages[:2]
     assert waits.endswith("another process holds results.csv.lock: waiting for it, at most 0 s")
     assert "still locked: the row waits in results.csv." in late
     assert not path.exists()
@@ -109,10 +110,12 @@ def test_a_table_that_stays_locked_keeps_nobody(
 
 
 def test_who_waits_for_a_table_hears_signals(tmp_path: Path) -> None:
-    path, told = tmp_path / "results.csv", []
+    path, messages = tmp_path / "results.csv", []
     with FileLock(f"{path}.lock"):
-        results.append_result(path, {"Name": "a"}, is_asked_to_stop=lambda: True, tell=told.append)
-    assert len(told) == 1
+        results.append_result(
+            path, {"Name": "a"}, is_asked_to_stop=lambda: True, tell=messages.append
+        )
+    assert len(messages) == 1
     assert list(tmp_path.glob("results.csv.*.row"))
 
 

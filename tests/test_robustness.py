@@ -31,28 +31,28 @@ def scores_of(accuracies: dict[tuple[str, int], int], clean: int = 100) -> Score
 
 
 def test_means_are_of_corruptions_and_not_of_cells() -> None:
-    one = scores_of({("fog", 1): 80, ("fog", 5): 20, ("snow", 1): 90, ("spatter", 1): 0})
-    assert one.of("fog") == 50
-    assert one.mean() == 70  # the extra ones are none of the 15
-    assert one.mean(GROUPS["weather"]) == 70
-    assert one.mean(EXTRA) == 0
-    assert one.mean(GROUPS["noise"]) is None
+    measured = scores_of({("fog", 1): 80, ("fog", 5): 20, ("snow", 1): 90, ("spatter", 1): 0})
+    assert measured.of("fog") == 50
+    assert measured.mean() == 70  # the extra ones are none of the 15
+    assert measured.mean(GROUPS["weather"]) == 70
+    assert measured.mean(EXTRA) == 0
+    assert measured.mean(GROUPS["noise"]) is None
 
 
 def test_mce_is_the_mean_of_ratios_of_summed_errors() -> None:
-    one = scores_of({("fog", 1): 80, ("fog", 5): 20, ("snow", 1): 90})
+    measured = scores_of({("fog", 1): 80, ("fog", 5): 20, ("snow", 1): 90})
     reference = {"fog": {1: 0.1, 5: 0.3}, "snow": {1: 0.2}}
-    assert one.mce(reference) == pytest.approx(100 * ((0.2 + 0.8) / 0.4 + 0.1 / 0.2) / 2)
+    assert measured.mce(reference) == pytest.approx(100 * ((0.2 + 0.8) / 0.4 + 0.1 / 0.2) / 2)
     assert scores_of({("spatter", 1): 3}).mce(reference) is None
 
 
 def test_a_network_is_its_own_reference(tmp_path: Path) -> None:
     cells = choose_cells("fog,noise", "2,3")
-    one = scores_of({cell: 10 + 7 * i for i, cell in enumerate(cells)})
-    content = scores.as_json([one], {"file": "x"}, None)
+    measured = scores_of({cell: 10 + 7 * i for i, cell in enumerate(cells)})
+    content = scores.as_json([measured], {"file": "x"}, None)
     (tmp_path / "x.json").write_text(json.dumps(content))
     reference = scores.read_reference(str(tmp_path / "x.json"), cells, 10)
-    assert one.mce(reference) == pytest.approx(100)
+    assert measured.mce(reference) == pytest.approx(100)
     assert content["results"][0]["corruptions"]["fog"]["2"] == {
         "right": 10,
         "images": 100,
@@ -68,11 +68,22 @@ def test_alexnets_errors_are_the_published_ones() -> None:
     cells = choose_cells(None, None)
     reference = scores.read_reference("alexnet", cells, 1000)
     means = {
-        "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.92264, "defocus_blur": 0.81988,
-        "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.79836, "snow": 0.866816, "frost": 0.826572,
-        "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.71784,
+        "gaussian_noise": 0.886428,
+        "shot_noise": 0.894468,
+        "impulse_noise": 0.92264,
+        "defocus_blur": 0.81988,
+        "glass_blur": 0.826268,
+        "motion_blur": 0.785948,
+        "zoom_blur": 0.79836,
+        "snow": 0.866816,
+        "frost": 0.826572,
+        "fog": 0.819324,
+        "brightness": 0.564592,
+        "contrast": 0.853204,
+        "elastic_transform": 0.646056,
+        "pixelate": 0.71784,
         "jpeg_compression": 0.6065,
-    }  # fmt: skip
+    }
     assert reference == {name: dict.fromkeys((1, 2, 3, 4, 5), mean) for name, mean in means.items()}
     by_severity = {
         "gaussian_noise": (0.69528, 0.82542, 0.93554, 0.98138, 0.99452),
@@ -119,7 +130,7 @@ def test_what_a_user_may_name() -> None:
     assert choose_cells(None, None) == [(name, s) for name in NAMES for s in (1, 2, 3, 4, 5)]
     assert choose_cells("fog, noise,fog", "5,1,5") == [
         (name, s) for name in ("fog", *GROUPS["noise"]) for s in (1, 5)
-    ]  # fmt: skip
+    ]
     assert len(choose_cells("all", "3")) == 19
     for names, severities, message in [
         ("frog", None, "--corruptions frog: no such corruption or group; did you mean 'fog'"),
@@ -134,15 +145,15 @@ def test_what_a_user_may_name() -> None:
 
 def brightness_of(pixels: Tensor) -> Tensor:
     """A network whose class is how bright the image is, of ten."""
-    level = (pixels.float().mean((1, 2, 3)) / 25.6).long().clamp(0, 9)
-    return torch.nn.functional.one_hot(level, 10).float()
+    tenths = (pixels.float().mean((1, 2, 3)) / 25.6).long().clamp(0, 9)
+    return torch.nn.functional.one_hot(tenths, 10).float()
 
 
 def test_counts_are_those_of_the_images_one_by_one() -> None:
     numbers = spread(len(DIGITS.test), 50)
     source = Generated(DIGITS, numbers, 16, seed=3)
     cells = [("brightness", 5), ("shot_noise", 1)]
-    (one,) = measure.measure(
+    (measured,) = measure.measure(
         Classifier([brightness_of], ["b"]),
         source.clean(),
         source,
@@ -151,7 +162,7 @@ def test_counts_are_those_of_the_images_one_by_one() -> None:
         lambda items, what, length: items,
     )
     pixels, labels = DIGITS.test.images[numbers], DIGITS.test.labels[numbers]  # type: ignore[attr-defined]
-    assert (one.clean.right, one.clean.images) == (
+    assert (measured.clean.right, measured.clean.images) == (
         int((brightness_of(pixels).argmax(1) == labels).sum()),
         50,
     )
@@ -161,9 +172,12 @@ def test_counts_are_those_of_the_images_one_by_one() -> None:
             for p, n in zip(pixels, numbers, strict=True)
         ]
         expected = int((brightness_of(torch.cat(singly)).argmax(1) == labels).sum())
-        assert (one.cells[name, severity].right, one.cells[name, severity].images) == (expected, 50)
-    rows = scores.as_rows([one])
-    assert rows[1][:5] == ["b", "none", "0", str(one.clean.right), "50"]
+        assert (measured.cells[name, severity].right, measured.cells[name, severity].images) == (
+            expected,
+            50,
+        )
+    rows = scores.as_rows([measured])
+    assert rows[1][:5] == ["b", "none", "0", str(measured.clean.right), "50"]
     assert [row[1:3] for row in rows[2:]] == [["brightness", "5"], ["shot_noise", "1"]]
 
 
@@ -198,7 +212,7 @@ def test_published_arrays_are_read_by_severity(tmp_path: Path, labels: int) -> N
     assert [pixels.shape for pixels, _ in batches] == [(3, 3, 8, 8), (1, 3, 8, 8)]
     assert torch.cat([pixels[:, 0, 0, 0] for pixels, _ in batches]).tolist() == [5, 6, 7, 8]
     assert torch.cat([of for _, of in batches]).tolist() == [0, 1, 2, 3]
-    assert len(source.told) > 10
+    assert len(source.description) > 10
     fewer = PublishedArrays(tmp_path / "c", ["fog"], (3, 8, 8), 4, most=2, batch=3)
     assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in fewer.batches("fog", 5)] == [[16, 18]]
 

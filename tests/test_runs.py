@@ -1,6 +1,6 @@
 """The folder of a run.
 
-That real runs are found again and told of: test_cli; that they survive: test_faults.
+Real runs that continue and are shown: test_cli; failures and recovery: test_faults.
 """
 
 import json
@@ -21,8 +21,8 @@ from biprop.runs.folder import (
     PROGRESS,
     RESULT,
     SETTINGS,
-    Progress,
-    has_told_its_end,
+    ProgressFile,
+    has_final_status,
     held,
     make,
     newest,
@@ -93,7 +93,9 @@ def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None
         (folder / name).write_text(content)
     (folder / LOGS / METRICS).write_text('{"epoch": 1, "tr')  # the last line, half-written
     rows = dict(status.status(folder))
-    assert rows["state"].startswith("dead: process ? on an unknown machine wrote last nothing")
+    assert rows["state"].startswith(
+        "crashed: no final status recorded (process ? on an unknown machine, no update); go on"
+    )
     assert rows["checkpoint"].startswith("checkpoints/initial.state, written 0 s ago")
 
 
@@ -122,7 +124,7 @@ def test_a_damaged_progress_is_one_line(content: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("process", "state"),
-    [(os.getpid(), "searches (process"), (2**22 + 1, "dead: "), (2**80, "dead: ")],
+    [(os.getpid(), "searches (process"), (2**22 + 1, "crashed: "), (2**80, "crashed: ")],
     ids=["this one", "none", "no number of a process"],
 )
 def test_whether_a_run_lives_is_known_where_its_lock_cannot_be_opened(
@@ -159,26 +161,26 @@ def test_the_folder_of_a_run_that_was_killed_before_its_first_checkpoint_is_take
 
 
 @pytest.mark.parametrize(
-    "said", ["stopped: SIGTERM", "failed: epoch 2, step 7: the loss is not finite"]
+    "recorded", ["stopped: SIGTERM", "failed: epoch 2, step 7: the loss is not finite"]
 )
-def test_status_tells_why_a_run_ended(tmp_path: Path, said: str) -> None:
+def test_status_tells_why_a_run_ended(tmp_path: Path, recorded: str) -> None:
     folder = begun(config(tmp_path))
-    Progress(folder).tell(said, at_once=True)
-    assert has_told_its_end(folder)
+    ProgressFile(folder).write(recorded, at_once=True)
+    assert has_final_status(folder)
     assert (
         dict(status.status(folder))["state"]
-        == f"{said}, 0 s ago; go on with: biprop find --resume {folder}"
+        == f"{recorded}, 0 s ago; go on with: biprop find --resume {folder}"
     )
 
 
-def test_progress_is_told_now_and_then_and_keeps_what_it_knew(tmp_path: Path) -> None:
-    progress = Progress(tmp_path, every=1e9)
-    progress.tell("searches", {"epoch": 1, "epochs": 9})
-    progress.tell("searches", {"epoch": 2})
+def test_progress_is_written_now_and_then_and_keeps_earlier_facts(tmp_path: Path) -> None:
+    progress = ProgressFile(tmp_path, every=1e9)
+    progress.write("searches", {"epoch": 1, "epochs": 9})
+    progress.write("searches", {"epoch": 2})
     assert json.loads((tmp_path / PROGRESS).read_text())["epoch"] == 1
-    progress.tell("stopped", {"batch": 3}, at_once=True)
-    told = json.loads((tmp_path / PROGRESS).read_text())
-    assert (told["state"], told["epoch"], told["epochs"], told["batch"]) == ("stopped", 2, 9, 3)
+    progress.write("stopped", {"batch": 3}, at_once=True)
+    record = json.loads((tmp_path / PROGRESS).read_text())
+    assert [record[name] for name in ("state", "epoch", "epochs", "batch")] == ["stopped", 2, 9, 3]
 
 
 def test_times_in_words() -> None:

@@ -46,10 +46,12 @@ def stream_of(encoding: str) -> io.TextIOWrapper:
 @pytest.mark.parametrize(
     ("encoding", "shown"), [("ascii", rb"\xdc\u65e5"), ("cp1252", b"\xdc\\u65e5")]
 )
-@pytest.mark.parametrize("lasting", [False, True])
-def test_what_a_screen_cannot_encode_is_escaped(encoding: str, shown: bytes, lasting: bool) -> None:
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_what_a_screen_cannot_encode_is_escaped(
+    encoding: str, shown: bytes, tolerant: bool
+) -> None:
     stream = stream_of(encoding)
-    screen.as_stream(stream, lasting).write("Ü日")
+    screen.as_stream(stream, tolerant).write("Ü日")
     assert stream.buffer.getvalue() == shown  # type: ignore[attr-defined]
 
 
@@ -57,14 +59,14 @@ def test_errors_are_escaped_too(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = stream_of("ascii")
     monkeypatch.setattr(sys, "stderr", stream)
     screen.prepare()
-    screen.tell("\x1b[31mÜ")
+    screen.report("\x1b[31mÜ")
     assert stream.buffer.getvalue() == b"biprop: \\x1b[31m\\xdc\n"  # type: ignore[attr-defined]
 
 
 def test_a_closed_screen_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     screen.prepare()
-    screen.show("nobody sees it")
+    screen.print_text("nobody sees it")
     screen.finish()
     sys.stdout.close()
 
@@ -86,7 +88,7 @@ def test_a_search_goes_on_without_a_screen_and_says_so_once(
     number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = Broken(number)
-    stream = screen.as_stream(broken, lasting=True)
+    stream = screen.as_stream(broken, tolerant=True)
     for _ in range(3):
         print("a line", file=stream, flush=True)
     assert broken.writes == 1
@@ -104,7 +106,7 @@ def test_a_search_goes_on_without_a_screen_and_says_so_once(
 def test_other_commands_end(
     number: int, expected: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for write in (screen.as_stream(Broken(number), lasting=False).write, screen.show):
+    for write in (screen.as_stream(Broken(number), tolerant=False).write, screen.print_text):
         monkeypatch.setattr(sys, "stdout", Broken(number))
         with pytest.raises(expected, match="reason"):
             write("a line")
@@ -113,5 +115,5 @@ def test_other_commands_end(
 def test_nobody_needs_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     gone: Any = Broken(errno.EPIPE)
     monkeypatch.setattr(sys, "stderr", gone)
-    screen.tell("a mistake")
+    screen.report("a mistake")
     assert gone.writes

@@ -24,20 +24,21 @@ from biprop.runs import status
 from biprop.runs.folder import BEST, INITIAL, LAST, RESULT, held, make, newest, newest_checkpoint
 from biprop.search.loop import Search
 from biprop.search.optim import build_optimizer
-from biprop.search.outcome import Result, SearchDiverged, SearchStopped
+from biprop.search.outcome import Best, Result, SearchDiverged, SearchStopped
+from biprop.search.state import SearchState
 from biprop.subnetwork import masks, schedule
 
 SMALL = {"width_mult": "0.25", "epochs": "2", "device": "cpu", "baseline": False}
 
 
-def search(folder: Path, **overrides: Any) -> Search:
+def build(folder: Path, **overrides: Any) -> Search:
     resolved, name = config.resolve(None, {**SMALL, "log_dir": str(folder), **overrides})
     images = data.load(resolved)
     return Search(resolved, name, images, Console())
 
 
 def run(folder: Path, **overrides: Any) -> Result:
-    return search(folder, **overrides).run()
+    return build(folder, **overrides).run()
 
 
 def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
@@ -81,8 +82,8 @@ def test_a_run_leaves_what_it_says(tmp_path: Path) -> None:
 
 def test_the_result_is_beside_the_checkpoints(tmp_path: Path) -> None:
     result = run(tmp_path, epochs=1)
-    told = json.loads((result.folder / RESULT).read_text())
-    assert (told["epoch"], told["test"]["right"], told["test"]["images"]) == (
+    record = json.loads((result.folder / RESULT).read_text())
+    assert (record["epoch"], record["test"]["right"], record["test"]["images"]) == (
         1,
         result.test.right,
         360,
@@ -106,6 +107,8 @@ FASTER = [
 @pytest.mark.parametrize(
     "options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str
 )
+# torch.compile of PyTorch 2.13 uses its own deprecated function.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_faster_ways_change_roundings_and_nothing_else(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -144,7 +147,7 @@ def test_other_networks_and_options_learn(
 
 
 def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
-    found = search(
+    search = build(
         tmp_path,
         conv_type="GlobalSubnetConv",
         epochs=6,
@@ -152,8 +155,8 @@ def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
         batch_size=256,
         save_every=1,
     )
-    assert found.ramp == 2
-    result = found.run()
+    assert search.ramp == 2
+    result = search.run()
     assert result.epoch > 2
     assert result.kept == masks.kept_count(result.weights, 0.2)
     lines = [
@@ -188,43 +191,43 @@ def test_a_dense_baseline_trains_its_weights(tmp_path: Path) -> None:
 def test_a_search_that_diverges_names_layer_and_step_and_keeps_its_checkpoints(
     tmp_path: Path,
 ) -> None:
-    found = search(tmp_path, lr="1e38")
+    search = build(tmp_path, lr="1e38")
     with pytest.raises(
         SearchDiverged, match=r"epoch 1, step \d+: layer (convs|linear)\.\d+: a score is infinite"
     ):
-        found.run()
-    assert checkpoint.restore(found.folder / "checkpoints" / INITIAL, {}).content.epoch == 0
+        search.run()
+    assert checkpoint.restore(search.folder / "checkpoints" / INITIAL, {}).content.epoch == 0
     assert not (tmp_path / "results.csv").exists()
 
 
 def test_a_loss_that_is_no_number_names_the_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = search(tmp_path)
-    monkeypatch.setattr(found.data, "std", (0.0,))  # the first convolution sees 0 / 0
+    search = build(tmp_path)
+    monkeypatch.setattr(search.data, "std", (0.0,))  # the first convolution sees 0 / 0
     with pytest.raises(
         SearchDiverged, match=r"epoch 1, step 1: the loss is not finite: .* layer convs\.0"
     ):
-        found.run()
+        search.run()
 
 
 def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, found = run(tmp_path / "whole"), search(tmp_path / "stopped")
-    save = found._save
+    whole, search = run(tmp_path / "whole"), build(tmp_path / "stopped")
+    save = search._save
 
     def stop(name: str, *counts: Any) -> None:
-        if (name, found.epoch) == (LAST, 2):
+        if (name, search.state.epoch) == (LAST, 2):
             raise KeyboardInterrupt
         save(name, *counts)
 
-    monkeypatch.setattr(found, "_save", stop)
+    monkeypatch.setattr(search, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
-        found.run()
-    start = checkpoint.read(found.folder / "checkpoints" / LAST, {})
+        search.run()
+    start = checkpoint.read(search.folder / "checkpoints" / LAST, {})
     resumed = Search(
-        found.config, found.config_name, data.load(found.config), Console(), start, True
+        search.config, search.config_name, data.load(search.config), Console(), start, True
     ).run()
     assert (resumed.epoch, resumed.validation, resumed.test) == (
         whole.epoch,
@@ -233,27 +236,27 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     )
 
 
-def stop_at(found: Search, step: int, number: signal.Signals) -> None:
+def stop_at(search: Search, step: int, number: signal.Signals) -> None:
     """Let the search be asked to stop when it has done `step` steps."""
-    batches = found.data.training_batches
+    batches = search.data.training_batches
 
     def watched(*arguments: Any) -> Iterator[Any]:
         for batch in batches(*arguments):
-            if found.step == step:
+            if search.state.step == step:
                 signal.raise_signal(number)
             yield batch
 
-    found.data.training_batches = watched  # type: ignore[method-assign]
+    search.data.training_batches = watched  # type: ignore[method-assign]
 
 
-def go_on(found: Search) -> Search:
+def go_on(search: Search) -> Search:
     """A new search from the newest checkpoint of one that ended."""
-    path = newest_checkpoint(found.folder)
+    path = newest_checkpoint(search.folder)
     assert path
     return Search(
-        found.config,
-        found.config_name,
-        data.load(found.config),
+        search.config,
+        search.config_name,
+        data.load(search.config),
         Console(),
         checkpoint.read(path, {}),
         True,
@@ -275,31 +278,31 @@ GLOBAL = {
 def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole = search(tmp_path / "whole", **options)
+    whole = build(tmp_path / "whole", **options)
     expected = whole.run()
-    found = search(tmp_path / "stopped", **options)
+    search = build(tmp_path / "stopped", **options)
     for steps, number, error in (
         (7, signal.SIGTERM, SearchStopped),
         (33, signal.SIGINT, KeyboardInterrupt),
     ):
-        stop_at(found, steps, number)
+        stop_at(search, steps, number)
         with pytest.raises(error):
-            found.run()
+            search.run()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        before, found = found, go_on(found)
-        assert (found.folder, found.step, found.random_scores) == (
+        before, search = search, go_on(search)
+        assert (search.open_folder(), search.state.step, search.state.random_scores) == (
             before.folder,
             steps + 1,
-            whole.random_scores,
+            whole.state.random_scores,
         )
-    result = found.run()
+    result = search.run()
     assert (result.epoch, result.validation, result.test) == (
         expected.epoch,
         expected.validation,
         expected.test,
     )
     for name in (LAST, BEST):
-        a, b = (checkpoint.load(f / "checkpoints" / name) for f in (expected.folder, found.folder))
+        a, b = (checkpoint.load(f / "checkpoints" / name) for f in (expected.folder, search.folder))
         assert all(
             torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items()
         )
@@ -309,13 +312,13 @@ def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(
         )
     logs = [
         (f / "logs" / "metrics.jsonl").read_text().splitlines()
-        for f in (expected.folder, found.folder)
+        for f in (expected.folder, search.folder)
     ]
     losses = [
         [(line["epoch"], line["train/loss"]) for line in map(json.loads, lines)] for lines in logs
     ]
     assert losses[0] == losses[1]
-    assert (found.folder / RESULT).read_text() == (expected.folder / RESULT).read_text()
+    assert (search.folder / RESULT).read_text() == (expected.folder / RESULT).read_text()
 
 
 def test_no_generator_has_a_state_that_a_checkpoint_would_lack(tmp_path: Path) -> None:
@@ -326,8 +329,8 @@ def test_no_generator_has_a_state_that_a_checkpoint_would_lack(tmp_path: Path) -
             torch.get_rng_state().tolist(),
         ]
 
-    found, before = search(tmp_path, epochs=1, augmix=True), states()
-    found.run()
+    search, before = build(tmp_path, epochs=1, augmix=True), states()
+    search.run()
     assert states() == before
 
 
@@ -337,23 +340,24 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
     """While its random scores are measured, and when its row is written but not yet its result."""
 
     def going_on() -> Search:
-        start = checkpoint.read(newest_checkpoint(found.folder) or "", {})
-        return Search(found.config, "digits", found.data, Console(), start, True)
+        start = checkpoint.read(newest_checkpoint(search.folder) or "", {})
+        return Search(search.config, "digits", search.data, Console(), start, True)
 
     def killed(_: Result) -> None:
         raise KeyboardInterrupt
 
-    found = search(tmp_path, baseline=True, epochs=1)
+    search = build(tmp_path, baseline=True, epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(
             "biprop.search.loop.evaluate",
-            lambda *_: next(found._looking_up(iter([os.kill(os.getpid(), signal.SIGHUP)]))),
+            lambda *_: next(search._until_stopped(iter([os.kill(os.getpid(), signal.SIGHUP)]))),
         )
         with pytest.raises(SearchStopped, match="SIGHUP"):
-            found.run()
-    assert dict(status.status(found.folder))["state"].startswith("stopped: SIGHUP, ")
+            search.run()
+    assert dict(status.status(search.folder))["state"].startswith("stopped: SIGHUP, ")
     again = going_on()
-    monkeypatch.setattr(again, "_tell_result", killed)
+    again.open_folder()
+    monkeypatch.setattr(again.reporter, "_write_result", killed)
     with pytest.raises(KeyboardInterrupt):
         again.run()
     result = going_on().run()
@@ -364,14 +368,14 @@ def test_a_run_that_is_stopped_at_its_very_beginning_and_end_is_as_if_it_was_not
 
 
 def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, saved = search(tmp_path, epochs=1, save_minutes="1e-9", baseline=True), []
-    save = found._save
+    search, saved = build(tmp_path, epochs=1, save_minutes="1e-9", baseline=True), []
+    save = search._save
     monkeypatch.setattr(
-        found,
+        search,
         "_save",
-        lambda name, *counts: (saved.append((name, found.batch)), save(name, *counts)),
+        lambda name, *counts: (saved.append((name, search.state.batch)), save(name, *counts)),
     )
-    found.run()
+    search.run()
     assert saved == [
         (INITIAL, 0),
         (INITIAL, 0),
@@ -382,29 +386,33 @@ def test_checkpoints_by_the_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_with_another_batch_size_the_epoch_begins_anew(tmp_path: Path) -> None:
-    found = search(tmp_path)
-    stop_at(found, 27, signal.SIGTERM)
+    search = build(tmp_path)
+    stop_at(search, 27, signal.SIGTERM)
     with pytest.raises(SearchStopped):
-        found.run()
-    start = checkpoint.read(found.folder / "checkpoints" / LAST, {})
+        search.run()
+    start = checkpoint.read(search.folder / "checkpoints" / LAST, {})
     assert (start.epoch, start.ours and start.ours["batch"]) == (1, 8)
     smaller = config.override(start.config, {"batch_size": "32"})
-    again = Search(smaller, "digits", found.data, Console(), start, True)
-    assert (again.epoch, again.batch, again.train.images) == (1, 0, 0)
+    again = Search(smaller, "digits", search.data, Console(), start, True)
+    assert (again.state.epoch, again.state.batch, again.state.train.images) == (1, 0, 0)
 
 
 def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(tmp_path: Path) -> None:
-    killed = search(tmp_path)
+    killed = build(tmp_path)
+    killed.open_folder()
     again = Search(killed.config, "digits", killed.data, Console(), start=None, resume=True)
-    assert again.folder == killed.folder
-    assert search(tmp_path).folder != killed.folder
+    assert again.open_folder() == killed.folder
+    assert build(tmp_path).open_folder() != killed.folder
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
-    found = search(tmp_path, epochs=1)
-    with held(found.folder), pytest.raises(UserError, match="another process runs this search"):
-        found.run()
-    assert found.run().test.images == 360
+    search = build(tmp_path, epochs=1)
+    with (
+        held(search.open_folder()),
+        pytest.raises(UserError, match="another process runs this search"),
+    ):
+        search.run()
+    assert search.run().test.images == 360
 
 
 def test_a_clock_that_is_set_back_changes_nothing(
@@ -458,12 +466,12 @@ def test_a_network_that_once_collapsed_lives() -> None:
 
 
 def test_the_random_baseline_leaves_no_trace(tmp_path: Path) -> None:
-    found = search(tmp_path)
-    assert 0 < found._accuracy_before_search().top1 < 40
-    fresh = build_network(found.config, found.task).model.state_dict()
-    assert all(torch.equal(value, fresh[key]) for key, value in found.model.state_dict().items())
+    search = build(tmp_path)
+    assert 0 < search._random_score_accuracy().top1 < 40
+    fresh = build_network(search.config, search.task).model.state_dict()
+    assert all(torch.equal(value, fresh[key]) for key, value in search.model.state_dict().items())
     assert all(
-        m.momentum == 0.1 for m in found.model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+        m.momentum == 0.1 for m in search.model.modules() if isinstance(m, torch.nn.BatchNorm2d)
     )
 
 
@@ -473,22 +481,23 @@ def test_an_unwritable_place_and_an_unknown_device_are_refused(tmp_path: Path) -
     with pytest.raises(UserError, match="cannot write the run folder"):
         make(resolved, name)
     with pytest.raises(UserError, match="--device teapot"):
-        search(tmp_path, device="teapot")
+        build(tmp_path, device="teapot")
 
 
 def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Path) -> None:
-    found = search(tmp_path)
-    found._save(INITIAL, Counts(), Counts())
-    path = found.folder / "checkpoints" / INITIAL
+    search = build(tmp_path)
+    search.open_folder()
+    search._save(INITIAL, Counts(), Counts())
+    path = search.folder / "checkpoints" / INITIAL
 
     def go_on(**changes: Any) -> Search:
         start = checkpoint.read(path, {})
         assert start.ours
         start.fields |= {key: value for key, value in changes.items() if key == "optimizer"}
         start.ours |= changes
-        return Search(found.config, found.config_name, found.data, Console(), start, True)
+        return Search(search.config, search.config_name, search.data, Console(), start, True)
 
-    assert go_on().folder == found.folder
+    assert go_on().open_folder() == search.folder
     for changes in (
         {"step": "1"},
         {"step": -1},
@@ -500,18 +509,47 @@ def test_hostile_fields_of_a_checkpoint_to_go_on_from_are_one_line(tmp_path: Pat
         {"optimizer": {}},
         {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": []}},
     ):
-        with pytest.raises(UserError, match=r"a damaged checkpoint|its optimiser is not"):
+        with pytest.raises(UserError, match=r"a damaged checkpoint|its optimizer is not"):
             go_on(**changes)  # type: ignore[arg-type]
 
 
 def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(
     tmp_path: Path,
 ) -> None:
-    found = search(tmp_path)
-    found._save(INITIAL, Counts(), Counts())
-    start = checkpoint.read(found.folder / "checkpoints" / INITIAL, {})
-    other = replace(found.config, momentum=0.5)
+    search = build(tmp_path)
+    search.open_folder()
+    search._save(INITIAL, Counts(), Counts())
+    start = checkpoint.read(search.folder / "checkpoints" / INITIAL, {})
+    other = replace(search.config, momentum=0.5)
     assert (
-        Search(other, "x", found.data, Console(), start, True).optimizer.param_groups[1]["momentum"]
+        Search(other, "x", search.data, Console(), start, True).optimizer.param_groups[1][
+            "momentum"
+        ]
         == 0.5
     )
+
+
+def test_the_constructor_writes_nothing(tmp_path: Path) -> None:
+    built = build(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    folder = built.open_folder()
+    assert built.open_folder() == folder == built.folder
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "logs", "settings.txt"}
+
+
+def test_a_state_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
+    built = build(tmp_path)
+    built.open_folder()
+    built.state = SearchState(
+        epoch=1,
+        batch=3,
+        step=23,
+        train=Counts(192, 90, 150, 1.5),
+        best=Best(1, Counts(180, 100, 150, 2.5)),
+        best_train=Counts(1257, 700, 900, 3.5),
+        random_scores=Counts(360, 30, 150, 4.5),
+        seconds=5.5,
+    )
+    built._save(LAST, built.state.train, Counts())
+    start = checkpoint.read(built.folder / "checkpoints" / LAST, {})
+    assert SearchState.from_checkpoint(start, built.config, built.batches) == built.state

@@ -12,7 +12,7 @@ from test_items import write_parquet
 
 from biprop import UserError, config, data
 from biprop.data import decoding, items, stream
-from biprop.images import cut_middle, opened
+from biprop.images import centre_crop, opened
 
 
 def load(folder: Path, **values: object) -> data.DataSet:
@@ -100,7 +100,7 @@ def test_fast_jpeg_scaling_gives_nearly_the_same_cut() -> None:
             box = stream.random_box(*image.size, np.random.default_rng(seed))
             plain = image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR, box=box)
         with Image.open(io.BytesIO(data)) as image:
-            fast = stream.cut_at_random(image, 64, np.random.default_rng(seed))
+            fast = stream.random_resized_crop(image, 64, np.random.default_rng(seed))
             assert image.size[0] < 1600  # it was decoded smaller
         difference = np.abs(np.asarray(plain, dtype=int) - np.asarray(fast, dtype=int))
         assert difference.mean() < 1.5
@@ -114,10 +114,10 @@ def test_the_test_cut_is_resize_256_and_center_crop_224(
     width: int, height: int, scaled: tuple[int, int]
 ) -> None:
     with Image.open(io.BytesIO(smooth_jpeg(width, height))) as image:
-        cut = cut_middle(image, 224)
+        crop = centre_crop(image, 224)
         resized = image.convert("RGB").resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - 224) / 2), round((scaled[1] - 224) / 2)
-    assert np.array_equal(np.asarray(cut), np.asarray(resized)[top : top + 224, left : left + 224])
+    assert np.array_equal(np.asarray(crop), np.asarray(resized)[top : top + 224, left : left + 224])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -138,7 +138,7 @@ def test_what_does_not_fit_into_memory_is_refused(
         UserError, match=r"more than half of this machine's memory .*: pass --stream"
     ):
         load(tmp_path / "pets", set="folder", image_size=None)
-    assert load(tmp_path / "pets", set="folder", stream=True).train.cuts
+    assert load(tmp_path / "pets", set="folder", stream=True).train.crops
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -152,7 +152,7 @@ def test_the_camera_was_held_otherwise_and_the_cut_is_the_same(
     upright.transpose(turn).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     for seed in range(3):
         with opened(smooth_jpeg(1600, 1200), "a") as image:
-            plain = stream.cut_at_random(image, 64, np.random.default_rng(seed))
+            plain = stream.random_resized_crop(image, 64, np.random.default_rng(seed))
         with opened(tmp_path / "turned.jpg", "b") as image:
-            turned = stream.cut_at_random(image, 64, np.random.default_rng(seed))
+            turned = stream.random_resized_crop(image, 64, np.random.default_rng(seed))
         assert np.abs(np.asarray(plain, dtype=int) - np.asarray(turned, dtype=int)).mean() < 3

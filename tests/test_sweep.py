@@ -58,36 +58,36 @@ def test_a_sweep_skips_what_is_done_and_goes_on_in_the_middle_of_a_cell(
         {"width_mult": "0.25", "epochs": "2", "name": "other"},
     )
     state = Sweep(folder, cells)
-    found = Search(cells[0].config, "digits", data.load(cells[0].config), Console())
-    end, epochs = found._end_epoch, []
+    search = Search(cells[0].config, "digits", data.load(cells[0].config), Console())
+    end, epochs = search._end_epoch, []
 
     def killed(*facts: object) -> None:
         end(*facts)  # type: ignore[arg-type]
-        epochs.append(found.epoch)
+        epochs.append(search.state.epoch)
         raise KeyboardInterrupt
 
-    found._end_epoch = killed  # type: ignore[method-assign]
+    search._end_epoch = killed  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        found.run()
-    state.record(cells[0], RUNNING, folder=str(found.folder))
+        search.run()
+    state.record(cells[0], RUNNING, folder=str(search.folder))
     assert epochs == [1]
     capsys.readouterr()
     command = ["sweep", "--grid", "prune_rate=0.3,0.1", *two[4:], "--name", "other"]
     assert command_line.main(command) == 0
     out = capsys.readouterr().out
     assert "2 cells, 2 to run" in out
-    assert f"run folder {found.folder}, from epoch 2 on" in out
+    assert f"run folder {search.folder}, from epoch 2 on" in out
     assert out.count("epoch 1/2") == 1
     assert out.count("epoch 2/2") == 2
     assert json.loads((folder / "0.json").read_text())["status"] == "done"
     assert command_line.main(command) == 0
     assert "2 cells, 0 to run" in capsys.readouterr().out
     state.record(
-        cells[0], RUNNING, folder=str(found.folder)
+        cells[0], RUNNING, folder=str(search.folder)
     )  # as if it was killed before it was recorded as done
     assert command_line.main(command) == 0
     assert "2 cells, 1 to run" in capsys.readouterr().out
-    assert json.loads((folder / "0.json").read_text())["folder"] == str(found.folder)
+    assert json.loads((folder / "0.json").read_text())["folder"] == str(search.folder)
     with Path("runs/results.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 3
 

@@ -69,8 +69,18 @@ def test_a_packed_network_computes_what_the_trained_one_does(options: dict[str, 
     unsigned = options.get("init", "") in ("unsigned_constant", "bernoulli", "usc_bernoulli")
     assert {layer.signs for layer in ticket.layers} == {"positive" if unsigned else "seed"}
     assert ticket.seed == (None if unsigned else 5)
-    fresh = build_network(Config(conv_type="DenseConv", seed=9, **{k: v for k, v in options.items() if k in (
-        "arch", "width_mult", "bn_type", "last_layer_dense")}), Task(10, 3, (32, 32))).model  # fmt: skip
+    fresh = build_network(
+        Config(
+            conv_type="DenseConv",
+            seed=9,
+            **{
+                k: v
+                for k, v in options.items()
+                if k in ("arch", "width_mult", "bn_type", "last_layer_dense")
+            },
+        ),
+        Task(10, 3, (32, 32)),
+    ).model
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(ticket.to_model(fresh)(images), made.model.eval()(images))
@@ -229,10 +239,10 @@ def test_a_part_and_a_larger_model_are_packed_under_their_own_names() -> None:
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 def test_what_belongs_to_no_subnetwork_or_another_is_refused() -> None:
     model, other = perceptron(), perceptron()
-    subnetwork, others = convert(model, 0.5), convert(other, 0.5)
+    subnetwork, other_subnetwork = convert(model, 0.5), convert(other, 0.5)
     for wrong, given, message in (
         (perceptron(), subnetwork, "has no masked layer: pass the model"),
-        (model, others, "another model's: pass the one that convert returned"),
+        (model, other_subnetwork, "another model's: pass the one that convert returned"),
         (
             nn.Sequential(model, copy.deepcopy(model)),
             subnetwork,
@@ -352,7 +362,7 @@ def test_a_ticket_without_a_normalisation_has_no_model_on_pixels() -> None:
     model = nn.Linear(6, 5)
     ticket = Ticket.from_model(model, convert(model, 0.5))
     with pytest.raises(
-        TicketError, match="tells no normalisation: normalise, and leave out on_pixels"
+        TicketError, match="has no normalisation: normalise the input, and leave out on_pixels"
     ):
         ticket.to_model(nn.Linear(6, 5), on_pixels=True)
 
@@ -366,11 +376,25 @@ def test_all_else_in_the_file_takes_less_than_4_kb(tmp_path: Path) -> None:
     made = build_network(config, Task(10, 3, (32, 32)))
     assert made.subnetwork
     ours = {
-        "format": 1, "version": "0.1.0", "config": as_dict(config), "config_name": name, "selected_on": "validation",
-        "best_validation": {"images": 5000, "right": 4700, "right_in_5": 4990, "loss_sum": 1234.5678901234},
-        "densities": made.subnetwork.densities, "num_classes": 10, "channels": 3, "input_size": [32, 32],
-        "classes": list(CIFAR10_CLASSES), "mean": list(CIFAR_MEAN), "std": list(CIFAR_STD),
-    }  # fmt: skip
+        "format": 1,
+        "version": "0.1.0",
+        "config": as_dict(config),
+        "config_name": name,
+        "selected_on": "validation",
+        "best_validation": {
+            "images": 5000,
+            "right": 4700,
+            "right_in_5": 4990,
+            "loss_sum": 1234.5678901234,
+        },
+        "densities": made.subnetwork.densities,
+        "num_classes": 10,
+        "channels": 3,
+        "input_size": [32, 32],
+        "classes": list(CIFAR10_CLASSES),
+        "mean": list(CIFAR_MEAN),
+        "std": list(CIFAR_STD),
+    }
     checkpoint.save(
         tmp_path / "a.pth",
         {"arch": config.arch, "epoch": 100, "state_dict": made.model.state_dict(), "biprop": ours},
@@ -397,14 +421,14 @@ def test_what_a_checkpoint_tells_of_its_search_is_checked(
     options = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3)
     made = build_network(options, Task(10, 3, (8, 8)))
     assert made.subnetwork
-    told = {
+    fields = {
         "format": 1,
         "version": "0",
         "config": as_dict(options),
         "densities": made.subnetwork.densities,
     }
     task = {"num_classes": 10, "channels": 3, "input_size": [8, 8], "mean": [0.5], "std": [0.5]}
-    ours = {**told, **task, **changes}
+    ours = {**fields, **task, **changes}
     checkpoint.save(
         tmp_path / "a.pth",
         {"arch": options.arch, "state_dict": made.model.state_dict(), "biprop": ours},

@@ -12,13 +12,13 @@ from biprop.engine.timing import FEWEST, Row, Timing, float32_bytes, interleaved
 
 def test_runs_take_turns() -> None:
     order: list[str] = []
-    found = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 1e-4)
+    timings = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 1e-4)
     assert order[:2] == ["a", "b"]  # warm
     changes = "".join(
         name for name, before in zip(order[2:], order[1:], strict=False) if name != before
     )
     assert changes.startswith("abab")
-    for timing in found.values():
+    for timing in timings.values():
         assert timing.n >= FEWEST
         assert 0 < timing.lower <= timing.median <= timing.upper
 

@@ -130,7 +130,7 @@ def augmented(pixels: Tensor, options: Config, draws: np.random.Generator) -> Te
 
 @dataclass
 class Images:
-    """The data of a search by hand: how they are normalised, cropped and flipped is said by the
+    """The data of a search by hand: how they are normalised, cropped and flipped is given by the
     test.
     """
 
@@ -281,7 +281,7 @@ def search_by_hand(
     assert network.subnetwork
     if double:
         in_double_precision(network)
-    found = ByHand(network.model)
+    by_hand = ByHand(network.model)
     trained = {name: p for name, p in network.model.named_parameters() if p.requires_grad}
     stepped = stepped_by_adam if options.optimizer == "adam" else stepped_by_sgd
     for number, rate in enumerate(rates):
@@ -296,13 +296,13 @@ def search_by_hand(
             gradients = torch.autograd.grad(loss, list(trained.values()))
             with torch.no_grad():
                 for (name, value), gradient in zip(trained.items(), gradients, strict=True):
-                    found.large += int((gradient.abs() > 1).sum())
+                    by_hand.large += int((gradient.abs() > 1).sum())
                     taken = gradient.clamp(-1, 1) if options.grad_clip else gradient
-                    stepped(value, taken, name, found.momenta, rate, options)
+                    stepped(value, taken, name, by_hand.momenta, rate, options)
             network.subnetwork.update()
         seen = evaluated(network.model, validation, images)
         density = network.subnetwork.kept / network.subnetwork.weights
-        found.logged.append(
+        by_hand.logged.append(
             {
                 "lr": rate,
                 "density": density,
@@ -310,10 +310,10 @@ def search_by_hand(
                 **seen.as_logged("validation"),
             }
         )
-        found.states.append(
+        by_hand.states.append(
             {key: value.clone() for key, value in network.model.state_dict().items()}
         )
-    return found
+    return by_hand
 
 
 # The two beside each other.
@@ -360,10 +360,23 @@ def tiny_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_global_pruning_and_every_option_of_sgd(tiny_resnet: None, tmp_path: Path) -> None:
     options = resolved(
-        tmp_path, **RESNET, conv_type="GlobalSubnetConv", prune_rate=0.3, prune_rate_epoch=2, epochs=6, seed=11,
-        lr=0.6, lr_policy="cosine_lr", warmup_length=3, momentum=0.7, nesterov=True, weight_decay=0.04, no_bn_decay=True,
-        label_smoothing=0.3, grad_clip=True,
-    )  # fmt: skip
+        tmp_path,
+        **RESNET,
+        conv_type="GlobalSubnetConv",
+        prune_rate=0.3,
+        prune_rate_epoch=2,
+        epochs=6,
+        seed=11,
+        lr=0.6,
+        lr_policy="cosine_lr",
+        warmup_length=3,
+        momentum=0.7,
+        nesterov=True,
+        weight_decay=0.04,
+        no_bn_decay=True,
+        label_smoothing=0.3,
+        grad_clip=True,
+    )
     rates = [
         0.2,
         0.4,
@@ -388,16 +401,33 @@ def test_global_pruning_and_every_option_of_sgd(tiny_resnet: None, tmp_path: Pat
 def test_plain_sgd_clips_nothing_and_decays_batch_norm_too(
     tiny_resnet: None, tmp_path: Path
 ) -> None:
-    options = resolved(tmp_path, **RESNET, prune_rate=0.4, epochs=2, seed=5, lr=0.05, lr_policy="constant_lr",
-                       momentum=0.3, weight_decay=0.2)  # fmt: skip
+    options = resolved(
+        tmp_path,
+        **RESNET,
+        prune_rate=0.4,
+        epochs=2,
+        seed=5,
+        lr=0.05,
+        lr_policy="constant_lr",
+        momentum=0.3,
+        weight_decay=0.2,
+    )
     by_hand = search_by_hand(options, of_digits(options), [0.05, 0.05], double=True)
     assert by_hand.large > 100
     assert_equal(searched(options, double=True), by_hand)
 
 
 def test_adam_takes_neither_momentum_nor_weight_decay(tmp_path: Path) -> None:
-    options = resolved(tmp_path, optimizer="adam", lr=0.03, lr_policy="constant_lr", momentum=0.3, weight_decay=0.2, epochs=2,
-                       label_smoothing=0.2)  # fmt: skip
+    options = resolved(
+        tmp_path,
+        optimizer="adam",
+        lr=0.03,
+        lr_policy="constant_lr",
+        momentum=0.3,
+        weight_decay=0.2,
+        epochs=2,
+        label_smoothing=0.2,
+    )
     by_hand = search_by_hand(options, of_digits(options), [0.03, 0.03], double=True)
     assert_equal(searched(options, double=True), by_hand)
 
@@ -676,9 +706,17 @@ def test_each_column_of_the_results_has_its_own_value(
     script = iter(SCRIPT)
     monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(script))
     options = resolved(
-        tmp_path, bn_type="AffineBatchNorm", **flags, epochs=2, lr=0.017, weight_decay=0.0023, seed=71, prune_rate=0.37,
-        name="my name", select_on="test",
-    )  # fmt: skip
+        tmp_path,
+        bn_type="AffineBatchNorm",
+        **flags,
+        epochs=2,
+        lr=0.017,
+        weight_decay=0.0023,
+        seed=71,
+        prune_rate=0.37,
+        name="my name",
+        select_on="test",
+    )
     before = datetime.now().replace(microsecond=0)
     result = searched(options)
     best_train = max(logged(result), key=lambda line: line["train/top1"])

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from biprop.config.yaml_loader import MOST_LEVELS, PlainLoader
+from biprop.config.yaml_loader import MAX_DEPTH, PlainLoader
 
 
 def test_plain_values_are_read_as_ever() -> None:
@@ -17,9 +17,9 @@ def test_plain_values_are_read_as_ever() -> None:
         ("a: &x [*x]\n", "an alias"),
         ("a: 1\nb: 2\na: 3\n", "the key 'a' comes twice"),
         ("a: {b: 1, b: 2}\n", "the key 'b' comes twice"),
-        ("a: " + "[" * 20_000 + "]" * 20_000, f"more than {MOST_LEVELS} levels"),
-        ("a: " + "{b: " * 20_000, f"more than {MOST_LEVELS} levels"),
-        ("- " * 20_000, f"more than {MOST_LEVELS} levels"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, f"more than {MAX_DEPTH} levels"),
+        ("a: " + "{b: " * 20_000, f"more than {MAX_DEPTH} levels"),
+        ("- " * 20_000, f"more than {MAX_DEPTH} levels"),
         ("a: !!python/name:os.system", "could not determine a constructor"),
     ],
     ids=range(9),

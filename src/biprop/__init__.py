@@ -1,7 +1,8 @@
 """biprop finds Multi-Prize Tickets: accurate binary subnetworks of networks with random,
 never-trained weights.
 
-The names below load when first used, so that `import biprop` and `biprop --help` load no torch.
+The public names are imported when they are first used, so that `import biprop` and `biprop --help`
+do not load torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULE_OF = {
     "BinaryActivation": "subnetwork",
     "Deck": "deck",
     "Engine": "engine",
@@ -55,9 +56,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'biprop' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m biprop`."""
+"""The command line as `python -m biprop`."""
 
 import sys
 

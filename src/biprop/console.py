@@ -1,4 +1,4 @@
-"""Tables, lines and progress bars on the screen."""
+"""Lines, tables and progress bars on standard output, with rich on a terminal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from .screen import printable
 
 
 class Console:
-    """The screen: standard output, or `stream`. All texts are escaped here: see `screen.printable`.
+    """Prints to standard output, or to `stream`. All texts are escaped, see `screen.printable`.
 
-    `lasting`: a stream that cannot be written any more is told of once, and nothing else happens:
-    for work whose results are files. Otherwise it raises BrokenPipeError, where its reader has
-    gone, or UserError.
+    Args:
+        stream: a text stream; None: standard output.
+        tolerant: if the stream cannot be written any more, warn once and continue: for work whose
+            results are files. Otherwise every method raises BrokenPipeError if the reader of the
+            stream has ended, and else UserError.
+
+    Attributes:
+        stream: what is printed to.
+        is_terminal: whether that is a terminal, which gets colours and progress bars.
     """
 
-    def __init__(self, stream: IO[str] | None = None, lasting: bool = False) -> None:
-        self.stream = screen.as_stream(stream, lasting)
+    def __init__(self, stream: IO[str] | None = None, tolerant: bool = False) -> None:
+        self.stream = screen.as_stream(stream, tolerant)
         self.is_terminal = self.stream.isatty()
         self._rich: Any = None
         if self.is_terminal:
@@ -28,7 +34,7 @@ class Console:
             self._rich = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
 
     def line(self, *texts: str) -> None:
-        """A line for each text, an empty one without any; on a terminal, above any progress bar."""
+        """Print each text as a line, or one empty line; on a terminal, above any progress bar."""
         lines = "\n".join(map(printable, texts))
         if self._rich:
             self._rich.print(lines, soft_wrap=True)
@@ -37,7 +43,7 @@ class Console:
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
-        """A progress bar that goes away when done; shows nothing where there is no terminal."""
+        """A progress bar of `total` steps, removed when the block ends; only on a terminal."""
         if not self._rich:
             yield Bar()
             return
@@ -54,7 +60,13 @@ class Console:
             yield Bar(display, display.add_task(printable(what), total=total, note=""))
 
     def track(self, items: Iterable[Any], what: str, length: int) -> Iterator[Any]:
-        """The same items, with a bar (on a terminal) or one line that says what takes so long."""
+        """Yield `items` with a progress bar on a terminal; elsewhere, print one line before.
+
+        Args:
+            items: to iterate over.
+            what: is done, for the bar or the line.
+            length: number of items.
+        """
         if not self.is_terminal:
             self.line(f"{what}: {length:,}")
         with self.bar(what, length) as bar:
@@ -65,17 +77,10 @@ class Console:
                     bar.advance(every)
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
-        """Two columns, name and value, under a title."""
+        """Print a table with two columns, name and value."""
         title, cells = printable(title), _printable_rows(rows)
         if self._rich:
-            from rich.table import Table
-
-            table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
-            table.add_column(overflow="fold")
-            table.add_column(overflow="fold")  # long paths go on in the next line, and lose nothing
-            for row in cells:
-                table.add_row(*row)
-            self._rich.print(table)
+            self._print_rich(title, ["", ""], cells, ["left", "left"], show_header=False)
             return
         width = max(len(name) for name, _ in cells)
         self.line("", title)
@@ -83,26 +88,43 @@ class Console:
             self.line(f"  {name:<{width}}  {value}")
 
     def columns(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table with a head, the first column to the left and the others to the right."""
+        """Print a table with a header; the first column is left-aligned, the others right-aligned.
+
+        Args:
+            title: above the table.
+            heads: names of the columns.
+            rows: each with as many cells as `heads`.
+        """
         title, (head_cells, *cells) = printable(title), _printable_rows([heads, *rows])
         if self._rich:
-            from rich.table import Table
-
-            table = Table(title=title, title_justify="left", title_style="bold")
-            for number, head in enumerate(head_cells):
-                table.add_column(head, justify="right" if number else "left", overflow="fold")
-            for row in cells:
-                table.add_row(*row)
-            self._rich.print(table)
+            alignment = ["left"] + ["right"] * (len(head_cells) - 1)
+            self._print_rich(title, head_cells, cells, alignment, show_header=True)
             return
         widths = [max(map(len, column)) for column in zip(head_cells, *cells, strict=True)]
         self.line("", title)
-        for row in (head_cells, *cells):
-            first, *others = (
-                f"{cell:<{w}}" if not i else f"{cell:>{w}}"
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            self.line("  " + "  ".join([first, *others]).rstrip())
+        for first, *others in (head_cells, *cells):
+            padded = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+            self.line("  " + "  ".join(padded).rstrip())
+
+    def _print_rich(
+        self,
+        title: str,
+        heads: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        alignment: Sequence[Any],
+        show_header: bool,
+    ) -> None:
+        from rich.table import Table
+
+        table = Table(
+            title=title, title_justify="left", title_style="bold", show_header=show_header
+        )
+        for head, justify in zip(heads, alignment, strict=True):
+            # Long paths continue on the next line, and are not cut off.
+            table.add_column(head, justify=justify, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._rich.print(table)
 
 
 def _printable_rows(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -110,11 +132,12 @@ def _printable_rows(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 class Bar:
-    """One running progress bar, or nothing."""
+    """A running progress bar; without a display, it shows nothing."""
 
     def __init__(self, display: Any = None, task: Any = None) -> None:
         self._display, self._task = display, task
 
     def advance(self, steps: int, note: str = "") -> None:
+        """Move the bar by `steps`, and show `note` behind it."""
         if self._display:
             self._display.update(self._task, advance=steps, note=printable(note))

@@ -1,4 +1,4 @@
-"""Files that are always whole: written under a temporary name, and renamed (an atomic write)."""
+"""Atomic writes: a file is written under a temporary name, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _UNFINISHED = ".unfinished"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which replaces `path` in one step when the block ends (an atomic write).
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file atomically: yields a binary file that replaces `path` when the block ends.
 
-    If the block fails, `path` stays as it is. When it has ended, file and name are on the disk: a
-    power cut takes neither. A new file has the permissions that the umask leaves, an old one keeps
-    its own. A symbolic link stays one: the file that it leads to is replaced.
+    If the block raises, `path` is unchanged. After the block, the content and the name are synced
+    to disk and survive a power failure. A new file gets the permissions that the umask leaves, an
+    existing one keeps its own. Of a symbolic link, the target is replaced.
 
     Raises:
-        OSError: it cannot be written, or `path` is no file: a rename would remove a device.
+        OSError: the file cannot be written, or `path` is not a regular file, such as a device,
+            which a rename would remove.
     """
     target = Path(os.path.realpath(path))
     mode = _mode_of(target)
@@ -38,7 +39,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(target)
     except OSError as e:
         if e.filename in (None, str(temporary)):
-            e.filename = str(path)  # the name that the user knows
+            e.filename = str(path)  # the name that the user passed
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -46,10 +47,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _mode_of(target: Path) -> int | None:
-    """The permissions of the file that is replaced; None if there is none.
+    """The permissions of an existing file; None if there is none.
 
     Raises:
-        OSError: it is no file.
+        OSError: `target` is not a regular file.
     """
     try:
         mode = target.stat().st_mode
@@ -63,7 +64,10 @@ def _mode_of(target: Path) -> int | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk. Windows and some network disks cannot do that."""
+    """Sync the names in a folder to disk; does nothing where that is impossible.
+
+    Windows and some network file systems cannot open or sync a folder.
+    """
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -73,22 +77,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False for what cannot be a name, where `Path.is_file` raises."""
+    """Whether `path` is a file; False for invalid names, for which `Path.is_file` raises."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long; a null character
+    except (OSError, ValueError):  # the name is too long, or contains a null character
         return False
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what `replacing` left in a folder when its process was killed; nobody else may write
-    there.
+def remove_temporary_files(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder.
+
+    No other process may be writing to the folder.
     """
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, replacing it in one step."""
-    with replacing(path) as file:
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8; raises OSError as `atomic_write` does."""
+    with atomic_write(path) as file:
         file.write(text.encode("utf-8"))

@@ -1,11 +1,11 @@
-"""Image files as a network takes them: found, opened, decoded and cut to size.
+"""Image files as network inputs: found, opened, decoded, scaled and cropped.
 
 Pillow and numpy only.
 
 Every image that this program decodes, from a folder, a parquet file, a Hub data set or the command
-line, comes through `opened` and `as_mode`, which do the same everywhere: only the formats of
-`FORMATS` are opened, an image with too many pixels is refused, the orientation that a camera noted
-is applied, transparent pixels show a white background, and values of 16 bits are scaled to 8.
+line, passes through `opened` and `as_mode`: only the formats of `FORMATS` are opened, an image with
+too many pixels is refused, the EXIF orientation is applied, transparent pixels show a white
+background, and values of 16 bits are scaled to 8.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FORMATS = {
     "WEBP": (".webp",),
     "AVIF": (".avif",),
 }
-"""Pillow's raster formats that are opened, whatever a file is called, and the file endings that
-mean an image in a folder.
+"""Pillow's raster formats that are opened, whatever a file is called, and the suffixes of image
+files in a folder.
 
-Others are not even tried: for PostScript, for one, Pillow starts an interpreter.
+Other formats are not tried: for PostScript, for example, Pillow starts an interpreter.
 """
 _OPTIONAL = ("WEBP", "AVIF")
 """Formats that not every build of Pillow reads."""
-OTHER_ENDINGS = (
+UNREAD_SUFFIXES = (
     ".heic",
     ".heif",
     ".jxl",
@@ -59,11 +59,11 @@ OTHER_ENDINGS = (
     ".raw",
     ".eps",
 )
-"""Endings of image files that are not read: where a folder has some, that is said."""
+"""Suffixes of image files that are not read: where a folder has some, the user is told."""
 MOST_PIXELS = 89_478_485
 """Of one image: Pillow's own limit, a quarter of a gigabyte in colour.
 
-A few bytes can claim any number of pixels.
+A file of a few bytes can claim any number of pixels.
 """
 NOT_DATA = (
     "__MACOSX",
@@ -73,15 +73,17 @@ NOT_DATA = (
     "lost+found",
     "__pycache__",
 )
-"""Folders that systems leave beside or among images."""
-MARGIN = 256 / 224  # of images that are cut: the shorter side is scaled to 256 for a cut of 224
+"""Folders that operating systems create beside or among images."""
+MARGIN = 256 / 224
+"""Of a centre crop: the shorter side is scaled to 256 for a crop of 224 (the ImageNet protocol)."""
 BACKGROUND = 255
-"""What shows through transparent pixels, in all channels: white, as on a page."""
+"""The value behind transparent pixels, in all channels: white."""
 
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 _ORIENTATION = 0x0112  # tag of EXIF
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # tags of TIFF
+_SIGNED = 2  # value of the latter
 
 
 @functools.cache
@@ -96,15 +98,13 @@ def formats() -> tuple[str, ...]:
         )
 
 
-def endings() -> tuple[str, ...]:
-    """The file endings that mean an image, of the formats that are read here."""
-    return tuple(ending for name in formats() for ending in FORMATS[name])
+def suffixes() -> tuple[str, ...]:
+    """The suffixes of image files, of the formats that are read here."""
+    return tuple(suffix for name in formats() for suffix in FORMATS[name])
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's data: `.x`, or what a system
-    leaves there.
-    """
+    """Whether a file or folder of this name is no data of the user: `.x`, or `NOT_DATA`."""
     return name.startswith(".") or name in NOT_DATA
 
 
@@ -113,7 +113,7 @@ def files_below(folder: Path) -> list[Path]:
 
     Links are followed, but no folder is entered twice.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     entered: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         status = Path(place).stat()
@@ -123,41 +123,40 @@ def files_below(folder: Path) -> list[Path]:
             continue
         entered.add(identity)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        found += [Path(place, name) for name in files if not is_hidden(name)]
-    return sorted(found)
+        paths += [Path(place, name) for name in files if not is_hidden(name)]
+    return sorted(paths)
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The images of a folder and the folders in it, sorted; file endings tell what is one."""
-    known = endings()
+    """The images of a folder and the folders in it, sorted, recognised by their suffixes."""
+    known = suffixes()
     return [path for path in files_below(folder) if path.suffix.lower() in known]
 
 
 def find(names: Iterable[str | Path]) -> list[Path]:
-    """Files as they are named, folders by their images, in the order given.
+    """Image files: files as they are named, folders by the images in them, in the order given.
 
     Raises:
         UserError: no such file or folder, or a folder without images.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for path in map(Path, names):
         try:
             path.stat()
             inside = in_folder(path) if path.is_dir() else [path]
         except (OSError, ValueError) as e:
-            raise UserError(
-                f"{path}: cannot be read: {getattr(e, 'strerror', None) or one_line(e)}"
-            ) from None
+            reason = getattr(e, "strerror", None) or one_line(e)
+            raise UserError(f"{path}: cannot be read: {reason}") from None
         if not inside:
-            raise UserError(f"{path}: no pictures in this folder ({', '.join(endings())})")
-        found += inside
-    return found
+            raise UserError(f"{path}: no images in this folder ({', '.join(suffixes())})")
+        paths += inside
+    return paths
 
 
 @contextmanager
 def opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """An image file, of which only the head has been read; whatever goes wrong until the block ends
-    is a mistake of the file.
+    """Open an image file, of which only the header has been read; errors of its decoder in the
+    block become a UserError.
 
     Args:
         source: the file, or its content.
@@ -170,12 +169,7 @@ def opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = Image.open(
-                BytesIO(source) if isinstance(source, bytes) else source, formats=formats()
-            )
-        with file:
+        with _header(source) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             yield file
@@ -189,17 +183,27 @@ def opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
         raise UserError(
             f"{name}: not a readable image: none of the formats {', '.join(formats())}"
         ) from None
-    except Exception as e:  # whatever a decoder of any format may raise
+    except Exception as e:  # a decoder may raise anything
         raise UserError(f"{name}: not a readable image: {one_line(e)}") from None
 
 
+def _header(source: Path | bytes) -> Image.Image:
+    """Pillow's image of a file whose pixels have not been read."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        file = BytesIO(source) if isinstance(source, bytes) else source
+        return Image.open(file, formats=formats())
+
+
 def mode_of(channels: int) -> str:
-    """Pillow's mode of images of 1 channel (grey) or 3 (RGB)."""
+    """Pillow's mode of images of 1 channel ("L", grey) or 3 ("RGB")."""
     return "L" if channels == 1 else "RGB"
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image file holds shades of grey only, by its kind of pixels."""
+    """Whether an image file is in grey by its mode, whatever its pixels."""
     return image.mode in _GREY_MODES
 
 
@@ -207,7 +211,7 @@ def as_mode(image: Image.Image, mode: str) -> Image.Image:
     """The image upright, without transparency, in mode "L" or "RGB".
 
     Raises:
-        ValueError: values that cannot be scaled to 8 bits without knowing what they mean.
+        ValueError: values whose range is unknown, which cannot be scaled to 8 bits.
     """
     image.load()
     composed = _composed(_in_8_bits(_upright(image)))
@@ -215,41 +219,42 @@ def as_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the image when it is upright; a JPEG need not be decoded for that."""
+    """Width and height of the upright image in pixels; a JPEG is not decoded for that."""
     if image.format not in ("JPEG", "MPO"):
-        image.load()  # Pillow itself turns a TIFF then
+        image.load()  # Pillow itself rotates a TIFF then
     width, height = image.size
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 (upright) to 8, as EXIF has it; 1 where nothing sensible is noted."""
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is no valid one."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged notes do not make a damaged image
+    except Exception:  # damaged metadata does not make a damaged image
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """The image with its EXIF orientation applied."""
     from PIL import Image as Pillow
 
-    turn = Pillow.Transpose
-    turns = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_270,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_90,
+    method = Pillow.Transpose
+    transpositions = {
+        2: method.FLIP_LEFT_RIGHT,
+        3: method.ROTATE_180,
+        4: method.FLIP_TOP_BOTTOM,
+        5: method.TRANSPOSE,
+        6: method.ROTATE_270,
+        7: method.TRANSVERSE,
+        8: method.ROTATE_90,
     }
     orientation = _orientation(image)
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    return image if orientation == 1 else image.transpose(transpositions[orientation])
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Grey values of more than 8 bits, scaled by the range of their type; other images as they are."""
+    """Grey values of more than 8 bits, scaled by the range of their type; else unchanged."""
     if image.mode == "F":
         return _of_pixels(_scaled_floats(np.asarray(image)))
     if not image.mode.startswith("I"):
@@ -266,24 +271,29 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _highest(image: Image.Image) -> int:
-    """The largest value of an image of whole numbers, by its type.
+    """The largest value of an image of integers, by its type.
 
     Raises:
-        ValueError: numbers of 32 bits, whose range nothing tells.
+        ValueError: integers of 32 bits, whose range is unknown.
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF; other formats have 16 bits
     bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
     if bits > 16:
         raise ValueError(f"whole numbers of {bits} bits: save it with 8 or 16 bits a value")
-    is_signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    is_signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
     return int(2 ** (bits - is_signed)) - 1
 
 
 def _scaled_floats(values: NDArray[Any]) -> NDArray[Any]:
+    """Floats in 0 .. 1 scaled to 0 .. 255 and rounded, of the same shape.
+
+    Raises:
+        ValueError: they have another range.
+    """
     if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise ValueError(f"floats from {values.min():g} to {values.max():g}: must be in 0 .. 1")
-    levels: NDArray[Any] = np.rint(values * 255)
-    return levels
+    scaled: NDArray[Any] = np.rint(values * 255)
+    return scaled
 
 
 def _of_pixels(values: NDArray[Any]) -> Image.Image:
@@ -293,25 +303,29 @@ def _of_pixels(values: NDArray[Any]) -> Image.Image:
 
 
 def _composed(image: Image.Image) -> Image.Image:
-    """The image on the background, if it has transparent pixels."""
+    """The image in front of the background, if it has transparent pixels."""
     from PIL import Image as Pillow
 
     if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
         return image
     with_alpha = image.convert("RGBA")
-    page = Pillow.new("RGBA", image.size, (BACKGROUND,) * 4)
-    return Pillow.alpha_composite(page, with_alpha).convert("L" if is_grey(image) else "RGB")
+    background = Pillow.new("RGBA", image.size, (BACKGROUND,) * 4)
+    composed = Pillow.alpha_composite(background, with_alpha)
+    return composed.convert("L" if is_grey(image) else "RGB")
 
 
 def read(path: Path, shape: tuple[int, int, int], cut: bool) -> NDArray[np.uint8]:
-    """An image as a network takes it, [C, H, W], made as data sets are: one of another size is
-    scaled with bilinear weights.
+    """An image file as a network input, preprocessed as data sets are: an image of another size is
+    scaled with bilinear interpolation.
 
     Args:
         path: of the file.
         shape: (channels, height, width); 1 channel is grey, 3 are RGB.
-        cut: keep the middle of an image of another size (see `cut_middle`), as with data that are
-            streamed; else all of it is scaled, whatever its proportions, as with data in memory.
+        cut: take the centre crop of an image of another size (see `centre_crop`), as of streamed
+            data; else all of it is scaled, whatever its proportions, as of data in memory.
+
+    Returns:
+        [C, H, W] uint8.
 
     Raises:
         UserError: see `opened` and `as_mode`.
@@ -320,29 +334,27 @@ def read(path: Path, shape: tuple[int, int, int], cut: bool) -> NDArray[np.uint8
     with opened(path, str(path)) as file:
         image = as_mode(file, mode_of(channels))
         if image.size != (width, height) and cut and height == width:
-            image = cut_middle(image, height)
+            image = centre_crop(image, height)
         return pixels(scaled(image, width, height))
 
 
 def scaled(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The whole image at this size, whatever its proportions."""
+    """The whole image at this size in pixels, whatever its proportions."""
     from PIL import Image as Pillow
 
-    return (
-        image
-        if image.size == (width, height)
-        else image.resize((width, height), Pillow.Resampling.BILINEAR)
-    )
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Pillow.Resampling.BILINEAR)
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """[C, H, W] of an image in mode "L" or "RGB"."""
+    """The pixels of an image in mode "L" or "RGB": [C, H, W] uint8."""
     values = np.asarray(image, dtype=np.uint8)
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
-def cut_middle(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to size * 256 / 224, then CenterCrop."""
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centre crop of size x size pixels; the shorter side is scaled to size * MARGIN first."""
     from PIL import Image as Pillow
 
     side = round(size * MARGIN)

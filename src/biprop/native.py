@@ -1,5 +1,6 @@
-"""The compiled core (csrc/), where there is one: it is built when biprop is installed and a C++
-compiler is at hand.
+"""The compiled core (csrc/), where there is one.
+
+It is built when biprop is installed on a machine with a C++ compiler.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from numpy.typing import NDArray
 from .errors import UserError
 
 VERSION = 5
-"""Of the functions' arguments; a library of another version is left alone."""
+"""Version of the functions' arguments; a library of another version is not used."""
 
 FILE = "_core.dll" if sys.platform == "win32" else "_core.so"
 """Beside this file, put there by CMakeLists.txt."""
 
 IMAGES, WEIGHTS = 16, 1 << 18
-"""How many a thread takes at a time."""
+"""Grain sizes: images, and weights, that a thread takes at a time."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled core, or None.
+    """The compiled core, or None if there is none of this version.
 
     In the environment, BIPROP_CORE names another file of it, as `make sanitize` builds one, and
     BIPROP_ISA the instruction set that it uses instead of the best of this machine.
@@ -61,9 +62,7 @@ def include_dir() -> Path:
 
 
 def cmake_dir() -> Path:
-    """The folder of biprop-config.cmake: what to give CMake as `biprop_DIR`, for
-    find_package(biprop).
-    """
+    """The folder of biprop-config.cmake: `biprop_DIR` of CMake's find_package(biprop)."""
     return Path(__file__).with_name("cmake")
 
 
@@ -77,34 +76,40 @@ def run(
     arrays: Sequence[NDArray[Any]] = (),
     grain: int,
 ) -> None:
-    """Call function(addresses..., first, last, sizes..., arrays...) of the core for all parts of 0
-    .. count, see `in_threads`.
+    """Call function(addresses..., first, last, sizes..., arrays...) of the core for all chunks of
+    0 .. count; see `in_threads`.
     """
     before = [ctypes.c_void_p(address) for address in addresses]
     after = [*sizes, *(ctypes.c_void_p(array.ctypes.data) for array in arrays)]
 
-    def part(first: int, last: int) -> None:
+    def chunk(first: int, last: int) -> None:
         function(*before, ctypes.c_int64(first), ctypes.c_int64(last), *after)
 
-    in_threads(part, count, threads, grain)
+    in_threads(chunk, count, threads, grain)
 
 
 def in_threads(
     function: Callable[[int, int], object], count: int, threads: int, grain: int
 ) -> None:
-    """Call function(first, last) for all parts of 0 .. count, in this thread and others; the core
-    runs without Python's lock.
+    """Call function(first, last) for all chunks of 0 .. count, in this thread and others.
 
-    Parts are small and taken one by one: PyTorch's own threads wait actively after an operation,
-    and hold up one of ours.
+    The core runs without Python's lock. Chunks are small and taken one by one: PyTorch's own
+    threads wait actively after an operation, and hold up one of ours.
+
+    Args:
+        function: of a chunk, first included, last excluded.
+        count: items in all.
+        threads: number of threads, this one included.
+        grain: items of a chunk; the last one may be smaller.
     """
-    parts = iter(range(0, count, grain))
+    starts = iter(range(0, count, grain))
 
     def work() -> None:
-        for first in parts:
+        for first in starts:
             function(first, min(first + grain, count))
 
-    helpers = [_pool().submit(work) for _ in range(min(threads, -(-count // grain)) - 1)]
+    chunks = -(-count // grain)
+    helpers = [_pool().submit(work) for _ in range(min(threads, chunks) - 1)]
     work()
     for helper in helpers:
         helper.result()

@@ -43,7 +43,7 @@ class Stream(IntEnum):
     SPLIT = 4  # which training images are held out for validation
     SHUFFLE = 5  # order of the images in an epoch
     AUGMENT = 6  # crops, flips, ...
-    CUT = 7  # parts of large pictures, cut by the processes that read them
+    CUT = 7  # crops of large images, drawn by the processes that read them
 
 
 def philox4x32(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
@@ -60,24 +60,32 @@ def philox4x32(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np
     k0, k1 = key
     for _ in range(10):
         product_0, product_1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
-        c0, c1, c2, c3 = (
-            (product_1 >> _SHIFT_32) ^ c1 ^ np.uint64(k0),
-            product_1 & _LOW_32,
-            (product_0 >> _SHIFT_32) ^ c3 ^ np.uint64(k1),
-            product_0 & _LOW_32,
-        )
+        c0 = (product_1 >> _SHIFT_32) ^ c1 ^ np.uint64(k0)
+        c1 = product_1 & _LOW_32
+        c2 = (product_0 >> _SHIFT_32) ^ c3 ^ np.uint64(k1)
+        c3 = product_0 & _LOW_32
         k0, k1 = (k0 + _WEYL_0) & 0xFFFFFFFF, (k1 + _WEYL_1) & 0xFFFFFFFF
     return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
 
 
 def _key(seed: int) -> tuple[int, int]:
+    """(low, high) 32 bits of a seed."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed = {seed}: must be in 0 .. 2**64 - 1")
     return seed & 0xFFFFFFFF, seed >> 32
 
 
 def words(seed: int, layer: int, count: int, stream: Stream = Stream.SIGNS) -> NDArray[np.uint32]:
-    """The first `count` 32-bit words of one stream of one layer: shape [count], uint32.
+    """The first `count` 32-bit words of one stream of one layer.
+
+    Args:
+        seed: 0 .. 2**64 - 1.
+        layer: its number, 32 bits.
+        count: number of words.
+        stream: the purpose of the numbers.
+
+    Returns:
+        [count] uint32.
 
     Raises:
         ValueError: the seed is not in 0 .. 2**64 - 1.
@@ -92,19 +100,26 @@ def words(seed: int, layer: int, count: int, stream: Stream = Stream.SIGNS) -> N
 
 
 def sign_bits(seed: int, layer: int, count: int) -> NDArray[np.uint8]:
-    """Signs of the `count` weights of a layer, in C order: shape [count], uint8, 1 for +1 and 0 for
-    -1.
+    """Signs of the `count` weights of a layer, in C order.
 
     Bit i is bit (i mod 32), counted from the lowest, of word i // 32: the words are the packed sign
     plane.
+
+    Returns:
+        [count] uint8: 1 for +1 and 0 for -1.
     """
     plane = words(seed, layer, (count + 31) // 32).astype("<u4").view(np.uint8)
     return np.unpackbits(plane, count=count, bitorder="little")
 
 
 def derive(seed: int, stream: Stream, a: int = 0, b: int = 0) -> int:
-    """A 64-bit seed for another generator, one per (stream, a, b); `a` and `b` are 32-bit (layer,
-    epoch, step, ...).
+    """A 64-bit seed for another generator, a different one for each (stream, a, b).
+
+    Args:
+        seed: 0 .. 2**64 - 1.
+        stream: the purpose of the numbers.
+        a, b: 32 bits each (layer, epoch, step, ...).
     """
-    low, high, *_ = philox4x32(np.array([[a, b, 0, stream]], dtype=np.uint32), _key(seed))[0]
+    counter = np.array([[a, b, 0, stream]], dtype=np.uint32)
+    low, high, *_ = philox4x32(counter, _key(seed))[0]
     return int(low) | int(high) << 32

@@ -1,7 +1,7 @@
-"""The screen: what is shown is escaped here, and nowhere else.
+"""Standard output and standard error: escaping of texts, and failures of the streams.
 
-Neither a name that the screen cannot encode nor its absence ends a search. Standard output is for
-results, standard error for what else is to be said; each line there begins with "biprop: ".
+Results go to standard output, messages to standard error, where each line begins with "biprop: ".
+Neither a text that a stream cannot encode nor a stream that fails ends a search.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .errors import UserError, one_line
 from .names import escaped
 
 _KEPT = "\u00a0\u3000\u200c\u200d"
-"""Spaces and joiners that words of several languages need, though Python calls them unprintable."""
+"""Spaces and joiners that several languages need in words; `str.isprintable` rejects them."""
 
 
 def printable(text: str) -> str:
     r"""The text with control characters, line breaks, direction marks and lone surrogates escaped.
 
-    File names, class names and names in tickets may hold any character: terminals obey some, and
-    others change the order in which the rest is shown. They become "\x1b" or "\u202e". Backslashes
-    stay as they are: the result is to be read, not to be decoded.
+    Names of files and classes may contain any character. Terminals execute some, and others change
+    the direction of text: they become "\x1b" or "\u202e". Backslashes are not escaped: the result
+    is for reading, not for decoding.
     """
     if text.isprintable():
         return text
@@ -33,9 +33,9 @@ def printable(text: str) -> str:
 
 
 def prepare() -> None:
-    """Make standard output and standard error take every text.
+    """Make standard output and standard error accept every text.
 
-    One that is closed (`>&-`) becomes the null device.
+    A closed stream (`>&-`) is replaced by the null device.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -44,23 +44,28 @@ def prepare() -> None:
 
 
 def escape_what_it_cannot_encode(stream: Any) -> None:
-    """Let a text stream escape what its encoding lacks (ASCII in LANG=C, cp1252), not raise."""
+    """Make a text stream escape characters that its encoding (e.g. ASCII, cp1252) does not have."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
 
 
-def tell(text: str, start: str = "") -> None:
-    """One line on standard error, after `start`: a line break where Ctrl-C stands in the line."""
-    with suppress(OSError, ValueError):  # nobody is left to be told
+def report(text: str, start: str = "") -> None:
+    """Print a message to standard error, as one line; errors of the stream are ignored.
+
+    Args:
+        text: is escaped, see `printable`.
+        start: printed before the line: a line break if the terminal shows ^C in the current line.
+    """
+    with suppress(OSError, ValueError):
         print(f"{start}biprop: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def show(text: str) -> None:
-    """Text of our own making on standard output, as it is.
+def print_text(text: str) -> None:
+    """Print a trusted text to standard output, without escaping.
 
     Raises:
-        BrokenPipeError: what reads it has gone.
-        UserError: it cannot be written.
+        BrokenPipeError: the reader of standard output has ended.
+        UserError: standard output cannot be written.
     """
     stream = Strict(sys.stdout)
     stream.write(text)
@@ -68,14 +73,14 @@ def show(text: str) -> None:
 
 
 def finish() -> None:
-    """Write what standard output still holds back, if anything; errors as of `show`."""
+    """Flush standard output; raises what `print_text` raises."""
     Strict(sys.stdout).flush()
 
 
 def silence(stream: Any) -> None:
-    """Let a stream write to the null device from now on.
+    """Redirect a stream to the null device, including what its buffer still contains.
 
-    So does what it still holds back: else Python would fail once more when it ends.
+    Otherwise Python would fail again when it flushes the buffer at exit.
     """
     with suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
@@ -84,7 +89,7 @@ def silence(stream: Any) -> None:
 
 
 class Strict:
-    """A text stream; its failures are BrokenPipeError, where its reader has gone, or UserError."""
+    """A text stream that raises BrokenPipeError if its reader has ended, and else UserError."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -109,39 +114,39 @@ class Strict:
         silence(self._stream)
         if isinstance(error, BrokenPipeError):
             raise error
-        raise UserError(_what_happened(error)) from None
+        raise UserError(_failure(error)) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-class Lasting(Strict):
-    """A text stream that is not needed: when it fails, that is told once, and the rest is dropped.
+class Tolerant(Strict):
+    """A text stream that may fail: it warns once, and drops everything after that.
 
-    A search of days must not end because `tee` has died.
+    A search of several days must not end because `tee` was killed.
     """
 
-    _has_gone = False
+    _has_failed = False
 
     def write(self, text: str) -> int:
-        return len(text) if self._has_gone else super().write(text)
+        return len(text) if self._has_failed else super().write(text)
 
     def flush(self) -> None:
-        if not self._has_gone:
+        if not self._has_failed:
             super().flush()
 
     def _give_up(self, error: OSError) -> None:
-        self._has_gone = True
+        self._has_failed = True
         silence(self._stream)
-        tell(f"warning: {_what_happened(error)}; nothing more is shown, and the work goes on")
+        report(f"warning: {_failure(error)}; nothing more is shown, and the work goes on")
 
 
-def _what_happened(error: OSError) -> str:
+def _failure(error: OSError) -> str:
     return f"standard output: cannot be written: {error.strerror or one_line(error)}"
 
 
-def as_stream(stream: IO[str] | None, lasting: bool) -> TextIO:
-    """`stream`, or standard output, as `Lasting` or `Strict`."""
-    wrapped = (Lasting if lasting else Strict)(stream or sys.stdout)
+def as_stream(stream: IO[str] | None, tolerant: bool) -> TextIO:
+    """`stream`, or standard output if it is None, as `Tolerant` or `Strict`."""
+    wrapped = (Tolerant if tolerant else Strict)(stream or sys.stdout)
     escape_what_it_cannot_encode(wrapped)
     return cast(TextIO, wrapped)

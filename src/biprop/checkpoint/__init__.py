@@ -1,6 +1,4 @@
-"""Checkpoints: the file, its checksum, those of other programs, and the network that comes back out
-of one.
-"""
+"""Checkpoints: fields, container and checksum, files of other programs, and restoring a network."""
 
 from .format import FORMAT as FORMAT
 from .format import Content as Content

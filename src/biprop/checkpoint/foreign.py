@@ -8,13 +8,12 @@ import re
 import struct
 from typing import Any
 
-# Other programs' checkpoints hold a few types that are no plain values and that many save without a
-# thought. They are not built: what stands in for them takes what the file says of them, and can do
-# nothing.
+# Other programs' checkpoints often hold objects of a few types that are no plain values. These are
+# not built: a stand-in takes the content that the file has for them, and can do nothing.
 
 
 class Foreign:
-    """Stands in for an object of another program, whose content nobody asks for."""
+    """Stands in for an object of another program, whose content is not used."""
 
     def __new__(cls, *_: Any) -> Foreign:
         return super().__new__(cls)
@@ -32,7 +31,7 @@ class Foreign:
 class _NumberType(Foreign):
     """Stands in for numpy.dtype.
 
-    Its state in a file, flags included, is anybody's: only the byte order is taken from it.
+    Its state in a file, flags included, is not trusted: only the byte order is taken from it.
     """
 
     def __init__(self, code: Any = None, *_: Any) -> None:
@@ -58,7 +57,7 @@ _CODES = {
     "u4": "I",
     "u8": "Q",
 }
-"""numpy's name of a type of numbers -> struct's."""
+"""numpy's code of a number type -> that of `struct`."""
 
 
 def _number(kind: Any, data: Any = b"", *_: Any) -> Any:

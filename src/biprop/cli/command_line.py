@@ -1,10 +1,10 @@
-"""The command line: parse, build, call.
+"""The entry point of the command line: parse the arguments and run one command.
 
 Torch is loaded by the commands that need it, not by --help.
 
-Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75 stopped by
-SIGTERM or SIGHUP, or because another process died (the same command with --resume auto goes on),
-130 interrupted, 141 what reads the output has gone (`| head`).
+Exit codes: 0 success, 1 the search diverged, 2 invalid command or input, 75 stopped by SIGTERM or
+SIGHUP, or because another process of the search failed (the same command with --resume auto
+continues), 130 interrupted, 141 broken pipe (`| head`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from ..errors import UserError, did_you_mean
 from . import bench, deck, evaluate, find, inspect, pack, predict, robustness, status, sweep
 from . import compile as compile_command
 from . import list as list_command
-from .common import INTERRUPTED, MISTAKE, PIPE
+from .common import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
 from .parser import Help, Parser
 
 _DESCRIPTION = """\
-Find Multi-Prize Tickets: subnetworks of networks with random, never-trained weights that are binary, and as accurate as
-trained ones. Start with:
+Find Multi-Prize Tickets: accurate binary subnetworks of networks with random, never-trained
+weights. Examples:
 
-  biprop find                                        a ticket in the embedded digits, in less than a minute
+  biprop find                              search on the built-in digits, in less than a minute
   biprop find --config conv4_kn_unsigned --set CIFAR10 --data DIR --prune-rate 0.2
   biprop find --resume runs/digits/prune-rate=0.2/find
-  biprop status runs/digits/prune-rate=0.2/find      how a run is doing, or how it ended
+  biprop status runs/digits/prune-rate=0.2/find    progress of the run, or its result
   biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt
-  biprop inspect digits.mpt
-  biprop evaluate digits.mpt
-  biprop predict digits.mpt pictures/                which classes they show, without PyTorch
-  biprop bench digits.mpt
-  biprop robustness digits.mpt                       accuracy under corruptions
-  biprop deck build A.mpt B.mpt -o AB.deck --data DIR   several tickets that answer together
-  biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1 --set CIFAR10 --data DIR
+  biprop inspect digits.mpt                size of the ticket, layer by layer
+  biprop evaluate digits.mpt               accuracy
+  biprop predict digits.mpt images/        classes of images, without PyTorch
+  biprop bench digits.mpt                  speed, compared with PyTorch
+  biprop robustness digits.mpt             accuracy under corruptions
+  biprop deck build A.mpt B.mpt -o AB.deck --data DIR    several tickets as one classifier
+  biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
+      --set CIFAR10 --data DIR             several searches
   biprop list networks
 """
-
 
 COMMANDS = (
     find,
@@ -61,6 +61,61 @@ COMMANDS = (
 """In the order of --help: modules with add(commands) and run(arguments)."""
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the name of the program; None: those of the process, which is then
+            about to end.
+
+    Returns:
+        The exit code; see the module's docstring.
+    """
+    # Threads of GNU OpenMP spin for milliseconds after each parallel region, so that two programs
+    # on one machine slow each other down (64 seconds instead of 17 for two searches on two cores).
+    # With a thirtieth of the default they do not, and one program alone is as fast.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    screen.prepare()
+    code = _exit_code(argv)
+    if argv is None:
+        interrupts.ignore_signals()
+    return code
+
+
+def _exit_code(argv: Sequence[str] | None) -> int:
+    """Run the command, and turn every way in which it can end into an exit code and a message."""
+    try:
+        with interrupts.raising():
+            return _run(argv)
+    except BrokenPipeError:  # the reader of our output has ended: `| head`
+        return EXIT_BROKEN_PIPE
+    except UserError as e:
+        if "--debug" in (sys.argv if argv is None else argv):
+            for line in traceback.format_exc().splitlines():
+                screen.report(line)
+        if not e.is_reported:
+            screen.report(str(e))
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        screen.report("interrupted", start="\n")
+        return EXIT_INTERRUPTED
+    except interrupts.Terminated as e:
+        screen.report(f"stopped: {e}; run the same command again")
+        return interrupts.EXIT_STOPPED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        parser = _parser()
+        arguments, unknown = parser.parse_known_args(argv)
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
+        if unknown:
+            raise _unknown_argument(unknown[0], arguments.command, parser)
+        return arguments.run(arguments)  # type: ignore[no-any-return]
+    finally:
+        screen.finish()
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="biprop", description=_DESCRIPTION, formatter_class=Help, allow_abbrev=False
@@ -69,68 +124,19 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", required=True, parser_class=Parser
     )
-
     for command in COMMANDS:
         command.add(commands)
     return parser
 
 
-def _reject_extras(command: str, extras: Sequence[str], parser: Parser) -> None:
-    if not extras:
-        return
-    subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    known = [s for s in subparsers.choices[command]._option_string_actions if s.startswith("--")]
-    flag = extras[0].partition("=")[0]
-    if flag.strip("-").replace("-", "_") in options.LEFT_OUT_KEYS:
-        raise UserError(
-            f"{flag} is left out: {options.LEFT_OUT_KEYS[flag.strip('-').replace('-', '_')]}"
-        )
-    raise UserError(
-        f"unknown argument {flag}{did_you_mean(flag, known) or f'; see biprop {command} --help'}"
-    )
-
-
-def _run(argv: Sequence[str] | None) -> int:
-    try:
-        parser = _parser()
-        arguments, extras = parser.parse_known_args(argv)
-        arguments.argv = list(sys.argv[1:] if argv is None else argv)
-        _reject_extras(arguments.command, extras, parser)
-        return arguments.run(arguments)  # type: ignore[no-any-return]
-    finally:
-        screen.finish()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (see the module's docstring)."""
-    # GNU OpenMP's threads wait actively after an operation, for milliseconds: two programs on one
-    # machine hold each other up (64 seconds instead of 17 for two searches on two cores). With a
-    # thirtieth of that wait they do not, and one alone is as fast.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    screen.prepare()
-    code = _guarded(argv)
-    if argv is None:
-        interrupts.settle()
-    return code
-
-
-def _guarded(argv: Sequence[str] | None) -> int:
-    """The exit code, whatever happens."""
-    try:
-        with interrupts.raised():
-            return _run(argv)
-    except BrokenPipeError:  # what reads our output has gone: `| head`
-        return PIPE
-    except UserError as e:
-        if "--debug" in (sys.argv if argv is None else argv):
-            for line in traceback.format_exc().splitlines():
-                screen.tell(line)
-        if not e.told:
-            screen.tell(str(e))
-        return MISTAKE
-    except KeyboardInterrupt:
-        screen.tell("interrupted", start="\n")
-        return INTERRUPTED
-    except interrupts.Terminated as e:
-        screen.tell(f"stopped: {e}; run the same command again")
-        return interrupts.STOPPED
+def _unknown_argument(argument: str, command: str, parser: Parser) -> UserError:
+    """The error for an argument that `command` does not take."""
+    flag = argument.partition("=")[0]
+    name = flag.strip("-").replace("-", "_")
+    if name in options.UNSUPPORTED_OPTIONS:
+        return UserError(f"{flag} is left out: {options.UNSUPPORTED_OPTIONS[name]}")
+    actions = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    flags = next(actions).choices[command]._option_string_actions
+    known = [known for known in flags if known.startswith("--")]
+    hint = did_you_mean(flag, known) or f"; see biprop {command} --help"
+    return UserError(f"unknown argument {flag}{hint}")

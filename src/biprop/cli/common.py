@@ -1,4 +1,4 @@
-"""What several commands share: exit codes, warnings, and engines."""
+"""Exit codes, warnings, checks and engines that several commands share."""
 
 from __future__ import annotations
 
@@ -16,42 +16,59 @@ if TYPE_CHECKING:
     from ..subnetwork import LayerReport
     from ..ticket import Ticket
 
-DIVERGED, MISTAKE, INTERRUPTED, PIPE = 1, 2, 130, 141
-"""Exit codes; the last two are what a shell gives for SIGINT and SIGPIPE."""
+# Exit codes, beside 0 (success) and `interrupts.EXIT_STOPPED`.
+EXIT_DIVERGED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+"""What a shell reports for SIGINT: 128 + 2."""
+EXIT_BROKEN_PIPE = 141
+"""What a shell reports for SIGPIPE: 128 + 13."""
+
 ACTIVATIONS_HELP = (
-    "u8: activations that are not bits are 8-bit numbers: faster, a little less exact [float]"
+    "u8: quantise activations that are not binary to 8 bits, which is faster and slightly less"
+    " accurate [float]"
 )
-MOST_CALIBRATION = 256
-"""Pictures that a calibration looks at."""
-MOST_IMAGES = 1 << 16  # of a batch
+MAX_CALIBRATION_IMAGES = 256
+MAX_BATCH = 1 << 16
 
-_Made = TypeVar("_Made")
-
-
-def warn(lines: Sequence[str]) -> None:
-    """Say what does not stop a command."""
-    for line in lines:
-        screen.tell(f"warning: {line}")
+_Result = TypeVar("_Result")
 
 
-def positive(value: int, flag: str) -> int:
-    if not 1 <= value <= MOST_IMAGES:
-        raise UserError(f"{flag} {value}: must be 1 .. {MOST_IMAGES:,}")
+def warn(messages: Sequence[str]) -> None:
+    """Print warnings to standard error, one line each."""
+    for message in messages:
+        screen.report(f"warning: {message}")
+
+
+def check_count(value: int, flag: str) -> int:
+    """`value`, if it is in 1 .. `MAX_BATCH`.
+
+    Raises:
+        UserError: it is not; the message names `flag`.
+    """
+    if not 1 <= value <= MAX_BATCH:
+        raise UserError(f"{flag} {value}: must be 1 .. {MAX_BATCH:,}")
     return value
 
 
+def plural(count: int, noun: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 @contextmanager
-def memory_for_batches() -> Iterator[None]:
+def memory_error_names_batch() -> Iterator[None]:
+    """Turn a MemoryError of the block into a UserError that suggests a smaller --batch."""
     try:
         yield
     except MemoryError:
         raise UserError("not enough memory: pass a smaller --batch") from None
 
 
-def engine_of(
+def load_engine(
     ticket: Ticket | str, threads: int, instruction_set: str | None = None, calibration: Any = None
 ) -> tuple[Engine, list[str]]:
-    """An engine, and what is to be said of it: where numpy computes instead, why.
+    """An engine and its warnings: where numpy computes instead of the compiled core, why.
 
     Arguments as for `Engine`.
 
@@ -63,15 +80,17 @@ def engine_of(
     return with_warnings(lambda: Engine(ticket, threads, instruction_set, calibration))
 
 
-def with_warnings(make: Callable[[], _Made]) -> tuple[_Made, list[str]]:
+def with_warnings(function: Callable[[], _Result]) -> tuple[_Result, list[str]]:
+    """The result of `function`, and the texts of the RuntimeWarnings that it issued."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = make()
-    return made, [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+        result = function()
+    texts = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    return result, texts
 
 
 def layer_rows(config: Config, layers: Sequence[LayerReport]) -> list[tuple[str, str]]:
-    """Under global pruning, a row per layer."""
+    """A row per layer under global pruning, where layers keep different fractions; else none."""
     if config.scope != "global":
         return []
     return [

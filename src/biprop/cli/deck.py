@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..config import DATA_PLACES
-from ..errors import UserError
+from ..config import DATA_SOURCE_OPTIONS
 from .parser import (
     DEBUG,
-    DECK_ENDING,
+    DECK_SUFFIX,
     Help,
     Parser,
     add_command,
     add_options,
     check_folder,
+    check_suffix,
     coerced,
     overrides,
 )
+
+if TYPE_CHECKING:
+    from ..console import Console
+    from ..deck import Deck
+
+_DESCRIPTION = """\
+Put several tickets into one file, a deck, whose prediction is a weighted mean of the tickets'
+predictions. The weights come from a gate that looks at the power spectrum of the images. The
+gate is fitted on held-out training images, without augmentation and with that of each ticket:
+pass --data, the folder that contains them. In Python: biprop.Deck.load(NAME).predict(images)."""
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
     deck = commands.add_parser(
         "deck",
-        help="several tickets in one file, that answer together",
+        help="combine several tickets into one classifier",
         formatter_class=Help,
         allow_abbrev=False,
     )
@@ -34,39 +44,36 @@ def add(commands: Any) -> None:
         dest="action", metavar="ACTION", required=True, parser_class=Parser
     )
     parser = add_command(
-        actions, "build", run, help="make one", usage="biprop deck build A.mpt B.mpt ... -o NAME.deck [options]",
-        description="Put tickets into one file, a deck. Its gate weights them by the spectrum of the images that it sees: it is\n"
-        "fitted on held-out training images, plain and augmented as each ticket's were. Where they are, --data says.\n"
-        "In Python: biprop.Deck.load(NAME).predict(images).")  # fmt: skip
+        actions,
+        "build",
+        run,
+        help="write a deck",
+        usage=f"biprop deck build A.mpt B.mpt ... -o NAME{DECK_SUFFIX} [options]",
+        description=_DESCRIPTION,
+    )
     parser.add_argument("tickets", nargs="+", metavar="NAME.mpt")
-    parser.add_argument("-o", "--output", required=True, metavar="NAME.deck", help="the deck")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar=f"NAME{DECK_SUFFIX}", help="deck to write"
+    )
     parser.add_argument(
         "--no-gate",
         action="store_true",
-        help="the mean of the tickets' answers, always; needs no data",
+        help="always take the unweighted mean of the tickets' predictions; needs no data",
     )
-    add_options(parser, DATA_PLACES)
+    add_options(parser, DATA_SOURCE_OPTIONS)
     parser.add_argument("--debug", **DEBUG)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Build the deck, write it and report; returns the exit code."""
     flags = coerced(overrides(arguments))
-    if not arguments.output.endswith(DECK_ENDING):
-        raise UserError(f"--output {arguments.output}: the name of a deck ends with {DECK_ENDING}")
+    check_suffix(arguments.output, DECK_SUFFIX, "deck")
     check_folder(arguments.output)
     from ..console import Console
-    from ..deck import Deck, report
-    from ..engine import cores
-    from ..ticket import Ticket
+    from ..deck import report
 
-    cards, names = [Ticket.load(path) for path in arguments.tickets], _names(arguments.tickets)
-    console = Console(lasting=True)
-    if arguments.no_gate:
-        deck = Deck(cards, names)
-    else:
-        from ..deck import build
-
-        deck = build.build(cards, names, flags, console, cores())
+    console = Console(tolerant=True)
+    deck = _deck(arguments.tickets, None if arguments.no_gate else flags, console)
     size = deck.save(arguments.output)
     content = report.deck_report(deck, size)
     console.columns(f"{arguments.output} written", content.heads, content.layers)
@@ -74,7 +81,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _deck(paths: Sequence[str], flags: Mapping[str, Any] | None, console: Console) -> Deck:
+    """The deck of the tickets at `paths`; `flags`: options of the gate's data, None: no gate."""
+    from ..deck import Deck
+    from ..engine import cores
+    from ..ticket import Ticket
+
+    cards = [Ticket.load(path) for path in paths]
+    names = _names(paths)
+    if flags is None:
+        return Deck(cards, names)
+    from ..deck import build
+
+    return build.build(cards, names, flags, console, cores())
+
+
 def _names(paths: Sequence[str]) -> list[str]:
-    """The files' names without ending; their paths where two are the same."""
+    """The file names without suffix; the paths if two of them are equal."""
     stems = [Path(path).stem for path in paths]
     return stems if len(set(stems)) == len(stems) else list(paths)

@@ -1,18 +1,49 @@
-"""biprop evaluate: the accuracy of a run, a checkpoint or a ticket."""
+"""biprop evaluate: accuracy of a run, a checkpoint or a ticket."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import config as options
 from ..errors import UserError
-from .common import ACTIVATIONS_HELP, engine_of, layer_rows, warn
-from .parser import DEBUG, OF_A_FILE, TICKET_ENDING, add_command, add_options, coerced, overrides
+from .common import ACTIVATIONS_HELP, layer_rows, load_engine, plural, warn
+from .parser import (
+    DATA_AND_NETWORK,
+    DEBUG,
+    TICKET_SUFFIX,
+    add_command,
+    add_options,
+    coerced,
+    overrides,
+)
 
 if TYPE_CHECKING:
-    pass
+    from ..data import DataSet, Split
+    from ..evaluation.counts import Counts
+    from ..evaluation.engine_model import Packed
+    from ..evaluation.subject import Subject
+
+Rows = list[tuple[str, str]]
+
+_DESCRIPTION = """\
+Measure the accuracy of a ticket or a checkpoint on validation and test images. Options that the
+file records need no flag. Paths are not recorded: pass --data."""
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Evaluate with the engine instead of PyTorch.
+
+    Attributes:
+        compares: PyTorch classifies the images as well, and differences are counted.
+        quantises: activations are quantised to 8 bits.
+    """
+
+    compares: bool
+    quantises: bool
 
 
 def add(commands: Any) -> None:
@@ -21,23 +52,20 @@ def add(commands: Any) -> None:
         commands,
         "evaluate",
         run,
-        help="accuracy of a ticket or a checkpoint",
+        help="measure the accuracy of a ticket or a checkpoint",
         usage="biprop evaluate FILE [options]",
-        description=(
-            "Accuracy of a ticket or a checkpoint on validation and test data. What the file says"
-            " of its network and\ndata needs no flag; where the data are, --data says."
-        ),
+        description=_DESCRIPTION,
     )
     parser.add_argument(
         "file",
         nargs="?",
         metavar="FILE",
-        help=(
-            "ticket (.mpt), run folder, or checkpoint of this program or the original research code"
-        ),
+        help="ticket (.mpt), run folder, or checkpoint of biprop or of the original research code",
     )
     parser.add_argument(
-        "--pretrained", metavar="FILE", help="the same, as the original research code spells it"
+        "--pretrained",
+        metavar="FILE",
+        help="alternative spelling, as in the original research code",
     )
     parser.add_argument(
         "--engine",
@@ -47,118 +75,128 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="with --engine: count the images to which PyTorch gives another class",
+        help="with --engine: count the images that PyTorch assigns to another class",
     )
     parser.add_argument(
         "--activations",
         choices=("float", "u8"),
         default="float",
-        help="with --engine; " + ACTIVATIONS_HELP,
+        help=f"with --engine; {ACTIVATIONS_HELP}",
     )
-    add_options(parser, OF_A_FILE)
+    add_options(parser, DATA_AND_NETWORK)
     parser.add_argument("--debug", **DEBUG)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Evaluate the file that the arguments name; returns the exit code."""
     if bool(arguments.file) == bool(arguments.pretrained):
         raise UserError("name one file to evaluate: biprop evaluate FILE")
     path = arguments.file or arguments.pretrained
-    if arguments.compare and not arguments.engine:
+    return show_accuracy(path, overrides(arguments), engine=_engine_choice(arguments, path))
+
+
+def _engine_choice(arguments: argparse.Namespace, path: str) -> EngineChoice | None:
+    quantises = arguments.activations != "float"
+    if arguments.engine:
+        if not path.endswith(TICKET_SUFFIX):
+            reason = f"{path} is not a ticket ({TICKET_SUFFIX}); biprop pack writes one"
+            raise UserError(f"--engine: runs tickets, and {reason}")
+        return EngineChoice(arguments.compare, quantises)
+    if arguments.compare:
         raise UserError("--compare: compares the engine with PyTorch: pass --engine too")
-    if arguments.activations != "float" and not arguments.engine:
-        raise UserError(
-            f"--activations {arguments.activations}: is for the engine: pass --engine too"
-        )
-    if arguments.engine and not path.endswith(TICKET_ENDING):
-        raise UserError(
-            f"--engine: runs tickets ({TICKET_ENDING}), and {path} is none; biprop pack makes one"
-            " of it"
-        )
-    return show_accuracy(
-        path,
-        overrides(arguments),
-        None,
-        arguments.engine,
-        arguments.compare,
-        arguments.activations == "u8",
-    )
+    if quantises:
+        flag = f"--activations {arguments.activations}"
+        raise UserError(f"{flag}: is for the engine: pass --engine too")
+    return None
 
 
 def show_accuracy(
     path: str,
     given: Mapping[str, Any],
-    config_file: str | None,
-    by_engine: bool = False,
-    compare: bool = False,
-    levels: bool = False,
+    config_file: str | None = None,
+    engine: EngineChoice | None = None,
 ) -> int:
-    """Evaluate a ticket or a checkpoint."""
+    """Evaluate a ticket or a checkpoint, and print a table; returns the exit code.
+
+    Args:
+        path: ticket, run folder or checkpoint.
+        given: options of the command line, see `parser.overrides`.
+        config_file: answers what neither a checkpoint nor the command line does.
+        engine: for a ticket; None: evaluate with PyTorch.
+
+    Raises:
+        UserError: the file or the data cannot be read, or do not fit each other.
+    """
     flags = coerced(given)
     fallback = options.read_file(options.find_file(config_file)) if config_file else {}
     from ..console import Console
-    from ..engine import cores
-    from ..evaluation.engine_model import Packed
-    from ..evaluation.subject import (
-        calibration_images,
-        load_data,
-        measure,
-        of_checkpoint,
-        of_ticket,
-    )
-    from ..runs import folder
+    from ..evaluation import subject as evaluation
 
-    is_ticket = path.endswith(TICKET_ENDING)
-    subject = (
-        of_ticket(path, flags)
-        if is_ticket
-        else of_checkpoint(folder.find_checkpoint(path), flags, fallback)
-    )
+    subject = _subject(path, flags, fallback)
     warn(subject.warnings)
     console = Console()
-    images = load_data(subject, console)
+    images = evaluation.load_data(subject, console)
     warn(images.notes)
-    rows = [("network", subject.config.arch), ("epoch", str(subject.epoch))]
-    if subject.layers:
-        kept, weights = (
-            sum(layer.kept for layer in subject.layers),
-            sum(layer.weights for layer in subject.layers),
-        )
-        rows.append(("weights kept", f"{kept:,} of {weights:,}  ({100 * kept / weights:.2f} %)"))
-        rows += layer_rows(subject.config, subject.layers)
-    parts = {"test accuracy": images.test}
-    if subject.config.select_on != "test":
-        parts["validation accuracy"] = images.validation
+
+    rows = _network_rows(subject)
     packed = None
-    if by_engine:
-        calibration = calibration_images(subject, images) if levels else None
-        engine, said = engine_of(path, cores(), calibration=calibration)
-        warn(said)
-        packed = Packed(engine, images, subject.model.double() if compare else None)
-        rows.append(
-            (
-                "computed by",
-                (
-                    "numpy"
-                    if said
-                    else f"the engine ({engine.explain()[0]}, {engine.threads} threads)"
-                ),
-            )
-        )
-    for what, split in parts.items():
-        counts = measure(subject, images, split, flags.get("device", "auto"), console, what, packed)
-        rows.append(
-            (
-                what,
-                (
-                    f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {counts.right:,} of"
-                    f" {counts.images:,} images)"
-                ),
-            )
-        )
-    if packed and compare:
-        disagreements = (
-            f"{packed.differing:,} of {packed.compared:,} predictions  (with PyTorch in float64)"
-        )
-        rows.append(("disagreements", disagreements))
+    if engine:
+        packed, computed_by = _engine_model(path, subject, images, engine)
+        rows.append(("computed by", computed_by))
+    device = flags.get("device", "auto")
+    for name, split in _splits(subject, images).items():
+        counts = evaluation.measure(subject, images, split, device, console, name, packed)
+        rows.append((name, _accuracy(counts)))
+    if packed and engine and engine.compares:
+        differing = f"{packed.differing:,} of {packed.compared:,} predictions"
+        rows.append(("disagreements", f"{differing}  (with PyTorch in float64)"))
     console.table(path, rows)
     return 0
+
+
+def _subject(path: str, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -> Subject:
+    from ..evaluation.subject import of_checkpoint, of_ticket
+    from ..runs import folder
+
+    if path.endswith(TICKET_SUFFIX):
+        return of_ticket(path, flags)
+    return of_checkpoint(folder.find_checkpoint(path), flags, fallback)
+
+
+def _splits(subject: Subject, images: DataSet) -> dict[str, Split]:
+    """The images to measure; without a validation set if test images selected the epoch."""
+    if subject.config.select_on == "test":
+        return {"test accuracy": images.test}
+    return {"test accuracy": images.test, "validation accuracy": images.validation}
+
+
+def _network_rows(subject: Subject) -> Rows:
+    rows = [("network", subject.config.arch), ("epoch", str(subject.epoch))]
+    if not subject.layers:
+        return rows
+    kept = sum(layer.kept for layer in subject.layers)
+    weights = sum(layer.weights for layer in subject.layers)
+    rows.append(("weights kept", f"{kept:,} of {weights:,}  ({100 * kept / weights:.2f} %)"))
+    return [*rows, *layer_rows(subject.config, subject.layers)]
+
+
+def _engine_model(
+    path: str, subject: Subject, images: DataSet, choice: EngineChoice
+) -> tuple[Packed, str]:
+    """The engine as a model, and what computes it: instruction set and threads, or numpy."""
+    from ..engine import cores
+    from ..evaluation.engine_model import Packed
+    from ..evaluation.subject import calibration_images
+
+    calibration = calibration_images(subject, images) if choice.quantises else None
+    engine, warnings = load_engine(path, cores(), calibration=calibration)
+    warn(warnings)
+    packed = Packed(engine, images, subject.model.double() if choice.compares else None)
+    if warnings:
+        return packed, "numpy"
+    return packed, f"the engine ({engine.explain()[0]}, {plural(engine.threads, 'thread')})"
+
+
+def _accuracy(counts: Counts) -> str:
+    right = f"{counts.right:,} of {counts.images:,} images"
+    return f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {right})"

@@ -1,4 +1,4 @@
-"""biprop find: search for a ticket, or go on with a search."""
+"""biprop find: search for a ticket, or continue a search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .. import config as options
 from .. import interrupts, screen
 from ..errors import UserError
 from . import find_report, multigpu
-from .common import DIVERGED, INTERRUPTED, warn
+from .common import EXIT_DIVERGED, EXIT_INTERRUPTED, warn
 from .evaluate import show_accuracy
 from .parser import DEBUG, add_command, add_options, coerced, overrides
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from ..search.loop import Search
 
 
+_DESCRIPTION = """\
+Search for a ticket: train one score per random weight, keep the weights with the highest
+scores, and replace each of them by its sign times one gain per layer. Options come from a
+configuration file; flags override it. Values in [brackets] are the defaults where neither sets
+an option."""
+_EXIT_CODES = """\
+Exit codes: 0 success, 1 the search diverged, 2 invalid command or input, 75 stopped by SIGTERM
+or SIGHUP, or because another process of the search failed (continue with --resume auto), 130
+interrupted, 141 broken pipe."""
+
+
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
     parser = add_command(
@@ -32,72 +43,64 @@ def add(commands: Any) -> None:
         run,
         help="search for a ticket",
         usage="biprop find [--config FILE] [options]",
-        description=(
-            "Search for a ticket: train one score per random weight, keep the top fraction, and"
-            " replace\nwhat is kept by +-gain. Options come from a configuration file, and the"
-            " flags below change it.\nValues in [brackets] hold where neither says anything."
-        ),
-        epilog=(
-            "Exit codes: 0 done, 1 the search diverged, 2 a mistake in the command or its input, 75"
-            " stopped\nby SIGTERM or SIGHUP, or because another process died (--resume auto goes"
-            " on), 130 interrupted."
-        ),
+        description=_DESCRIPTION,
+        epilog=_EXIT_CODES,
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help=(
-            "YAML file, or the name of a packaged one (biprop list configs)"
-            f" [{options.DEFAULT_CONFIG}]"
-        ),
+        help="YAML file, or the name of a packaged configuration (biprop list configs)"
+        f" [{options.DEFAULT_CONFIG}]",
     )
     parser.add_argument(
         "--print-config",
         "--print_config",
         action="store_true",
-        help="print the configuration in full, as YAML, and stop",
+        help="print all options as YAML and exit",
     )
-    starts = parser.add_argument_group("where to start from")
-    starts.add_argument(
-        "--resume",
-        metavar="RUN",
-        help=(
-            "go on where the run that left this folder or checkpoint stopped; no --config is"
-            " needed. auto: with the last run of exactly these options, or begin if there is none;"
-            " restarts by torchrun and requeues by SLURM do so without being asked"
-        ),
-    )
-    starts.add_argument(
-        "--pretrained", metavar="FILE", help="start with the weights and scores of this checkpoint"
-    )
-    starts.add_argument(
-        "-e",
-        "--evaluate",
-        action="store_true",
-        help="only evaluate --pretrained, as biprop evaluate does",
-    )
+    _add_start_flags(parser.add_argument_group("start"))
     add_options(parser)
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--multigpu",
         metavar="IDS",
-        help="GPUs to use, one process each: 0,1 (or torchrun, srun, mpirun, jsrun)",
+        help="GPUs to use, e.g. 0,1: starts one process per GPU (instead of torchrun, srun, mpirun"
+        " or jsrun)",
     )
     machine.add_argument("--debug", **DEBUG)
 
 
+def _add_start_flags(group: Any) -> None:
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="continue the run of this run folder or checkpoint; needs no --config. auto: continue"
+        " the last run with exactly these options, or start one if there is none; this is the"
+        " default when torchrun or SLURM restarts a job",
+    )
+    group.add_argument(
+        "--pretrained", metavar="FILE", help="start from the weights and scores of this checkpoint"
+    )
+    group.add_argument(
+        "-e",
+        "--evaluate",
+        action="store_true",
+        help="evaluate the checkpoint --pretrained and exit, like biprop evaluate",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Search; returns the exit code."""
+    """Search, or only evaluate or print the configuration; returns the exit code."""
     given = overrides(arguments)
     if arguments.evaluate:
         if not arguments.pretrained:
-            raise UserError("--evaluate needs the checkpoint: pass --pretrained FILE")
+            raise UserError("--evaluate needs a checkpoint: pass --pretrained FILE")
         return show_accuracy(arguments.pretrained, given, arguments.config)
     if arguments.resume in (None, "auto"):
-        given = with_set(given, arguments.config)
+        given = with_data_set(given, arguments.config)
     if arguments.resume and arguments.pretrained:
         raise UserError(
-            "--resume and --pretrained: one of them, to go on with a run or to start a new one"
+            "--resume and --pretrained: pass one of them, to continue a run or to start a new one"
         )
     if arguments.multigpu is not None and not arguments.print_config:
         gpus = multigpu.choose(arguments.multigpu, _device(arguments, given))
@@ -108,17 +111,18 @@ def run(arguments: argparse.Namespace) -> int:
     if beginning is None:
         return 0
     if arguments.print_config:
-        screen.show(options.as_yaml(beginning.config))
+        screen.print_text(options.as_yaml(beginning.config))
         return 0
     return _search(beginning)
 
 
-def with_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
-    """The options given; where --data stands alone and the configuration searches the digits, --set
-    as the folder has it.
+def with_data_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
+    """The options given, with the data set that is found in --data if it is not specified.
+
+    It is specified by --set, or by a configuration file for other data than the digits.
 
     Raises:
-        UserError: the folder is no known data set.
+        UserError: the folder contains no known data set.
     """
     if "data" not in given or "set" in given:
         return given
@@ -131,9 +135,9 @@ def with_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
 
 
 def _device(arguments: argparse.Namespace, given: dict[str, Any]) -> str:
-    """The option `device`.
+    """The option `device`, before processes are started.
 
-    Mistakes in other options are reported here, once, and not by every process.
+    Errors in other options are reported here once, instead of by every process.
     """
     if arguments.config or arguments.resume in (None, "auto"):
         return options.resolve(arguments.config, given)[0].device
@@ -141,7 +145,7 @@ def _device(arguments: argparse.Namespace, given: dict[str, Any]) -> str:
 
 
 def _device_of_run(resume: str) -> str:
-    """The option `device` of the run that --resume means."""
+    """The option `device` of the run that --resume names."""
     from ..runs.folder import SETTINGS
 
     path = Path(resume)
@@ -152,13 +156,15 @@ def _device_of_run(resume: str) -> str:
 
 @dataclass
 class _Beginning:
-    """What a search begins with.
+    """How a search begins.
 
     Attributes:
-        config, name: options, and the name of their configuration file.
-        checkpoint: what it starts from, if from any.
-        resumes: whether it goes on with the run of `checkpoint`.
-        takes_over: whether it may use the folder of a run that has no checkpoint yet.
+        config: the options.
+        name: of their configuration file.
+        checkpoint: what the search starts from; None: from random scores.
+        resumes: the search continues the run of `checkpoint`, in its folder.
+        takes_over: the search may use the folder of a run that was killed before its first
+            checkpoint.
     """
 
     config: Config
@@ -169,7 +175,7 @@ class _Beginning:
 
 
 def _beginning(arguments: argparse.Namespace, given: dict[str, Any]) -> _Beginning | None:
-    """What the search begins with; None: --resume auto found that the run is complete."""
+    """How the search begins; None if --resume auto finds that the run is complete."""
     from .. import distributed
     from ..runs.folder import RESULT, newest
 
@@ -182,8 +188,8 @@ def _beginning(arguments: argparse.Namespace, given: dict[str, Any]) -> _Beginni
         folder = newest(config, name)
         if folder and (folder / RESULT).is_file():
             if distributed.detect().is_first:
-                shown = screen.printable(str(folder))
-                screen.show(f"{shown}: complete already; another --name begins a new run\n")
+                path = screen.printable(str(folder))
+                screen.print_text(f"{path}: complete already; another --name begins a new run\n")
             return None
         resume = folder and str(folder)
     path = resume or arguments.pretrained
@@ -198,8 +204,15 @@ def _read_checkpoint(
 ) -> tuple[Content, Config, str]:
     """A checkpoint, and the options and configuration name of the search that starts from it.
 
-    `has_options`: whether the options come from --config and the flags even where --config is not
-    given.
+    Args:
+        arguments: of the command line.
+        given: options of the command line.
+        path: a checkpoint or a run folder.
+        has_options: the options come from the default configuration and the flags, even if there
+            is no --config; otherwise from the checkpoint and the flags.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or the options do not fit it.
     """
     from .. import checkpoint
 
@@ -209,19 +222,21 @@ def _read_checkpoint(
         return checkpoint.read(path, coerced(given), options.as_dict(config)), config, name
     content = checkpoint.read(path, coerced(given), None)
     if content.ours is None:
-        raise UserError(f"--resume {path}: does not hold the options of its run: pass --config too")
+        raise UserError(
+            f"--resume {path}: does not record the options of its run: pass --config too"
+        )
     return content, options.override(content.config, given), checkpoint.config_name(content)
 
 
 def _checkpoint_of(path: str) -> str:
-    """The checkpoint that --resume or --pretrained means: itself, or the newest of a run folder."""
+    """The checkpoint that --resume or --pretrained names: a file, or the newest of a run folder."""
     from ..runs.folder import newest_checkpoint
 
     if not Path(path).is_dir():
         return path
     if newest := newest_checkpoint(Path(path)):
         return str(newest)
-    raise UserError(f"{path}: no run folder with a checkpoint")
+    raise UserError(f"{path}: not a run folder with a checkpoint")
 
 
 def _search(beginning: _Beginning) -> int:
@@ -241,23 +256,28 @@ def _search(beginning: _Beginning) -> int:
             raise
         code, message = _how_it_ended(searches[0], e)
         if group.is_first or (isinstance(e, SearchStopped) and e.is_by_accident):
-            screen.tell(message)
+            screen.report(message)
         return code
 
 
 def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> None:
-    """Search as one process of `group`; the search goes into `searches` as soon as there is one."""
+    """Search as one process of `group`.
+
+    The search is appended to `searches` as soon as it exists: how it ended is reported even if this
+    function raises.
+    """
     from .. import checkpoint, data
     from ..console import Console
     from ..search.loop import Search
 
     config, start = beginning.config, beginning.checkpoint
     nowhere = None if group.is_first else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    console = Console(nowhere, lasting=True)
+    console = Console(nowhere, tolerant=True)
     images = group.by_all(lambda: data.load(config, console.track))
     if start and beginning.resumes:
         _check_classes(checkpoint.class_names(start), images.classes, start.path)
     search = Search(config, beginning.name, images, console, start, beginning.takes_over, group)
+    search.open_folder()
     searches.append(search)
     if group.is_first:
         of_checkpoint = start.warnings if start else []
@@ -270,7 +290,7 @@ def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> N
 
 
 def _check_classes(expected: Sequence[str], actual: Sequence[str], path: Path) -> None:
-    """Raise UserError if a run would go on with data of other classes."""
+    """Raise UserError if a run would continue with data of other classes."""
     from .. import data
 
     if difference := data.other_classes(expected, actual):
@@ -278,17 +298,17 @@ def _check_classes(expected: Sequence[str], actual: Sequence[str], path: Path) -
 
 
 def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
-    """Exit code and message."""
+    """The exit code and the message of a search that `error` ended."""
     from ..search.outcome import SearchDiverged, SearchStopped
 
     how_to_go_on = f"Go on with: biprop find --resume {search.folder}"
     if isinstance(error, SearchDiverged):
         where = f"Checkpoints so far are in {search.folder}/checkpoints"
-        return DIVERGED, f"the search diverged: {error}. {where}"
+        return EXIT_DIVERGED, f"the search diverged: {error}. {where}"
     if isinstance(error, SearchStopped):
-        return interrupts.STOPPED, f"stopped: {error}. {how_to_go_on}"
-    best = search.best
+        return interrupts.EXIT_STOPPED, f"stopped: {error}. {how_to_go_on}"
+    best = search.state.best
     so_far = (
         f"; best so far: epoch {best.epoch}, {best.validation.top1:.1f} %" if best.epoch else ""
     )
-    return INTERRUPTED, f"interrupted{so_far}. {how_to_go_on}"
+    return EXIT_INTERRUPTED, f"interrupted{so_far}. {how_to_go_on}"

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from ..search.outcome import Result
 
 FEW_TEST_IMAGES = 300
-"""Below this the accuracy is shown with its confidence interval: with 300, that is about ten points
-wide.
+"""With fewer test images, the accuracy is shown with its confidence interval, which is about ten
+percentage points wide for 300 images.
 """
 
 
 def headline(
     config: Config, network: Network, images: DataSet, device: object, processes: int
 ) -> str:
-    """What is searched, in which data, and where."""
+    """One line with the network, the data set and the device of a search."""
     counts = (
         f"{len(images.train):,} training, {len(images.validation):,} validation, "
         f"{len(images.test):,} test images"
@@ -39,7 +39,7 @@ def headline(
 def show(
     console: Console, config: Config, network: Network, result: Result, images: DataSet
 ) -> None:
-    """Show the result as a table."""
+    """Print the result of a search as a table."""
     rows = [
         *_network_rows(config, result),
         *_accuracy_rows(config, result, images),
@@ -50,14 +50,14 @@ def show(
 
 
 def _title(network: Network, result: Result, images: DataSet) -> str:
-    why = _why_in_vain(result, images)
+    unbeaten = _unbeaten_baseline(result, images)
     if not result.weights:
-        return f"Trained, but {why}" if why else "Dense baseline trained"
+        return f"Trained, but {unbeaten}" if unbeaten else "Dense baseline trained"
     kind = "MPT-1/32: binary weights"
     if network.binary_activations:
         kind = "MPT-1/1: binary weights and activations"
-    if why:
-        return f"Search done, but {why}: no Multi-Prize Ticket ({kind})"
+    if unbeaten:
+        return f"Search done, but {unbeaten}: no Multi-Prize Ticket ({kind})"
     return f"Multi-Prize Ticket found ({kind})"
 
 
@@ -93,16 +93,17 @@ def _accuracy_rows(config: Config, result: Result, images: DataSet) -> list[tupl
 
 
 def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
-    """By what the epoch of the result was chosen."""
+    """How the epoch of the result was selected."""
     if config.select_on == "test":
         return "best on the test data themselves, as in the papers"
     validation = f"{result.validation.images:,} validation images: {result.validation.top1:.1f} %"
     return f"best on {validation}" if images.validation_chooses else f"the last; {validation}"
 
 
-def _why_in_vain(result: Result, images: DataSet) -> str | None:
-    """The baseline that the network is not better than: the same one with random scores, or the
-    most frequent class.
+def _unbeaten_baseline(result: Result, images: DataSet) -> str | None:
+    """Which baseline the network is not significantly better than, in words; None: it is better.
+
+    The baselines are the same network with random scores, and always the most frequent class.
     """
     from ..evaluation.counts import Counts, is_better
 

@@ -1,4 +1,4 @@
-"""biprop inspect: what is in a ticket or deck."""
+"""biprop inspect: the contents of a ticket or a deck."""
 
 from __future__ import annotations
 
@@ -6,33 +6,43 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .parser import DEBUG, DECK_ENDING, add_command
+from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
     parser = add_command(
-        commands, "inspect", run, help="what is in a ticket or a deck", usage="biprop inspect NAME.mpt",
-        description="A row per layer, and where the bytes of the file go; of a deck (.deck), a row per card.",)  # fmt: skip
-    parser.add_argument("file", metavar="NAME.mpt")
+        commands,
+        "inspect",
+        run,
+        help="show the contents of a ticket or a deck",
+        usage="biprop inspect FILE",
+        description="Show the layers of a ticket and the size of each part of the file; or the"
+        " tickets of a deck.",
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help=f"ticket ({TICKET_SUFFIX}) or deck ({DECK_SUFFIX})"
+    )
     parser.add_argument("--debug", **DEBUG)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the contents; returns the exit code."""
     from ..console import Console
     from ..deck import Deck
     from ..deck.report import deck_report
     from ..ticket import Ticket
     from ..ticket.report import ticket_report
 
-    found = (
-        Deck.load(arguments.file)
-        if arguments.file.endswith(DECK_ENDING)
-        else Ticket.load(arguments.file)
-    )
-    size = Path(arguments.file).stat().st_size or len(found.to_bytes())
-    content = deck_report(found, size) if isinstance(found, Deck) else ticket_report(found, size)
+    file = arguments.file
+    content = Deck.load(file) if file.endswith(DECK_SUFFIX) else Ticket.load(file)
+    # A pipe, such as <(command), has no size.
+    size = Path(file).stat().st_size or len(content.to_bytes())
+    if isinstance(content, Deck):
+        report = deck_report(content, size)
+    else:
+        report = ticket_report(content, size)
     console = Console()
-    console.columns(arguments.file, content.heads, content.layers)
-    console.table("the file", content.totals)
+    console.columns(file, report.heads, report.layers)
+    console.table("the file", report.totals)
     return 0

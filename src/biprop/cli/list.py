@@ -1,4 +1,4 @@
-"""biprop list: networks and configurations."""
+"""biprop list: names of the networks and of the packaged configurations."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ def add(commands: Any) -> None:
         commands,
         "list",
         run,
-        help="names of networks or configurations",
+        help="list the networks or the packaged configurations",
+        description="Print the names that --arch (networks) or --config (configs) takes.",
     )
     parser.add_argument("what", choices=("networks", "configs"))
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the names, one per line; returns the exit code."""
     if arguments.what == "configs":
         root = Path(str(options.packaged()))
-        names = [f"configs/{p.relative_to(root)}" for p in options.packaged_files()]
+        names = [f"configs/{path.relative_to(root)}" for path in options.packaged_files()]
     else:
         from ..models.plans import NETWORKS
 
         names = list(NETWORKS)
-    screen.show("\n".join(names) + "\n")
+    screen.print_text("\n".join(names) + "\n")
     return 0

@@ -1,23 +1,34 @@
-"""biprop pack: a run becomes a ticket."""
+"""biprop pack: write the ticket of a search."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
 from .common import warn
 from .parser import (
+    DATA_AND_NETWORK,
     DEBUG,
-    OF_A_FILE,
-    TICKET_ENDING,
+    TICKET_SUFFIX,
     add_command,
     add_options,
     check_folder,
+    check_suffix,
     coerced,
     overrides,
 )
+
+if TYPE_CHECKING:
+    from ..console import Console
+    from ..evaluation.counts import Counts
+    from ..ticket import Ticket
+
+_DESCRIPTION = """\
+Write the result of a search as a ticket: a seed, coded masks, one gain per layer, and batch
+norm. Before the file is written, every weight is rebuilt from it and compared with the
+network's."""
 
 
 def add(commands: Any) -> None:
@@ -26,81 +37,81 @@ def add(commands: Any) -> None:
         commands,
         "pack",
         run,
-        help="write the ticket file of a search: under one bit per weight",
+        help="write the ticket of a search to a file: under one bit per weight",
         usage="biprop pack RUN -o NAME.mpt [options]",
-        description=(
-            "Write what a search found as a ticket: a seed, coded masks, one gain a layer, and"
-            " batch norm. Before it is\nwritten, every weight is rebuilt from it and compared."
-        ),
+        description=_DESCRIPTION,
     )
     parser.add_argument(
         "source",
         metavar="RUN",
-        help="run folder, or checkpoint of this program or of the original research code",
+        help="run folder, or checkpoint of biprop or of the original research code",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="NAME.mpt", help="the ticket")
+    parser.add_argument("-o", "--output", required=True, metavar="NAME.mpt", help="ticket to write")
     parser.add_argument(
-        "--compact", action="store_true",
-        help="batch norm and dense layers in 16 bits a number instead of 32; measures what that changes on the test set",
-    )  # fmt: skip
-    add_options(parser, OF_A_FILE)
+        "--compact",
+        action="store_true",
+        help="store batch norm and dense layers in 16 bits per number instead of 32, and measure"
+        " the accuracy on the test set before and after",
+    )
+    add_options(parser, DATA_AND_NETWORK)
     parser.add_argument("--debug", **DEBUG)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Pack, write and report; returns the exit code."""
     flags = coerced(overrides(arguments))
     from ..console import Console
-    from ..evaluation.subject import load_data, measure, of_ticket
     from ..search import pack
+
+    check_suffix(arguments.output, TICKET_SUFFIX, "ticket")
+    check_folder(arguments.output)
+    console = Console(tolerant=True)
+    ticket = pack.pack(arguments.source, flags, arguments.compact, warn)
+    compact_rows = []
+    if arguments.compact:
+        exact = dataclasses.replace(ticket, compact=False)
+        before, after = _accuracies(arguments.output, exact, ticket, flags, console)
+        ticket.found["test"] = dataclasses.asdict(after)
+        compact_rows = _compact_rows(exact, before, after)
+    size = ticket.save(arguments.output)
+    console.table(f"{arguments.output} written", [*_rows(ticket, size), *compact_rows])
+    return 0
+
+
+def _accuracies(
+    name: str, exact: Ticket, compact: Ticket, flags: Mapping[str, Any], console: Console
+) -> tuple[Counts, Counts]:
+    """Counts on the test set with 32 and with 16 bits per number.
+
+    They are always measured: whoever gives up precision should see what it costs.
+    """
+    from ..evaluation.subject import load_data, measure, of_ticket
     from ..ticket import Ticket
 
-    if not arguments.output.endswith(TICKET_ENDING):
-        raise UserError(
-            f"--output {arguments.output}: the name of a ticket ends with {TICKET_ENDING}"
-        )
-    check_folder(arguments.output)
-    console = Console(lasting=True)
-    ticket = pack.pack(arguments.source, flags, arguments.compact, warn)
-    if arguments.compact:
-        # What 16 bits cost is told, always: a user who gives up precision wants to know what for.
-        exact = dataclasses.replace(ticket, compact=False)
-        subjects = [
-            of_ticket(arguments.output, flags, one)
-            for one in (exact, Ticket.from_bytes(ticket.to_bytes()))
-        ]
-        images = load_data(subjects[0], console)
-        before, after = (
-            measure(
-                subject, images, images.test, flags.get("device", "auto"), console, "test accuracy"
-            )
-            for subject in subjects
-        )
-        ticket.found["test"] = dataclasses.asdict(after)
-    size = ticket.save(arguments.output)
-    rows = [
-        (
-            "weights kept",
-            f"{ticket.kept:,} of {ticket.weights:,}  ({100 * ticket.kept / ticket.weights:.2f} %)",
-        ),
-        (
-            "bytes",
-            (
-                f"{size:,}  ({8 * size / ticket.weights:.3f} bits per weight, all told; biprop"
-                " inspect shows where they go)"
-            ),
-        ),
+    rounded = Ticket.from_bytes(compact.to_bytes())
+    before, after = (of_ticket(name, flags, ticket) for ticket in (exact, rounded))
+    images = load_data(before, console)
+    device = flags.get("device", "auto")
+    counts_before, counts_after = (
+        measure(subject, images, images.test, device, console, "test accuracy")
+        for subject in (before, after)
+    )
+    return counts_before, counts_after
+
+
+def _rows(ticket: Ticket, size: int) -> list[tuple[str, str]]:
+    share = f"{100 * ticket.kept / ticket.weights:.2f} %"
+    bits = f"{8 * size / ticket.weights:.3f} bits per weight"
+    return [
+        ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({share})"),
+        ("bytes", f"{size:,}  ({bits}, all told; biprop inspect shows where they go)"),
         ("checked", "every weight, rebuilt from the file, equals the network's"),
     ]
-    if arguments.compact:
-        rows.append(("in float32", f"{len(exact.to_bytes()):,} bytes"))
-        rows.append(
-            (
-                "test accuracy",
-                (
-                    f"{after.top1:.2f} %  (in float32 {before.top1:.2f} %:"
-                    f" {after.top1 - before.top1:+.2f})"
-                ),
-            )
-        )
-    console.table(f"{arguments.output} written", rows)
-    return 0
+
+
+def _compact_rows(exact: Ticket, before: Counts, after: Counts) -> list[tuple[str, str]]:
+    difference = f"in float32 {before.top1:.2f} %: {after.top1 - before.top1:+.2f}"
+    return [
+        ("in float32", f"{len(exact.to_bytes()):,} bytes"),
+        ("test accuracy", f"{after.top1:.2f} %  ({difference})"),
+    ]

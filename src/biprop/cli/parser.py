@@ -1,10 +1,9 @@
-"""Flags of the command line: one an option of the schema; parsers whose mistakes are one line; help
-without twins.
-"""
+"""Parsers and flags of the command line: one flag per option of the schema."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,100 +12,158 @@ from .. import config as options
 from .. import screen
 from ..errors import UserError
 
-TICKET_ENDING, DECK_ENDING, PROGRAM_ENDING = ".mpt", ".deck", ".bprog"
-"""Of the names of files: they tell what a command is given."""
-DEBUG: dict[str, Any] = {
-    "action": "store_true",
-    "help": "show where in the program a mistake was noticed",
-}
-"""Of the flag --debug."""
-OF_A_FILE = (*options.DATA_PLACES, "device", *options.CHECKPOINT_FACTS)
-"""Options of commands that measure what is in a file: where its data are, and what old files do not
-say.
+TICKET_SUFFIX = ".mpt"
+DECK_SUFFIX = ".deck"
+PROGRAM_SUFFIX = ".bprog"
+
+DEBUG: dict[str, Any] = {"action": "store_true", "help": "print the traceback of an error"}
+"""Keywords of `add_argument` for the flag --debug."""
+DATA_AND_NETWORK = (*options.DATA_SOURCE_OPTIONS, "device", *options.NETWORK_OPTIONS)
+"""Options of the commands that evaluate a file: where its data are, and what older files do not
+record.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors become a `UserError`, and so one line."""
+    """A parser whose errors are `UserError`, and so one line on standard error."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        screen.show(message)  # help and version; argparse itself would pass over a full disk
+        # Help and version. argparse would ignore that standard output cannot be written.
+        screen.print_text(message)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Shows --prune-rate and not its twin --prune_rate."""
+    """Help that lists --prune-rate and leaves out its other spelling, --prune_rate."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)  # flags stay whole
+
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = [s for s in action.option_strings if "_" not in s]
-        if not shown:
+        flags = [flag for flag in action.option_strings if "_" not in flag]
+        if not flags:
             return super()._format_action_invocation(action)
-        value = (
-            ""
-            if action.nargs == 0
-            else " " + self._format_args(action, self._get_default_metavar_for_optional(action))
-        )
-        return ", ".join(shown) + value
+        if action.nargs == 0:
+            return ", ".join(flags)
+        metavar = self._get_default_metavar_for_optional(action)
+        return f"{', '.join(flags)} {self._format_args(action, metavar)}"
+
+
+def flag_of(name: str) -> str:
+    """The flag of option `name`: "--prune-rate" for "prune_rate"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], **texts: Any
+) -> Parser:
+    """Add a command to the command line; returns its parser.
+
+    Args:
+        commands: what `add_subparsers` returned.
+        name: of the command.
+        run: takes the parsed arguments and returns the exit code.
+        texts: help, usage, description and epilog, as for `add_parser`.
+    """
+    parser: Parser = commands.add_parser(name, formatter_class=Help, allow_abbrev=False, **texts)
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_options(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
-    """One flag per option of the schema (or per one of `names`), in both spellings, without a
-    default: files come first.
+    """Add one flag per option of the schema, or per option in `names`.
+
+    A flag that is not given leaves no attribute in the parsed arguments: configuration files and
+    checkpoints come before the schema's defaults.
     """
-    defaults = options.Config()
-    for group, members in options.groups():
-        section = parser.add_argument_group(group)
+    for heading, members in options.groups():
+        section = parser.add_argument_group(heading)
         for name in members:
-            if names is not None and name not in names:
-                continue
-            rule = options.rule(name)
-            strings = [*rule.short, f"--{name.replace('_', '-')}"]
-            if "_" in name:
-                strings.append(f"--{name}")
-            for other in (alias for alias, of in options.ALIASES.items() if of == name):
-                strings += [f"--{other.replace('_', '-')}", f"--{other}"]
-            default = getattr(defaults, name)
-            choices = f": {', '.join(rule.choices)}" if rule.choices else ""
-            shown = "" if default is None or default is False or names else f" [{default}]"
-            keywords: dict[str, Any] = {
-                "dest": name,
-                "default": argparse.SUPPRESS,
-                "help": (rule.help + choices + shown).replace("%", "%%"),
-            }
-            if name.startswith("no_"):
-                keywords["action"] = "store_true"
-            elif options.is_flag(name):
-                keywords["action"] = argparse.BooleanOptionalAction
-            elif name == "layer_prune_rates":
-                keywords |= {"nargs": "+", "metavar": "PATTERN=RATE"}
-            else:
-                keywords["metavar"] = options.metavar(name)
-            section.add_argument(*strings, **keywords)
+            if names is None:
+                section.add_argument(*_flags(name), **_keywords(name, shows_default=True))
+            elif name in names:
+                section.add_argument(*_flags(name), **_keywords(name, shows_default=False))
+
+
+def _flags(name: str) -> list[str]:
+    """All spellings of the option `name`: short flags, with - and with _, and aliases."""
+    flags = [*options.rule(name).short, flag_of(name)]
+    if "_" in name:
+        flags.append(f"--{name}")
+    for alias, target in options.ALIASES.items():
+        if target == name:
+            flags += [flag_of(alias), f"--{alias}"]
+    return flags
+
+
+def _keywords(name: str, shows_default: bool) -> dict[str, Any]:
+    """Keywords of `add_argument` for the option `name`."""
+    keywords: dict[str, Any] = {
+        "dest": name,
+        "default": argparse.SUPPRESS,
+        "help": _help(name, shows_default).replace("%", "%%"),
+    }
+    if name.startswith("no_"):
+        keywords["action"] = "store_true"
+    elif options.is_flag(name):
+        keywords["action"] = argparse.BooleanOptionalAction
+    elif name == "layer_prune_rates":
+        keywords |= {"nargs": "+", "metavar": "PATTERN=RATE"}
+    else:
+        keywords["metavar"] = options.metavar(name)
+    return keywords
+
+
+def _help(name: str, shows_default: bool) -> str:
+    """The help of the option `name`, with its choices where the text does not name them all."""
+    rule = options.rule(name)
+    text = rule.help
+    choices = rule.choices or ()
+    if not all(choice in text for choice in choices):
+        text += f"; choices: {', '.join(choices)}"
+    default = getattr(options.Config(), name)
+    if not shows_default or default is None or default is False:
+        return text
+    return f"{text} [{'on' if default is True else default}]"
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the schema that the command line gives."""
+    """The options of the schema that the command line gives: name -> value as text or bool.
+
+    Raises:
+        UserError: an item of --layer-prune-rates is not PATTERN=RATE.
+    """
     given = {name: value for name, value in vars(arguments).items() if name in options.FIELDS}
     if "layer_prune_rates" in given:
-        pairs = {}
-        for item in given["layer_prune_rates"]:
-            pattern, separator, rate = item.partition("=")
-            if not separator:
-                raise UserError(
-                    f"--layer-prune-rates {item}: must be PATTERN=RATE, e.g. fc=0.5 or conv1=dense"
-                )
-            pairs[pattern] = rate
-        given["layer_prune_rates"] = pairs
+        given["layer_prune_rates"] = dict(map(_pattern_and_rate, given["layer_prune_rates"]))
     return given
 
 
+def _pattern_and_rate(item: str) -> tuple[str, str]:
+    pattern, separator, rate = item.partition("=")
+    if not separator:
+        raise UserError(
+            f"--layer-prune-rates {item}: must be PATTERN=RATE, e.g. fc=0.5 or conv1=dense"
+        )
+    return pattern, rate
+
+
+def coerced(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `overrides`, converted to the types of their options.
+
+    Raises:
+        UserError: see `config.coerce`.
+    """
+    return {name: options.coerce(name, value, flag_of(name)) for name, value in given.items()}
+
+
 def check_folder(output: str | Path) -> None:
-    """Noticed before the work, not after it.
+    """Check before the work begins that its result can be written.
 
     Raises:
         UserError: the folder of --output does not exist.
@@ -115,24 +172,11 @@ def check_folder(output: str | Path) -> None:
         raise UserError(f"--output {output}: cannot be written: no such folder")
 
 
-def coerced(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: options.coerce(name, value, f"--{name.replace('_', '-')}")
-        for name, value in given.items()
-    }
+def check_suffix(output: str, suffix: str, kind: str) -> None:
+    """Check the suffix of --output.
 
-
-def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], **texts: Any
-) -> Parser:
-    """A command's parser.
-
-    Args:
-        commands: what `add_subparsers` returned.
-        name: of the command.
-        run: takes the parsed arguments and returns the exit code.
-        texts: help, usage, description and epilog, as of `add_parser`.
+    Raises:
+        UserError: it is not `suffix`; `kind` names the file in the message.
     """
-    parser: Parser = commands.add_parser(name, formatter_class=Help, allow_abbrev=False, **texts)
-    parser.set_defaults(run=run)
-    return parser
+    if not output.endswith(suffix):
+        raise UserError(f"--output {output}: the name of a {kind} ends with {suffix}")

@@ -7,221 +7,298 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import screen
 from ..errors import UserError
 from ..screen import printable
-from .common import MOST_CALIBRATION, engine_of, memory_for_batches, positive, warn, with_warnings
-from .parser import DEBUG, DECK_ENDING, TICKET_ENDING, add_command
+from .common import (
+    MAX_CALIBRATION_IMAGES,
+    check_count,
+    load_engine,
+    memory_error_names_batch,
+    warn,
+    with_warnings,
+)
+from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 
 if TYPE_CHECKING:
+    from ..console import Bar, Console
     from ..engine import Engine
     from ..ticket import Ticket
 
+Predict = Callable[[Any], Any]
+"""Pixels [B, C, H, W] uint8 to probabilities [B, classes] float64."""
+BAR_DELAY = 2.0
+"""Seconds before a progress bar appears."""
+MAX_THREADS = 8
+"""Default limit of threads."""
 
-_Made = TypeVar("_Made")
-Answer = Callable[[Any], Any]
-PATIENCE = 2.0
-"""Seconds before there is a progress bar."""
+_DESCRIPTION = """\
+Print the most probable classes of images, computed by a ticket or a deck, without PyTorch.
+Images are resized to the input size of the network as its training images were. An image that
+cannot be read is reported on standard error, and with --json also as an object with the key
+"error"; the other images are still classified, and the exit code is 2."""
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
     parser = add_command(
-        commands, "predict", run, help="which classes pictures show", usage="biprop predict FILE PICTURE-OR-FOLDER ... [options]",
-        description="The likeliest classes of pictures, by a ticket or a deck and without PyTorch. Pictures of another size\n"
-        "than the network's are scaled as its data were. A picture that cannot be read is reported on standard error\n"
-        "(with --json also as an object with \"error\"); the others are classified, and the exit code is 2.")  # fmt: skip
-    parser.add_argument(
-        "file", metavar="FILE", help=f"ticket ({TICKET_ENDING}) or deck ({DECK_ENDING})"
+        commands,
+        "predict",
+        run,
+        help="classify images, without PyTorch",
+        usage="biprop predict FILE IMAGE-OR-FOLDER ... [options]",
+        description=_DESCRIPTION,
     )
     parser.add_argument(
-        "pictures",
+        "file", metavar="FILE", help=f"ticket ({TICKET_SUFFIX}) or deck ({DECK_SUFFIX})"
+    )
+    parser.add_argument(
+        "images",
         nargs="+",
-        metavar="PICTURE",
-        help="files, or folders, whose pictures are taken in order",
+        metavar="IMAGE",
+        help="image files, or folders whose images are taken in sorted order",
     )
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to show [3]")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print [3]")
     parser.add_argument(
         "--json",
         action="store_true",
-        help="a JSON object a picture, with all probabilities, a line each",
+        help="print one JSON object per image and line, with the probabilities of all classes",
     )
     parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="processors to use [all, at most one a picture and 8]",
+        help=f"threads [one per core, but at most one per image and {MAX_THREADS} in all]",
     )
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="pictures of the kind to come, some dozens: activations become 8-bit numbers, faster",
+        help="some dozens of typical images, from which the ranges of 8-bit quantised activations"
+        " are determined; faster and slightly less accurate",
     )
     parser.add_argument(
-        "--gating", choices=("image", "batch", "none"), default="image",
-        help="cards of a deck count by the spectrum of each picture, of all in a batch together, or all alike [image]",
-    )  # fmt: skip
+        "--gating",
+        choices=("image", "batch", "none"),
+        default="image",
+        help="weights of a deck's cards: computed from the spectrum of each image, from the mean"
+        " spectrum of each batch, or equal [image]",
+    )
     parser.add_argument(
-        "--batch", type=int, default=64, metavar="N", help="pictures in memory at a time [64]"
+        "--batch", type=int, default=64, metavar="N", help="images in memory at a time [64]"
     )
     parser.add_argument("--debug", **DEBUG)
 
 
+@dataclass
+class _Model:
+    """What classifies the images.
+
+    Attributes:
+        engine: of the ticket, or of the first card of a deck; all take the same input.
+        predict: pixels to probabilities.
+    """
+
+    engine: Engine
+    predict: Predict
+
+
 def run(arguments: argparse.Namespace) -> int:
+    """Classify and print; returns the exit code.
+
+    Raises:
+        UserError: images could not be classified; the others have been printed.
+    """
     from .. import images
-    from ..console import Console
     from ..engine import cores
 
-    batch, top = positive(arguments.batch, "--batch"), positive(arguments.top, "--top")
-    paths = images.find(arguments.pictures)
-    threads = arguments.threads if arguments.threads is not None else min(cores(), len(paths), 8)
-    engine, answer = (
-        _of_deck(arguments, threads)
-        if arguments.file.endswith(DECK_ENDING)
-        else _of_ticket(arguments, threads)
-    )
-    if engine.shape[0] not in (1, 3):
+    batch = check_count(arguments.batch, "--batch")
+    top = check_count(arguments.top, "--top")
+    paths = images.find(arguments.images)
+    threads = arguments.threads
+    if threads is None:
+        threads = min(cores(), len(paths), MAX_THREADS)
+    is_deck = arguments.file.endswith(DECK_SUFFIX)
+    model = (_of_deck if is_deck else _of_ticket)(arguments, threads)
+    channels = model.engine.shape[0]
+    if channels not in (1, 3):
+        reason = f"takes {channels} channels: images have one (grey) or three (RGB)"
+        raise UserError(f"{arguments.file}: {reason}")
+    names = _class_names(model.engine.ticket, model.engine.outputs)
+    if arguments.json:
+        output: _Table | _Json = _Json(names)
+    else:
+        output = _Table(names, paths, min(top, model.engine.outputs))
+    with memory_error_names_batch():
+        failures = _print_predictions(model, paths, batch, output)
+    if failures:
         raise UserError(
-            f"{arguments.file}: takes {engine.shape[0]} channels: pictures have one (grey) or three"
-            " (RGB)"
-        )
-    names, cut = _class_names(engine.ticket, engine.outputs), _is_cut(engine.ticket)
-    show = _Json(names) if arguments.json else _Rows(names, paths, min(top, engine.outputs))
-    console, display = Console(), Console(sys.stderr)
-    if console.is_terminal:
-        display = console  # one display: lines go above its bar
-    started, failed = time.monotonic(), 0
-    with ExitStack() as stack, memory_for_batches():
-        bar = None
-        for first in range(0, len(paths), batch):
-            chosen = paths[first : first + batch]
-            answers = _answers(chosen, lambda path: images.read(path, engine.shape, cut), answer)
-            lines = show.head() if not first else []
-            for path, found in zip(chosen, answers, strict=True):
-                if isinstance(found, UserError):
-                    if len(paths) == 1 and not arguments.json:
-                        raise found
-                    failed += 1
-                    screen.tell(str(found))
-                    lines += show.failed(path, found)
-                else:
-                    lines.append(show.row(path, found))
-            if lines:
-                console.line(*lines)
-            if bar is None and time.monotonic() - started > PATIENCE and first + batch < len(paths):
-                bar = stack.enter_context(display.bar("pictures", len(paths)))
-                bar.advance(first)
-            if bar:
-                bar.advance(len(chosen))
-    if failed:
-        raise UserError(
-            f"{failed:,} of {len(paths):,} pictures failed (see above); the others were classified"
+            f"{failures:,} of {len(paths):,} images failed (see above); the others were classified"
         )
     return 0
 
 
-def _answers(paths: Sequence[Path], read: Callable[[Path], Any], answer: Answer) -> list[Any]:
-    """For each picture its probabilities [classes], or the mistake that it is: one damaged picture
-    does not end all others.
+def _print_predictions(
+    model: _Model, paths: Sequence[Path], batch: int, output: _Table | _Json
+) -> int:
+    """Classify and print the images batch by batch; returns the number of failures."""
+    from ..console import Console
+
+    console = Console()
+    failures = 0
+    with ExitStack() as stack:
+        # On a terminal the bar belongs to the same console, so that lines appear above it.
+        progress = _Progress(console if console.is_terminal else Console(sys.stderr), stack, paths)
+        lines = output.head()
+        for chosen in _batches(paths, batch):
+            for path, result in zip(chosen, _results(model, chosen), strict=True):
+                if isinstance(result, UserError):
+                    lines += _report_failure(output, path, result, is_only=len(paths) == 1)
+                    failures += 1
+                else:
+                    lines.append(output.row(path, result))
+            if lines:
+                console.line(*lines)
+            lines = []
+            progress.advance(len(chosen))
+    return failures
+
+
+def _report_failure(
+    output: _Table | _Json, path: Path, error: UserError, is_only: bool
+) -> list[str]:
+    """Report an error on standard error; returns the lines for standard output.
+
+    Raises:
+        UserError: `error`, if it concerns the only image and standard output stays empty.
     """
+    lines = output.failure(path, error)
+    if is_only and not lines:
+        raise error
+    screen.report(str(error))
+    return lines
+
+
+def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    for first in range(0, len(paths), size):
+        yield paths[first : first + size]
+
+
+class _Progress:
+    """A progress bar that appears when images remain after `BAR_DELAY` seconds."""
+
+    def __init__(self, console: Console, stack: ExitStack, paths: Sequence[Path]) -> None:
+        self._console, self._stack = console, stack
+        self._total, self._done = len(paths), 0
+        self._start = time.monotonic()
+        self._bar: Bar | None = None
+
+    def advance(self, images: int) -> None:
+        is_slow = time.monotonic() - self._start > BAR_DELAY
+        if self._bar is None and is_slow and self._done + images < self._total:
+            self._bar = self._stack.enter_context(self._console.bar("images", self._total))
+            self._bar.advance(self._done)
+        if self._bar:
+            self._bar.advance(images)
+        self._done += images
+
+
+def _results(model: _Model, paths: Sequence[Path]) -> list[Any]:
+    """For each image its probabilities [classes], or the UserError that prevented them."""
     import numpy as np
 
-    found: list[Any] = []
-    for path in paths:
-        try:
-            found.append(read(path))
-        except UserError as e:
-            found.append(e)
-    places = [place for place, one in enumerate(found) if not isinstance(one, UserError)]
-    if places:
-        with np.errstate(invalid="ignore"):
-            probabilities = answer(np.stack([found[place] for place in places]))
-        for place, row in zip(places, probabilities, strict=True):
-            is_number = bool(np.isfinite(row).all())
-            found[place] = (
-                row
-                if is_number
-                else UserError(f"{paths[place]}: the network's results are not finite")
-            )
-    return found
+    images = [_pixels(model, path) for path in paths]
+    results: list[Any] = list(images)
+    readable = [i for i, image in enumerate(images) if not isinstance(image, UserError)]
+    if not readable:
+        return results
+    with np.errstate(invalid="ignore"):
+        probabilities = model.predict(np.stack([images[i] for i in readable]))
+    for i, row in zip(readable, probabilities, strict=True):
+        if np.isfinite(row).all():
+            results[i] = row
+        else:
+            results[i] = UserError(f"{paths[i]}: the network's results are not finite")
+    return results
 
 
-def _of_ticket(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answer]:
-    """The engine, and what gives probabilities [B, classes] of pixels."""
+def _pixels(model: _Model, path: Path) -> Any:
+    """The image [C, H, W] uint8, or the UserError that says why it cannot be read."""
+    from .. import images
+
+    try:
+        return images.read(path, model.engine.shape, _is_cropped(model.engine.ticket))
+    except UserError as e:
+        return e
+
+
+def _of_ticket(arguments: argparse.Namespace, threads: int) -> _Model:
     import numpy as np
 
     from .. import images
     from ..deck import softmax
 
-    engine, said = engine_of(arguments.file, threads)
-    warn(said)
+    engine, warnings = load_engine(arguments.file, threads)
+    warn(warnings)
     if arguments.calibration is not None:
-        known = images.find([arguments.calibration])[:MOST_CALIBRATION]
-        cut = _is_cut(engine.ticket)
-        engine, _ = engine_of(
-            engine.ticket,
-            threads,
-            calibration=np.stack([images.read(path, engine.shape, cut) for path in known]),
-        )
-    return engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64))
+        ticket = engine.ticket
+        paths = images.find([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
+        pixels = [images.read(path, engine.shape, _is_cropped(ticket)) for path in paths]
+        engine, _ = load_engine(ticket, threads, calibration=np.stack(pixels))
+    return _Model(engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64)))
 
 
-def _of_deck(arguments: argparse.Namespace, threads: int) -> tuple[Engine, Answer]:
-    """The engine of the first card, which takes what all take, and what gives the deck's
-    probabilities.
-    """
+def _of_deck(arguments: argparse.Namespace, threads: int) -> _Model:
     from ..deck import Deck
 
     if arguments.calibration is not None:
         raise UserError(f"--calibration: is for tickets, and {arguments.file} is a deck")
     deck = Deck.load(arguments.file)
-    (first, *_), said = with_warnings(lambda: deck.engines(threads))
-    warn(said)
-    return first, lambda pixels: deck.predict(pixels, arguments.gating, threads=threads)
+    (first, *_), warnings = with_warnings(lambda: deck.engines(threads))
+    warn(warnings)
+    return _Model(first, lambda pixels: deck.predict(pixels, arguments.gating, threads=threads))
 
 
 def _class_names(ticket: Ticket, outputs: int) -> list[str]:
-    """One for each output: the ticket's, with the number where two classes have one name, or else
-    the number.
+    """A unique name for each output of the network.
+
+    Names of the ticket that several classes share get the number of the class; outputs without a
+    name are called by their number.
     """
-    told = [*ticket.classes[:outputs], *map(str, range(len(ticket.classes), outputs))]
-    count = Counter(told)
-    return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(told)]
+    names = [*ticket.classes[:outputs], *map(str, range(len(ticket.classes), outputs))]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
-def _is_cut(ticket: Ticket) -> bool:
-    """Whether the pictures of its data were cut, as those are that are streamed, or scaled whole."""
-    told = ticket.found.get("options")
-    return isinstance(told, dict) and (told.get("set") == "ImageNet" or told.get("stream") is True)
+def _is_cropped(ticket: Ticket) -> bool:
+    """Whether test images of the search were centre-cropped (streamed images), or resized whole."""
+    options = ticket.found.get("options")
+    if not isinstance(options, dict):
+        return False
+    return options.get("set") == "ImageNet" or options.get("stream") is True
 
 
-class _Rows:
-    """A line a picture, written at once: there may be many."""
+class _Table:
+    """A row per image with its `top` classes.
+
+    `Console.columns` would need all rows before it prints the first; there may be many.
+    """
 
     def __init__(self, names: Sequence[str], paths: Sequence[Path], top: int) -> None:
-        self.names, self.top = [printable(name) for name in names], top
+        self.names = [printable(name) for name in names]
+        self.top = top
         self.width = max(4, *(len(printable(str(path))) for path in paths))
         self.name_width = max(5, *map(len, self.names))
 
     def head(self) -> list[str]:
-        places = ["class", *("next" for _ in range(self.top - 1))]
-        return [
-            "  ".join(
-                [
-                    f"{'file':<{self.width}}",
-                    *(f"{place:<{self.name_width}}         " for place in places),
-                ]
-            ).rstrip()
-        ]
-
-    def failed(self, path: Path, error: UserError) -> list[str]:
-        """The lines of a picture without an answer: none, as standard error has it."""
-        return []
+        titles = ["class"] + ["next"] * (self.top - 1)
+        cells = [f"{title:<{self.name_width}}" + " " * 9 for title in titles]
+        return ["  ".join([f"{'file':<{self.width}}", *cells]).rstrip()]
 
     def row(self, path: Path, probabilities: Any) -> str:
         best = (-probabilities).argsort(kind="stable")[: self.top]
@@ -230,9 +307,12 @@ class _Rows:
         ]
         return "  ".join([f"{printable(str(path)):<{self.width}}", *cells])
 
+    def failure(self, path: Path, error: UserError) -> list[str]:
+        return []  # failures are on standard error only
+
 
 class _Json:
-    """An object a line."""
+    """A JSON object per image and line."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -240,17 +320,16 @@ class _Json:
     def head(self) -> list[str]:
         return []
 
-    def failed(self, path: Path, error: UserError) -> list[str]:
-        """The lines of a picture without an answer: an object with the reason."""
-        return [json.dumps({"file": str(path), "error": str(error)})]
-
     def row(self, path: Path, probabilities: Any) -> str:
         best = int(probabilities.argmax())
-        values = dict(zip(self.names, probabilities.tolist(), strict=True))
         content = {
             "file": str(path),
             "class": self.names[best],
             "index": best,
             "probability": float(probabilities[best]),
+            "probabilities": dict(zip(self.names, probabilities.tolist(), strict=True)),
         }
-        return json.dumps({**content, "probabilities": values}, allow_nan=False)
+        return json.dumps(content, allow_nan=False)
+
+    def failure(self, path: Path, error: UserError) -> list[str]:
+        return [json.dumps({"file": str(path), "error": str(error)})]

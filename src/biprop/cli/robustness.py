@@ -1,7 +1,4 @@
-"""The commands about robustness: robustness, which measures, and deck build.
-
-What they do is in `robustness` and `assemble`.
-"""
+"""biprop robustness: accuracy under common corruptions."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import replace_text
-from .common import engine_of, warn
+from ..files import write_text_atomically
+from .common import load_engine, warn
 from .parser import (
+    DATA_AND_NETWORK,
     DEBUG,
-    DECK_ENDING,
-    OF_A_FILE,
-    TICKET_ENDING,
+    DECK_SUFFIX,
+    TICKET_SUFFIX,
     add_command,
     add_options,
     check_folder,
@@ -35,47 +32,71 @@ if TYPE_CHECKING:
     from ..data import DataSet
     from ..deck import Deck
     from ..evaluation.subject import Subject
+    from ..robustness.images import Corrupted
     from ..robustness.measure import Classifier, Network
-    from ..robustness.scores import Scores
+    from ..robustness.scores import Cell, Scores
+
+Reference = Mapping[str, Mapping[int, float]]
+"""Corruption -> severity -> error of the network that mCE is relative to."""
+
+_DESCRIPTION = """\
+Measure the accuracy of a ticket, a deck or a checkpoint on clean test images, and under 15
+corruptions at five severities (Hendrycks and Dietterich, 2019). The corruptions are computed,
+unless --corrupted names a published benchmark such as CIFAR-10-C. A deck is evaluated card by
+card, and as a whole: with equal weights, and with the gate applied per batch and per image.
+Results are written to NAME.json, NAME.csv and, if matplotlib is installed (pip install
+'biprop[plots]'), NAME.png."""
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
     parser = add_command(
-        commands, "robustness", run, help="accuracy under corruptions: noise, blur, weather, digital", usage="biprop robustness FILE [options]",
-        description="Accuracy of a ticket, a deck or a checkpoint on test images as they are, and under 15 corruptions at five\n"
-        "severities (Hendrycks and Dietterich, 2019). The corruptions are computed here unless --corrupted names published\n"
-        "files. A deck is measured card by card, and together: mean, and gated by batch and by image.\n"
-        "Writes NAME.json, NAME.csv and, with matplotlib (pip install 'biprop[plots]'), NAME.png.")  # fmt: skip
+        commands,
+        "robustness",
+        run,
+        help="measure the accuracy under corruptions: noise, blur, weather, digital",
+        usage="biprop robustness FILE [options]",
+        description=_DESCRIPTION,
+    )
     parser.add_argument(
         "file",
         metavar="FILE",
-        help=(
-            "ticket (.mpt), deck (.deck), run folder, or checkpoint of this program or the original"
-            " code"
-        ),
+        help=f"ticket ({TICKET_SUFFIX}), deck ({DECK_SUFFIX}), run folder, or checkpoint of biprop"
+        " or of the original research code",
     )
+    _add_corruption_flags(parser)
+    parser.add_argument(
+        "--engine", action="store_true", help="compute tickets with the engine, on the CPU"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="NAME", help="files to write, without suffix [FILE.robustness]"
+    )
+    add_options(parser, DATA_AND_NETWORK)
+    parser.add_argument("--debug", **DEBUG)
+
+
+def _add_corruption_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corruptions",
         metavar="NAME,NAME",
-        help=(
-            "some of the 19, or groups: noise, blur, weather, digital; extra (the 4 others), all"
-            " (19) [the 15 of the score]"
-        ),
+        help="corruptions or groups of them: noise, blur, weather, digital; extra (the 4 that do"
+        " not count towards the mean), all (19) [the 15 of the mean]",
     )
-    parser.add_argument("--severities", metavar="N,N", help="of 1 .. 5 [all]")
+    parser.add_argument("--severities", metavar="N,N", help="severities from 1 to 5 [all]")
     parser.add_argument(
-        "--corrupted", metavar="DIR",
-        help="published images instead: NAME.npy and labels.npy as in CIFAR-10-C and CIFAR-100-C, or NAME/SEVERITY/CLASS/ as in "
-        "ImageNet-C",
-    )  # fmt: skip
+        "--corrupted",
+        metavar="DIR",
+        help="folder of a published benchmark: NAME.npy and labels.npy as in CIFAR-10-C and"
+        " CIFAR-100-C, or NAME/SEVERITY/CLASS/ as in ImageNet-C",
+    )
     parser.add_argument(
         "--reference",
         metavar="FILE.json",
-        help="for mCE: what this command wrote of another network; or alexnet, for ImageNet-C",
+        help="network that mCE (mean corruption error) is relative to: what this command wrote for"
+        " it; or alexnet, for ImageNet-C",
     )
     parser.add_argument(
-        "--images", type=int, metavar="N", help="use only so many images, evenly spaced [all]"
+        "--images", type=int, metavar="N", help="test images to use, evenly spaced [all]"
     )
     parser.add_argument(
         "--seed",
@@ -83,66 +104,54 @@ def add(commands: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of the corruptions [0]",
+        help="random seed of the corruptions [0]",
     )
-    parser.add_argument(
-        "--engine", action="store_true", help="compute tickets with the engine, on the CPU"
-    )
-    parser.add_argument("-o", "--output", metavar="NAME", help="where results go [FILE.robustness]")
-    add_options(parser, OF_A_FILE)
-    parser.add_argument("--debug", **DEBUG)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Measure, print and write the results; returns the exit code."""
     flags = coerced(overrides(arguments))
-    if arguments.images is not None and arguments.images < 1:
-        raise UserError(f"--images {arguments.images}: must be 1 or more")
-    if not 0 <= arguments.corruption_seed < 2**64:
-        raise UserError(f"--seed {arguments.corruption_seed}: must be in 0 .. 2**64 - 1")
-    path, output = Path(arguments.file), _output(arguments)
+    _check_numbers(arguments)
+    output = _output(arguments)
     check_folder(output)
     from ..console import Console
-    from ..data import spread
-    from ..evaluation.device import choose_device, evaluation_batch
+    from ..evaluation.device import choose_device
     from ..evaluation.subject import load_data
     from ..robustness import measure
-    from ..robustness.images import Corrupted, Generated, published
     from ..robustness.scores import choose_cells, read_reference
 
     cells = choose_cells(arguments.corruptions, arguments.severities)
     subjects, deck = _subjects(arguments.file, flags, arguments.engine)
     first = subjects[0]
     device = choose_device("cpu" if arguments.engine else flags.get("device", "auto"))
-    batch, task = evaluation_batch(first.task), first.task
-    reference = (
-        read_reference(arguments.reference, cells, task.num_classes)
-        if arguments.reference
-        else None
-    )
-    console = Console(lasting=True)
-    images = load_data(first, console)
-    most = arguments.images or len(images.test)
-    clean = Generated(images, spread(len(images.test), most), batch, arguments.corruption_seed)
-    corrupted: Corrupted = clean
-    if arguments.corrupted:
-        shape = (task.channels, *task.input_size)
-        corrupted = published(arguments.corrupted, cells, shape, images.classes, most, batch)
-    classifier = _classifier(subjects, deck, images, arguments.engine, device)
-    scores = measure.measure(classifier, clean.clean(), corrupted, cells, device, console.track)
-    about = {
-        "file": arguments.file, "set": first.config.set, "images": corrupted.told,
-        "computed by": "engine" if arguments.engine else f"PyTorch, {device}", "batch": batch, "reference": arguments.reference,
-    }  # fmt: skip
-    _show(console, str(path), scores, corrupted.told, reference)
+    reference = None
+    if arguments.reference:
+        reference = read_reference(arguments.reference, cells, first.task.num_classes)
+    console = Console(tolerant=True)
+    dataset = load_data(first, console)
+    clean, corrupted = _images(arguments, cells, first, dataset)
+    classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
+    scores = measure.measure(classifier, clean, corrupted, cells, device, console.track)
+
+    _show_corruptions(console, f"{Path(arguments.file)}: {corrupted.description}", scores)
+    _show_means(console, scores, reference)
+    about = _provenance(arguments, first, corrupted, device)
     _write(console, output, scores, about, reference)
     return 0
 
 
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    if arguments.images is not None and arguments.images < 1:
+        raise UserError(f"--images {arguments.images}: must be 1 or more")
+    if not 0 <= arguments.corruption_seed < 2**64:
+        raise UserError(f"--seed {arguments.corruption_seed}: must be in 0 .. 2**64 - 1")
+
+
 def _output(arguments: argparse.Namespace) -> Path:
-    """Files are called so, with .json, .csv and .png."""
+    """The name of the files to write, without suffix."""
     if arguments.output:
-        named = Path(arguments.output)
-        return named.with_suffix("") if named.suffix in (".json", ".csv", ".png") else named
+        path = Path(arguments.output)
+        return path.with_suffix("") if path.suffix in (".json", ".csv", ".png") else path
     path = Path(arguments.file)
     return path / "robustness" if path.is_dir() else path.with_name(f"{path.stem}.robustness")
 
@@ -150,102 +159,136 @@ def _output(arguments: argparse.Namespace) -> Path:
 def _subjects(
     path: str, flags: Mapping[str, Any], by_engine: bool
 ) -> tuple[list[Subject], Deck | None]:
-    """The networks of a file, and the deck if it is one."""
+    """The networks in a file, and the deck if it is one."""
     from ..deck import Deck
     from ..evaluation.subject import of_checkpoint, of_ticket
     from ..runs import folder
 
-    if path.endswith(DECK_ENDING):
+    if path.endswith(DECK_SUFFIX):
         deck = Deck.load(path)
-        return [
-            of_ticket(name, flags, card) for name, card in zip(deck.names, deck.cards, strict=True)
-        ], deck
-    if path.endswith(TICKET_ENDING):
+        cards = zip(deck.names, deck.cards, strict=True)
+        return [of_ticket(name, flags, card) for name, card in cards], deck
+    if path.endswith(TICKET_SUFFIX):
         return [of_ticket(path, flags)], None
     if by_engine:
-        raise UserError(
-            f"--engine: runs tickets and decks, and {path} is none; biprop pack makes a ticket"
-            " of it"
-        )
+        reason = f"{path} is neither; biprop pack writes a ticket"
+        raise UserError(f"--engine: runs tickets and decks, and {reason}")
     subject = of_checkpoint(folder.find_checkpoint(path), flags, {})
     warn(subject.warnings)
     return [subject], None
 
 
+def _images(
+    arguments: argparse.Namespace, cells: Sequence[Cell], subject: Subject, dataset: DataSet
+) -> tuple[Any, Corrupted]:
+    """Batches of clean images, and the corrupted images."""
+    from ..data import spread
+    from ..evaluation.device import evaluation_batch
+    from ..robustness.images import Generated, published
+
+    task = subject.task
+    batch = evaluation_batch(task)
+    limit = arguments.images or len(dataset.test)
+    numbers = spread(len(dataset.test), limit)
+    generated = Generated(dataset, numbers, batch, arguments.corruption_seed)
+    if not arguments.corrupted:
+        return generated.clean(), generated
+    shape = (task.channels, *task.input_size)
+    folder = arguments.corrupted
+    return generated.clean(), published(folder, cells, shape, dataset.classes, limit, batch)
+
+
 def _classifier(
     subjects: Sequence[Subject],
     deck: Deck | None,
-    images: DataSet,
+    dataset: DataSet,
     by_engine: bool,
     device: torch.device,
 ) -> Classifier:
-    from ..engine import cores
-    from ..evaluation.engine_model import Packed
     from ..robustness.measure import Classifier
     from ..ticket import Ticket
+
+    if by_engine:
+        tickets = deck.cards if deck else [Ticket.load(subjects[0].name)]
+        networks = [_engine_network(ticket, dataset) for ticket in tickets]
+    else:
+        networks = [_torch_network(subject, dataset, device) for subject in subjects]
+    names = deck.names if deck else [Path(subjects[0].name).stem]
+    return Classifier(networks, names, deck)
+
+
+def _engine_network(ticket: Any, dataset: DataSet) -> Network:
+    from ..engine import cores
+    from ..evaluation.engine_model import Packed
+
+    engine, warnings = load_engine(ticket, cores())
+    warn(warnings)
+    return Packed(engine, dataset)
+
+
+def _torch_network(subject: Subject, dataset: DataSet, device: torch.device) -> Network:
     from ..ticket.torch import OnPixels
 
-    names = deck.names if deck else [Path(subjects[0].name).stem]
-    networks: list[Network] = []
-    for number, subject in enumerate(subjects):
-        if by_engine:
-            engine, said = engine_of(
-                deck.cards[number] if deck else Ticket.load(subject.name), cores()
-            )
-            warn(said)
-            networks.append(Packed(engine, images))
-        else:
-            networks.append(
-                OnPixels(subject.model, subject.mean or images.mean, subject.std or images.std).to(
-                    device
-                )
-            )
-    return Classifier(networks, names, deck)
+    mean, std = subject.mean or dataset.mean, subject.std or dataset.std
+    return OnPixels(subject.model, mean, std).to(device)
+
+
+def _provenance(
+    arguments: argparse.Namespace, subject: Subject, corrupted: Corrupted, device: torch.device
+) -> dict[str, Any]:
+    """How the results were obtained, for the JSON file."""
+    from ..evaluation.device import evaluation_batch
+
+    return {
+        "file": arguments.file,
+        "set": subject.config.set,
+        "images": corrupted.description,
+        "computed by": "engine" if arguments.engine else f"PyTorch, {device}",
+        "batch": evaluation_batch(subject.task),
+        "reference": arguments.reference,
+    }
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _show(
-    console: Console,
-    title: str,
-    scores: Sequence[Scores],
-    source: str,
-    reference: Mapping[str, Mapping[int, float]] | None,
-) -> None:
-    from ..robustness.scores import in_words
+def _show_corruptions(console: Console, title: str, scores: Sequence[Scores]) -> None:
+    """Print a row per corruption: by severity for one classifier, else its mean for each."""
+    from ..robustness.scores import display_name
+
+    first = scores[0]
+    if len(scores) > 1:
+        heads = [classifier.name for classifier in scores]
+        cells = {name: [classifier.of(name) for classifier in scores] for name in first.names}
+    else:
+        severities = sorted({severity for _, severity in first.cells})
+        heads = [*(f"severity {severity}" for severity in severities), "mean"]
+        cells = {
+            name: [*(first.cells[name, severity].top1 for severity in severities), first.of(name)]
+            for name in first.names
+        }
+    rows = [[display_name(name), *map(_percent, values)] for name, values in cells.items()]
+    console.columns(title, ["accuracy, %", *heads], rows)
+
+
+def _show_means(console: Console, scores: Sequence[Scores], reference: Reference | None) -> None:
+    """Print a row per classifier: means over all corruptions and over each group, and mCE."""
     from ..robustness.severities import GROUPS
 
     first = scores[0]
-    if len(scores) == 1:
-        severities = sorted({severity for _, severity in first.cells})
-        heads = ["accuracy, %", *(f"severity {severity}" for severity in severities), "mean"]
-        rows = [
-            [
-                in_words(name),
-                *(_percent(first.cells[name, severity].top1) for severity in severities),
-                _percent(first.of(name)),
-            ]
-            for name in first.names
-        ]
-    else:
-        heads = ["accuracy, %", *(one.name for one in scores)]
-        rows = [
-            [in_words(name), *(_percent(one.of(name)) for one in scores)] for name in first.names
-        ]
-    console.columns(f"{title}: {source}", heads, rows)
-    measured = [group for group, names in GROUPS.items() if first.mean(names) is not None]
-    heads = ["accuracy, %", "clean", "corrupted", *measured, *(["mCE"] if reference else [])]
+    groups = [group for group, names in GROUPS.items() if first.mean(names) is not None]
+    heads = ["accuracy, %", "clean", "corrupted", *groups]
+    if reference:
+        heads.append("mCE")
     rows = []
-    for one in scores:
-        row = [
-            one.name,
-            _percent(one.clean.top1),
-            _percent(one.mean()),
-            *(_percent(one.mean(GROUPS[group])) for group in measured),
-        ]
-        rows.append([*row, _percent(one.mce(reference))] if reference else row)
+    for classifier in scores:
+        of_groups = (classifier.mean(GROUPS[group]) for group in groups)
+        row = [classifier.name, _percent(classifier.clean.top1), _percent(classifier.mean())]
+        row += map(_percent, of_groups)
+        if reference:
+            row.append(_percent(classifier.mce(reference)))
+        rows.append(row)
     console.columns(f"means ({first.clean.images:,} clean images)", heads, rows)
 
 
@@ -254,27 +297,39 @@ def _write(
     output: Path,
     scores: Sequence[Scores],
     about: Mapping[str, Any],
-    reference: Mapping[str, Mapping[int, float]] | None,
+    reference: Reference | None,
 ) -> None:
+    """Write the results as CSV and JSON, and a bar chart if matplotlib is installed.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     from ..robustness import plots
-    from ..robustness.scores import as_json, as_rows
+    from ..robustness.scores import as_json
+
+    csv_file, json_file, png_file = (
+        output.with_name(output.name + suffix) for suffix in (".csv", ".json", ".png")
+    )
+    content = json.dumps(as_json(scores, about, reference), indent=1, allow_nan=False)
+    try:
+        write_text_atomically(csv_file, _csv(scores))
+        write_text_atomically(json_file, content + "\n")
+    except OSError as e:
+        raise UserError(f"{json_file}: cannot be written: {e.strerror}") from None
+    files = [json_file, csv_file]
+    if plots.is_installed():
+        plots.corruption_bars(scores, f"{about['file']}: {about['images']}", png_file)
+        files.append(png_file)
+    console.line("", f"written: {', '.join(map(str, files))}")
+    if not plots.is_installed():
+        console.line("for a bar chart as well: pip install 'biprop[plots]'")
+
+
+def _csv(scores: Sequence[Scores]) -> str:
+    from ..robustness.scores import as_rows
     from ..runs import results
 
     table = io.StringIO()
     rows = [[results.csv_cell(cell) for cell in row] for row in as_rows(scores)]
     csv.writer(table, lineterminator="\n").writerows(rows)
-    endings = [".json", ".csv"]
-    try:
-        replace_text(output.with_name(output.name + ".csv"), table.getvalue())
-        content = json.dumps(as_json(scores, about, reference), indent=1, allow_nan=False)
-        replace_text(output.with_name(output.name + ".json"), content + "\n")
-    except OSError as e:
-        raise UserError(f"{output}.json: cannot be written: {e.strerror}") from None
-    if plots.is_installed():
-        plots.corruption_bars(
-            scores, f"{about['file']}: {about['images']}", output.with_name(output.name + ".png")
-        )
-        endings.append(".png")
-    console.line("", f"written: {', '.join(str(output) + ending for ending in endings)}")
-    if ".png" not in endings:
-        console.line("for a picture too: pip install 'biprop[plots]'")
+    return table.getvalue()

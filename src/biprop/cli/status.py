@@ -1,4 +1,4 @@
-"""biprop status: where a run is."""
+"""biprop status: the progress or the result of a run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from .parser import add_command
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
     parser = add_command(
-        commands, "status", run, help="how a run is doing, or how it ended", usage="biprop status RUN",
-        description="Where a run is, how fast, how long it still takes and whether it lives, from the files in its folder.",)  # fmt: skip
+        commands,
+        "status",
+        run,
+        help="show the progress of a run, or its result",
+        usage="biprop status RUN",
+        description="Show the state of a run, its speed and the time left, from the files in its"
+        " folder.",
+    )
     parser.add_argument("folder", metavar="RUN", help="run folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the status; returns the exit code."""
     from ..console import Console
     from ..runs import status
 

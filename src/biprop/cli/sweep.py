@@ -1,16 +1,28 @@
-"""biprop sweep: a grid of searches."""
+"""biprop sweep: searches over a grid of options."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import config as options
 from .. import interrupts, screen
-from .common import INTERRUPTED, warn
-from .find import with_set
+from .common import EXIT_INTERRUPTED, warn
+from .find import with_data_set
 from .parser import add_command, add_options, overrides
+
+if TYPE_CHECKING:
+    from ..console import Console
+    from ..search.sweep import Cell, Sweep
+
+
+_DESCRIPTION = """\
+Run one search for each cell of a grid, which is a combination of values. If the same command is
+started again, it skips the cells that are done and continues those that were interrupted.
+Without --grid: Conv2, Conv4, Conv6 and Conv8, MPT-1/32 and MPT-1/1, on CIFAR-10, at prune rates
+0.8, 0.6, 0.5, 0.4, 0.2 and 0.1 (48 cells). The state of the sweep is in
+<log-dir>/sweeps/<name>/, its results are in results.csv."""
 
 
 def add(commands: Any) -> None:
@@ -21,62 +33,78 @@ def add(commands: Any) -> None:
         run,
         help="search over a grid of configurations, options and seeds",
         usage="biprop sweep [--grid KEY=V1,V2 ...] [options of biprop find]",
-        description=(
-            "Run one search per cell of a grid. Started again, the same command skips what is done"
-            " and goes on with\nwhat was interrupted. Without --grid: Conv2/4/6/8, MPT-1/32 and"
-            " MPT-1/1, on CIFAR-10, at prune rates 0.8, 0.6, 0.5,\n0.4, 0.2 and 0.1 (48 cells). The"
-            " state is in <log-dir>/sweeps/<name>/, results are in results.csv."
-        ),
+        description=_DESCRIPTION,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="as of biprop find, where the grid does not name one"
+        "--config", metavar="FILE", help="as for biprop find, unless the grid names configurations"
     )
     parser.add_argument(
-        "--grid", nargs="+", action="extend", default=[], metavar="KEY=V1,V2",
-        help="values of an option, or of config: config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1,2",
-    )  # fmt: skip
-    parser.add_argument("--cell", type=int, metavar="N", help="run this cell only, counted from 0")
+        "--grid",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="values of an option, or of config:"
+        " config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1,2",
+    )
+    parser.add_argument("--cell", type=int, metavar="N", help="run only this cell, counted from 0")
     parser.add_argument(
-        "--slurm", action="store_true", help="print a SLURM array script, a task per cell, and stop"
+        "--slurm",
+        action="store_true",
+        help="print a SLURM script with one array task per cell, and exit",
     )
     parser.add_argument(
-        "--list", action="store_true", help="print the cells and their results so far, and stop"
+        "--list", action="store_true", help="print the cells and their results so far, and exit"
     )
     add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run, list or schedule the cells; returns the exit code."""
     from ..console import Console
     from ..search import sweep
     from ..search.sweep import Sweep
 
+    cells = _cells(arguments)
+    config = cells[0].config
+    if arguments.slurm:
+        command = ["biprop", *(part for part in arguments.argv if part != "--slurm")]
+        screen.print_text(sweep.slurm_script(command, config.name, len(cells)))
+        return 0
+    console = Console(tolerant=not arguments.list)
+    state = Sweep(Path(config.log_dir) / "sweeps" / config.name, cells)
+    code = 0 if arguments.list else _run_cells(state, console, arguments.cell)
+    if code == 0:
+        console.table(f"sweep {config.name}", state.rows())
+    return code
+
+
+def _cells(arguments: argparse.Namespace) -> list[Cell]:
+    """The cells of the grid; there is at least one."""
+    from ..search import sweep
+
     grid = sweep.parse_grid(arguments.grid)
     common = overrides(arguments)
     if "config" not in grid and "set" not in grid:
-        common = with_set(common, arguments.config)
-    found = sweep.cells(grid, arguments.config, {"name": "sweep", **common})
-    name = found[0].config.name
-    if arguments.slurm:
-        command = ["biprop", *(part for part in arguments.argv if part != "--slurm")]
-        screen.show(sweep.slurm_script(command, name, len(found)))
-        return 0
-    console = Console(lasting=not arguments.list)
-    state = Sweep(Path(found[0].config.log_dir) / "sweeps" / name, found)
-    if not arguments.list:
-        from ..search.outcome import SearchStopped
+        common = with_data_set(common, arguments.config)
+    return sweep.cells(grid, arguments.config, {"name": "sweep", **common})
 
-        warn(list(dict.fromkeys(line for cell in found for line in options.warnings(cell.config))))
-        console.line(
-            f"{len(found)} cells, {len(list(state.unfinished(arguments.cell)))} to run; state in"
-            f" {state.folder}/"
-        )
-        try:
-            sweep.run(state, console, arguments.cell)
-        except SearchStopped as e:
-            screen.tell(f"stopped: {e}; the same command goes on from here")
-            return interrupts.STOPPED
-        except KeyboardInterrupt:
-            screen.tell("interrupted; the same command goes on from here", start="\n")
-            return INTERRUPTED
-    console.table(f"sweep {name}", state.rows())
+
+def _run_cells(state: Sweep, console: Console, number: int | None) -> int:
+    """Run the unfinished cells, or only cell `number`; returns the exit code."""
+    from ..search import sweep
+    from ..search.outcome import SearchStopped
+
+    warnings = [line for cell in state.cells for line in options.warnings(cell.config)]
+    warn(list(dict.fromkeys(warnings)))
+    unfinished = len(list(state.unfinished(number)))
+    console.line(f"{len(state.cells)} cells, {unfinished} to run; state in {state.folder}/")
+    try:
+        sweep.run(state, console, number)
+    except SearchStopped as e:
+        screen.report(f"stopped: {e}; the same command continues from here")
+        return interrupts.EXIT_STOPPED
+    except KeyboardInterrupt:
+        screen.report("interrupted; the same command continues from here", start="\n")
+        return EXIT_INTERRUPTED
     return 0

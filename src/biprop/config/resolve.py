@@ -8,34 +8,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
-from .schema import FIELDS, TAKE_WIDTH, Config
+from .schema import FIELDS, HAS_WIDTH_MULT, Config
 from .values import coerce, reject_unknown
 from .yaml_files import DEFAULT_CONFIG, find_file, read_file
 
 
 def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, str]:
-    """The configuration of a run: the file (default: `DEFAULT_CONFIG`), with overrides on top.
+    """The options of a run: those of a configuration file, overridden by the command line.
 
     Args:
-        config: what `find_file` takes, or None.
+        config: path or name of a file, see `find_file`; None: `DEFAULT_CONFIG`.
         overrides: option name -> value, from the command line.
 
     Returns:
-        The configuration and its name: the file's without the ending, or, where only flags say what
-            to do, data set and network.
+        The options, and the name under which the run is filed: that of the file without suffix, or
+        data set and network if there is no file for the data.
 
     Raises:
-        UserError: see `find_file`, `read_file`, `coerce`; or options that contradict each other.
+        UserError: see `find_file`, `read_file`, `coerce`; or options contradict each other.
     """
     path = find_file(config or DEFAULT_CONFIG)
     result = override(Config(**read_file(path)), overrides)
     # The default file is for the digits: a run on other data is not filed under its name.
-    return result, path.stem if config or result.set == "digits" else f"{result.set}-{result.arch}"
+    is_named_by_file = bool(config) or result.set == "digits"
+    return result, path.stem if is_named_by_file else f"{result.set}-{result.arch}"
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """`config` with the command line's values (option name -> value) on top, checked as `resolve`
-    does.
+    """`config` with the values of the command line (option name -> value), checked as a whole.
+
+    Raises:
+        UserError: an unknown option, an invalid value, or options contradict each other.
     """
     values = {}
     for key, value in overrides.items():
@@ -44,29 +47,46 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         values[key] = coerce(key, value, flag)
     result = dataclasses.replace(config, **values)
     check(result)
-    check_place(result, values)
+    check_data_path(result, values)
     return result
 
 
 def check(config: Config) -> None:
-    """Raise UserError where options contradict each other."""
-    check_source(config)
-    if config.conv_type == "DenseConv":
-        if config.layer_prune_rates or config.tune_batchnorm:
-            raise UserError(
-                "conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm"
-                " need a Subnet layer"
-            )
-        if config.freeze_weights:
-            raise UserError(
-                "conv_type = DenseConv trains the weights, freeze_weights does not: pass"
-                " --no-freeze-weights"
-            )
-    elif config.prune_rate is None:
+    """Raise UserError if options contradict each other."""
+    check_data_source(config)
+    _check_pruning(config)
+    _check_batch_norm(config)
+    _check_augmentation(config)
+    _check_data(config)
+    _check_optimisation(config)
+    if config.scale_fan and config.prune_rate == 1:
         raise UserError(
-            "prune_rate: the configuration leaves it open; pass --prune-rate, the fraction of"
-            " weights KEPT, e.g. 0.2"
+            "scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: pass"
+            " --no-scale-fan or a lower --prune-rate"
         )
+
+
+def _check_pruning(config: Config) -> None:
+    if config.conv_type != "DenseConv":
+        if config.prune_rate is None:
+            raise UserError(
+                "prune_rate: the configuration does not set it; pass --prune-rate, the fraction of"
+                " weights KEPT, e.g. 0.2"
+            )
+        return
+    if config.layer_prune_rates or config.tune_batchnorm:
+        raise UserError(
+            "conv_type = DenseConv trains all weights: layer_prune_rates and tune_batchnorm"
+            " need SubnetConv or GlobalSubnetConv"
+        )
+    if config.freeze_weights:
+        raise UserError(
+            "conv_type = DenseConv trains the weights, freeze_weights does not: pass"
+            " --no-freeze-weights"
+        )
+
+
+def _check_batch_norm(config: Config) -> None:
     if config.bn_type == "NonAffineBatchNorm":
         for name in ("learn_batchnorm", "bn_bias_only", "bn_weight_init", "bn_bias_init"):
             if getattr(config, name) not in (False, None):
@@ -80,15 +100,40 @@ def check(config: Config) -> None:
             "tune_batchnorm freezes the scores, so nothing would train: add --learn-batchnorm or"
             " --bn-bias-only"
         )
+
+
+def _check_augmentation(config: Config) -> None:
     if config.augmix and config.gaussian_aug:
         raise UserError("augmix and gaussian_aug contradict each other: choose one")
     if config.jsd and not (config.augmix or config.gaussian_aug):
         raise UserError(
-            "jsd compares an image with augmented versions of it: add --augmix or --gaussian-aug"
+            "jsd compares an image with augmented views of it: add --augmix or --gaussian-aug"
         )
     if config.mixture_depth == 0:
         raise UserError("mixture_depth = 0: must be -1 (1 to 3 at random) or at least 1")
-    _check_data(config)
+
+
+def _check_data(config: Config) -> None:
+    """Raise UserError for options that the data set does not take."""
+    for name in ("hub_config", "train_split", "test_split"):
+        if getattr(config, name) is not None and config.set != "hub":
+            raise UserError(
+                f"{name} = {getattr(config, name)}: is for --set hub, and the set is {config.set}"
+            )
+    if config.channels == 2:
+        raise UserError("channels = 2: must be 1 (grey) or 3 (RGB)")
+    if config.channels is None or (config.set in ("folder", "hub") and not config.stream):
+        return
+    if config.stream:
+        reason = "streamed images are read as RGB"
+    else:
+        reason = f"the number of channels of {config.set} is fixed"
+    raise UserError(
+        f"channels = {config.channels}: is for --set folder and hub, held in memory; {reason}"
+    )
+
+
+def _check_optimisation(config: Config) -> None:
     if config.start_epoch >= config.epochs:
         raise UserError(
             f"start_epoch = {config.start_epoch}: must be below epochs = {config.epochs}"
@@ -97,28 +142,19 @@ def check(config: Config) -> None:
         raise UserError("nesterov needs a momentum above 0")
     if config.optimizer == "adam" and config.nesterov:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
-    if (config.score_norm or config.optimizer == "muon") and config.conv_type == "DenseConv":
-        raise UserError(
-            f"optimizer = {config.optimizer}, score_norm = {str(config.score_norm).lower()}: these"
-            " rules are for scores, and DenseConv has none: pass --optimizer sgd or adam"
-        )
-    if config.scale_fan and config.prune_rate == 1:
-        raise UserError(
-            "scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: turn it"
-            " off or keep fewer"
-        )
 
 
-def check_source(config: Config) -> None:
-    """Raise UserError where a data set of the Hub is asked for, and not which: nothing is
-    downloaded that nobody named.
+def check_data_source(config: Config) -> None:
+    """Raise UserError if the data set is on the Hub and is not named.
+
+    The default of `data` is no name: nothing is downloaded that nobody asked for.
     """
     if config.set == "hub" and config.data == FIELDS["data"].default:
         raise UserError("set = hub: pass --data, the name of the data set or a folder")
 
 
-def check_place(config: Config, given: Mapping[str, Any]) -> None:
-    """Raise UserError if the user names data that would not be looked at."""
+def check_data_path(config: Config, given: Mapping[str, Any]) -> None:
+    """Raise UserError if the options `given` by the user name data that would not be read."""
     if "data" in given and config.set == "digits":
         raise UserError(
             f"--data {given['data']}: not used: the digits are part of the program; pass --set"
@@ -126,47 +162,30 @@ def check_place(config: Config, given: Mapping[str, Any]) -> None:
         )
 
 
-def _check_data(config: Config) -> None:
-    """Raise UserError for options of data that the data set does not take."""
-    for name in ("hub_config", "train_split", "test_split"):
-        if getattr(config, name) is not None and config.set != "hub":
-            raise UserError(
-                f"{name} = {getattr(config, name)}: is for --set hub, and the set is {config.set}"
-            )
-    if config.channels == 2:
-        raise UserError("channels = 2: must be 1 (grey) or 3 (colour)")
-    if config.channels is not None and (config.set not in ("folder", "hub") or config.stream):
-        what = (
-            "streamed images are read in colour" if config.stream else f"{config.set} has its own"
-        )
-        raise UserError(
-            f"channels = {config.channels}: is for --set folder and hub, held in memory; {what}"
-        )
-
-
 def warnings(config: Config) -> list[str]:
-    """What the user should know of options that are allowed and do nothing, one line each."""
-    found = []
+    """Warnings about options that are valid but have no effect, one line each."""
+    texts = []
     if config.gaussian_aug and config.p_clean == 1:
-        found.append(
-            "gaussian_aug does nothing at p_clean = 1: pass --p-clean 0.5, say, for noise on half"
+        texts.append(
+            "gaussian_aug does nothing at p_clean = 1: pass e.g. --p-clean 0.5 for noise on half"
             " of the images"
         )
     if config.gaussian_aug and config.std_gauss == 0:
-        found.append("gaussian_aug does nothing at std_gauss = 0")
-    if config.width_mult != 1 and not re.match(TAKE_WIDTH, config.arch):
-        found.append(
+        texts.append("gaussian_aug does nothing at std_gauss = 0")
+    if config.width_mult != 1 and not re.match(HAS_WIDTH_MULT, config.arch):
+        texts.append(
             f"width_mult = {config.width_mult:g} does nothing: the width of {config.arch} is fixed"
         )
-    return found
+    return texts
 
 
 def as_dict(config: Config) -> dict[str, Any]:
+    """Option name -> value, in the order of the fields."""
     return dataclasses.asdict(config)
 
 
 def as_yaml(config: Config) -> str:
-    """The configuration in full, as a file that `--config` reads."""
+    """All options as the text of a configuration file, which `read_file` reads."""
     import yaml
 
     return yaml.safe_dump(as_dict(config), sort_keys=False)

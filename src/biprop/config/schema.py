@@ -1,423 +1,490 @@
-"""The schema of a run: every option once, with type, default, range and help; strict YAML below,
-flags on top.
+"""The options of a run: every option once, with its type, default, range, help text and role.
 
 An option is a field of `Config`. The command line, the YAML reader, `--print-config` and the error
-messages are all made from these fields. Loads no torch: `biprop --help` must be fast.
+messages are all derived from these fields. This module loads no torch, so that `biprop --help` is
+fast.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import did_you_mean
-
-DATA_PLACES = (
-    "set",
-    "data",
-    "hub_config",
-    "train_split",
-    "test_split",
-    "image_size",
-    "stream",
-    "workers",
-)
-"""Options that say which data, and where they are."""
-PLACES = ("data", "log_dir", "results", "name")
-"""Options that say where to read and write: a checkpoint does not choose them, the command line or
-the run folder does.
-"""
-CHECKPOINT_FACTS = ("arch", "width_mult", "bn_type", "conv_type", "prune_rate", "num_classes")
-"""Options that a checkpoint answers: a flag that says otherwise is a mistake."""
-
-
-NO_RGCONV = "the original research code has no layer type RGConv either"
-
-
-FILE_NAME_RULE = (
-    "must be one name: letters, numbers and signs without / or \\, at most 200 bytes, and not .."
-    " or ."
-)
-
-
-def is_file_name(value: Any) -> bool:
-    """Whether a folder can have this name, and lies where it is made: in no other folder, and not
-    above.
-    """
-    is_one = (
-        isinstance(value, str) and value not in ("", ".", "..") and not set(value) & {"/", "\\"}
-    )
-    return is_one and value.isprintable() and len(value.encode()) <= 200
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What the help and the checks need to know of an option."""
-
-    help: str
-    group: str
-    choices: tuple[str, ...] | None = None
-    low: float | None = None
-    high: float | None = None
-    open_low: bool = False
-    is_file_name: bool = False
-    short: tuple[str, ...] = ()
-
-    def broken_by(self, value: Any) -> str | None:
-        """The rule that `value` breaks, in words, or None."""
-        if self.choices is not None and value not in self.choices:
-            return (
-                f"must be one of {', '.join(self.choices)}{did_you_mean(str(value), self.choices)}"
-            )
-        if isinstance(value, str) and "\0" in value:
-            return "must not hold a null character"
-        if self.is_file_name and not is_file_name(value):
-            return FILE_NAME_RULE
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            is_number = isinstance(value, int) or math.isfinite(value)
-            above = self.low is None or (value > self.low if self.open_low else value >= self.low)
-            if not (is_number and above and (self.high is None or value <= self.high)):
-                return f"must be {self.range_in_words()}"
-        return None
-
-    def range_in_words(self) -> str:
-        low = (
-            None if self.low is None else f"{'above' if self.open_low else 'at least'} {self.low:g}"
-        )
-        high = None if self.high is None else f"at most {self.high:g}"
-        return " and ".join(part for part in (low, high) if part) or "a finite number"
-
-
-def option(default: Any, help: str, group: str, **rule: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"rule": Rule(help, group, **rule)})
-
+from .rules import Role, Rule, option
 
 _NET, _PRUNE, _INIT, _DATA, _OPT = "network", "pruning", "random weights", "data", "optimisation"
-_SPEED, _RUN = "speed (these change roundings, and so the numbers of a run)", "run and files"
-_MANY = "several processes"
+_SPEED, _RUN = "speed (these options change rounding, and therefore results)", "run and output"
+_MANY = "distributed training"
 
 SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
-TAKE_WIDTH = r"Conv\dWide|Wide_VGG_Small|Fast"
-"""Beginnings of the names of networks that `width_mult` acts on."""
-_LR_POLICIES = (
-    "constant_lr", "linear_lr", "cosine_lr", "multistep_lr", "xnor_lr", "cos_multi_lr",
-    "mpt132_w34_2_lr", "mpt11_w34_2_v2_lr", "mpt11_w18_2_lr", "mpt11_w18_2_v2_lr",
-)  # fmt: skip
-_INITS = (
-    "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_constant", "signed_constant", "unsigned_constant",
-    "standard", "ones", "bernoulli", "usc_bernoulli", "binary",
-)  # fmt: skip
+HAS_WIDTH_MULT = r"Conv\dWide|Wide_VGG_Small"
+"""Regular expression that the names of networks with a `width_mult` start with."""
+LR_POLICIES = (
+    "constant_lr",
+    "cosine_lr",
+    "multistep_lr",
+    "xnor_lr",
+    "cos_multi_lr",
+    "mpt132_w34_2_lr",
+    "mpt11_w34_2_v2_lr",
+    "mpt11_w18_2_lr",
+    "mpt11_w18_2_v2_lr",
+)
+INITS = (
+    "kaiming_normal",
+    "kaiming_uniform",
+    "xavier_normal",
+    "xavier_constant",
+    "signed_constant",
+    "unsigned_constant",
+    "standard",
+    "ones",
+    "bernoulli",
+    "usc_bernoulli",
+    "binary",
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run in full. Field order is the order of help and `--print-config`."""
+    """The options of a run. Their order is that of `--help` and `--print-config`."""
 
     arch: str = option(
         "cResNet18",
-        "network, by name (an unknown name prints the nearest one)",
+        "network architecture; see biprop list networks",
         _NET,
+        Role.ARCHITECTURE,
         short=("-a",),
     )
     width_mult: float = option(
         1.0,
-        "multiplies the widths of Conv2Wide to Conv8Wide and Wide_VGG_Small",
+        "width multiplier of Conv2Wide to Conv8Wide and Wide_VGG_Small",
         _NET,
+        Role.NETWORK,
         low=0.001,
         high=100,
     )
     bn_type: str = option(
         "NonAffineBatchNorm",
-        "batch norm: with weight and bias (Affine, Learned) or without",
+        "batch norm: NonAffineBatchNorm has no weight and bias; AffineBatchNorm and"
+        " LearnedBatchNorm, two names of the same layer, have both",
         _NET,
+        Role.NETWORK,
         choices=BN_TYPES,
     )
     learn_batchnorm: bool = option(
-        False, "train weight and bias of batch norm beside the scores", _NET
+        False, "train weight and bias of batch norm together with the scores", _NET, Role.SEARCH
     )
-    bn_bias_only: bool = option(False, "train the bias of batch norm beside the scores", _NET)
+    bn_bias_only: bool = option(
+        False, "train only the bias of batch norm together with the scores", _NET, Role.SEARCH
+    )
     tune_batchnorm: bool = option(
-        False, "with one of the two above: freeze the scores, train batch norm only", _NET
+        False,
+        "freeze the scores and train batch norm only; needs --learn-batchnorm or --bn-bias-only",
+        _NET,
+        Role.SEARCH,
     )
-    bn_weight_init: float | None = option(None, "first weight of batch norm", _NET)
-    bn_bias_init: float | None = option(None, "first bias of batch norm", _NET)
+    bn_weight_init: float | None = option(None, "initial weight of batch norm", _NET, Role.SEARCH)
+    bn_bias_init: float | None = option(None, "initial bias of batch norm", _NET, Role.SEARCH)
 
     prune_rate: float | None = option(
         None,
         "fraction of weights KEPT (0.2 keeps 20 % and prunes 80 %)",
         _PRUNE,
+        Role.NETWORK,
         low=0,
         high=1,
         open_low=True,
     )
     layer_prune_rates: dict[str, float | str] | None = option(
         None,
-        "PATTERN=RATE pairs for single layers, fraction of weights KEPT or 'dense' (kept whole and"
-        " trained): fc=0.5 conv1=dense",
+        "fraction of weights KEPT in the layers whose name matches PATTERN, or 'dense' for a"
+        " layer that is not pruned and whose weights are trained: fc=0.5 conv1=dense",
         _PRUNE,
+        Role.SEARCH,
     )
     conv_type: str = option(
         "SubnetConv",
-        "SubnetConv: every layer keeps the prune rate; GlobalSubnetConv: one ranking over the"
-        " network; DenseConv: no pruning, the weights train (the baseline)",
+        "SubnetConv: every layer keeps the fraction --prune-rate; GlobalSubnetConv: the"
+        " scores of all layers are ranked together; DenseConv: no pruning, the weights are"
+        " trained (the baseline)",
         _PRUNE,
+        Role.NETWORK,
         choices=CONV_TYPES,
     )
     prune_rate_epoch: int = option(
         10,
-        "global pruning: epochs from one half kept down to the prune rate (at most a third of the"
-        " run)",
+        "with GlobalSubnetConv: epochs over which the kept fraction falls from 0.5 to"
+        " --prune-rate (at most a third of all epochs)",
         _PRUNE,
+        Role.SEARCH,
         low=0,
     )
     layer_floor: float = option(
         0.001,
-        "global pruning: fraction of its weights that every layer keeps in any case, at least one",
+        "with GlobalSubnetConv: smallest fraction of weights kept in any layer; every layer"
+        " keeps at least one weight",
         _PRUNE,
+        Role.SEARCH,
         low=0,
         high=1,
     )
-    first_layer_dense: bool = option(False, "the first layer is an ordinary one and trains", _PRUNE)
-    last_layer_dense: bool = option(False, "the last layer is an ordinary one and trains", _PRUNE)
+    first_layer_dense: bool = option(
+        False, "do not prune the first layer, and train its weights", _PRUNE, Role.SEARCH
+    )
+    last_layer_dense: bool = option(
+        False, "do not prune the last layer, and train its weights", _PRUNE, Role.SEARCH
+    )
     freeze_weights: bool = option(
-        False, "the random weights stay as drawn (implied by the Subnet layers)", _PRUNE
+        False,
+        "keep the random weights fixed (always so in SubnetConv and GlobalSubnetConv)",
+        _PRUNE,
+        Role.SEARCH,
     )
 
-    init: str = option("kaiming_normal", "how the random weights are drawn", _INIT, choices=_INITS)
-    mode: str = option("fan_in", "fan of the initialisation", _INIT, choices=("fan_in", "fan_out"))
+    init: str = option(
+        "kaiming_normal", "distribution of the random weights", _INIT, Role.SEARCH, choices=INITS
+    )
+    mode: str = option(
+        "fan_in",
+        "fan that scales the random weights, as in torch.nn.init",
+        _INIT,
+        Role.SEARCH,
+        choices=("fan_in", "fan_out"),
+    )
     nonlinearity: str = option(
         "relu",
-        "gain of the initialisation",
+        "nonlinearity whose gain scales the random weights, as in torch.nn.init.calculate_gain",
         _INIT,
+        Role.SEARCH,
         choices=("relu", "leaky_relu", "linear", "sigmoid", "tanh", "selu"),
     )
     scale_fan: bool = option(
         False,
-        "multiply the fan by (1 - prune rate); odd, but what the published results used",
+        "multiply the fan by (1 - prune rate) instead of the fraction kept, as the published"
+        " results did",
         _INIT,
+        Role.SEARCH,
     )
 
     set: str = option(
         "CIFAR10",
-        "data set; folder is images in one folder a class, or parquet files; hub is what the"
-        " package datasets loads",
+        "data set; folder: images in one subfolder per class, or Parquet files; hub: any"
+        " image data set that the library datasets loads (Hugging Face)",
         _DATA,
+        Role.DATA_SET,
         choices=SETS,
     )
     data: str = option(
-        "data", "folder with the data; hub: name of the data set, or a folder", _DATA
+        "data",
+        "folder that contains the data; with --set hub: name of the data set on the Hugging"
+        " Face Hub, or a folder",
+        _DATA,
+        Role.DATA_PATH,
     )
     hub_config: str | None = option(
-        None, "hub: configuration of the data set, where it has several", _DATA
+        None, "with --set hub: configuration of a data set that has several", _DATA, Role.DATA_SET
     )
     train_split: str | None = option(
-        None, "hub: name of the part to search on, where no part is called train", _DATA
+        None,
+        "with --set hub: name of the training split, if it is not train",
+        _DATA,
+        Role.DATA_SET,
     )
-    test_split: str | None = option(None, "hub: name of the part to test on", _DATA)
+    test_split: str | None = option(
+        None, "with --set hub: name of the test split", _DATA, Role.DATA_SET
+    )
     channels: int | None = option(
         None,
-        "folder, hub: 1 reads grey images, 3 colour; by default grey if all images are",
+        "with --set folder or hub: read images as grey (1) or RGB (3); by default grey if all"
+        " images are grey",
         _DATA,
+        Role.CHANNELS,
         low=1,
         high=3,
     )
     num_classes: int | None = option(
-        None, "the data say how many; another number is an error", _DATA, low=1
+        None,
+        "expected number of classes; it is an error if the data have a different number",
+        _DATA,
+        Role.CLASSES,
+        low=1,
     )
     image_size: int | None = option(
-        None, "folder, hub: resize the images to this many pixels a side; streamed: size of the cuts (224)", _DATA,
-        low=1, high=16_384,
-    )  # fmt: skip
+        None,
+        "with --set folder or hub: height and width in pixels to which images are resized;"
+        " streamed images: size of the crop (default 224)",
+        _DATA,
+        Role.DATA_SET,
+        low=1,
+        high=16_384,
+    )
     stream: bool = option(
         False,
-        "folder, hub: read images while training, with random resized cuts, instead of holding them"
-        " in memory (ImageNet: always)",
+        "with --set folder or hub: read images during training, with random resized crops,"
+        " instead of holding them in memory (ImageNet always does)",
         _DATA,
+        Role.DATA_SET,
     )
     workers: int | None = option(
         None,
-        "processes that read streamed images, at most one a core (8)",
+        "processes that load streamed images, at most one per core (default 8)",
         _DATA,
+        Role.DATA_WORKERS,
         low=0,
         short=("-j",),
     )
     low_data: float = option(
-        1.0, "fraction of the training images to use", _DATA, low=0, high=1, open_low=True
+        1.0,
+        "fraction of the training images to use",
+        _DATA,
+        Role.BATCHES,
+        low=0,
+        high=1,
+        open_low=True,
     )
     one_batch: bool = option(
-        False, "train on one batch of images only: a check that the network can overfit", _DATA
+        False,
+        "train on a single batch of images, to check that the network can overfit",
+        _DATA,
+        Role.BATCHES,
     )
     augment: str = option(
-        "auto", "random crops (padding 4) and flips of the training images; auto: what suits the set", _DATA,
+        "auto",
+        "random crops (padding 4) and horizontal flips of training images; auto: the usual"
+        " choice for the data set",
+        _DATA,
+        Role.VIEWS,
         choices=("auto", "none", "crop", "flip", "crop+flip"),
-    )  # fmt: skip
-    augmix: bool = option(
-        False, "AugMix: mix each training image with chains of random operations", _DATA
     )
-    mixture_width: int = option(3, "augmix: chains per image", _DATA, low=1, high=16)
+    augmix: bool = option(
+        False,
+        "AugMix (Hendrycks et al., 2020): mix each training image with chains of random operations",
+        _DATA,
+        Role.AUGMENTATION,
+    )
+    mixture_width: int = option(
+        3, "with --augmix: number of chains per image", _DATA, Role.AUGMENTATION, low=1, high=16
+    )
     mixture_depth: int = option(
-        -1, "augmix: operations per chain; -1 draws 1 to 3", _DATA, low=-1, high=16
+        -1,
+        "with --augmix: operations per chain; -1 draws 1 to 3",
+        _DATA,
+        Role.AUGMENTATION,
+        low=-1,
+        high=16,
     )
     aug_severity: float = option(
-        3, "augmix: how strong the operations are", _DATA, low=0.1, high=10
+        3, "with --augmix: severity of the operations", _DATA, Role.AUGMENTATION, low=0.1, high=10
     )
     all_augmix_augmentations: bool = option(
         False,
-        "augmix: color, contrast, brightness and sharpness too, which overlap with the corruptions"
-        " of test sets",
+        "with --augmix: add color, contrast, brightness and sharpness, which overlap with the"
+        " corruptions of the common-corruption benchmarks",
         _DATA,
+        Role.AUGMENTATION,
     )
-    gaussian_aug: bool = option(False, "normal noise on training images", _DATA)
+    gaussian_aug: bool = option(
+        False, "add Gaussian noise to training images", _DATA, Role.AUGMENTATION
+    )
     std_gauss: float = option(
-        0.1, "gaussian_aug: standard deviation of the noise, of pixels in [0, 1]", _DATA, low=0
+        0.1,
+        "with --gaussian-aug: standard deviation of the noise, for pixels in [0, 1]",
+        _DATA,
+        Role.AUGMENTATION,
+        low=0,
     )
     p_clean: float = option(
         1.0,
-        "gaussian_aug: probability that an image gets no noise; at 1 nothing does",
+        "with --gaussian-aug: probability that an image stays without noise (at 1,"
+        " --gaussian-aug has no effect)",
         _DATA,
+        Role.VIEWS,
         low=0,
         high=1,
     )
     jsd: bool = option(
         False,
-        "consistency loss: each image counts plain and twice augmented (by augmix or gaussian_aug)",
+        "add the Jensen-Shannon consistency loss between each image and two augmented views"
+        " of it; needs --augmix or --gaussian-aug",
         _DATA,
+        Role.VIEWS,
     )
     select_on: str = option(
-        "validation", "what chooses the best epoch: held-out training images, or the test set as in the papers", _DATA,
+        "validation",
+        "images that select the best epoch: validation, held out from the training images; or"
+        " test, as in the papers",
+        _DATA,
+        Role.SELECTION,
         choices=("validation", "test"),
-    )  # fmt: skip
+    )
 
     optimizer: str = option(
         "sgd",
-        "of the scores; adam ignores momentum and weight decay, muon (momentum whose steps are"
-        " orthogonalised, layer by layer) implies score_norm",
+        "optimizer; adam ignores momentum and weight decay",
         _OPT,
-        choices=("sgd", "adam", "muon"),
+        Role.SEARCH,
+        choices=("sgd", "adam"),
     )
-    score_norm: bool = option(
-        False,
-        "rescale the scores to root mean square 1 at every step; lr is then the size of a step in"
-        " this unit, and weight decay has no place",
-        _OPT,
-    )
-    dense_lr: float = option(
-        0.01,
-        "with score_norm or muon: learning rate of Adam for what is no score (batch norm, biases)",
-        _OPT,
-        low=0,
-    )
-    lr: float = option(0.1, "learning rate", _OPT, low=0)
+    lr: float = option(0.1, "learning rate", _OPT, Role.SEARCH, low=0)
     lr_policy: str = option(
         "constant_lr",
-        "learning-rate schedule, set per epoch; linear_lr falls to 0 and is set per step",
+        "learning-rate schedule, evaluated once per epoch",
         _OPT,
-        choices=_LR_POLICIES,
+        Role.SEARCH,
+        choices=LR_POLICIES,
     )
-    warmup_fraction: float = option(
-        0.1,
-        "linear_lr: fraction of all steps in which the rate rises from a fifth",
+    lr_adjust: int = option(
+        20,
+        "with multistep_lr: epochs between two decays of the learning rate",
         _OPT,
-        low=0,
-        high=0.9,
+        Role.SEARCH,
+        low=1,
     )
-    lr_adjust: int = option(20, "multistep_lr: epochs between steps", _OPT, low=1)
-    lr_gamma: float = option(0.1, "multistep_lr: factor of a step", _OPT, low=0)
-    warmup_length: int = option(0, "epochs of linear warm-up", _OPT, low=0)
-    momentum: float = option(0.9, "of sgd", _OPT, low=0, high=1)
+    lr_gamma: float = option(
+        0.1, "with multistep_lr: factor of each decay", _OPT, Role.SEARCH, low=0
+    )
+    warmup_length: int = option(
+        0, "epochs of linear warm-up of the learning rate", _OPT, Role.SEARCH, low=0
+    )
+    momentum: float = option(0.9, "momentum of sgd", _OPT, Role.SEARCH, low=0, high=1)
     weight_decay: float = option(
-        1e-4, "of sgd; acts on the scores too", _OPT, low=0, short=("--wd",)
+        1e-4,
+        "weight decay of sgd; it applies to the scores as well",
+        _OPT,
+        Role.SEARCH,
+        low=0,
+        short=("--wd",),
     )
-    nesterov: bool = option(False, "Nesterov momentum", _OPT)
-    no_bn_decay: bool = option(False, "no weight decay on batch norm", _OPT)
-    label_smoothing: float = option(0.0, "of the cross entropy", _OPT, low=0, high=1)
-    grad_clip: bool = option(False, "clip every gradient value to [-1, 1]", _OPT)
-    epochs: int = option(90, "passes over the training images", _OPT, low=1)
+    nesterov: bool = option(False, "Nesterov momentum", _OPT, Role.SEARCH)
+    no_bn_decay: bool = option(False, "exclude batch norm from weight decay", _OPT, Role.SEARCH)
+    label_smoothing: float = option(
+        0.0, "label smoothing of the cross-entropy loss", _OPT, Role.SEARCH, low=0, high=1
+    )
+    grad_clip: bool = option(
+        False, "clip each element of the gradients to [-1, 1]", _OPT, Role.SEARCH
+    )
+    epochs: int = option(90, "number of passes over the training images", _OPT, Role.SEARCH, low=1)
     start_epoch: int = option(
-        0, "first epoch, counted from 0: leaves out the schedules' beginning", _OPT, low=0
+        0,
+        "first epoch, counted from 0; skips the earlier epochs of all schedules",
+        _OPT,
+        Role.SEARCH,
+        low=0,
     )
-    batch_size: int = option(256, "images a step", _OPT, low=1, short=("-b",))
+    batch_size: int = option(
+        256, "training images per step", _OPT, Role.BATCHES, low=1, short=("-b",)
+    )
 
     amp: str = option(
         "none",
-        "bf16: train with bfloat16 where autocast allows; evaluation stays in float32",
+        "automatic mixed precision: bf16 trains under autocast with bfloat16; evaluation"
+        " stays in float32",
         _SPEED,
+        Role.SEARCH,
         choices=("none", "bf16"),
     )
     channels_last: bool = option(
-        False, "train on images whose channels are innermost in memory", _SPEED
+        False, "train with images in the channels_last memory format", _SPEED, Role.SEARCH
     )
-    compile: bool = option(False, "train with torch.compile: the first step takes a minute", _SPEED)
+    compile: bool = option(
+        False, "train with torch.compile; the first step takes about a minute", _SPEED, Role.SEARCH
+    )
 
     sync_batchnorm: bool = option(
         False,
-        "batch norm in training takes the statistics of the whole batch, not of each process's"
-        " share of it",
+        "synchronise batch norm: compute its training statistics over the batches of all processes",
         _MANY,
+        Role.SEARCH,
     )
     bf16_gradients: bool = option(
-        False, "send gradients as bfloat16: half the bytes, other roundings", _MANY
+        False,
+        "communicate gradients in bfloat16, which halves the traffic and changes rounding",
+        _MANY,
+        Role.SEARCH,
     )
 
     name: str = option(
-        "find", "name of the experiment (the last folder of the run)", _RUN, is_file_name=True
+        "find",
+        "name of the experiment, which is the last folder of the run folder",
+        _RUN,
+        Role.RUN_NAME,
+        is_file_name=True,
     )
-    log_dir: str = option("runs", "where run folders and results.csv go", _RUN)
+    log_dir: str = option("runs", "folder for run folders and results.csv", _RUN, Role.OUTPUT_PATH)
     results: str | None = option(
-        None, "the table of results, a .csv file or its folder; by default in log_dir", _RUN
+        None,
+        "table of results: a .csv file, or the folder that contains it (default: --log-dir)",
+        _RUN,
+        Role.OUTPUT_PATH,
     )
     baseline: bool = option(
         True,
         "before the search, measure the accuracy with random scores on up to 2,000 test images",
         _RUN,
+        Role.MACHINE,
     )
     histograms: bool = option(
         False,
-        "histograms of scores, weights and gradients in TensorBoard, per layer and epoch",
+        "write histograms of scores, weights and gradients of every layer to TensorBoard"
+        " after each epoch",
         _RUN,
+        Role.MACHINE,
     )
     trainer: str = option(
         "default",
-        "for configurations of the original research code: the one trainer",
+        "accepted for configurations of the original research code; there is only one trainer",
         _RUN,
+        Role.COMPATIBILITY,
         choices=("default",),
     )
     seed: int = option(
         0,
-        "of weights, scores, order and augmentation: the same command gives the same ticket",
+        "random seed of weights, scores, image order and augmentation; the same command gives"
+        " the same ticket",
         _RUN,
+        Role.SEED,
         low=0,
         high=2**64 - 1,
     )
     device: str = option(
-        "auto", "cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one", _RUN
+        "auto",
+        "device of PyTorch: cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one",
+        _RUN,
+        Role.MACHINE,
     )
     print_freq: int = option(
-        10, "steps between two updates of the progress shown", _RUN, low=1, short=("-p",)
+        10,
+        "steps between two updates of the progress display",
+        _RUN,
+        Role.MACHINE,
+        low=1,
+        short=("-p",),
     )
     save_every: int = option(
         -1,
-        "epochs between two checkpoints that stay, beside first, best and last; -1: none",
+        "epochs between two checkpoints that are kept beside the first, the best and the"
+        " last; -1: none",
         _RUN,
+        Role.MACHINE,
         low=-1,
     )
     save_minutes: float = option(
         10,
-        "minutes between two writes of the last checkpoint, within an epoch too; 0: after each"
-        " epoch only",
+        "minutes between two writes of the last checkpoint; 0: write it after each epoch only",
         _RUN,
+        Role.MACHINE,
         low=0,
     )
 
     @property
     def scope(self) -> str:
-        """The pruning scope that `conv_type` means: "layer" or "global"."""
+        """Which scores are ranked together: those of a "layer", or all ("global")."""
         return "global" if self.conv_type == "GlobalSubnetConv" else "layer"
 
 
@@ -428,24 +495,38 @@ TYPES: dict[str, Any] = typing.get_type_hints(Config)
 
 
 def rule(name: str) -> Rule:
+    """The rule of option `name`, a key of `FIELDS`."""
     return FIELDS[name].metadata["rule"]  # type: ignore[no-any-return]
 
 
 def is_flag(name: str) -> bool:
-    """Whether the option is on or off."""
+    """Whether option `name` is a boolean: --name or --no-name, without a value."""
     return TYPES[name] is bool
 
 
 def metavar(name: str) -> str:
-    """What stands for the option's value in the help: N for whole numbers, X for others, NAME for
-    texts.
-    """
-    wanted = str(TYPES[name])
-    return "N" if "int" in wanted else "X" if "float" in wanted else "NAME"
+    """The placeholder of the option's value in `--help`: N (integer), X (float) or NAME (text)."""
+    type_name = str(TYPES[name])
+    return "N" if "int" in type_name else "X" if "float" in type_name else "NAME"
 
 
 def groups() -> Iterator[tuple[str, list[str]]]:
-    """(group, option names), in order."""
-    names = list(dict.fromkeys(rule(name).group for name in FIELDS))
-    for group in names:
-        yield group, [name for name in FIELDS if rule(name).group == group]
+    """Yield (heading, option names) in the order of `--help`."""
+    headings = list(dict.fromkeys(rule(name).group for name in FIELDS))
+    for heading in headings:
+        yield heading, [name for name in FIELDS if rule(name).group == heading]
+
+
+def with_roles(*roles: Role) -> tuple[str, ...]:
+    """Names of the options that have one of `roles`: role by role, each in order of the fields."""
+    return tuple(name for role in roles for name in FIELDS if rule(name).role is role)
+
+
+DATA_SOURCE_OPTIONS = with_roles(Role.DATA_SET, Role.DATA_PATH, Role.DATA_WORKERS)
+"""Options that a command needs to load the images that a ticket or checkpoint was made for."""
+PATH_OPTIONS = with_roles(Role.DATA_PATH, Role.OUTPUT_PATH, Role.RUN_NAME)
+"""Options that name paths to read from and write to. They come from the command line or the run
+folder, never from a checkpoint, which may be somebody else's.
+"""
+NETWORK_OPTIONS = with_roles(Role.ARCHITECTURE, Role.NETWORK, Role.CLASSES)
+"""Options that a checkpoint or a ticket answers: a flag that contradicts it is an error."""

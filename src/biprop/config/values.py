@@ -1,4 +1,4 @@
-"""Values of options: converted to the type of their field, and checked against its rule."""
+"""Values of options: conversion to the type of their field, and checks of their rule."""
 
 from __future__ import annotations
 
@@ -7,114 +7,134 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UserError, did_you_mean, shown
-from .schema import FIELDS, NO_RGCONV, TYPES, rule
+from ..errors import UserError, abbreviated, did_you_mean
+from .schema import FIELDS, TYPES, rule
 
+NO_RGCONV = "the original research code has no layer type RGConv either"
 _UNUSED = "the unused layer types and trainers of the original research code are left out"
 _PROCESSES = (
-    "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which say that"
-    " themselves"
+    "processes are started by --multigpu, torchrun, srun, jsrun or mpirun, which set the number of"
+    " processes and their ranks"
 )
-LEFT_OUT_KEYS = {
-    "random_subnet": "with its first scores frozen, nothing would be searched for",
+UNSUPPORTED_OPTIONS = {
+    "random_subnet": "it freezes the initial scores, so that nothing would be searched for",
     "world_size": _PROCESSES,
     "rank": _PROCESSES,
     "first_layer_type": (
-        "pass --first-layer-dense for an ordinary first layer; else it is like the others"
+        "pass --first-layer-dense for a first layer that is not pruned; otherwise it is like the"
+        " other layers"
     ),
     "score_init_constant": (
-        "with equal scores nothing tells weights apart; scores are drawn at random, by --seed"
+        "equal scores do not rank the weights; scores are drawn at random, from --seed"
     ),
 }
-"""Options of the original research code that are left out, and why."""
+"""Options of the original research code that this program does not have -> reason."""
 ALIASES = {
     "learning_rate": "lr",
     "multistep_lr_adjust": "lr_adjust",
     "multistep_lr_gamma": "lr_gamma",
 }
-"""Other names of options, on the command line and in files: those of the original research code."""
+"""Names of options in the original research code -> names here. Files and flags take both."""
 
 
 def coerce(name: str, value: Any, where: str) -> Any:
-    """`value`, checked against the type and the rule of option `name`.
+    """`value`, converted to the type of option `name` and checked against its rule.
 
     Args:
         name: a field of `Config`.
-        value: from YAML, or a string from the command line.
-        where: file or flag, for the message.
+        value: from YAML, or a text from the command line.
+        where: the file or the flag, for the message.
 
     Raises:
-        UserError: one line with place, key, value and rule.
+        UserError: one line with place, option, value and rule.
     """
-    wanted = TYPES[name]
-    optional = isinstance(wanted, types.UnionType) and type(None) in typing.get_args(wanted)
-    if optional:
-        wanted = next(t for t in typing.get_args(wanted) if t is not type(None))
-    if value is None and optional:
+    type_, is_optional = _type_of(name)
+    if value is None and is_optional:
         return None
     if not isinstance(value, str | int | float | Mapping | list | None):
         raise UserError(f"{_place(where, name, type(value).__name__)}: must be a plain value")
     if name == "prune_rate" and value in (-1, "-1"):
-        return None  # the published configurations write -1 for "to be given on the command line"
-    if typing.get_origin(wanted) is dict:
+        return None  # published configurations write -1 for "to be given on the command line"
+    if typing.get_origin(type_) is dict:
         return _coerce_rates(name, value, where)
     try:
-        converted = _convert(wanted, value)
+        converted = _convert(type_, value)
     except (TypeError, ValueError, OverflowError):
-        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[
-            wanted
-        ]
-        raise UserError(f"{_place(where, name, value)}: must be {kind}") from None
-    broken = rule(name).broken_by(converted)
-    if broken:
-        note = " (the fraction of weights KEPT)" if name == "prune_rate" else ""
-        if converted == "RGConv":
-            note = f" ({NO_RGCONV})"
-        elif name in ("conv_type", "trainer"):
-            note = f" ({_UNUSED})"
-        raise UserError(f"{_place(where, name, value)}: {broken}{note}")
+        raise UserError(f"{_place(where, name, value)}: must be {_TYPE_NAMES[type_]}") from None
+    violation = rule(name).violation(converted)
+    if violation:
+        raise UserError(f"{_place(where, name, value)}: {violation}{_note(name, converted)}")
     return converted
+
+
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _type_of(name: str) -> tuple[Any, bool]:
+    """The type of option `name` without None, and whether None is a valid value."""
+    declared = TYPES[name]
+    if not isinstance(declared, types.UnionType):
+        return declared, False
+    return next(t for t in typing.get_args(declared) if t is not type(None)), True
+
+
+def _note(name: str, value: Any) -> str:
+    """What an error message about option `name` adds to the violated rule."""
+    if value == "RGConv":
+        return f" ({NO_RGCONV})"
+    if name in ("conv_type", "trainer"):
+        return f" ({_UNUSED})"
+    return " (the fraction of weights KEPT)" if name == "prune_rate" else ""
 
 
 def _place(where: str, name: str, value: Any) -> str:
     """ "--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
-    return (
-        f"{where} {shown(value)}" if where.startswith("--") else f"{where}: {name} = {shown(value)}"
-    )
+    text = abbreviated(value)
+    return f"{where} {text}" if where.startswith("--") else f"{where}: {name} = {text}"
 
 
-def _convert(wanted: type, value: Any) -> Any:
-    if wanted is bool or isinstance(value, bool):
-        if wanted is bool and isinstance(value, bool):
+def _convert(type_: type, value: Any) -> Any:
+    """`value` as `type_`: bool, int, float or str.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it cannot be converted without loss.
+    """
+    if type_ is bool or isinstance(value, bool):
+        if type_ is bool and isinstance(value, bool):
             return value
         raise TypeError
-    if wanted is int:
+    if type_ is int:
         if isinstance(value, float) and not value.is_integer():
             raise TypeError
         return int(value)
-    if wanted is float:
-        return float(value)  # YAML 1.1 reads 1e-4 as a string
+    if type_ is float:
+        return float(value)  # YAML 1.1 reads 1e-4 as a text
     if not isinstance(value, str | int | float):
         raise TypeError
     return str(value)
 
 
 def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
+    """Layer pattern -> fraction of weights kept, or "dense"."""
     if not isinstance(value, Mapping):
         raise UserError(
             f"{_place(where, name, value)}: must be pairs of layer pattern and prune rate"
         )
-    return {
-        str(pattern): (
-            "dense" if rate == "dense" else coerce("prune_rate", rate, f"{where} {pattern}=")
+    rates = {}
+    for pattern, rate in value.items():
+        is_dense = rate == "dense"
+        rates[str(pattern)] = (
+            rate if is_dense else coerce("prune_rate", rate, f"{where} {pattern}=")
         )
-        for pattern, rate in value.items()
-    }
+    return rates
 
 
 def reject_unknown(key: str, value: Any, where: str) -> None:
-    if key in LEFT_OUT_KEYS:
-        raise UserError(f"{where}: {key} is left out: {LEFT_OUT_KEYS[key]}")
+    """Raise UserError if `key` is no option; `where`: the file or the flag, for the message."""
+    if key in UNSUPPORTED_OPTIONS:
+        raise UserError(f"{where}: {key} is left out: {UNSUPPORTED_OPTIONS[key]}")
     if key not in FIELDS:
         hint = did_you_mean(key, FIELDS) or "; see biprop find --help"
-        raise UserError(f"{where}: unknown key {shown(repr(key))} = {shown(value)}{hint}")
+        raise UserError(
+            f"{where}: unknown key {abbreviated(repr(key))} = {abbreviated(value)}{hint}"
+        )

@@ -1,41 +1,40 @@
-"""Configuration files: those of the package and the user's own, with `base:`."""
+"""Configuration files in YAML: those of the package and the user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, did_you_mean, one_line, shown
+from ..errors import UserError, abbreviated, did_you_mean, one_line
 from ..files import is_file
-from .schema import NO_RGCONV
-from .values import ALIASES, coerce, reject_unknown
+from .values import ALIASES, NO_RGCONV, coerce, reject_unknown
 
 DEFAULT_CONFIG = "digits"
-MOST_YAML = 1 << 20
-"""Bytes of a configuration file."""
+MAX_BYTES = 1 << 20
+"""Largest configuration file that is read."""
 
-
-LEFT_OUT = (
+UNSUPPORTED_CONFIGS = (
     "conv4wide_05_baseline",
     "conv4wide_hlrrg_wide",
     "conv4wide_rg_wide",
     "conv6wide_hlrrg_wide",
     "conv6wide_rg_wide",
 )
-"""Published configurations of a layer type, RGConv, that the original research code does not have
-either.
+"""Published configurations that are not packaged. They use a layer type, RGConv, that the original
+research code does not contain.
 """
 
 
 def packaged() -> Any:
-    """The folder of configurations inside the package."""
+    """The folder of the packaged configurations."""
     return resources.files("biprop") / "configs"
 
 
 def packaged_files() -> list[Path]:
-    """The configurations inside the package, sorted; files whose name starts with _ are bases of
-    others and no runs.
+    """Paths of the packaged configurations, sorted, without those whose names start with _, which
+    are only bases of other configurations.
     """
     return sorted(
         path for path in Path(str(packaged())).rglob("*.y*ml") if not path.name.startswith("_")
@@ -43,10 +42,11 @@ def packaged_files() -> list[Path]:
 
 
 def find_file(name: str) -> Path:
-    """The configuration file that `name` means: a path, a path below configs/, or a bare name.
+    """The configuration file `name`: a path, a path below configs/, or a name without suffix.
 
     Raises:
-        UserError: no such file (the nearest name is offered), or several of that bare name.
+        UserError: there is no such file (the most similar name is suggested), or several files have
+            that name.
     """
     path = Path(name)
     if is_file(path):
@@ -56,61 +56,66 @@ def find_file(name: str) -> Path:
     if is_file(root / relative):
         return root / relative
     files = packaged_files()
-    same = [p for p in files if p.stem == name]
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise UserError(
-            f"--config {name}: several files have that name: "
-            + ", ".join(f"configs/{p.relative_to(root)}" for p in same)
-        )
-    if path.stem in LEFT_OUT:
-        raise UserError(f"--config {name}: left out: it asks for RGConv, and {NO_RGCONV}")
-    raise UserError(
-        f"--config {name}: no such file{did_you_mean(path.stem, [p.stem for p in files])}"
-    )
+    matches = [file for file in files if file.stem == name]
+    if len(matches) == 1:
+        return matches[0]
+    raise UserError(f"--config {name}: {_why_not_found(path.stem, matches, files)}")
+
+
+def _why_not_found(stem: str, matches: Sequence[Path], files: Sequence[Path]) -> str:
+    if matches:
+        root = Path(str(packaged()))
+        paths = ", ".join(f"configs/{match.relative_to(root)}" for match in matches)
+        return f"several files have that name: {paths}"
+    if stem in UNSUPPORTED_CONFIGS:
+        return f"left out: it asks for RGConv, and {NO_RGCONV}"
+    return f"no such file{did_you_mean(stem, [file.stem for file in files])}"
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The checked values of one YAML file, on top of those of the file that its key `base` names,
-    if any.
+    """The checked options of one YAML file, including those of its base.
+
+    The key `base` names another file, relative to this one; the values of this file override it.
 
     Raises:
-        UserError: unreadable, not a mapping, an unknown key or a value that breaks its rule.
+        UserError: the file cannot be read or is not a mapping; an option is unknown, or its value
+            is invalid; the bases form a circle.
     """
     return _read_file(path, ())
 
 
-def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """See `read_file`; `above`: the files whose base this one is, resolved."""
+def _read_file(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
+    """See `read_file`; `derived`: resolved paths of the files that have this one as a base."""
     raw = _plain_yaml(path)
-    values: dict[str, Any] = {}
-    if (base := raw.pop("base", None)) is not None:
-        base_path, own = path.parent / str(base), path.resolve()
-        if not is_file(base_path):
-            raise UserError(f"{path}: base = {shown(repr(base))}: no such file")
-        if base_path.resolve() in (*above, own):
-            raise UserError(
-                f"{path}: base = {shown(repr(base))}: a circle: that file is built on this one"
-            )
-        values = _read_file(base_path, (*above, own))
-    for given, value in raw.items():
-        key = ALIASES.get(str(given), str(given))
-        if key != given and key in raw:
-            raise UserError(f"{path}: {given} and {key} are one option: give one of them")
+    base = raw.pop("base", None)
+    values = {} if base is None else _read_base(path, str(base), derived)
+    for raw_key, value in raw.items():
+        key = ALIASES.get(str(raw_key), str(raw_key))
+        if key != raw_key and key in raw:
+            raise UserError(f"{path}: {raw_key} and {key} are one option: give one of them")
         reject_unknown(key, value, str(path))
-        if (
-            key == "prune_rate"
-            and value == 0
-            and raw.get("conv_type", values.get("conv_type")) == "DenseConv"
-        ):
+        conv_type = raw.get("conv_type", values.get("conv_type"))
+        if key == "prune_rate" and value == 0 and conv_type == "DenseConv":
             value = None  # a published baseline writes 0 for "nothing is pruned"
         values[key] = coerce(key, value, str(path))
     return values
 
 
+def _read_base(path: Path, base: str, derived: tuple[Path, ...]) -> dict[str, Any]:
+    """The options of the file `base`, named by the file `path`."""
+    base_path = path.parent / base
+    derived = (*derived, path.resolve())
+    if not is_file(base_path):
+        raise UserError(f"{path}: base = {abbreviated(repr(base))}: no such file")
+    if base_path.resolve() in derived:
+        raise UserError(
+            f"{path}: base = {abbreviated(repr(base))}: a circle: that file is based on this one"
+        )
+    return _read_file(base_path, derived)
+
+
 def _plain_yaml(path: Path) -> dict[Any, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file; an empty file is an empty mapping.
 
     Raises:
         UserError: see `read_file`.
@@ -120,23 +125,19 @@ def _plain_yaml(path: Path) -> dict[Any, Any]:
     from .yaml_loader import PlainLoader
 
     try:
-        if path.stat().st_size > MOST_YAML:
-            raise UserError(
-                f"{path}: {path.stat().st_size:,} bytes: no configuration has more than"
-                f" {MOST_YAML:,}"
-            )
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: {size:,} bytes: a configuration has at most {MAX_BYTES:,}")
         raw = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
     except UserError:
         raise
-    except (
-        yaml.YAMLError,
-        ValueError,
-    ) as e:  # ValueError: a day that no month has, a number of too many digits
+    except (yaml.YAMLError, ValueError) as e:
+        # ValueError: a date that does not exist, or an integer with too many digits.
         raise UserError(f"{path}: not valid YAML: {one_line(e)}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold one 'key: value' a line")
+        raise UserError(f"{path}: must contain one 'key: value' per line")
     return raw

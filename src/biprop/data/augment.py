@@ -1,8 +1,7 @@
-"""Augmentation of batches of images: every image with its own parameters, drawn from an explicit
-generator.
+"""Augmentation of batches: crop, flip and noise, with parameters of their own for each image.
 
-Parameters are drawn on the CPU, so that the same seed gives the same images on every device.
-Shapes: B images, C channels, H x W pixels.
+Parameters are drawn on the CPU from an explicit generator, so that the same seed gives the same
+images on every device. Shapes: B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -14,35 +13,35 @@ from torch import Tensor
 
 from .. import native
 
+Indices = NDArray[np.int64]
+
 
 def draw_crop_and_flip(
     count: int, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Move each image by up to `padding` pixels each way, zeros outside, and mirror it left to
-    right with probability one half.
-
-    The same as padding with zeros on all sides and cutting out a window of the old size at a place
-    of its own.
+) -> tuple[Indices, Indices]:
+    """Draw a random crop of each image, padded with `padding` zeros on all sides, and a horizontal
+    flip with probability one half.
 
     Args:
-        count: images.
-        size: (H, W).
-        padding: pixels; 0 moves nothing.
-        flip: False mirrors nothing.
+        count: number of images.
+        size: (H, W) of the images and the crops.
+        padding: in pixels; 0 crops nothing.
+        flip: False flips nothing.
+        generator: advanced by the same number of draws, whatever `padding` and `flip` are.
 
     Returns:
-        Which row, [count, H], and which column, [count, W], of an image comes where: for `pick`.
+        The row, [count, H], and the column, [count, W], of the image that each row and column of
+        the result comes from: for `pick`.
     """
     height, width = size
     down, right = generator.integers(-padding, padding + 1, size=(2, count, 1))
-    mirrored = generator.integers(2, size=(count, 1)) * flip
+    flipped = generator.integers(2, size=(count, 1)) * flip
     x = np.arange(width)
-    return down + np.arange(height), right + np.where(mirrored, width - 1 - x, x)
+    return down + np.arange(height), right + np.where(flipped, width - 1 - x, x)
 
 
-def pick(images: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
-    """Pixel (y, x) of image i becomes its pixel (rows[i, y], columns[i, x]), or 0 where it has
-    none.
+def pick(images: Tensor, rows: Indices, columns: Indices) -> Tensor:
+    """Pixel (y, x) of image i becomes its pixel (rows[i, y], columns[i, x]), or 0 outside of it.
 
     Args:
         images: [B, C, H, W] uint8.
@@ -57,42 +56,46 @@ def pick(images: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) ->
         return pick_columns(pick_rows(images, rows), columns).contiguous()
     images = images.contiguous()
     picked = torch.empty_like(images)
-    arrays = [np.ascontiguousarray(array) for array in (rows, columns)]
-    addresses, threads = [images.data_ptr(), picked.data_ptr()], torch.get_num_threads()
     native.run(
         core.biprop_pick,
-        addresses,
+        [images.data_ptr(), picked.data_ptr()],
         len(images),
-        threads,
+        torch.get_num_threads(),
         sizes=images.shape[1:],
-        arrays=arrays,
+        arrays=[np.ascontiguousarray(rows), np.ascontiguousarray(columns)],
         grain=native.IMAGES,
     )
     return picked
 
 
-def pick_rows(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
-    """Row y of image i becomes its row rows[i, y], or zeros where it has no such row.
+def pick_rows(images: Tensor, rows: Indices) -> Tensor:
+    """Row y of image i becomes its row rows[i, y], or zeros outside of it.
 
     Copies whole rows: a fifth of the time of picking single pixels.
 
     Args:
         images: [B, C, H, W].
         rows: [B, H].
+
+    Returns:
+        [B, C, H, W] of the dtype of `images`.
     """
     count, channels, height, width = images.shape
     first = height * np.arange(count * channels).reshape(count, channels, 1)
-    no_row = count * channels * height
-    place = np.where(
-        ((rows < 0) | (rows >= height))[:, None], no_row, first + rows[:, None]
-    )  # [B, C, H]
+    zeros = count * channels * height  # the row of zeros behind all others
+    is_outside = (rows < 0) | (rows >= height)
+    places = np.where(is_outside[:, None], zeros, first + rows[:, None])  # [B, C, H]
     source = torch.cat([images.reshape(-1, width), images.new_zeros(1, width)])
-    return source.index_select(0, torch.from_numpy(place.ravel()).to(images.device)).view_as(images)
+    index = torch.from_numpy(places.ravel()).to(images.device)
+    return source.index_select(0, index).view_as(images)
 
 
-def pick_columns(images: Tensor, columns: NDArray[np.int64]) -> Tensor:
-    """Column x of image i becomes its column columns[i, x], [B, W], or zeros where it has no such
-    column.
+def pick_columns(images: Tensor, columns: Indices) -> Tensor:
+    """Column x of image i becomes its column columns[i, x], or zeros outside of it.
+
+    Args:
+        images: [B, C, H, W].
+        columns: [B, W].
     """
     return pick_rows(images.transpose(2, 3), columns).transpose(2, 3)
 
@@ -100,31 +103,34 @@ def pick_columns(images: Tensor, columns: NDArray[np.int64]) -> Tensor:
 def draw_noisy(
     count: int, p_clean: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.bool_], int]:
-    """Which of `count` images get noise, each with probability 1 - p_clean, and a seed for it."""
+    """Which of `count` images get noise, bool [count], each with probability 1 - p_clean; and a
+    seed for the noise.
+    """
     return generator.random(count) >= p_clean, int(generator.integers(2**63))
 
 
 def gaussian_noise(
     images: Tensor, std: float, noisy: NDArray[np.bool_], seed: int, share: slice = slice(None)
 ) -> Tensor:
-    """Add normal noise to some of the images.
+    """Add Gaussian noise to some of the images.
 
-    The noise comes from a generator on the images' device, so it differs between kinds of devices:
+    The noise comes from a generator on the images' device, so it differs between types of devices:
     drawing it on the CPU would take longer than a GPU's training step.
 
     Args:
         images: [B, C, H, W], uint8 or float in 0 .. 255.
         std: standard deviation, of pixels in [0, 1].
-        noisy: [N], of the batch that the B images are `share` of.
-        share: which of the N; each of several processes draws the noise of all, so that they do
-            what one alone would do.
+        noisy: bool [N], of the whole batch.
+        seed: of the noise.
+        share: which of the N images these B are; each of several processes draws the noise of all,
+            so that they compute what one alone would.
 
     Returns:
         [B, C, H, W] float32 in [0, 255].
     """
-    generator = torch.Generator(images.device).manual_seed(seed)
-    noise = torch.randn((len(noisy), *images.shape[1:]), generator=generator, device=images.device)[
-        share
-    ]
-    scale = torch.from_numpy((255 * std * noisy[share]).astype(np.float32)).to(images.device)
+    device = images.device
+    generator = torch.Generator(device).manual_seed(seed)
+    shape = (len(noisy), *images.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=device)[share]
+    scale = torch.from_numpy((255 * std * noisy[share]).astype(np.float32)).to(device)
     return (noise * scale[:, None, None, None]).add_(images).clamp_(0, 255)

@@ -1,4 +1,4 @@
-"""Image data for a run: read, split, and given out in augmented, normalised batches."""
+"""The data set of a run: splits, and augmented, normalised batches."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ from torch import Tensor
 from .. import rng
 from ..distributed import ALONE, Group
 from ..errors import UserError
-from ..names import MOST_CHARACTERS, escaped, is_name
+from ..names import MAX_CHARACTERS, escaped, is_name
 from . import augment, augmix
 from .augmix import AugMix
 from .sources import Source, Split
 from .splits import ENOUGH_TO_CHOOSE, ENOUGH_TO_TRUST, VALIDATION_LAYER, stratified, validation_size
 
 CROP_PADDING = 4
+"""Pixels, on each side, of the random crop."""
+_LOW_DATA_LAYER, _ONE_BATCH_LAYER = 2, 3
+"""Numbers of the generator's streams, besides those of `splits`."""
+Batches = Iterator[tuple[Tensor, Tensor]]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How training images are changed.
+    """The augmentation of training images.
 
     Attributes:
-        augment: "auto" (what suits the set), "none", "crop", "flip" or "crop+flip".
+        augment: "auto" (the default of the data set), "none", "crop", "flip" or "crop+flip".
         augmix: mix each image with chains of operations.
-        gaussian: (standard deviation of the noise, probability that an image stays clean), or None.
-        jsd: give out three views of each image: without and twice with one of the two above.
+        gaussian: (standard deviation of the noise, of pixels in [0, 1]; probability that an image
+            stays clean), or None.
+        jsd: three views of each image, for the Jensen-Shannon consistency loss: one without and two
+            with AugMix or noise.
     """
 
     augment: str = "auto"
@@ -40,29 +47,28 @@ class Recipe:
 
 
 class DataSet:
-    """Images for training, validation and test, with what a network must know of them.
+    """Images for training, validation and test, with their classes and statistics.
 
     Args:
         source: the images as read.
-        select_on: "validation" holds out training images for that, of every class the same share,
-            by a rule that no seed changes, or those of a validation part; with "test" nothing is
-            held out and `validation` is the test set, as in the papers.
-        recipe: changes to training images.
-        low_data: fraction of the training images to use, the same for every seed.
+        select_on: "validation" holds out training images, the same share of every class whatever
+            the seed, or takes those of a validation part; with "test" nothing is held out and
+            `validation` is the test set, as in the papers.
+        recipe: augmentation of training images.
+        low_data: fraction of the training images to use, the same ones for every seed.
 
     Raises:
-        UserError: a class has too few images to hold one out, or a name that no ticket can hold.
+        UserError: a class has too few images to hold one out, or a name that no ticket can store.
 
     Attributes:
         train, validation, test: `Split`.
-        classes: names, in the order of the labels; what is not printable in them is escaped, as
-            tickets want it.
+        classes: names, in the order of the labels; unprintable characters are escaped, as in
+            tickets.
         mean, std: per channel, of pixels in [0, 1].
-        validation_chooses: whether the validation images are enough to choose the best epoch by.
-        about: what was recognised in a folder of files, in words; empty for the sets with names.
-        notes: what the user should know of the images, a line each.
-        search_notes: what the user should know before a search that chooses on `validation`, a line
-            each.
+        validation_chooses: whether there are enough validation images to choose the best epoch by.
+        about: what was recognised in a folder of files; empty for the data sets with names.
+        notes: for the user, on the images, a line each.
+        search_notes: for the user, before a search that selects on `validation`, a line each.
     """
 
     def __init__(
@@ -74,21 +80,22 @@ class DataSet:
     ) -> None:
         self.classes = _printable(source.classes)
         self.about, self.notes = source.about, list(source.notes)
+        self.mean, self.std = source.mean, source.std
+        self.test = source.test
         if select_on == "test":
             self.train, self.validation = source.train, source.test
+            self.validation_chooses = True
+            self.search_notes: list[str] = []
         else:
             held_out = source.held_out if source.held_out is not None else _held_out(source)
-            self.train, self.validation = (
-                source.train.subset(~held_out),
-                source.train.subset(held_out),
-            )
-        self.validation_chooses = select_on == "test" or len(self.validation) >= ENOUGH_TO_CHOOSE
-        self.search_notes = [] if select_on == "test" else _of_few(len(self.validation))
+            self.train = source.train.subset(~held_out)
+            self.validation = source.train.subset(held_out)
+            self.validation_chooses = len(self.validation) >= ENOUGH_TO_CHOOSE
+            self.search_notes = _notes_on_few(len(self.validation))
         if low_data < 1:
             count = len(self.train)
-            self.train = self.train.subset(_chosen(count, max(2, round(low_data * count)), layer=2))
-        self.test = source.test
-        self.mean, self.std = source.mean, source.std
+            wanted = max(2, round(low_data * count))
+            self.train = self.train.subset(_random_mask(count, wanted, _LOW_DATA_LAYER))
         self.recipe = recipe or Recipe()
         self.augment = source.augment if self.recipe.augment == "auto" else self.recipe.augment
 
@@ -98,15 +105,16 @@ class DataSet:
 
     @property
     def input_size(self) -> tuple[int, int]:
+        """(H, W) of the images in pixels."""
         return self.train.shape[1:]
 
     @property
     def views(self) -> int:
-        """How many images `training_batches` gives out for each label: 3 with JSD, else 1."""
+        """Number of images in `training_batches` for each label: 3 with JSD, else 1."""
         return 3 if self.recipe.jsd else 1
 
     def to(self, device: torch.device) -> DataSet:
-        """Keep all images on `device`, or give out what is streamed there; in place."""
+        """Move all images to `device`, or have streamed batches put there; in place."""
         self.train, self.validation, self.test = (
             split.to(device) for split in (self.train, self.validation, self.test)
         )
@@ -115,109 +123,141 @@ class DataSet:
     def keep_one_batch(self, batch_size: int) -> None:
         """Reduce the training images to one batch, the same for every seed."""
         count = len(self.train)
-        self.train = self.train.subset(_chosen(count, min(batch_size, count), layer=3))
+        mask = _random_mask(count, min(batch_size, count), _ONE_BATCH_LAYER)
+        self.train = self.train.subset(mask)
 
     def training_batches(
         self, batch_size: int, seed: int, epoch: int, group: Group = ALONE, first: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch of (images [V B, C, H, W] float32 normalised, labels [B] int64), shuffled,
-        augmented, from batch `first` on.
+    ) -> Batches:
+        """The batches of an epoch, shuffled and augmented.
 
-        V is `views`: with JSD the first B images are the plain ones, the next two times B their
-        augmented versions. Order and augmentation follow from (seed, epoch, step) alone: of several
-        processes each gets its share of what one alone would get. A last batch with a single image
-        for a process is left out: batch norm cannot train on it.
+        Order and augmentation follow from (seed, epoch, step) alone: each of several processes gets
+        its share of what one alone would get. A last batch with a single image for a process is
+        left out: batch norm cannot train on it.
+
+        Args:
+            batch_size: of all processes together.
+            seed: of the run.
+            epoch: from 0.
+            group: the processes.
+            first: number of the first batch, to go on within an epoch.
+
+        Yields:
+            Images [V B, C, H, W] float32, normalised, and labels [B] int64. V is `views`: with JSD
+            the first B images are the plain ones, the next two times B their augmented versions.
         """
         order = self.train.order(_generator(seed, rng.Stream.SHUFFLE, epoch))
         batches = slices(order, batch_size)
         if len(batches) > 1 and len(batches[-1]) < 2 * group.size:
             batches.pop()
         own = [batch[group.share_of(len(batch))] for batch in batches]
-        cut_seed = rng.derive(seed, rng.Stream.CUT, epoch)
-        for step, (images, labels) in enumerate(
-            self.train.batches(own[first:], cut_seed), start=first
-        ):
+        crop_seed = rng.derive(seed, rng.Stream.CUT, epoch)
+        steps = enumerate(self.train.batches(own[first:], crop_seed), start=first)
+        for step, (images, labels) in steps:
             generator = _generator(seed, rng.Stream.AUGMENT, epoch, step)
             yield self._augmented(images, len(batches[step]), group, generator), labels
 
     def _augmented(
         self, images: Tensor, count: int, group: Group, generator: np.random.Generator
     ) -> Tensor:
-        """uint8 [B, C, H, W], this process's share of `count` images, to float32 [V B, C, H, W]
-        normalised.
+        """One process's share of a batch, augmented and normalised.
 
-        Parameters are drawn for all images and used for the share.
+        Parameters are drawn for the whole batch and used for the share.
+
+        Args:
+            images: [B, C, H, W] uint8, the share.
+            count: images in the whole batch.
+            group: the processes.
+            generator: of this step.
+
+        Returns:
+            [V B, C, H, W] float32.
         """
         share = group.share_of(count)
-        padding = CROP_PADDING if "crop" in self.augment and not self.train.cuts else 0
+        padding = CROP_PADDING if "crop" in self.augment and not self.train.crops else 0
         flip = "flip" in self.augment
         rows, columns = augment.draw_crop_and_flip(count, self.input_size, padding, flip, generator)
         if padding or flip:
             images = augment.pick(images, rows[share], columns[share])
-        changed = [
-            _changed(images, self.recipe, count, share, generator)
+        mixed = [
+            _mixed(images, self.recipe, count, share, generator)
             for _ in range(2 if self.recipe.jsd else 1)
         ]
-        return self.normalise(torch.cat([images, *changed]) if self.recipe.jsd else changed[0])
+        return self.normalise(torch.cat([images, *mixed]) if self.recipe.jsd else mixed[0])
 
     def augmented(self, split: Split, recipe: Recipe, count: int) -> tuple[Tensor, Tensor]:
-        """Images of a split, spread evenly over it, changed as `recipe` says but neither cut nor
-        flipped: always the same.
+        """Images spread evenly over a split, with AugMix or noise but neither crop nor flip: the
+        same at every call.
+
+        Args:
+            split: where the images are from.
+            recipe: the augmentation.
+            count: at most how many images.
 
         Returns:
             images [n, C, H, W] uint8 and labels [n] int64, n at most `count`.
         """
-        images, labels, numbers = [], [], spread(len(split), count)
-        for step, (pixels, of_pixels) in enumerate(split.batches(slices(numbers, 500), None)):
+        images, labels = [], []
+        batches = split.batches(slices(spread(len(split), count), 500), None)
+        for step, (batch, batch_labels) in enumerate(batches):
             generator = _generator(0, rng.Stream.AUGMENT, 0, step)
-            changed = _changed(pixels, recipe, len(pixels), slice(None), generator)
-            images.append(changed.round().clamp(0, 255).to(torch.uint8))
-            labels.append(of_pixels)
+            mixed = _mixed(batch, recipe, len(batch), slice(None), generator)
+            images.append(mixed.round().clamp(0, 255).to(torch.uint8))
+            labels.append(batch_labels)
         return torch.cat(images), torch.cat(labels)
 
     def evaluation_batches(
         self, split: Split, batch_size: int, group: Group = ALONE, normalised: bool = True
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images of a split in order, or this process's share, as (images [B, C, H, W], labels
-        [B]).
+    ) -> Batches:
+        """All images of a split in order, or this process's share.
 
-        Images are float32 normalised, or else uint8 as they are.
+        Yields:
+            Images [B, C, H, W], float32 normalised or else uint8 as they are, and labels [B] int64.
         """
-        for images, labels in split.batches(
-            slices(np.arange(len(split))[group.share_of(len(split))], batch_size), None
-        ):
+        share = np.arange(len(split))[group.share_of(len(split))]
+        for images, labels in split.batches(slices(share, batch_size), None):
             yield self.normalise(images) if normalised else images, labels
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
         mean, std = (
-            torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std)
+            torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
         )
         return (images * (1 / (255 * std))).sub_(mean / std)
 
 
 def sample(split: Split, wanted: int) -> Split:
-    """`wanted` images of a split (or all), of every class its share: always the same ones."""
+    """`wanted` images of a split (or all), the same share of every class: always the same ones."""
     if wanted >= len(split):
         return split
     by_class = torch.argsort(split.labels.cpu(), stable=True)
+    places = torch.from_numpy(spread(len(split), wanted))
     mask = torch.zeros(len(split), dtype=torch.bool)
-    mask[by_class[torch.from_numpy(spread(len(split), wanted))]] = True
+    mask[by_class[places]] = True
     return split.subset(mask)
 
 
-def spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """Numbers of `wanted` of `count` images (all, if there are fewer), evenly spaced: data sets may
-    lie sorted by class.
+def spread(count: int, wanted: int) -> Indices:
+    """Indices of `wanted` of `count` images (all, if there are fewer), evenly spaced: data sets may
+    be sorted by class.
     """
     wanted = min(count, wanted)
     return np.arange(wanted) * count // max(1, wanted)
 
 
-def _changed(
+def _mixed(
     images: Tensor, recipe: Recipe, count: int, share: slice, generator: np.random.Generator
 ) -> Tensor:
-    """The images with AugMix or noise, or as they are: this process's share of `count`."""
+    """The images with AugMix or noise, or as they are.
+
+    Args:
+        images: [B, C, H, W] uint8, a process's share of a batch.
+        recipe: the augmentation.
+        count: images in the whole batch.
+        share: which of them these are.
+        generator: of this step.
+    """
     if recipe.augmix:
         return augmix.augmix(images, augmix.draw(count, recipe.augmix, generator)[share])
     if recipe.gaussian:
@@ -231,13 +271,13 @@ def _generator(seed: int, stream: rng.Stream, epoch: int, step: int = 0) -> np.r
     return np.random.default_rng(rng.derive(seed, stream, epoch, step))
 
 
-def slices(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Parts of `size` numbers; the last may be shorter."""
+def slices(order: Indices, size: int) -> list[Indices]:
+    """Consecutive parts of `size` indices; the last may be shorter."""
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _chosen(count: int, chosen: int, layer: int) -> Tensor:
-    """Mask [count] of `chosen` images, by the generator at a fixed seed."""
+def _random_mask(count: int, chosen: int, layer: int) -> Tensor:
+    """Mask [count] of `chosen` random images, from the generator's stream `layer` of seed 0."""
     order = np.argsort(rng.words(0, layer, count, rng.Stream.SPLIT), kind="stable")
     mask = torch.zeros(count, dtype=torch.bool)
     mask[torch.from_numpy(order[:chosen])] = True
@@ -247,13 +287,12 @@ def _chosen(count: int, chosen: int, layer: int) -> Tensor:
 def _held_out(source: Source) -> Tensor:
     """Which training images are for validation: bool [N]."""
     labels = source.train.labels.cpu().numpy()
-    return torch.from_numpy(
-        stratified(labels, validation_size(len(labels)), VALIDATION_LAYER, source.classes)
-    )
+    mask = stratified(labels, validation_size(len(labels)), VALIDATION_LAYER, source.classes)
+    return torch.from_numpy(mask)
 
 
-def _of_few(count: int) -> list[str]:
-    """What the user should know of `count` validation images, if they are few."""
+def _notes_on_few(count: int) -> list[str]:
+    """What the user should know if there are only few validation images."""
     if count < ENOUGH_TO_CHOOSE:
         return [
             f"only {count} validation images: too few to choose an epoch by, so the last one is"
@@ -269,17 +308,17 @@ def _of_few(count: int) -> list[str]:
 
 
 def _printable(classes: Sequence[str]) -> list[str]:
-    """The names as a ticket can hold them.
+    """The names as a ticket can store them, unprintable characters escaped.
 
     Raises:
-        UserError: one that is too long, or two that are escaped alike.
+        UserError: a name is too long, or two are escaped alike.
     """
     names = [escaped(name) for name in classes]
     for name in names:
         if not is_name(name):
             raise UserError(
                 f"the class {name[:40]}...: its name has {len(name):,} characters, more than"
-                f" {MOST_CHARACTERS:,}"
+                f" {MAX_CHARACTERS:,}"
             )
     if len(set(names)) < len(set(classes)):
         twice = next(name for name in names if names.count(name) > 1)
@@ -287,14 +326,19 @@ def _printable(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def other_classes(made_for: Sequence[str], found: Sequence[str]) -> str | None:
-    """The first class by which two lists of names differ, in words; None if none does, or one side
-    has numbers only.
+def other_classes(made_for: Sequence[str], given: Sequence[str]) -> str | None:
+    """The first class in which two lists of names differ, in words; None if they agree, or one of
+    them has numbers only.
     """
-    names = [list(map(escaped, side)) for side in (made_for, found)]
-    if names[0] == names[1] or any(side == list(map(str, range(len(side)))) for side in names):
+    there, here = list(map(escaped, made_for)), list(map(escaped, given))
+    if there == here or _are_numbers(there) or _are_numbers(here):
         return None
-    for number, (one, other) in enumerate(zip(*names, strict=False)):
-        if one != other:
-            return f"class {number} is {one!r} there and {other!r} here"
-    return f"{len(names[0])} there and {len(names[1])} here"
+    for number, (name_there, name_here) in enumerate(zip(there, here, strict=False)):
+        if name_there != name_here:
+            return f"class {number} is {name_there!r} there and {name_here!r} here"
+    return f"{len(there)} there and {len(here)} here"
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether classes are named "0", "1", ..."""
+    return list(names) == list(map(str, range(len(names))))

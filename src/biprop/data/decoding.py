@@ -1,4 +1,4 @@
-"""Listed images become tensors: all in memory, or read from disk as they are needed."""
+"""From listed images to splits: all decoded in memory, or read from disk as they are needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import images
 from ..errors import UserError
-from .items import Listing
+from .items import Items, Listing
 from .sources import (
     IMAGENET_MEAN,
     IMAGENET_SIZE,
@@ -38,7 +38,7 @@ def in_memory(
     Args:
         parts: the encoded images.
         image_size: pixels a side that all are scaled to; None where they have one size already.
-        progress: shows how far it is.
+        progress: shows the progress.
         channels: 1 for grey, 3 for colour; None: grey if all images of both parts are.
 
     Raises:
@@ -55,7 +55,13 @@ def in_memory(
 
 
 def streamed(parts: Parts, image_size: int | None, workers: int) -> Source:
-    """Both parts read while training, in colour, with the statistics of ImageNet."""
+    """Both parts read while training, in colour, with the statistics of ImageNet.
+
+    Args:
+        parts: the encoded images.
+        image_size: side of a crop in pixels; None: 224.
+        workers: number of processes that decode; 0 decodes in this one.
+    """
     size = image_size or IMAGENET_SIZE
     train, test = (
         Streamed(part.items, torch.from_numpy(part.labels), size, workers)
@@ -69,62 +75,90 @@ def _source(
 ) -> Source:
     held_out = None if parts.validation is None else torch.from_numpy(parts.validation)
     return Source(
-        train, test, parts.train.classes, mean, std, augment="crop+flip",
-        held_out=held_out, about=parts.about, notes=parts.notes,
-    )  # fmt: skip
+        train,
+        test,
+        parts.train.classes,
+        mean,
+        std,
+        augment="crop+flip",
+        held_out=held_out,
+        about=parts.about,
+        notes=parts.notes,
+    )
 
 
 def _common_mode(listings: Sequence[Listing]) -> str:
-    """L if all images are grey, else RGB."""
-    for listing in listings:
-        items = listing.items
-        for index in range(len(items)):
-            with images.opened(items.read(index), items.name(index)) as image:
-                if not images.is_grey(image):
-                    return "RGB"
-    return "L"
+    """ "L" if all images are grey, else "RGB"."""
+    is_grey = all(
+        _is_grey(listing.items, index)
+        for listing in listings
+        for index in range(len(listing.items))
+    )
+    return "L" if is_grey else "RGB"
+
+
+def _is_grey(items: Items, index: int) -> bool:
+    with images.opened(items.read(index), items.name(index)) as image:
+        return images.is_grey(image)
 
 
 _SCALE = "pass --image-size N to scale all to N x N pixels"
 
 
 def decode_all(listing: Listing, size: int | None, progress: Progress, mode: str) -> Images:
-    """All images decoded; they must have the size of the first unless `size` (pixels a side) is
-    given.
+    """All images decoded, in memory.
+
+    Args:
+        listing: the encoded images.
+        size: pixels a side that all are scaled to; None where they have one size already.
+        progress: shows the progress.
+        mode: "L" or "RGB".
+
+    Raises:
+        UserError: an image cannot be read, they differ in size, or memory is too small.
     """
     items = listing.items
-
-    def read(index: int) -> NDArray[np.uint8]:
-        with images.opened(items.read(index), items.name(index)) as file:
-            image = images.as_mode(file, mode)
-            return images.pixels(images.scaled(image, size, size) if size else image)
-
-    first = read(0)
-    if (need := first.size * len(items)) > (memory := _memory_size() // 2):
-        raise UserError(
-            f"{len(items):,} images of {first.shape[2]}x{first.shape[1]} pixels take"
-            f" {need / 2**30:.1f} GiB, more than half of this machine's memory"
-            f" ({memory / 2**29:.0f} GiB): pass --stream, or a smaller --image-size"
-        )
+    first = _decoded(items, 0, size, mode)
+    _check_memory(len(items), first)
     result = np.empty((len(items), *first.shape), dtype=np.uint8)
-
     # One thread: images this small cost more in Python than in the decoder, and two threads take
     # longer than one.
-    for i in progress(range(len(items)), "decoding images", len(items)):
-        image = read(i)
+    for index in progress(range(len(items)), "decoding images", len(items)):
+        image = _decoded(items, index, size, mode)
         if image.shape != first.shape:
-            height, width = image.shape[1:]
-            wanted = f"{first.shape[2]}x{first.shape[1]}"
             raise UserError(
-                f"{items.name(i)}: {width}x{height} pixels where the first image has {wanted}:"
-                f" {_SCALE}"
+                f"{items.name(index)}: {_size(image)} pixels where the first image has"
+                f" {_size(first)}: {_SCALE}"
             )
-        result[i] = image
+        result[index] = image
     return Images(torch.from_numpy(result), torch.from_numpy(listing.labels))
 
 
+def _decoded(items: Items, index: int, size: int | None, mode: str) -> NDArray[np.uint8]:
+    """One image, [C, H, W]; arguments as of `decode_all`."""
+    with images.opened(items.read(index), items.name(index)) as file:
+        image = images.as_mode(file, mode)
+        return images.pixels(images.scaled(image, size, size) if size else image)
+
+
+def _size(image: NDArray[np.uint8]) -> str:
+    """Width and height of [C, H, W], in words."""
+    return f"{image.shape[2]}x{image.shape[1]}"
+
+
+def _check_memory(count: int, image: NDArray[np.uint8]) -> None:
+    """Raise UserError if `count` images like this one take more than half of the memory."""
+    required, available = image.size * count, _memory_size() // 2
+    if required > available:
+        raise UserError(
+            f"{count:,} images of {_size(image)} pixels take {required / 2**30:.1f} GiB, more than"
+            f" half of this machine's memory ({available / 2**29:.0f} GiB): pass --stream, or a"
+            " smaller --image-size"
+        )
+
+
 def _memory_size() -> int:
-    """Bytes of this machine's memory; without an answer, no limit."""
+    """Bytes of this machine's memory; where it is unknown, no limit."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

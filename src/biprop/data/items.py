@@ -1,14 +1,13 @@
-"""Encoded images by number, wherever they lie: files in folders, rows of parquet files, rows of a
-Hub data set.
+"""Encoded images by number, from files in folders, rows of parquet files or rows of a Hub data set.
 
-What reads them (into memory, or streamed while training) does not know which. All classes here can
-be sent to worker processes.
+The readers (into memory, or streamed while training) do not depend on which. All classes here can
+be pickled for worker processes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,15 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, one_line
-from ..images import OTHER_ENDINGS, endings, files_below
+from ..images import UNREAD_SUFFIXES, files_below, suffixes
 from .labels import Classes, Labels, Origin, common_classes, matched, missing, of_column
-from .layouts import KNOWN, loose_pictures, visible_folders
+from .layouts import KNOWN, loose_images, visible_folders
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label", "labels")
 READ_COLUMNS = (
     f"images are read from {' or '.join(IMAGE_COLUMNS)}, labels from {', '.join(LABEL_COLUMNS)}"
 )
 IMAGES_KEPT = 2000
+"""Encoded images of parquet files that a reader keeps in memory, about."""
+Mask = NDArray[np.bool_]
+Integers = NDArray[np.int64]
 
 
 class Items(Protocol):
@@ -33,20 +35,20 @@ class Items(Protocol):
 
     Attributes:
         groups: [N] int64: the images of one group are read together.
-        pool: how many groups are kept; a reader that keeps to that many at a time reads each once.
+        pool: how many groups are cached; a reader that stays within that many reads each once.
     """
 
-    groups: NDArray[np.int64]
+    groups: Integers
     pool: int
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes | Path:
-        """An encoded image, or the file that holds it."""
+        """The content of an image file, or the file's path."""
         ...
 
     def name(self, index: int) -> str:
-        """For messages."""
+        """The image's name for messages."""
         ...
 
 
@@ -56,34 +58,27 @@ class Listing:
 
     Attributes:
         items: its encoded images, N of them.
-        labels: [N] int64, places in `classes`.
+        labels: [N] int64, indices into `classes`.
         classes: names of the classes.
         origin: where the names come from, see `labels.Classes`.
-        notes: what the user should know, a line each.
+        notes: for the user, a line each.
     """
 
     items: Items
-    labels: NDArray[np.int64]
+    labels: Integers
     classes: list[str]
     origin: Origin = "declared"
     notes: list[str] = field(default_factory=list)
 
-    def subset(self, chosen: NDArray[np.bool_]) -> Listing:
-        """Those where `chosen` [N] is true."""
-        return replace(
-            self,
-            items=_Some(self.items, np.flatnonzero(chosen)),
-            labels=self.labels[chosen],
-            notes=[],
-        )
+    def subset(self, chosen: Mask) -> Listing:
+        """Those where `chosen` [N] is true, without notes."""
+        items = _Some(self.items, np.flatnonzero(chosen))
+        return replace(self, items=items, labels=self.labels[chosen], notes=[])
 
     def followed_by(self, other: Listing) -> Listing:
         """Both, as one part with the classes of this one."""
-        return replace(
-            self,
-            items=_Joined(self.items, other.items),
-            labels=np.concatenate([self.labels, other.labels]),
-        )
+        items = _Joined(self.items, other.items)
+        return replace(self, items=items, labels=np.concatenate([self.labels, other.labels]))
 
 
 class Files:
@@ -106,7 +101,7 @@ class Files:
 class _Some:
     """Some of the items of a list."""
 
-    def __init__(self, items: Items, chosen: NDArray[np.int64]) -> None:
+    def __init__(self, items: Items, chosen: Integers) -> None:
         self.items, self.chosen = items, chosen
         self.groups, self.pool = items.groups[chosen], items.pool
 
@@ -126,10 +121,8 @@ class _Joined:
     def __init__(self, first: Items, second: Items) -> None:
         self.first, self.second = first, second
         end = int(first.groups.max(initial=-1)) + 1
-        self.groups, self.pool = (
-            np.concatenate([first.groups, second.groups + end]),
-            min(first.pool, second.pool),
-        )
+        self.groups = np.concatenate([first.groups, second.groups + end])
+        self.pool = min(first.pool, second.pool)
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
@@ -151,8 +144,13 @@ class Parquet:
     """Images in the row groups of parquet files: a column of {bytes, path}, as on the Hugging Face
     Hub, or of bytes.
 
-    A row group is read whole and the last few are kept: memory is bounded whatever the size of the
-    files.
+    A row group is read whole and the last few are cached: memory is bounded whatever the size of
+    the files.
+
+    Args:
+        paths: the files.
+        column: name of the column of images.
+        rows: (number of the file, number of its row group, rows in that).
     """
 
     def __init__(
@@ -204,8 +202,8 @@ class Parquet:
 
 
 def _unreadable(path: Path, why: object) -> UserError:
-    said = one_line(why) if isinstance(why, BaseException) else str(why)
-    return UserError(f"{path}: not a readable parquet file of images and labels: {said}")
+    reason = one_line(why) if isinstance(why, BaseException) else str(why)
+    return UserError(f"{path}: not a readable parquet file of images and labels: {reason}")
 
 
 def list_parquet(
@@ -224,45 +222,51 @@ def list_parquet(
         UserError: a file is damaged, or no parquet file of images and labels; or labels are missing
             or wrong.
     """
-    rows: list[tuple[int, int, int]] = []
-    labels: list[Labels] = []
-    columns = []
-    for number, path in enumerate(paths):
-        column, found, counts = _read_labels(path)
-        columns.append(column)
-        labels.append(found)
-        rows += [(number, group, count) for group, count in enumerate(counts)]
-    if len(set(columns)) > 1:
-        raise UserError(
-            f"{paths[0].parent}: the columns of images have different names:"
-            f" {', '.join(sorted(set(columns)))}"
-        )
-    filled = [
-        (path, found) for path, found in zip(paths, labels, strict=True) if len(found.numbers)
-    ]
+    images, labels = _read_parquet(paths)
+    filled = {path: own for path, own in labels.items() if len(own.numbers)}
     if not filled:
         raise UserError(f"{paths[0]}: no images in it")
-    without = [path for path, found in filled if found.are_missing]
+    without = [path for path, own in filled.items() if own.are_missing]
     if len(without) == len(filled):
         return None
     if without:
         raise UserError(f"{without[0]}: has no labels, but other files of its part have")
     if known is None:
-        known = _training_classes([found for _, found in filled], default, str(paths[0].parent))
-    numbers = [matched(found, known, str(path)) for path, found in filled]
-    return Listing(
-        Parquet(paths, columns[0], rows), np.concatenate(numbers), known.names, known.origin
-    )
+        known = _training_classes(list(filled.values()), default, str(paths[0].parent))
+    numbers = [matched(own, known, str(path)) for path, own in filled.items()]
+    return Listing(images, np.concatenate(numbers), known.names, known.origin)
+
+
+def _read_parquet(paths: Sequence[Path]) -> tuple[Parquet, dict[Path, Labels]]:
+    """The images of parquet files, and the labels of each file.
+
+    Raises:
+        UserError: see `list_parquet`.
+    """
+    rows: list[tuple[int, int, int]] = []
+    labels: dict[Path, Labels] = {}
+    columns: set[str] = set()
+    for number, path in enumerate(paths):
+        column, labels[path], counts = _read_labels(path)
+        columns.add(column)
+        rows += [(number, group, count) for group, count in enumerate(counts)]
+    if len(columns) > 1:
+        raise UserError(
+            f"{paths[0].parent}: the columns of images have different names:"
+            f" {', '.join(sorted(columns))}"
+        )
+    return Parquet(paths, columns.pop(), rows), labels
 
 
 def _training_classes(files: Sequence[Labels], default: Sequence[str], where: str) -> Classes:
+    """The classes of a training part; `default` where no file names any."""
     if default and all(labels.classes.origin == "numbers" for labels in files):
         return Classes(list(default), "declared")
     return common_classes(files, where)
 
 
 def _read_labels(path: Path) -> tuple[str, Labels, list[int]]:
-    """Name of the column of images, labels, and how many rows each row group has.
+    """Name of the column of images, labels, and the number of rows of each row group.
 
     Raises:
         UserError: see `list_parquet`.
@@ -272,54 +276,63 @@ def _read_labels(path: Path) -> tuple[str, Labels, list[int]]:
 
     try:
         with pq.ParquetFile(path) as parquet:
-            schema = parquet.schema_arrow
+            schema, metadata = parquet.schema_arrow, parquet.metadata
             features = _features(schema.metadata)
             image, label = _columns(path, schema, features)
-            counts = [
-                parquet.metadata.row_group(group).num_rows
-                for group in range(parquet.num_row_groups)
-            ]
+            counts = [metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             if label is None:
                 return image, missing(sum(counts)), counts
-            names = _names(features.get(label))
-            return image, of_column(parquet.read([label])[label], names, str(path)), counts
+            column = parquet.read([label])[label]
+            return image, of_column(column, _names(features.get(label)), str(path)), counts
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError) as e:
         raise _unreadable(path, e) from None
 
 
 def _columns(path: Path, schema: Any, features: dict[str, Any]) -> tuple[str, str | None]:
-    """Names of the columns of images and of labels (None where only the latter lack).
+    """Names of the columns of images and of labels (None where only the latter is missing).
 
     Raises:
         UserError: there is no column of encoded images.
     """
     import pyarrow as pa
 
-    def of_kind(kind: str) -> list[str]:
-        return [
-            name
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == kind
-        ]
-
-    images = [*IMAGE_COLUMNS, *of_kind("Image")]
-    image = next((name for name in images if name in schema.names), None)
+    image = _first_column(schema, [*IMAGE_COLUMNS, *_of_kind(features, "Image")])
     if image is None:
         raise _unreadable(path, f"it has the columns {', '.join(schema.names)}; {READ_COLUMNS}")
-    kind = schema.field(image).type
-    if pa.types.is_struct(kind):
-        kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+    kind = _type_of_images(schema.field(image).type)
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise _unreadable(
             path,
             f"column {image} has the type {kind}: must be image files, as bytes or {{bytes, path}}",
         )
-    labels = [*LABEL_COLUMNS, *of_kind("ClassLabel")]
-    return image, next((name for name in labels if name in schema.names), None)
+    return image, _first_column(schema, [*LABEL_COLUMNS, *_of_kind(features, "ClassLabel")])
+
+
+def _first_column(schema: Any, names: Sequence[str]) -> str | None:
+    """The first of the names that is a column's."""
+    return next((name for name in names if name in schema.names), None)
+
+
+def _of_kind(features: dict[str, Any], kind: str) -> list[str]:
+    """Names of the columns that the Hub's files declare as of this kind."""
+    return [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == kind
+    ]
+
+
+def _type_of_images(kind: Any) -> Any:
+    """The type of a column's image files: that of the field "bytes" of a struct, if it has one."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return kind.field("bytes").type
+    return kind
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
-    """What the Hub's files say of their columns."""
+    """Column -> how the Hub's files describe it."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -340,37 +353,58 @@ def list_classes(folder: Path) -> Listing:
     """
     names = [path.name for path in visible_folders(folder)]
     if len(names) < 2:
-        found = f"only {names[0]!r}" if names else "none"
+        names_found = f"only {names[0]!r}" if names else "none"
         raise UserError(
-            f"{folder}: needs one folder of images for each of two classes or more, found {found};"
-            f" known are {KNOWN}"
+            f"{folder}: needs one folder of images for each of two classes or more, found"
+            f" {names_found}; known are {KNOWN}"
         )
     files: list[Path] = []
     labels: list[int] = []
-    others: list[Path] = []
+    unread: list[Path] = []
     for label, name in enumerate(names):
-        everything = files_below(folder / name)
-        known = endings()
-        own = [path for path in everything if path.suffix.lower() in known]
-        others += [path for path in everything if path.suffix.lower() in OTHER_ENDINGS]
-        if not own:
-            raise UserError(f"{folder / name}: a class without images ({', '.join(known)})")
-        files += own
-        labels += [label] * len(own)
+        images, left_out = _images_of_class(folder / name)
+        files += images
+        labels += [label] * len(images)
+        unread += left_out
     listing = Listing(Files(files), np.array(labels, dtype=np.int64), names)
-    if others:
-        kinds = ", ".join(sorted({path.suffix.lower() for path in others}))
-        listing.notes.append(
-            f"{folder}: {len(others)} files are left out ({kinds}): save them as PNG or JPEG to use"
-            " them"
-        )
-    if loose := loose_pictures(folder):
-        listing.notes.append(f"{folder}: {len(loose)} images that are in no class are left out")
+    listing.notes += _notes_on_left_out(folder, unread)
     return listing
 
 
+def _images_of_class(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, and image files in formats that are not read.
+
+    Raises:
+        UserError: there are no images.
+    """
+    files = files_below(folder)
+    known = suffixes()
+    images = [path for path in files if path.suffix.lower() in known]
+    if not images:
+        raise UserError(f"{folder}: a class without images ({', '.join(known)})")
+    return images, [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
+
+
+def _notes_on_left_out(folder: Path, unread: Sequence[Path]) -> Iterator[str]:
+    """What the user should know of images that are not used."""
+    if unread:
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        yield (
+            f"{folder}: {len(unread)} files are left out ({kinds}): save them as PNG or JPEG to use"
+            " them"
+        )
+    if loose := loose_images(folder):
+        yield f"{folder}: {len(loose)} images that are in no class are left out"
+
+
 class Hub:
-    """Rows of a data set of the package `datasets`, which maps its files into memory."""
+    """Rows of a data set of the package `datasets`, which maps its files into memory.
+
+    Args:
+        rows: `datasets.Dataset`.
+        column: name of the column of images.
+        name: of the data set, for messages.
+    """
 
     def __init__(self, rows: Any, column: str, name: str) -> None:
         self.rows, self.column, self._name = rows, column, name
@@ -380,10 +414,10 @@ class Hub:
         return len(self.rows)
 
     def read(self, index: int) -> bytes | Path:
-        item = self.rows[index][self.column] or {}
-        if not (item.get("bytes") or item.get("path")):
+        image = self.rows[index][self.column] or {}
+        if not (image.get("bytes") or image.get("path")):
             raise UserError(f"{self.name(index)}: holds no image")
-        return item["bytes"] or Path(item["path"])
+        return image["bytes"] or Path(image["path"])
 
     def name(self, index: int) -> str:
         return f"{self._name}, image {index}"
@@ -424,15 +458,11 @@ def list_hub(rows: Any, where: str, known: Classes | None = None) -> Listing | N
     import pyarrow as pa
 
     features = rows.features
-    image = next((c for c, f in features.items() if isinstance(f, datasets.Image)), None)
+    image, label = _hub_columns(features)
     if image is None:
         raise UserError(f"{where}: needs a column of images, has {', '.join(features)}")
     if not len(rows):
         raise UserError(f"{where}: no images in it")
-    label = next((c for c in LABEL_COLUMNS if c in features), None)
-    label = label or next(
-        (c for c, f in features.items() if isinstance(f, datasets.ClassLabel)), None
-    )
     if label is None:
         return None
     names = getattr(features[label], "names", None) or []
@@ -440,7 +470,18 @@ def list_hub(rows: Any, where: str, known: Classes | None = None) -> Listing | N
     if labels.are_missing:
         return None
     classes = known or common_classes([labels], where)
+    numbers = matched(labels, classes, where)
     encoded = rows.cast_column(image, datasets.Image(decode=False))
-    return Listing(
-        Hub(encoded, image, where), matched(labels, classes, where), classes.names, classes.origin
-    )
+    return Listing(Hub(encoded, image, where), numbers, classes.names, classes.origin)
+
+
+def _hub_columns(features: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Names of the columns of images and of labels of a Hub data set."""
+    import datasets
+
+    def of_type(kind: type) -> list[str]:
+        return [name for name, feature in features.items() if isinstance(feature, kind)]
+
+    named = [name for name in LABEL_COLUMNS if name in features]
+    labels = [*named, *of_type(datasets.ClassLabel)]
+    return next(iter(of_type(datasets.Image)), None), next(iter(labels), None)

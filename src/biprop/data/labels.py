@@ -1,4 +1,4 @@
-"""Labels of images as columns hold them: checked, and matched between files and parts by the names
+"""Labels of images in columns of tables: checked, and matched between files and parts by the names
 of the classes.
 """
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ..errors import UserError
 
 MOST_CLASSES = 1 << 20
-"""As many as a ticket can have."""
+"""The limit of tickets."""
 Origin = Literal["numbers", "declared", "texts"]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Classes:
     """Names of classes, in the order of the labels, and where they come from.
 
     Attributes:
-        names: one a class.
+        names: one per class.
         origin: "numbers", nothing names the classes; "declared", the file lists them and its labels
-            are places in that list; or "texts", the labels are the names themselves.
+            are indices into that list; or "texts", the labels are the names themselves.
     """
 
     names: list[str]
@@ -34,13 +35,16 @@ class Classes:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one file, [N] int64: places in `classes.names`, or just numbers where nothing
-    names the classes.
+    """The labels of one file.
 
-    A part without labels has -1 everywhere, as the test part of ImageNet has in the Hub's files.
+    Attributes:
+        numbers: [N] int64, indices into `classes.names`, or just numbers where nothing names the
+            classes. A part without labels has -1 everywhere, as the test part of ImageNet in the
+            Hub's files.
+        classes: that the file names.
     """
 
-    numbers: NDArray[np.int64]
+    numbers: Integers
     classes: Classes
 
     @property
@@ -49,13 +53,12 @@ class Labels:
 
 
 def missing(count: int) -> Labels:
-    """Of a part without labels."""
+    """The labels of a part of `count` images that has none."""
     return Labels(np.full(count, -1, dtype=np.int64), Classes([], "numbers"))
 
 
 def of_column(column: Any, declared: Sequence[str], where: str) -> Labels:
-    """The labels in a column of pyarrow, which may hold whole numbers (also as floats), booleans or
-    texts.
+    """The labels in a column of pyarrow, of integers (also as floats), booleans or strings.
 
     Args:
         column: `pyarrow.ChunkedArray`.
@@ -74,71 +77,87 @@ def of_column(column: Any, declared: Sequence[str], where: str) -> Labels:
     if column.null_count:
         row = next(i for i, value in enumerate(column) if not value.is_valid)
         raise UserError(f"{where}: the label of row {row} is missing (null)")
-    kind = column.type
-    is_text = (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view"
-    )
-    if is_text:
+    if _is_string(column.type):
         return _of_texts(column.to_pylist(), where)
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(column.type):
         declared = declared or ("false", "true")
         column = column.cast(pa.int64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+    return _of_numbers(column, declared, where)
+
+
+def _is_string(kind: Any) -> bool:
+    """Whether a type of pyarrow is one of strings."""
+    import pyarrow as pa
+
+    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return is_string or str(kind) == "string_view"
+
+
+def _of_numbers(column: Any, declared: Sequence[str], where: str) -> Labels:
+    """`of_column` of integers or floats."""
+    import pyarrow as pa
+
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise UserError(
             f"{where}: labels of type {kind}: must be whole numbers or texts, one an image"
         )
     numbers = _whole(column.to_numpy(), where)
     _check_range(numbers, len(declared), where)
-    return Labels(
-        numbers, Classes(list(declared), "declared") if declared else Classes([], "numbers")
-    )
+    classes = Classes(list(declared), "declared") if declared else Classes([], "numbers")
+    return Labels(numbers, classes)
 
 
 def _of_texts(texts: Sequence[str], where: str) -> Labels:
+    """`of_column` of strings: the classes are the different ones, sorted."""
     names = sorted(set(texts))
     if len(names) > MOST_CLASSES:
         raise UserError(f"{where}: {len(names):,} different labels: more than {MOST_CLASSES:,}")
-    place = {name: number for number, name in enumerate(names)}
-    return Labels(
-        np.array([place[text] for text in texts], dtype=np.int64), Classes(names, "texts")
-    )
+    number = {name: i for i, name in enumerate(names)}
+    labels = np.array([number[text] for text in texts], dtype=np.int64)
+    return Labels(labels, Classes(names, "texts"))
 
 
-def _whole(values: NDArray[Any], where: str) -> NDArray[np.int64]:
-    """Whole numbers that int64 holds, or a mistake."""
-    if values.dtype.kind == "f":
-        odd = np.flatnonzero(~(np.floor(values) == values))  # also where it is not a number
-        if len(odd):
+def _whole(values: NDArray[Any], where: str) -> Integers:
+    """Labels as int64.
+
+    Raises:
+        UserError: one is fractional, too large or not finite.
+    """
+    is_float = values.dtype.kind == "f"
+    if is_float:
+        fractional = np.flatnonzero(~(np.floor(values) == values))  # NaN too
+        if len(fractional):
+            row = fractional[0]
             raise UserError(
-                f"{where}: the label of row {odd[0]} is {values[odd[0]]:g}: must be a whole number"
+                f"{where}: the label of row {row} is {values[row]:g}: must be a whole number"
             )
     large = np.flatnonzero(values >= MOST_CLASSES)
     if len(large):
-        value = int(values[large[0]]) if np.isfinite(values[large[0]]) else values[large[0]]
-        raise UserError(
-            f"{where}: the label of row {large[0]} is {value}: must be 0 .. classes - 1"
-        )
-    if values.dtype.kind == "f" and len(values) and not np.isfinite(values).all():
+        row = large[0]
+        value = int(values[row]) if np.isfinite(values[row]) else values[row]
+        raise UserError(f"{where}: the label of row {row} is {value}: must be 0 .. classes - 1")
+    if is_float and len(values) and not np.isfinite(values).all():
         raise UserError(f"{where}: a label is infinite: must be 0 .. classes - 1")
     return values.astype(np.int64)
 
 
-def _check_range(numbers: NDArray[np.int64], classes: int, where: str) -> None:
+def _check_range(numbers: Integers, classes: int, where: str) -> None:
     """Raise UserError unless labels are 0 .. classes - 1 (0 classes: any number), or all -1."""
     if len(numbers) and (numbers == -1).all():
         return
-    odd = np.flatnonzero((numbers < 0) | ((numbers >= classes) & (classes > 0)))
-    if len(odd):
+    outside = np.flatnonzero((numbers < 0) | ((numbers >= classes) & (classes > 0)))
+    if len(outside):
+        row = outside[0]
         rule = f"0 .. {classes - 1}" if classes else "0 .. classes - 1"
-        raise UserError(f"{where}: the label of row {odd[0]} is {numbers[odd[0]]}: must be {rule}")
+        raise UserError(f"{where}: the label of row {row} is {numbers[row]}: must be {rule}")
 
 
 def common_classes(files: Sequence[Labels], where: str) -> Classes:
-    """The classes of the files of a training part.
+    """The classes of a training part, from the labels of its files.
 
     Raises:
-        UserError: the files name different classes, or nothing names them and the numbers have
-            gaps.
+        UserError: nothing names the classes and the numbers have gaps.
     """
     declared = [labels.classes for labels in files if labels.classes.origin == "declared"]
     if declared:
@@ -156,28 +175,34 @@ def common_classes(files: Sequence[Labels], where: str) -> Classes:
     return Classes([str(number) for number in range(len(counts))], "numbers")
 
 
-def matched(labels: Labels, classes: Classes, where: str) -> NDArray[np.int64]:
-    """The labels as places in `classes`: by name, or as they are where one side has numbers only.
+def matched(labels: Labels, classes: Classes, where: str) -> Integers:
+    """The labels as indices into `classes`, [N] int64: by name, or as they are where one side has
+    numbers only.
 
     Raises:
         UserError: a class that `classes` lacks.
     """
-    own, known = labels.classes, classes.names
-    if own.origin == "numbers" and classes.origin != "texts":
+    known = classes.names
+    if labels.classes.origin == "numbers" and classes.origin != "texts":
         _check_range(labels.numbers, len(known), where)
         return labels.numbers
-    names = own.names
-    if own.origin == "numbers":
-        names = [str(number) for number in range(int(labels.numbers.max(initial=-1)) + 1)]
+    names = _names_of(labels)
     if names == known:
         return labels.numbers
     used = {names[number] for number in np.unique(labels.numbers)}
-    odd = sorted(used - set(known))
-    if odd or len(set(known)) < len(known):
+    unknown = sorted(used - set(known))
+    if unknown or len(set(known)) < len(known):
         raise UserError(
             f"{where}: has other classes than the training images:"
-            f" {', '.join(map(repr, (odd or names)[:5]))}"
+            f" {', '.join(map(repr, (unknown or names)[:5]))}"
         )
-    place = {name: number for number, name in enumerate(known)}
-    table = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+    number_of = {name: number for number, name in enumerate(known)}
+    table = np.array([number_of.get(name, -1) for name in names], dtype=np.int64)
     return table[labels.numbers]
+
+
+def _names_of(labels: Labels) -> list[str]:
+    """Names of the classes that labels are indices of: numbers, where nothing names them."""
+    if labels.classes.origin != "numbers":
+        return labels.classes.names
+    return [str(number) for number in range(int(labels.numbers.max(initial=-1)) + 1)]

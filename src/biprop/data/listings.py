@@ -1,13 +1,13 @@
-"""Folders of images, parquet files and data sets of the Hub: which parts there are, and their
-labels.
-"""
+"""The parts of folders of images, parquet files and data sets of the Hub, with their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..names import escaped
@@ -20,42 +20,43 @@ from .splits import TEST_LAYER, stratified
 
 
 def recognise(folder: Path) -> str:
-    """The set that a folder holds, as `--set` names it: one of those with names, by its official
+    """The data set in a folder, as `--set` names it: one of those with names, by its official
     files, or "folder".
 
     Raises:
-        UserError: no folder, or several sets.
+        UserError: no folder, or several data sets.
     """
-    homes = {
-        "CIFAR10": layouts.places(checked_folder(folder), "CIFAR10"),
-        "CIFAR100": layouts.places(folder, "CIFAR100"),
-        "MNIST": layouts.places(folder, "MNIST"),
-        "TinyImageNet": layouts.places(folder, "tiny-imagenet-200"),
-    }
-    marks = {
-        "CIFAR10": (
-            "plain_text/train-00000-of-00001.parquet",
-            "cifar-10-batches-py/batches.meta",
-            "batches.meta",
-        ),
-        "CIFAR100": ("cifar100/train-00000-of-00001.parquet", "cifar-100-python/meta", "meta"),
-        "MNIST": tuple(
-            f"{place}train-images-idx3-ubyte{end}"
-            for place in ("", "raw/", "MNIST/raw/")
-            for end in ("", ".gz")
-        ),
-        "TinyImageNet": ("val/val_annotations.txt", "tiny-imagenet-200/val/val_annotations.txt"),
-    }
-    found = [
-        name
-        for name in marks
-        if any((home / mark).is_file() for home in homes[name] for mark in marks[name])
-    ]
-    if len(found) > 1:
+    checked_folder(folder)
+    names = [name for name in _OFFICIAL_FILES if _has_official_files(folder, name)]
+    if len(names) > 1:
         raise UserError(
-            f"--data {folder}: holds {' and '.join(found)}: pass --set with one of them"
+            f"--data {folder}: holds {' and '.join(names)}: pass --set with one of them"
         )
-    return found[0] if found else "folder"
+    return names[0] if names else "folder"
+
+
+def _has_official_files(folder: Path, name: str) -> bool:
+    homes = layouts.places(folder, _OFFICIAL_FOLDERS.get(name, name))
+    return any((home / file).is_file() for home in homes for file in _OFFICIAL_FILES[name])
+
+
+_OFFICIAL_FOLDERS = {"TinyImageNet": "tiny-imagenet-200"}
+"""Data set -> its folder beside other data sets, where that has another name."""
+_OFFICIAL_FILES = {
+    "CIFAR10": (
+        "plain_text/train-00000-of-00001.parquet",
+        "cifar-10-batches-py/batches.meta",
+        "batches.meta",
+    ),
+    "CIFAR100": ("cifar100/train-00000-of-00001.parquet", "cifar-100-python/meta", "meta"),
+    "MNIST": tuple(
+        f"{place}train-images-idx3-ubyte{suffix}"
+        for place in ("", "raw/", "MNIST/raw/")
+        for suffix in ("", ".gz")
+    ),
+    "TinyImageNet": ("val/val_annotations.txt", "tiny-imagenet-200/val/val_annotations.txt"),
+}
+"""Data set -> files of which one is enough to recognise it."""
 
 
 def find_listings(folder: Path) -> Parts:
@@ -65,20 +66,29 @@ def find_listings(folder: Path) -> Parts:
         UserError: no folder, no known layout, or parts with different classes.
     """
     files = layouts.of_parquet(checked_folder(folder))
-    return parts_of_parquet(folder, files) if files else _of_pictures(folder)
+    return parts_of_parquet(folder, files) if files else _of_images(folder)
 
 
 def imagenet(folder: Path) -> Parts:
-    """The same for ImageNet, which may lie beside other data sets in a folder of its own name."""
+    """The parts of ImageNet, which may be beside other data sets in a folder of its own name.
+
+    Raises:
+        UserError: as `find_listings`.
+    """
     homes = layouts.places(checked_folder(folder), "imagenet", "imagenet-1k", "ILSVRC2012")
     return find_listings(homes[-1])
 
 
 def parquet_parts(place: Path, default: Sequence[str]) -> Parts:
-    """Of parquet files that lie directly in a folder."""
+    """The parts of parquet files directly in a folder; arguments as of `parts_of_parquet`.
+
+    Raises:
+        UserError: there is no test part.
+    """
     files: dict[str, list[Path]] = {}
     for path in sorted(place.glob("*.parquet")):
-        files.setdefault(part_of(path.name.partition("-")[0]) or "", []).append(path)
+        part = part_of(path.name.partition("-")[0])
+        files.setdefault(part or "", []).append(path)
     if TEST not in files:
         raise UserError(f"{place}: no test-*.parquet beside the other parts")
     return parts_of_parquet(place, files, default)
@@ -87,31 +97,39 @@ def parquet_parts(place: Path, default: Sequence[str]) -> Parts:
 def parts_of_parquet(
     folder: Path, files: Mapping[str, Sequence[Path]], default: Sequence[str] = ()
 ) -> Parts:
+    """The parts of a data set in parquet files.
+
+    Args:
+        folder: for messages.
+        files: part -> its files.
+        default: names of the classes where the files name none.
+
+    Raises:
+        UserError: see `items.list_parquet`; or the training images have no labels.
+    """
     train = list_parquet(files[TRAIN], default=default)
     if train is None:
         raise UserError(f"{files[TRAIN][0]}: training images without labels; {READ_COLUMNS}")
     known = Classes(train.classes, train.origin)
-    others = {
+    other_parts = {
         part: list_parquet(files[part], known) for part in (VALIDATION, TEST) if part in files
     }
-    names = {
-        part: f"{len(paths)} parquet file{'s' * (len(paths) > 1)}"
-        for part, paths in files.items()
-        if part
-    }
-    return _assembled(folder, train, others, names)
+    counts = {part: len(paths) for part, paths in files.items() if part}
+    names = {part: f"{count} parquet file{'s' * (count > 1)}" for part, count in counts.items()}
+    return _assembled(folder, train, other_parts, names)
 
 
-def _of_pictures(folder: Path) -> Parts:
-    places = layouts.of_pictures(folder)
+def _of_images(folder: Path) -> Parts:
+    """The parts of a folder of images."""
+    places = layouts.of_images(folder)
     train = list_classes(places.get(TRAIN) or places[""])
-    others = {
+    other_parts = {
         part: _labelled_part(place, train)
         for part, place in places.items()
         if part in (VALIDATION, TEST)
     }
     names = {part or TRAIN: f"{place.relative_to(folder)}/" for part, place in places.items()}
-    return _assembled(folder, train, others, names)
+    return _assembled(folder, train, other_parts, names)
 
 
 def _labelled_part(place: Path, train: Listing) -> Listing | None:
@@ -120,65 +138,77 @@ def _labelled_part(place: Path, train: Listing) -> Listing | None:
     Raises:
         UserError: the part has other classes.
     """
-    own = {path.name for path in layouts.visible_folders(place)}
-    shared = own & set(train.classes)
-    if not shared and len(own) < 2:
+    classes = {path.name for path in layouts.visible_folders(place)}
+    if classes.isdisjoint(train.classes) and len(classes) < 2:
         return None
-    odd = sorted(own ^ set(train.classes))
-    if odd:
+    different = sorted(classes ^ set(train.classes))
+    if different:
         raise UserError(
-            f"{place}: its classes are not those of the training part: {', '.join(odd[:5])} on one"
-            " side only"
+            f"{place}: its classes are not those of the training part: {', '.join(different[:5])}"
+            " on one side only"
         )
     return list_classes(place)
 
 
 def _assembled(
-    folder: Path, train: Listing, others: Mapping[str, Listing | None], names: Mapping[str, str]
+    folder: Path,
+    train: Listing,
+    other_parts: Mapping[str, Listing | None],
+    names: Mapping[str, str],
 ) -> Parts:
-    """The parts, with a word on each: without a labelled test part, the validation part is it, or
-    else a fifth is split off.
+    """The parts of a data set, and their description for the user.
+
+    Without a labelled test part, the validation part is the test set, or else a fifth of the
+    training part is split off.
 
     Args:
         folder: for messages.
         train: the training part.
-        others: the validation and the test part, where there are any; None for one without labels.
+        other_parts: validation and test part, where there are any; None for one without labels.
         names: of the parts, as the user sees them.
+
+    Raises:
+        UserError: fewer than two classes, or a class with too few images to split off a test part.
     """
     if len(train.classes) < 2:
         raise UserError(
             f"{folder}: needs images of two classes or more, found {', '.join(train.classes)}"
         )
-    for part, listing in others.items():
-        if listing is None:
-            train.notes.append(
-                f"{folder}: the {part} part ({names[part]}) has no labels, and is left out"
-            )
-    labelled = {part: listing for part, listing in others.items() if listing}
-    told = [f"{TRAIN} {names[TRAIN]}"]
+    train.notes += [
+        f"{folder}: the {part} part ({names[part]}) has no labels, and is left out"
+        for part, listing in other_parts.items()
+        if listing is None
+    ]
+    described = [f"{TRAIN} {names[TRAIN]}"]
+    test, validation = other_parts.get(TEST), other_parts.get(VALIDATION)
     held_out = None
-    if TEST in labelled:
-        test = labelled[TEST]
-        told.append(f"{TEST} {names[TEST]}")
-        if VALIDATION in labelled:
-            own = labelled[VALIDATION]
-            held_out = np.arange(len(train.labels) + len(own.labels)) >= len(train.labels)
-            train = train.followed_by(own)
-            told.append(f"{VALIDATION} {names[VALIDATION]}")
-    elif VALIDATION in labelled:
-        test = labelled[VALIDATION]
-        told.append(f"{TEST} {names[VALIDATION]}")
+    if test:
+        described.append(f"{TEST} {names[TEST]}")
+        if validation:
+            train, held_out = _with_validation(train, validation)
+            described.append(f"{VALIDATION} {names[VALIDATION]}")
+    elif validation:
+        test = validation
+        described.append(f"{TEST} {names[VALIDATION]}")
     else:
         train, test = split_off_test(train)
-        told.append("a fifth of it held out as the test set")
-    shown = ", ".join(map(escaped, train.classes[:5])) + (", ..." if len(train.classes) > 5 else "")
+        described.append("a fifth of it held out as the test set")
+    return Parts(train, test, held_out, f"{_summary(train, test)}: {', '.join(described)}")
+
+
+def _with_validation(train: Listing, validation: Listing) -> tuple[Listing, NDArray[np.bool_]]:
+    """Both parts as one, and which of its images are the validation part, [N] bool."""
+    count = len(train.labels)
+    joined = train.followed_by(validation)
+    return joined, np.arange(len(joined.labels)) >= count
+
+
+def _summary(train: Listing, test: Listing) -> str:
+    """Classes and number of images, in words."""
+    classes = train.classes
+    names = ", ".join(map(escaped, classes[:5])) + (", ..." if len(classes) > 5 else "")
     count = len(train.labels) + len(test.labels)
-    return Parts(
-        train,
-        test,
-        held_out,
-        f"{len(train.classes)} classes ({shown}), {count:,} images: {', '.join(told)}",
-    )
+    return f"{len(classes)} classes ({names}), {count:,} images"
 
 
 def split_off_test(listing: Listing) -> tuple[Listing, Listing]:
@@ -208,32 +238,43 @@ def hub(
         UserError: see `items.load_hub` and `items.list_hub`; or no such part.
     """
     loaded = load_hub(name, configuration)
-    names = layouts.parts_among(loaded, f"--data {name}")
-    if train or test:
-        names = {TRAIN: train or names.get(TRAIN, ""), **({TEST: test} if test else {})}
-    lacking = [part for part in names.values() if part not in loaded]
-    if TRAIN not in names or lacking:
-        what = ", ".join(lacking) or "training part"
-        raise UserError(
-            f"--data {name}: no {what}: has {', '.join(loaded)}; pass --train-split and"
-            " --test-split"
-        )
-    unknown = [part for part in loaded if part not in names.values()]
-    if unknown and not (train or test):
-        raise UserError(
-            f"--data {name}: has the parts {', '.join(loaded)}, and {unknown[0]} means none: pass"
-            " --train-split and --test-split"
-        )
-    first = list_hub(loaded[names[TRAIN]], f"{name} ({names[TRAIN]})")
+    names = _hub_parts(loaded, name, train, test)
+    training = names[TRAIN]
+    first = list_hub(loaded[training], f"{name} ({training})")
     if first is None:
-        raise UserError(
-            f"--data {name}: no labels in {names[TRAIN]}, of the columns"
-            f" {', '.join(loaded[names[TRAIN]].features)}"
-        )
+        columns = ", ".join(loaded[training].features)
+        raise UserError(f"--data {name}: no labels in {training}, of the columns {columns}")
     known = Classes(first.classes, first.origin)
-    others = {
+    other_parts = {
         part: list_hub(loaded[names[part]], f"{name} ({names[part]})", known)
         for part in (VALIDATION, TEST)
         if part in names
     }
-    return _assembled(Path(name), first, others, names)
+    return _assembled(Path(name), first, other_parts, names)
+
+
+def _hub_parts(
+    loaded: Mapping[str, Any], name: str, train: str | None, test: str | None
+) -> dict[str, str]:
+    """Part -> its name in a Hub data set; arguments as of `hub`.
+
+    Raises:
+        UserError: no such part, or one whose name means none.
+    """
+    names = layouts.parts_among(loaded, f"--data {name}")
+    if train or test:
+        names = {TRAIN: train or names.get(TRAIN, ""), **({TEST: test} if test else {})}
+    available = ", ".join(loaded)
+    lacking = [part for part in names.values() if part not in loaded]
+    if TRAIN not in names or lacking:
+        what = ", ".join(lacking) or "training part"
+        raise UserError(
+            f"--data {name}: no {what}: has {available}; pass --train-split and --test-split"
+        )
+    unknown = [part for part in loaded if part not in names.values()]
+    if unknown and not (train or test):
+        raise UserError(
+            f"--data {name}: has the parts {available}, and {unknown[0]} means none: pass"
+            " --train-split and --test-split"
+        )
+    return names

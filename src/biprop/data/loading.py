@@ -9,7 +9,9 @@ from ..errors import UserError
 from . import cifar, decoding, digits, listings, mnist, tiny_imagenet
 from .augmix import AugMix
 from .dataset import DataSet, Recipe
-from .sources import Progress, Source, no_progress
+from .sources import Parts, Progress, Source, no_progress
+
+_DEFAULT_WORKERS = 8
 
 
 def load(config: Config, progress: Progress = no_progress) -> DataSet:
@@ -31,6 +33,9 @@ def load(config: Config, progress: Progress = no_progress) -> DataSet:
 
 
 def _source(config: Config, progress: Progress) -> Source:
+    """The images of a run: the data sets with names by a reader of their own, others by their
+    layout.
+    """
     folder = Path(config.data)
     if config.set == "digits":
         return digits.digits()
@@ -40,33 +45,31 @@ def _source(config: Config, progress: Progress) -> Source:
         return mnist.mnist(folder, progress)
     if config.set == "TinyImageNet":
         return tiny_imagenet.tiny_imagenet(folder, progress)
-    if config.set == "hub":
-        parts = listings.hub(config.data, config.hub_config, config.train_split, config.test_split)
-    elif config.set == "ImageNet":
-        parts = listings.imagenet(folder)
-    else:
-        parts = listings.find_listings(folder)
+    parts = _parts(config)
     if config.stream or config.set == "ImageNet":
-        return decoding.streamed(
-            parts, config.image_size, config.workers if config.workers is not None else 8
-        )
+        workers = _DEFAULT_WORKERS if config.workers is None else config.workers
+        return decoding.streamed(parts, config.image_size, workers)
     return decoding.in_memory(parts, config.image_size, progress, config.channels)
 
 
+def _parts(config: Config) -> Parts:
+    """The encoded images of a run."""
+    if config.set == "hub":
+        return listings.hub(config.data, config.hub_config, config.train_split, config.test_split)
+    if config.set == "ImageNet":
+        return listings.imagenet(Path(config.data))
+    return listings.find_listings(Path(config.data))
+
+
 def recipe_of(config: Config) -> Recipe:
-    """The changes to training images that the options ask for."""
-    return Recipe(
-        config.augment,
-        (
-            AugMix(
-                config.mixture_width,
-                config.mixture_depth,
-                config.aug_severity,
-                config.all_augmix_augmentations,
-            )
-            if config.augmix
-            else None
-        ),
-        (config.std_gauss, config.p_clean) if config.gaussian_aug else None,
-        config.jsd,
-    )
+    """The augmentation of training images that the options ask for."""
+    method = None
+    if config.augmix:
+        method = AugMix(
+            config.mixture_width,
+            config.mixture_depth,
+            config.aug_severity,
+            config.all_augmix_augmentations,
+        )
+    noise = (config.std_gauss, config.p_clean) if config.gaussian_aug else None
+    return Recipe(config.augment, method, noise, config.jsd)

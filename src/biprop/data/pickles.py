@@ -1,9 +1,9 @@
-"""Pickles of plain containers and arrays of numbers, read without running anything that the file
+"""Unpickling of plain containers and arrays of numbers, without calling anything that the file
 names.
 
-The unpickler knows a few names of numpy's, and gives each a stand-in of this file: numpy's own
-functions would follow pointers that a forged file brings along. An array is made here, from its
-bytes, its shape and one of a few types of numbers.
+The unpickler knows a few names of numpy, and replaces each with a stand-in of this module: numpy's
+own functions would follow pointers in a forged file. An array is made here, from its bytes, its
+shape and one of a few number types.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BYTE_ORDERS = ("<", ">", "=", "|")
 
 
 class _Type:
-    """Stands for `numpy.dtype`: the name of a type of numbers, and a byte order."""
+    """Stands in for `numpy.dtype`: the name of a number type, and a byte order."""
 
     def __init__(self, name: str, align: object = False, copy: object = False) -> None:
         plain = name.lstrip("<>=|") if isinstance(name, str) else ""
@@ -46,7 +46,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for `numpy.ndarray`; `values` is the array once its state is set."""
+    """Stands in for `numpy.ndarray`; `values` is the array once its state is set."""
 
     values: NDArray[Any] | None = None
 
@@ -56,14 +56,21 @@ class _Array:
 
 
 def _array(content: Any, kind: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
+    """An array of these bytes.
+
+    Args:
+        content: the bytes.
+        kind: `_Type`.
+        shape: of the array.
+        order: "C" or "F".
+
+    Raises:
+        pickle.UnpicklingError: they do not fit together, or are of other types.
+    """
     if isinstance(content, str):  # of Python 2, read as Latin-1
         content = content.encode("latin1")
-    is_plain = (
-        isinstance(content, bytes | bytearray)
-        and isinstance(kind, _Type)
-        and isinstance(shape, tuple)
-    )
-    if not is_plain or not all(type(n) is int and n >= 0 for n in shape) or order not in ("C", "F"):
+    is_content = isinstance(content, bytes | bytearray) and isinstance(kind, _Type)
+    if not is_content or not _is_shape(shape) or order not in ("C", "F"):
         raise pickle.UnpicklingError("an array that is not made of bytes, a type and a shape")
     dtype = kind.dtype()
     if math.prod(shape) * dtype.itemsize != len(content):
@@ -71,32 +78,36 @@ def _array(content: Any, kind: Any, shape: Any, order: Any = "C") -> NDArray[Any
     return np.frombuffer(content, dtype).reshape(shape, order=order).copy()
 
 
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+
+
 def _reconstruct(kind: object, shape: object, code: object) -> _Array:
-    """Stands for numpy's function of that name: what it returns gets its state next."""
+    """Stands in for numpy's function of that name: what it returns gets its state next."""
     return _Array()
 
 
 def _from_buffer(content: Any, kind: Any, shape: Any, order: Any = "C") -> _Array:
-    """Stands for numpy's `_frombuffer`, of pickles of protocol 5."""
+    """Stands in for numpy's `_frombuffer`, of pickles of protocol 5."""
     array = _Array()
     array.values = _array(content, kind, shape, order)
     return array
 
 
 def _scalar(kind: Any, content: Any = b"") -> Any:
-    """Stands for numpy's function of that name: a plain number of Python's."""
+    """Stands in for numpy's function of that name: a plain number of Python's."""
     return _array(content, kind, ()).item()
 
 
 def _encode(text: Any, encoding: Any = "latin1", errors: Any = "strict") -> bytes:
-    """Stands for `_codecs.encode`, with which Python 3 writes bytes into pickles of protocol 2."""
+    """Stands in for `_codecs.encode`, by which Python 3 writes bytes in pickles of protocol 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"text in {str(encoding)[:40]!r}")
     return text.encode("latin1")
 
 
 def _empty() -> bytes:
-    """Stands for `bytes`, with which pickles of protocol 2 and below write no bytes at all."""
+    """Stands in for `bytes`, with which pickles of protocol 2 and below write no bytes at all."""
     return b""
 
 
@@ -139,8 +150,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle: its values are plain containers, numbers, texts and bytes, or
-    arrays of numbers.
+    """The dictionary in a pickle, of plain containers, numbers, strings, bytes and arrays.
 
     Raises:
         UserError: the file cannot be read, is no pickle of a dictionary, or holds anything else.

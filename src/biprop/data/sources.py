@@ -1,16 +1,17 @@
-"""Where images come from: each function reads one data set.
+"""What all data sets have in common: `Source`, its splits, and where each is read from.
 
-digits        embedded: UCI "Optical Recognition of Handwritten Digits", test part (E. Alpaydin and C. Kaynak, 1998; CC BY 4.0,
-              doi.org/10.24432/C50P49), 1,797 images of 8x8 pixels
-CIFAR10/100   parquet as on the Hugging Face Hub (columns img {bytes, path} and label, or fine_label), below the folder at
-              cifar10/plain_text/ or cifar100/cifar100/ or directly; or the official
-              cifar-10-batches-py, cifar-100-python, in the folder or in its cifar10/, cifar100/
-MNIST         parquet as on the Hub, or the official train-images-idx3-ubyte(.gz) and its three companions, in the folder, its
-              MNIST/raw/ or the same below mnist/
+digits        embedded: UCI "Optical Recognition of Handwritten Digits", test part (E. Alpaydin and
+              C. Kaynak, 1998; CC BY 4.0, doi.org/10.24432/C50P49), 1,797 images of 8x8 pixels
+CIFAR10/100   parquet as on the Hugging Face Hub (columns img {bytes, path} and label, or
+              fine_label), in the folder's cifar10/plain_text/ or cifar100/cifar100/ or directly; or
+              the official cifar-10-batches-py, cifar-100-python, in the folder or in its cifar10/,
+              cifar100/
+MNIST         parquet as on the Hub, or the official train-images-idx3-ubyte(.gz) and its three
+              companions, in the folder, its MNIST/raw/ or the same in its mnist/
 TinyImageNet  the official tiny-imagenet-200, or parquet as on the Hub
-any other     what `layouts` recognises: parquet files, or folders of images, in parts or in classes only; a fixed fifth of each
-              class is the test set where there is no test part. ImageNet is read like this, also
-              from imagenet/ in the folder
+any other     what `layouts` recognises: parquet files, or folders of images, in parts or in classes
+              only; a fixed fifth of each class is the test set where there is no test part.
+              ImageNet is read like this, also from imagenet/ in the folder
 hub           whatever the package `datasets` loads
 """
 
@@ -30,13 +31,13 @@ from ..errors import UserError
 from .items import Listing
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""(iterable, what it does, length) -> the same items, while showing how far it is."""
-
+"""(iterable, description, length) -> the same items, while a progress bar is shown."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
 IMAGENET_SIZE = 224
+"""Side of the images in pixels."""
+Batches = Iterator[tuple[Tensor, Tensor]]
+Indices = NDArray[np.int64]
 
 
 def no_progress(items: Iterable[Any], what: str, length: int) -> Iterable[Any]:
@@ -48,13 +49,12 @@ class Split(Protocol):
     """Images and labels of one part: `Images` in memory, or `Streamed`.
 
     Attributes:
-        cuts: whether `batches` with a seed cuts the pictures at random, so that no further crop is
-            wanted.
+        crops: whether `batches` with a seed yields random crops, so that no further crop is needed.
         labels: [N] int64.
-        shape: (C, H, W) of what is given out.
+        shape: (C, H, W) of an image in `batches`.
     """
 
-    cuts: bool
+    crops: bool
 
     @property
     def labels(self) -> Tensor: ...
@@ -63,10 +63,8 @@ class Split(Protocol):
     def __len__(self) -> int: ...
     def subset(self, mask: Tensor) -> Split: ...
     def to(self, device: torch.device) -> Split: ...
-    def order(self, generator: np.random.Generator) -> NDArray[np.int64]: ...
-    def batches(
-        self, batches: Iterable[NDArray[np.int64]], seed: int | None
-    ) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def order(self, generator: np.random.Generator) -> Indices: ...
+    def batches(self, batches: Iterable[Indices], seed: int | None) -> Batches: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Images:
 
     images: Tensor
     labels: Tensor
-    cuts = False
+    crops = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,13 +90,12 @@ class Images:
     def to(self, device: torch.device) -> Images:
         return Images(self.images.to(device), self.labels.to(device))
 
-    def order(self, generator: np.random.Generator) -> NDArray[np.int64]:
+    def order(self, generator: np.random.Generator) -> Indices:
+        """The indices of all images in a random order."""
         return generator.permutation(len(self))
 
-    def batches(
-        self, batches: Iterable[NDArray[np.int64]], seed: int | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the images with these numbers, as they are: uint8 [B, C, H, W], int64 [B]."""
+    def batches(self, batches: Iterable[Indices], seed: int | None) -> Batches:
+        """Batches of the images with these indices, as they are: uint8 [B, C, H, W], int64 [B]."""
         for batch in batches:
             index = torch.from_numpy(batch).to(self.labels.device)
             yield self.images[index], self.labels[index]
@@ -113,7 +110,7 @@ class Parts:
         test: those of the test part.
         validation: [N] bool, which of `train` are a validation part of the data set's own; None
             where it has none.
-        about: what was recognised, in words.
+        about: what was recognised, for the user.
     """
 
     train: Listing
@@ -135,11 +132,11 @@ class Source:
         train, test: its images.
         classes: names, in the order of the labels.
         mean, std: per channel, of pixels in [0, 1].
-        augment: what suits the set, as of `Recipe.augment`.
+        augment: the default of the data set, as of `Recipe.augment`.
         held_out: [N] bool, which training images are for validation, where the set has a rule or a
             part of its own.
-        about: what was recognised in a folder, in words.
-        notes: what the user should know, a line each.
+        about: what was recognised in a folder, for the user.
+        notes: for the user, a line each.
     """
 
     train: Split
@@ -154,7 +151,11 @@ class Source:
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, of pixels in [0, 1], from at most 10,000 images."""
+    """Mean and standard deviation per channel, of pixels in [0, 1], from at most 10,000 images.
+
+    Args:
+        images: [N, C, H, W] uint8.
+    """
     pixels = images[:10_000].double() / 255
     std = pixels.std(dim=(0, 2, 3)).clamp(min=1e-3)
     return tuple(pixels.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist())

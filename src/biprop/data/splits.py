@@ -1,6 +1,4 @@
-"""Which training images are held out: a share of every class, the same whatever the seed of the
-search.
-"""
+"""Stratified splits: the same share of every class is held out, whatever the seed of the search."""
 
 from __future__ import annotations
 
@@ -14,27 +12,27 @@ from ..errors import UserError
 
 MOST_HELD_OUT = 10_000
 ENOUGH_TO_TRUST, ENOUGH_TO_CHOOSE = 100, 20
-"""Validation images below which the accuracy of the best epoch is partly luck, and below which they
-choose no epoch.
+"""Numbers of validation images: below the first, the accuracy of the best epoch is partly luck;
+below the second, they select no epoch.
 """
 TEST_LAYER, VALIDATION_LAYER = 1, 0
 """Numbers of the generator's streams for the two splits."""
 
 
 def validation_size(count: int) -> int:
-    """How many of `count` training images are held out: a tenth, at most `MOST_HELD_OUT`."""
+    """Number of images to hold out of `count` training images: a tenth, at most `MOST_HELD_OUT`."""
     return min(max(1, count // 10), MOST_HELD_OUT)
 
 
 def stratified(
     labels: NDArray[np.int64], size: int, layer: int, classes: Sequence[str]
 ) -> NDArray[np.bool_]:
-    """Choose images so that every class has the same share of them, and at least one.
+    """Choose random images, the same share of every class, and at least one.
 
     Args:
         labels: [N] of all images.
-        size: how many to choose, about: never fewer than one a class, never all of a class.
-        layer: of the generator's stream, whose seed is always 0.
+        size: how many to choose, about: never fewer than one per class, never all of a class.
+        layer: number of the generator's stream, whose seed is always 0.
         classes: names, for the message.
 
     Returns:
@@ -44,26 +42,27 @@ def stratified(
         UserError: a class has one image only, which cannot be on both sides.
     """
     counts = np.bincount(labels, minlength=len(classes))
-    lonely = np.flatnonzero(counts == 1)
-    if len(lonely):
-        name = classes[int(lonely[0])]
+    singles = np.flatnonzero(counts == 1)
+    if len(singles):
         raise UserError(
-            f"class {name!r} has too few images: each needs one to train on, one for validation"
-            " (unless --select-on test) and one for the test, where there is no test part"
+            f"class {classes[int(singles[0])]!r} has too few images: each needs one to train on,"
+            " one for validation (unless --select-on test) and one for the test, where there is no"
+            " test part"
         )
     quotas = _quotas(counts, size)
     words = rng.words(0, layer, len(labels), rng.Stream.SPLIT)
-    by_class = np.lexsort((words, labels))
-    first = np.concatenate([[0], counts.cumsum()])[:-1]
-    place_in_class = np.arange(len(labels)) - first[labels[by_class]]
+    by_class = np.lexsort((words, labels))  # random within a class
+    sorted_labels = labels[by_class]
+    first = counts.cumsum() - counts  # of each class
+    place_in_class = np.arange(len(labels)) - first[sorted_labels]
     chosen = np.zeros(len(labels), dtype=bool)
-    chosen[by_class] = place_in_class < quotas[labels[by_class]]
+    chosen[by_class] = place_in_class < quotas[sorted_labels]
     return chosen
 
 
 def _quotas(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """How many of each class: proportional, the remainder to the largest fractions (of equals to
-    the first).
+    """How many images to choose of each class: the proportional number, the remainder to the
+    largest fractions (of equal ones to the first).
     """
     ideal = size * counts / max(1, counts.sum())
     fewest, most = np.minimum(counts, 1), np.maximum(counts - 1, 0)

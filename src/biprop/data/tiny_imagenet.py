@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from .decoding import decode_all
 from .items import Files, Listing, list_classes
 from .listings import find_listings
 from .sources import IMAGENET_MEAN, IMAGENET_STD, Progress, Source, checked_folder, no_progress
+
+ANNOTATIONS = Path("val", "val_annotations.txt")
+"""The file that the official layout is recognised by."""
 
 
 def tiny_imagenet(folder: Path, progress: Progress = no_progress) -> Source:
@@ -24,29 +28,10 @@ def tiny_imagenet(folder: Path, progress: Progress = no_progress) -> Source:
         checked_folder(folder), "tiny-imagenet-200", "TinyImageNet", "tiny-imagenet"
     )
     candidates = [place for home in homes for place in (home, home / "tiny-imagenet-200")]
-    official = next((p for p in candidates if (p / "val" / "val_annotations.txt").is_file()), None)
+    official = next((place for place in candidates if (place / ANNOTATIONS).is_file()), None)
     if official:
         train = list_classes(official / "train")
-        annotations = official / "val" / "val_annotations.txt"
-        number = {name: i for i, name in enumerate(train.classes)}
-        try:
-            lines = annotations.read_text(encoding="utf-8").splitlines()
-            named = [
-                (file, name) for file, name, *_ in (line.split() for line in lines if line.strip())
-            ]
-            labels = np.array([number[name] for _, name in named], dtype=np.int64)
-        except KeyError as e:
-            raise UserError(f"{annotations}: names class {e}, which is not in train/") from None
-        except (OSError, ValueError) as e:
-            raise UserError(
-                f"{annotations}: must have an image's name and its class in each line:"
-                f" {one_line(e)}"
-            ) from None
-        if not named:
-            raise UserError(f"{annotations}: names no image")
-        test = Listing(
-            Files([official / "val" / "images" / file for file, _ in named]), labels, train.classes
-        )
+        test = _annotated(official, train.classes)
     else:
         parts = find_listings(homes[-1])
         train, test = parts.train, parts.test
@@ -54,3 +39,32 @@ def tiny_imagenet(folder: Path, progress: Progress = no_progress) -> Source:
     return Source(
         train_images, test_images, train.classes, IMAGENET_MEAN, IMAGENET_STD, augment="crop+flip"
     )
+
+
+def _annotated(official: Path, classes: Sequence[str]) -> Listing:
+    """The official validation part: images in one folder, and a file of their classes.
+
+    Raises:
+        UserError: the file is damaged, names no image, or names an unknown class.
+    """
+    annotations = official / ANNOTATIONS
+    number = {name: i for i, name in enumerate(classes)}
+    try:
+        lines = annotations.read_text(encoding="utf-8").splitlines()
+        pairs = [_file_and_class(line) for line in lines if line.strip()]
+        labels = np.array([number[name] for _, name in pairs], dtype=np.int64)
+    except KeyError as e:
+        raise UserError(f"{annotations}: names class {e}, which is not in train/") from None
+    except (OSError, ValueError) as e:
+        raise UserError(
+            f"{annotations}: must have an image's name and its class in each line: {one_line(e)}"
+        ) from None
+    if not pairs:
+        raise UserError(f"{annotations}: names no image")
+    folder = official / "val" / "images"
+    return Listing(Files([folder / file for file, _ in pairs]), labels, list(classes))
+
+
+def _file_and_class(line: str) -> tuple[str, str]:
+    file, name, *_ = line.split()
+    return file, name

@@ -23,10 +23,9 @@ from .deck import Deck, softmax
 from .gate import Gate
 
 MOST_IMAGES = 2000
-"""Of each kind that the gate is fitted on."""
-_AUGMENTATION = (
-    "augmix", "mixture_width", "mixture_depth", "aug_severity", "all_augmix_augmentations", "gaussian_aug", "std_gauss",
-)  # fmt: skip
+"""Limit of the images of each kind that the gate is fitted on."""
+_AUGMENTATION = options.with_roles(options.Role.AUGMENTATION)
+"""Options of its search that decide how a card's training images were augmented."""
 
 
 def build(
@@ -36,11 +35,11 @@ def build(
     console: Console,
     threads: int,
 ) -> Deck:
-    """A deck with a gate.
+    """A deck with a gate, which is fitted on held-out images.
 
     Args:
         cards, names: as of `Deck`.
-        flags: where the data are, and which, where the first card does not tell.
+        flags: options that name the data set and its folder, where the first card does not.
         console: shows progress.
         threads: that the engine uses.
 
@@ -56,43 +55,55 @@ def build(
     # Plain images are a kind whatever the cards were trained on: all of them saw some, and there
     # they help each other most.
     recipes = list(dict.fromkeys([*map(training_recipe, cards, names), Recipe("none")]))
-    kinds: list[NDArray[np.uint8]] = []
-    right = []
-    for recipe in console.track(
-        recipes, "fitting the gate to kinds of training images", len(recipes)
-    ):
-        pixels, labels = images.augmented(images.validation, recipe, MOST_IMAGES)
-        if len(labels) < 2:
-            raise UserError(f"{len(labels)} held-out images: a gate needs at least 2")
-        kinds.append(pixels.numpy())
-        answers = (softmax(engine.run(kinds[-1], "NCHW")) for engine in deck.engines(threads))
-        right.append(
-            np.stack([of_card[np.arange(len(labels)), labels.numpy()] for of_card in answers])
-        )
-    return dataclasses.replace(
-        deck, gate=Gate.fit([in_words(recipe) for recipe in recipes], kinds, right)
-    )
+    kinds, right = [], []
+    label = "fitting the gate to kinds of training images"
+    for recipe in console.track(recipes, label, len(recipes)):
+        pixels, probabilities = _answers(deck, images, recipe, threads)
+        kinds.append(pixels)
+        right.append(probabilities)
+    gate = Gate.fit([description_of(recipe) for recipe in recipes], kinds, right)
+    return dataclasses.replace(deck, gate=gate)
+
+
+def _answers(
+    deck: Deck, images: data.DataSet, recipe: Recipe, threads: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Held-out images augmented by a recipe, and what each card answers.
+
+    Returns:
+        [N, C, H, W] uint8, and [cards, N]: the probability of the right class.
+
+    Raises:
+        UserError: there are too few images.
+    """
+    augmented, labels = images.augmented(images.validation, recipe, MOST_IMAGES)
+    if len(labels) < 2:
+        raise UserError(f"{len(labels)} held-out images: a gate needs at least 2")
+    pixels, rows, columns = augmented.numpy(), np.arange(len(labels)), labels.numpy()
+    answers = [softmax(engine.run(pixels, "NCHW")) for engine in deck.engines(threads)]
+    return pixels, np.stack([probabilities[rows, columns] for probabilities in answers])
 
 
 def training_recipe(card: Ticket, name: str) -> Recipe:
-    """What the card's training images looked like where they were changed: all of them are noisy,
-    none is the plain view.
+    """How the card's training images were augmented, with all of them noisy and no plain view.
+
+    Args:
+        card: of a deck.
+        name: of the card, for messages.
 
     Raises:
-        UserError: the ticket tells impossible options.
+        UserError: the ticket records impossible options.
     """
-    told = card.found.get("options")
-    known = (
-        {key: value for key, value in told.items() if key in _AUGMENTATION}
-        if isinstance(told, dict)
-        else {}
-    )
+    recorded = card.found.get("options")
+    if not isinstance(recorded, dict):
+        recorded = {}
+    known = {key: value for key, value in recorded.items() if key in _AUGMENTATION}
     config = Config(**{key: options.coerce(key, value, name) for key, value in known.items()})
     return data.recipe_of(dataclasses.replace(config, augment="none", p_clean=0.0, jsd=False))
 
 
-def in_words(recipe: Recipe) -> str:
-    """What was done to images."""
+def description_of(recipe: Recipe) -> str:
+    """The name of a kind of images: how they were augmented."""
     if recipe.augmix:
         return f"AugMix {recipe.augmix.severity}"
     return f"noise {recipe.gaussian[0]:g}" if recipe.gaussian else "no augmentation"

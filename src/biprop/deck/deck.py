@@ -1,6 +1,6 @@
 """Decks: several cards (tickets) that answer together, with or without a gate, in one file.
 
-No PyTorch; docs/deck.md tells more.
+No PyTorch; docs/deck.md describes the method and the file.
 
 "A Winning Hand" (arXiv 2106.09129), section 4: a domain-agnostic deck averages the cards' softmax
 outputs; a domain-adaptive one weights them by the images' spectrum (`gate`).
@@ -21,7 +21,7 @@ from ..errors import integer
 from ..names import is_name
 from ..ticket import Ticket, TicketError, container
 from ..ticket.container import check
-from ..ticket.state import MOST_CHARACTERS, MOST_NAMES
+from ..ticket.state import MAX_CHARACTERS, MOST_NAMES
 from ..ticket.ticket import DEFAULT_MOST_WEIGHTS
 from .gate import RINGS, Floats, Gate, Gating, features_of
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 VERSION = 1
-"""Of the file format. A newer one is refused; older ones are read for ever."""
+"""Version of the file format. Newer ones are refused; older ones are read for ever."""
 MOST_CARDS, MOST_KINDS = 256, 256
 _LARGEST = 1e6
-"""Of a number of the gate: sums of their products stay finite."""
+"""Limit of the gate's numbers: sums of their products stay finite."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Deck:
         gate: None in a domain-agnostic deck.
 
     Raises:
-        TicketError: the cards do not fit together, or one cannot be a card.
+        TicketError: the cards do not fit together, or one of them cannot be a card.
     """
 
     cards: list[Ticket]
@@ -60,29 +60,14 @@ class Deck:
                 f"a deck of {len(self.cards)} cards: must be 1 .. {MOST_CARDS}, with a name each"
             )
         for card, name in zip(self.cards, self.names, strict=True):
-            if card.network is None or not card.mean:
-                lacks = "network" if card.network is None else "normalisation"
-                raise TicketError(f"{name}: does not tell its {lacks}, so it cannot be a card")
-            ours, first = _takes(card), _takes(self.cards[0])
-            if ours != first:
-                takes = (
-                    f"{name} takes {' x '.join(map(str, ours))} images, and {self.names[0]}"
-                    f" {' x '.join(map(str, first))}"
-                )
-                raise TicketError(f"{takes}: they cannot be in one deck")
-            if _classes(card) != _classes(self.cards[0]):
-                raise TicketError(
-                    f"{name} has other classes than {self.names[0]}: they cannot be in one deck"
-                )
-        features = features_of(_takes(self.cards[0])[0])
-        if self.gate and (self.gate.worth.shape[1], len(self.gate.precision)) != (
-            len(self.cards),
-            features,
-        ):
-            raise TicketError("the gate is of other cards: build the deck anew")
+            _check_card(card, name, self.cards[0], self.names[0])
+        if self.gate:
+            shape = (self.gate.worth.shape[1], len(self.gate.precision))
+            if shape != (len(self.cards), features_of(_input_shape(self.cards[0])[0])):
+                raise TicketError("the gate is of other cards: build the deck anew")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: a copy makes engines of its own when it is asked."""
+        """What is copied and pickled; a copy makes engines of its own when they are needed."""
         return {**self.__dict__, "_engines": {}}
 
     @staticmethod
@@ -94,12 +79,12 @@ class Deck:
             most_weights: refuse more than so many in all cards, before memory is taken for them.
 
         Raises:
-            TicketError: no such file, damaged, hostile or of a newer version.
+            TicketError: no such file, or it is damaged, hostile or of a newer version.
         """
         return container.load(path, "deck", lambda content: Deck.from_bytes(content, most_weights))
 
     def save(self, path: str | Path) -> int:
-        """Write the deck, replacing the file in one step; returns its bytes.
+        """Write the deck, by an atomic write; returns its size in bytes.
 
         Raises:
             UserError: it cannot be written.
@@ -109,24 +94,24 @@ class Deck:
     def to_bytes(self) -> bytes:
         """The file's content: the tickets' files one after the other, and the gate's numbers."""
         tickets = [card.to_bytes() for card in self.cards]
-        numbers = [self.gate.templates, self.gate.precision, self.gate.worth] if self.gate else []
+        sizes = map(len, tickets)
         description = {
-            "cards": [
-                [name, len(ticket)] for name, ticket in zip(self.names, tickets, strict=True)
-            ],
+            "cards": [[name, size] for name, size in zip(self.names, sizes, strict=True)],
             "kinds": self.gate.kinds if self.gate else [],
             "features": len(self.gate.precision) if self.gate else 0,
         }
         tensors: dict[str, tuple[str, NDArray[Any]]] = {
             "tickets": ("U8", np.frombuffer(b"".join(tickets), np.uint8)),
-            "gate": (
-                "F32",
-                np.concatenate(
-                    [np.empty(0, np.float32), *(part.ravel() for part in numbers)]
-                ).astype("<f4"),
-            ),
+            "gate": ("F32", self._gate_numbers()),
         }
         return container.pack("deck", VERSION, description, tensors)
+
+    def _gate_numbers(self) -> NDArray[Any]:
+        """All numbers of the gate, flat; empty without a gate."""
+        gate = self.gate
+        parts = [gate.templates, gate.precision, gate.worth] if gate else []
+        flat = [np.empty(0, np.float32), *(part.ravel() for part in parts)]
+        return np.concatenate(flat).astype("<f4")
 
     @staticmethod
     def from_bytes(content: bytes, most_weights: int = DEFAULT_MOST_WEIGHTS) -> Deck:
@@ -135,7 +120,7 @@ class Deck:
         Raises:
             TicketError: it is not one that this version reads.
         """
-        with container.damage_told():
+        with container.errors_as_damage():
             return _read(*container.unpack("deck", VERSION, content), most_weights)
 
     def predict(
@@ -145,7 +130,7 @@ class Deck:
         layout: Layout | None = None,
         threads: int = 1,
     ) -> NDArray[np.float32]:
-        """Probabilities of the classes, by the packed engine.
+        """Probabilities of the classes, computed by the engine.
 
         Args:
             images: uint8 of 0 .. 255 or floats of 0 .. 1, as for `Engine.run`.
@@ -163,14 +148,17 @@ class Deck:
         """
         engines = self.engines(threads)
         answers = np.stack([softmax(engine.run(images, layout)) for engine in engines])
-        return together(answers, self.card_weights(engines[0].as_bytes(images, layout), gating))
+        pixels = engines[0].as_bytes(images, layout)
+        return together(answers, self.card_weights(pixels, gating))
 
     def to_model(self, gating: Gating = "batch") -> nn.Module:
-        """The deck in PyTorch: a module from pixels [B, C, H, W] in [0, 1] to log probabilities,
-        RobustBench's convention.
+        """The deck in PyTorch, in RobustBench's convention.
+
+        Returns:
+            A module from pixels [B, C, H, W] in [0, 1] to log probabilities [B, classes].
 
         Raises:
-            TicketError: a card is not what its network is.
+            TicketError: the tensors of a card do not fit its network.
         """
         from .torch import DeckModel
 
@@ -178,16 +166,21 @@ class Deck:
         return DeckModel(cards, partial(self.card_weights, gating=gating))
 
     def card_weights(self, pixels: NDArray[np.uint8], gating: Gating) -> Floats:
-        """How much each card counts for each image [B, C, H, W] uint8: [B, cards].
+        """How much each card counts for each image, see `Gate.weights`.
 
-        See `Gate.weights`.
+        Args:
+            pixels: [B, C, H, W] uint8.
+            gating: as of `predict`.
+
+        Returns:
+            [B, cards] float32.
         """
         if self.gate is None:
             return np.full((len(pixels), len(self.cards)), 1 / len(self.cards), dtype=np.float32)
         return self.gate.weights(pixels, gating)
 
     def engines(self, threads: int = 1) -> list[Engine]:
-        """One a card, made when first asked for.
+        """An engine for each card, made at the first call.
 
         Raises:
             UserError: a wrong number of threads.
@@ -198,76 +191,126 @@ class Deck:
         return self._engines[threads]
 
 
-def _takes(card: Ticket) -> tuple[int, ...]:
+def _check_card(card: Ticket, name: str, first: Ticket, first_name: str) -> None:
+    """A card has a network and a normalisation, and images and classes of the first card."""
+    if card.network is None or not card.mean:
+        lacks = "network" if card.network is None else "normalisation"
+        raise TicketError(f"{name}: does not tell its {lacks}, so it cannot be a card")
+    shape, first_shape = _input_shape(card), _input_shape(first)
+    if shape != first_shape:
+        raise TicketError(
+            f"{name} takes {' x '.join(map(str, shape))} images, and {first_name}"
+            f" {' x '.join(map(str, first_shape))}: they cannot be in one deck"
+        )
+    if _classes(card) != _classes(first):
+        raise TicketError(f"{name} has other classes than {first_name}: they cannot be in one deck")
+
+
+def _input_shape(card: Ticket) -> tuple[int, ...]:
     """(channels, height, width) of images."""
     assert card.network
     return (card.network["channels"], *card.network["input_size"])
 
 
 def _classes(card: Ticket) -> tuple[int, list[str]]:
+    """Number of the classes, and their names."""
     assert card.network
     return card.network["num_classes"], card.classes
 
 
 def together(answers: Floats, weights: Floats) -> Floats:
-    """The weighted mean [B, classes] of probabilities [cards, B, classes], by weights [B, cards]."""
+    """The weighted mean of the cards' answers.
+
+    Args:
+        answers: [cards, B, classes] probabilities.
+        weights: [B, cards], rows sum to 1.
+
+    Returns:
+        [B, classes] float32.
+    """
     mean: Floats = np.einsum("cbk,bc->bk", answers, weights)
     return mean.astype(np.float32, copy=False)
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Probabilities [B, classes] of logits, of the same type."""
+    """Probabilities [B, classes] of logits [B, classes], of the same dtype."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    probabilities: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
-def _read(described: Any, tensors: dict[str, NDArray[Any]], most_weights: int) -> Deck:
-    check(
-        isinstance(described, dict) and set(tensors) == {"tickets", "gate"},
-        "the description of the deck",
-    )
+def _read(description: Any, tensors: dict[str, NDArray[Any]], most_weights: int) -> Deck:
+    has_tensors = set(tensors) == {"tickets", "gate"}
+    check(isinstance(description, dict) and has_tensors, "the description of the deck")
     files, numbers = tensors["tickets"], tensors["gate"]
     check(files.dtype == np.uint8 and numbers.dtype == np.dtype("<f4"), "the types of the tensors")
-    entries, kinds, count = described["cards"], described["kinds"], described["features"]
+    entries, kinds, count = description["cards"], description["kinds"], description["features"]
+    _check_entries(entries, len(files))
+    cards = _read_cards(entries, files, most_weights)
+    names = [name for name, _ in entries]
+    return Deck(cards, names, _read_gate(numbers, kinds, count, len(cards)))
+
+
+def _check_entries(entries: Any, size: int) -> None:
+    """Check the list of [name, size] of the cards, whose files have `size` bytes in all."""
     check(isinstance(entries, list) and 1 <= len(entries) <= MOST_CARDS, "the list of cards")
     for entry in entries:
         check(isinstance(entry, list) and len(entry) == 2, "the entry of a card")
-        check(is_name(entry[0]), "the name of a card")
-        check(type(entry[1]) is int and 0 <= entry[1] <= len(files), "the size of a card")
-    check(sum(size for _, size in entries) == len(files), "cards of another size than the file's")
+        name, card_size = entry
+        check(is_name(name), "the name of a card")
+        check(type(card_size) is int and 0 <= card_size <= size, "the size of a card")
+    are_all = sum(card_size for _, card_size in entries) == size
+    check(are_all, "cards of another size than the file's")
+
+
+def _read_cards(
+    entries: list[list[Any]], files: NDArray[np.uint8], most_weights: int
+) -> list[Ticket]:
+    """The cards, within the limits of one ticket for all of them together."""
     cards: list[Ticket] = []
     at = names = characters = 0
     for name, size in entries:
-        left = most_weights - sum(card.weights for card in cards)
-        try:
-            card = Ticket.from_bytes(files[at : at + size].tobytes(), left)
-        except TicketError as e:
-            raise TicketError(f"card {name}: {e}") from None
+        most_left = most_weights - sum(card.weights for card in cards)
+        card = _read_card(name, files[at : at + size].tobytes(), most_left)
         cards.append(card)
         at += size
-        names, characters = names + len(card.state), characters + sum(map(len, card.state))
-        fits = names <= MOST_NAMES and characters <= MOST_CHARACTERS
+        names += len(card.state)
+        characters += sum(map(len, card.state))
+        fits = names <= MOST_NAMES and characters <= MAX_CHARACTERS
         check(fits, f"{names} names of tensors, of {characters} characters, in its cards")
-    return Deck(cards, [name for name, _ in entries], _gate(numbers, kinds, count, len(cards)))
+    return cards
 
 
-def _gate(numbers: NDArray[np.float32], kinds: Any, count: Any, cards: int) -> Gate | None:
+def _read_card(name: str, content: bytes, most_weights: int) -> Ticket:
+    try:
+        return Ticket.from_bytes(content, most_weights)
+    except TicketError as e:
+        raise TicketError(f"card {name}: {e}") from None
+
+
+def _read_gate(numbers: NDArray[np.float32], kinds: Any, count: Any, cards: int) -> Gate | None:
+    """The gate of `kinds` on `count` features, or None where there is none."""
     check(type(count) is int and count in (0, RINGS, 2 * RINGS), "the number of features")
-    check(
-        isinstance(kinds, list) and len(kinds) <= MOST_KINDS and bool(kinds) == bool(count),
-        "the list of kinds",
-    )
-    check(all(map(is_name, kinds)), "the name of a kind")
+    _check_kinds(kinds, has_features=bool(count))
     ends = np.cumsum([len(kinds) * count, count * count, len(kinds) * cards])
     check(len(numbers) == ends[-1], "the numbers of the gate")
-    check(bool((np.abs(numbers) <= _LARGEST).all()), "a number of the gate is too large, or none")
+    are_bounded = bool((np.abs(numbers) <= _LARGEST).all())
+    check(are_bounded, "a number of the gate is too large, or none")
     if not kinds:
         return None
     templates, precision, worth = np.split(numbers.astype(np.float32), ends[:-1])
     worth = worth.reshape(len(kinds), cards)
-    check(
-        bool((worth >= 0).all() and (np.abs(worth.sum(1) - 1) < 1e-3).all()),
-        "weights of cards that do not sum to 1",
-    )
+    _check_worth(worth)
     return Gate(templates.reshape(len(kinds), count), precision.reshape(count, count), worth, kinds)
+
+
+def _check_kinds(kinds: Any, has_features: bool) -> None:
+    is_list = isinstance(kinds, list) and len(kinds) <= MOST_KINDS
+    check(is_list and bool(kinds) == has_features, "the list of kinds")
+    check(all(map(is_name, kinds)), "the name of a kind")
+
+
+def _check_worth(worth: NDArray[np.float32]) -> None:
+    sum_to_one = (np.abs(worth.sum(1) - 1) < 1e-3).all()
+    are_weights = bool((worth >= 0).all() and sum_to_one)
+    check(are_weights, "weights of cards that do not sum to 1")

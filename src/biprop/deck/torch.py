@@ -13,8 +13,9 @@ CardWeights = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 class DeckModel(nn.Module):
-    """A deck on pixels, in the same convention; the gate's weights count as constants for
-    gradients.
+    """A deck on pixels, in RobustBench's convention: the cards' modules normalise them.
+
+    For gradients, the gate's weights count as constants.
 
     Args:
         cards: modules from pixels to logits.
@@ -31,11 +32,14 @@ class DeckModel(nn.Module):
         """The logarithms [B, classes] of the deck's probabilities for pixels [B, C, H, W]: floats
         in [0, 1], or uint8.
         """
-        seen = (
-            pixels
-            if pixels.dtype == torch.uint8
-            else (pixels.detach() * 255).round().clamp(0, 255).to(torch.uint8)
-        )
-        weights = torch.from_numpy(self.card_weights(seen.cpu().numpy())).to(pixels.device)
+        weights = torch.from_numpy(self.card_weights(_as_bytes(pixels).cpu().numpy()))
+        log_weights = weights.to(pixels.device)[..., None].log()
         answers = torch.stack([card(pixels).log_softmax(1) for card in self.cards], dim=1)
-        return (answers + weights[..., None].log()).logsumexp(1)
+        return (answers + log_weights).logsumexp(1)
+
+
+def _as_bytes(pixels: Tensor) -> Tensor:
+    """uint8 of 0 .. 255, from uint8 or from floats in [0, 1]."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    return (pixels.detach() * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Several processes: who they are, how they talk, how they are started."""
+"""Several processes: ranks, collectives, launchers."""
 
 from .group import ALONE as ALONE
 from .group import Group as Group

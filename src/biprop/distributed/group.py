@@ -1,24 +1,6 @@
-"""Several processes: which one this is, and sums over all of them.
+"""A process group: rank, world size, and collective operations over all processes.
 
-For one process alone everything here does nothing.
-
-Started by torchrun, srun, jsrun, mpirun or a PMI launcher: each says in its environment variables
-who a process is.
-
-=========  =====================  =====================  ===========================
-======================================
-launcher   rank                   number of processes    rank on its machine          address of rank 0, unless MASTER_ADDR
-=========  =====================  =====================  ===========================
-======================================
-torchrun   RANK                   WORLD_SIZE             LOCAL_RANK                   MASTER_ADDR
-srun       SLURM_PROCID           SLURM_STEP_NUM_TASKS   SLURM_LOCALID                first of SLURM_STEP_NODELIST
-jsrun      JSM_NAMESPACE_RANK     JSM_NAMESPACE_SIZE     JSM_NAMESPACE_LOCAL_RANK     second of LSB_MCPU_HOSTS
-mpirun     OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE   OMPI_COMM_WORLD_LOCAL_RANK   this machine, if all are on it
-PMI        PMI_RANK               PMI_SIZE               MPI_LOCALRANKID              this machine, if all are on it
-=========  =====================  =====================  ===========================
-======================================
-
-SLURM_NTASKS would not do: it is set in a batch script too, whose python is one process alone.
+In a single process, everything here does nothing.
 """
 
 from __future__ import annotations
@@ -42,25 +24,33 @@ T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
 RESTARTS = "TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"
-"""How often torchrun, or SLURM, has started this command again."""
+"""Environment variables in which torchrun and SLURM count the restarts of this command."""
 PARENT = "BIPROP_PARENT"
-"""Environment variable in which `launch` tells its processes its own number."""
+"""Environment variable in which `launch` gives its processes its own process id."""
 GRACE = 20.0
-"""Seconds that processes have to end by themselves when another, or the launching one, has ended.
-"""
+"""Seconds in which processes must end by themselves after another one, or their launcher, ended."""
 PATIENCE = 300.0
-"""Seconds after which a process that does not answer (stopped, or its machine is) counts as lost.
+"""Timeout of collective operations in seconds, after which a process (or its machine) that does not
+answer counts as lost.
 
-Less than PyTorch's half hour, and more than one process needs longer than another to read its data,
-or rank 0 to write a checkpoint.
+Less than PyTorch's half hour, and more than the differences between processes in reading data, or
+rank 0's writing of a checkpoint.
 """
-TELL_OF_WAITING = 10.0
-"""Seconds after which a process tells that it waits for others to begin."""
+NOTICE_AFTER = 10.0
+"""Seconds after which a process reports that it is waiting for the others to start."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among its like: `rank` of `size`, and `local_rank` on its machine."""
+    """This process in its group.
+
+    Attributes:
+        rank: 0 .. size - 1.
+        size: number of processes (world size).
+        local_rank: rank among the processes on the same machine.
+        launcher: what started the processes, for messages.
+        address, port: where rank 0 is reached.
+    """
 
     rank: int = 0
     size: int = 1
@@ -71,18 +61,21 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Whether this is rank 0, which prints and writes files."""
         return self.rank == 0
 
     def share_of(self, count: int) -> slice:
-        """Which of `count` images are this process's: shares differ by at most one, and together
-        they are all.
+        """This process's share of `count` images: the shares of all processes are a partition, and
+        their sizes differ by at most one.
         """
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     @contextmanager
     def together(self, device_type: str) -> Iterator[None]:
-        """While the block runs, the processes are connected.
+        """Connect the processes while the block runs.
+
+        Args:
+            device_type: "cuda" (NCCL), or another one (Gloo).
 
         Raises:
             UserError: they cannot be reached.
@@ -94,47 +87,61 @@ class Group:
 
         _end_with_parent()
         backend = "nccl" if device_type == "cuda" else "gloo"
-        where = f"{self.address}:{self.port}"
-        waits = (
-            f"process {self.rank} of {self.size} ({self.launcher}) waits for the others at {where}"
-        )
-        told = threading.Timer(TELL_OF_WAITING, screen.tell, [f"{waits}, at most {PATIENCE:.0f} s"])
-        told.daemon = True
-        if self.rank < 2:  # not hundreds of times
-            told.start()
-        try:
-            # While the others are waited for, Python would not get to run its handlers.
-            with interrupts.handled(interrupts.TO_STOP, signal.SIG_DFL):
-                # torchrun keeps its store over restarts, and with it the addresses of processes
-                # that have died.
-                store = dist.PrefixStore(f"start {os.environ.get(RESTARTS[0], '0')}", self._store())  # type: ignore[attr-defined]
-                timeout = timedelta(seconds=PATIENCE)
-                dist.init_process_group(backend, None, timeout, self.size, self.rank, store)
-        except (OSError, RuntimeError, ValueError) as e:
-            raise UserError(
-                f"process {self.rank} of {self.size} ({self.launcher}) cannot meet the others at"
-                f" {where}: {one_line(e)}"
-            ) from None
-        finally:
-            told.cancel()
+        self._connect(backend)
         try:
             yield
-            dist.barrier()  # one that leaves early takes its end of the connections with it
+            dist.barrier()  # a process that leaves early closes its end of the connections
         finally:
-            if (
-                backend == "gloo"
-            ):  # its threads must not outlive it; NCCL could wait here for those that have died
+            # Gloo's threads must not outlive it; NCCL could wait here for processes that died.
+            if backend == "gloo":
                 dist.destroy_process_group()
-                # They may still have to free the tensors of the last operation, and wait for the
-                # interpreter to do it. If that ends meanwhile, they abort the process (seen where
-                # all raise a mistake that one has just told the others).
+                # Its threads may still have to free the tensors of the last operation, and wait for
+                # the interpreter to do it. If the interpreter ends meanwhile, they abort the
+                # process (seen where all raise an error that one process has just sent).
                 time.sleep(0.05)
 
-    def _store(self) -> Any:
-        """Where the processes find each other's addresses.
+    def _connect(self, backend: str) -> None:
+        """Meet the other processes.
 
-        It answers everybody who can connect to it, and what it says is trusted: where all are on
-        this machine, only this machine can.
+        Raises:
+            UserError: they cannot be reached.
+        """
+        import torch.distributed as dist
+
+        me = f"process {self.rank} of {self.size} ({self.launcher})"
+        where = f"{self.address}:{self.port}"
+        notice = f"{me} waits for the others at {where}, at most {PATIENCE:.0f} s"
+        timer = threading.Timer(NOTICE_AFTER, screen.report, [notice])
+        timer.daemon = True
+        if self.rank < 2:  # not hundreds of times
+            timer.start()
+        try:
+            # While this waits for the others, Python's own signal handlers would not run.
+            with interrupts.handling(interrupts.STOP_SIGNALS, signal.SIG_DFL):
+                timeout = timedelta(seconds=PATIENCE)
+                dist.init_process_group(
+                    backend, None, timeout, self.size, self.rank, self._store_of_this_start()
+                )
+        except (OSError, RuntimeError, ValueError) as e:
+            raise UserError(f"{me} cannot meet the others at {where}: {one_line(e)}") from None
+        finally:
+            timer.cancel()
+
+    def _store_of_this_start(self) -> Any:
+        """The store under a prefix that differs between restarts.
+
+        torchrun keeps its store over restarts, and with it the addresses of processes that died.
+        """
+        import torch.distributed as dist
+
+        restarts = os.environ.get(RESTARTS[0], "0")
+        return dist.PrefixStore(f"start {restarts}", self._store())  # type: ignore[attr-defined]
+
+    def _store(self) -> Any:
+        """The key-value store in which the processes find each other's addresses.
+
+        It answers everybody who can connect to it, and its content is trusted: where all processes
+        are on this machine, only this machine can connect.
         """
         import torch.distributed as dist
         from torch._C._distributed_c10d import TCPStore
@@ -142,34 +149,38 @@ class Group:
         os.environ.update(MASTER_ADDR=self.address, MASTER_PORT=str(self.port))
         timeout = timedelta(seconds=PATIENCE)
         if self.address != LOOPBACK or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            return next(dist.rendezvous("env://", self.rank, self.size, timeout=timeout))[0]  # type: ignore[attr-defined]
+            handshake = dist.rendezvous("env://", self.rank, self.size, timeout=timeout)  # type: ignore[attr-defined]
+            store, *_ = next(handshake)
+            return store
         if sys.platform != "win32":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+        place = (self.address, self.port)
         if not self.is_first:
-            return TCPStore(self.address, self.port, self.size, False, timeout)
-        listening = socket.create_server((self.address, self.port)).detach()
-        return TCPStore(
-            self.address, self.port, self.size, True, timeout, master_listen_fd=listening,
-        )  # fmt: skip
+            return TCPStore(*place, self.size, False, timeout)
+        listening = socket.create_server(place).detach()
+        return TCPStore(*place, self.size, True, timeout, master_listen_fd=listening)
 
     def is_broken_by(self, error: BaseException) -> bool:
-        """Whether an error says that another process does not answer any more: see `PATIENCE`."""
+        """Whether an error means that another process does not answer any more: see `PATIENCE`."""
         if self.size == 1 or not isinstance(error, RuntimeError):
             return False
         import torch.distributed as dist
 
-        return isinstance(error, dist.DistError) or "/gloo/" in str(
-            error
-        )  # gloo has no type of its own
+        # Gloo has no type of its own.
+        return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
     def sum(self, values: list[float], device: Any) -> list[float]:
-        """The sums of `values` over all processes."""
+        """The sums of `values` over all processes, in double precision: counts are exact to 2^53.
+
+        Args:
+            values: the same number of them in all processes.
+            device: that the backend works on.
+        """
         if self.size == 1:
             return values
         import torch
         import torch.distributed as dist
 
-        # Counts are exact in double precision, up to 2^53.
         total = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(total)
         return total.tolist()
@@ -185,8 +196,9 @@ class Group:
             tensor /= self.size
 
     def by_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the first process, in all of them; also its mistake, so that none
-        waits for the others.
+        """Run `make` on rank 0 only, and return its result in all processes.
+
+        Its error is raised in all processes too, so that none waits for the others.
 
         Raises:
             UserError: as `make` does.
@@ -195,24 +207,25 @@ class Group:
             return make()
         import torch.distributed as dist
 
-        answer: list[Any] = [None]
+        broadcast: list[Any] = [None]
         if self.is_first:
-            try:
-                answer = [("made", make())]
-            except UserError as e:
-                answer = [("mistake", str(e))]
-        dist.broadcast_object_list(answer)
-        kind, value = answer[0]
-        if kind == "mistake":
-            mistake = UserError(value)
-            mistake.told = not self.is_first
-            raise mistake
+            broadcast = [_outcome_of(make)]
+        dist.broadcast_object_list(broadcast)
+        value, error = broadcast[0]
+        if error:
+            raise self._shared_error(error, 0)
         return value  # type: ignore[no-any-return]
 
-    def by_all(self, make: Callable[[], T]) -> T:
-        """What `make` returns here.
+    def _shared_error(self, message: str, rank: int) -> UserError:
+        """An error that all processes raise; only `rank` prints it."""
+        error = UserError(message)
+        error.is_reported = self.rank != rank
+        return error
 
-        The first mistake that it makes in any process is raised in all, and told by one.
+    def by_all(self, make: Callable[[], T]) -> T:
+        """Run `make` in each process, and return its result there.
+
+        The error of the lowest rank that fails is raised in all processes, and printed by that one.
 
         Raises:
             UserError: as `make` does, in this process or another one.
@@ -221,44 +234,49 @@ class Group:
             return make()
         import torch.distributed as dist
 
-        mistake, value = "", None
-        try:
-            value = make()
-        except UserError as e:
-            mistake = str(e)
-        mistakes = [""] * self.size
-        dist.all_gather_object(mistakes, mistake)
-        if any(mistakes):
-            teller = next(rank for rank, said in enumerate(mistakes) if said)
-            error = UserError(mistakes[teller])
-            error.told = self.rank != teller
-            raise error
+        value, error = _outcome_of(make)
+        errors = [""] * self.size
+        dist.all_gather_object(errors, error)
+        if any(errors):
+            failed = next(rank for rank, message in enumerate(errors) if message)
+            raise self._shared_error(errors[failed], failed)
         return value  # type: ignore[return-value]
 
 
+def _outcome_of(make: Callable[[], T]) -> tuple[T | None, str]:
+    """The result of `make` and no message, or None and the message of its UserError."""
+    try:
+        return make(), ""
+    except UserError as e:
+        return None, str(e)
+
+
 ALONE = Group()
+"""The group of a single process."""
 
 
 def average_as_bfloat16(bucket: Any) -> Any:
-    """The mean of a bucket of gradients (torch.distributed.GradBucket) over all processes, sent as
-    bfloat16; a future.
+    """Average a bucket of gradients over all processes, sent as bfloat16.
 
     PyTorch's bf16_compress_hook, which does the same, is for GPUs only.
+
+    Args:
+        bucket: `torch.distributed.GradBucket`.
+
+    Returns:
+        A future of the bucket's gradients, replaced by their mean.
     """
     import torch
     import torch.distributed as dist
 
     gradients = bucket.buffer()
     sent = gradients.to(torch.bfloat16).div_(dist.get_world_size())
-    return (
-        dist.all_reduce(sent, async_op=True)
-        .get_future()
-        .then(lambda done: gradients.copy_(done.value()[0]))
-    )
+    future = dist.all_reduce(sent, async_op=True).get_future()
+    return future.then(lambda done: gradients.copy_(done.value()[0]))
 
 
 def _end_with_parent() -> None:
-    """If `launch` started this process, have it stop when the launching one has died."""
+    """If `launch` started this process, watch its launcher, and stop when that one has died."""
     parent = os.environ.get(PARENT, "")
     if not parent.isdigit():
         return
@@ -266,7 +284,7 @@ def _end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == int(parent):
             time.sleep(1)
-        screen.tell("the process that started this one has died")
+        screen.report("the process that started this one has died")
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
         os.kill(os.getpid(), signal.SIGKILL)

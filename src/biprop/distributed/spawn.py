@@ -1,4 +1,4 @@
-"""Starts one process a GPU on this machine, and ends them together."""
+"""Starts several processes on this machine, one per GPU, and ends them together."""
 
 from __future__ import annotations
 
@@ -12,70 +12,94 @@ from collections.abc import Mapping, Sequence
 from .. import interrupts, screen
 from .group import GRACE, LOOPBACK, PARENT
 
-_LOOK = 0.05
+_POLL_SECONDS = 0.05
 
 
 def launch(command: Sequence[str], count: int, environment: Mapping[str, str]) -> int:
-    """Run a command in `count` processes on this machine that find each other as torchrun's do;
+    """Run a command in `count` processes on this machine, with torchrun's environment variables;
     signals are passed on to them.
 
-    torchrun itself would hide their exit codes, and say a page where one of them has said a line.
+    torchrun itself would hide their exit codes, and print a page where a process printed a line.
 
-    One that a signal ended could not say so itself: that is told here, on standard error. If this
+    A process that a signal killed cannot report it: this function does, on standard error. If this
     process is killed, those that it launched end.
 
+    Args:
+        command: program and arguments.
+        count: number of processes.
+        environment: variables of the processes, besides those that say their rank.
+
     Returns:
-        The exit code of the first that failed, or 0; for one that a signal ended, 128 + signal, or
-        `STOPPED` where this process was asked to end and passed that on.
+        The exit code of the first process that failed, or 0; for one that a signal ended, 128 +
+        signal, or `STOPPED` where this process got that signal and passed it on.
     """
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(_free_port())}
     shared |= {PARENT: str(os.getpid())}
     processes: list[subprocess.Popen[bytes]] = []
-    asked: list[int] = []
+    received: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
-        asked.append(number)
-        for process in processes:
-            process.send_signal(number)
-            if hasattr(signal, "SIGCONT"):
-                # One that is stopped would not hear it, and the others would wait for that one.
-                process.send_signal(signal.SIGCONT)
+        received.append(number)
+        _send(processes, number)
 
     try:
-        with interrupts.handled(interrupts.TO_STOP, pass_on):
-            for i in range(count):
-                own = {**environment, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}
-                # Groups of their own: a terminal's Ctrl-C would reach them twice.
-                processes.append(subprocess.Popen(command, env=own, process_group=0))
-            if asked:  # while they were started
-                pass_on(asked[0], None)
-            code = _first_failure(processes, asked)
-        if -code in asked and -code in interrupts.TO_END:
-            return interrupts.STOPPED
-        return code if code >= 0 else 128 - code
+        with interrupts.handling(interrupts.STOP_SIGNALS, pass_on):
+            for rank in range(count):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                # Process groups of their own: a terminal's Ctrl-C would reach them twice.
+                processes.append(
+                    subprocess.Popen(command, env={**environment, **shared, **own}, process_group=0)
+                )
+            if received:  # while they were started
+                pass_on(received[0], None)
+            return _exit_code(_first_failure(processes, received), received)
     finally:
         for process in processes:
             process.kill()
 
 
-def _first_failure(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> int:
-    """Wait for all processes; returns the code of the first that failed, as Popen gives it.
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return int(listener.getsockname()[1])
 
-    `asked`: the signals that were passed on.
+
+def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    """Send a signal to processes, stopped ones included."""
+    for process in processes:
+        process.send_signal(number)
+        if hasattr(signal, "SIGCONT"):
+            # A stopped process would not receive it, and the others would wait for that one.
+            process.send_signal(signal.SIGCONT)
+
+
+def _exit_code(code: int, received: Sequence[int]) -> int:
+    """The exit code of `launch` for a code of Popen's, which is negative after a signal."""
+    if -code in received and -code in interrupts.TERMINATION_SIGNALS:
+        return interrupts.EXIT_STOPPED
+    return code if code >= 0 else 128 - code
+
+
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> int:
+    """Wait for all processes; those that run on `GRACE` seconds after a failure are killed.
+
+    Args:
+        processes: to wait for.
+        received: the signals that were passed on to them, up to now.
+
+    Returns:
+        The code of the first process that failed, as Popen gives it, or 0.
     """
-    code, since = 0, 0.0
+    failure, since = 0, 0.0
     while any(process.poll() is None for process in processes):
-        time.sleep(_LOOK)
+        time.sleep(_POLL_SECONDS)
         codes = [process.poll() for process in processes]
-        if not code and any(codes):
-            code, since = next(code for code in codes if code), time.monotonic()
-            if code < 0 and not asked:
-                killed = f"process {codes.index(code)} of {len(codes)} was killed"
-                screen.tell(f"{killed} ({signal.Signals(-code).name})")
-        if code and time.monotonic() - since > GRACE:
+        if not failure and any(codes):
+            failure, since = next(code for code in codes if code), time.monotonic()
+            if failure < 0 and not received:
+                killed = f"process {codes.index(failure)} of {len(codes)} was killed"
+                screen.report(f"{killed} ({signal.Signals(-failure).name})")
+        if failure and time.monotonic() - since > GRACE:
             for process in processes:
                 process.kill()
-    return code or next((process.returncode for process in processes if process.returncode), 0)
+    return failure or next((process.returncode for process in processes if process.returncode), 0)

@@ -30,43 +30,53 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """In training, mean and variance of [B, C, H, W] over B of all processes, H and W; in
-    evaluation, `nn.BatchNorm2d`.
+    """Batch norm of [B, C, H, W]: in training, mean and variance over B of all processes, H and W;
+    in evaluation, as `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         # Under --amp bf16: sums, and the count above all, need more than bfloat16's 8 bits.
-        kind, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
-        # The mean first and squares around it afterwards: squares alone, less the mean's, lose what
-        # matters to rounding.
-        sums = _Sum.apply(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))
+        # Mean first, then squares around it: squares alone, minus the mean's, lose the digits that
+        # matter to rounding.
+        local_count = x.new_tensor([x.numel() / x.shape[1]])
+        sums = _Sum.apply(torch.cat([x.sum(dim=(0, 2, 3)), local_count]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = x - mean[None, :, None, None]
         variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
-        with torch.no_grad():
-            if (
-                self.running_mean is not None
-                and self.running_var is not None
-                and self.num_batches_tracked is not None
-            ):
-                self.num_batches_tracked.add_(1)
-                momentum = (
-                    1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-                )
-                self.running_mean.lerp_(mean, momentum)
-                self.running_var.lerp_(variance * (count / (count - 1)), momentum)
+        self._track(mean, variance, count)
         y: Tensor = centred * torch.rsqrt(variance + self.eps)[None, :, None, None]
         if self.affine:
             y = y * self.weight[None, :, None, None] + self.bias[None, :, None, None]
-        return y.to(kind)
+        return y.to(dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Update the running statistics, as `nn.BatchNorm2d` does.
+
+        Args:
+            mean, variance: of the whole batch, [C].
+            count: values per channel, a scalar.
+        """
+        if self.running_mean is None or self.running_var is None:
+            return
+        if self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
 def synchronise(model: nn.Module) -> None:
-    """Let every `nn.BatchNorm2d` of the model see the whole batch, in place; names and parameters
-    stay.
+    """Turn every `nn.BatchNorm2d` of the model into a `SyncBatchNorm2d`, in place; names and
+    parameters stay.
     """
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:

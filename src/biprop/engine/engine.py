@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..errors import UserError, integer
-from ..files import replacing
+from ..files import atomic_write
 from ..ticket import Ticket, TicketError
 from .lower import lower
 from .reference import Reference
 
 Layout = Literal["NCHW", "NHWC"]
-_TOO_LARGE, _NOT_FINITE = 6, 4  # of include/biprop.h
+_NOT_FINITE, _NO_MEMORY, _TOO_LARGE = 4, 5, 6  # of include/biprop.h
 _MOST_THREADS = 1024
 _FLOAT32 = np.dtype(np.float32)
 _SMALL = 1 << 16  # bytes of images
+_TOLERANCE = 1e-3  # by which floats may leave 0 .. 1
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Step:
     Attributes:
         operation: kind, kernel size and stride, as in "conv 3x3/1".
         input, output: shapes, and whether they are bits or floats.
-        kernel: who computes it.
-        cycles: estimated for an image; what the kernel was chosen by.
+        kernel: name of the kernel that computes it.
+        cycles: estimated for an image; the kernel was chosen by this estimate.
         microseconds: measured for an image, on blank images.
     """
 
@@ -50,13 +51,16 @@ class Step:
 
 
 def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def instruction_sets() -> list[str]:
-    """Those that this machine has and the engine was compiled for, best first; empty without a
-    compiled core.
+    """The instruction sets that this machine has and the engine was compiled for, best first.
+
+    The list is empty without a compiled core.
     """
     core = _core()
     return core.biprop_instruction_sets().decode().split() if core else []
@@ -69,17 +73,18 @@ class Engine:
 
     Args:
         ticket: a ticket of one of biprop's own networks, or the path of its file.
-        threads: that one call uses, at most the processors that this process may use.
+        threads: number of threads that one call uses, at most the processors that this process may
+            use.
         instruction_set: one of `instruction_sets()`; None takes the one that BIPROP_ISA in the
             environment names, else the best.
-        calibration: images as for `run`, some dozens of the kind to come: activations that are not
-            bits become 8-bit numbers for the ranges that they have on these. Faster and a little
-            less exact; for MPT-1/32.
+        calibration: some dozens of images as for `run`, of the kind that will be run: activations
+            that are not bits are quantised to 8 bits, by the ranges that they have on these images.
+            Faster and a little less exact; for MPT-1/32.
 
     Attributes:
-        ticket: what runs.
+        ticket: that runs.
         shape: of an image: (channels, height, width).
-        outputs: how many logits an image has.
+        outputs: number of logits of an image.
         compiled: False where there is no compiled core, or a layer is too wide for it, and numpy
             computes instead.
 
@@ -97,64 +102,56 @@ class Engine:
     ) -> None:
         self._core, self._network = _core(), ctypes.c_void_p()
         self.ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-        threads = integer(threads, "threads")
-        if not 1 <= threads <= min(cores(), _MOST_THREADS):
-            raise UserError(
-                f"threads = {threads}: must be 1 .. {cores()}, the processors that this process"
-                " may use"
-            )
-        if instruction_set is not None and instruction_set not in instruction_sets():
-            raise UserError(
-                f"instruction set {instruction_set!r}: this machine has"
-                f" {', '.join(instruction_sets()) or 'no compiled core'}"
-            )
-        try:
-            self._program = lower(self.ticket)
-        except TicketError as e:
-            raise e if isinstance(ticket, Ticket) else TicketError(f"{ticket}: {e}") from None
-        self.threads, self._instruction_set = threads, instruction_set
+        self.threads = _checked_threads(threads)
+        _check_instruction_set(instruction_set)
+        self._instruction_set = instruction_set
+        self._program = _program(self.ticket, None if isinstance(ticket, Ticket) else ticket)
+        self._too_large = self._load()
         self._reference: Reference | None = None
-        why, self._too_large = "there is no compiled core" if self._core is None else "", ""
-        if self._core:
-            name = (instruction_set or "").encode()
-            error = self._core.biprop_load_with(
-                self._program, len(self._program), threads, name, ctypes.byref(self._network)
-            )
-            if error == _TOO_LARGE:
-                why = self._too_large = self._core.biprop_message(error).decode()
-            else:
-                self._check(error)
+        why = self._too_large if self._core else "there is no compiled core"
         if why:
             warnings.warn(f"{why}: numpy runs this network, slowly", RuntimeWarning, stacklevel=2)
             self._reference = Reference(self.ticket)
-        network = self.ticket.network or {}
-        channels, (height, width) = network["channels"], network["input_size"]
-        self.shape: tuple[int, int, int] = (channels, height, width)
-        self._shapes: dict[tuple[int, ...], Layout] = {
-            (height, width, channels): "NHWC",
-            (channels, height, width): "NCHW",
-        }
+        self.shape = _image_shape(self.ticket)
+        self._layouts = _layouts(self.shape)
         self.outputs = self._reference.outputs if self._reference else self._outputs()
         self._row = ctypes.c_float * self.outputs
         self._calibration: tuple[NDArray[Any], Layout] | None = None  # for copies
         if calibration is not None and self._core and not self._reference:
-            pixels, layout = self._pixels(np.asarray(calibration), None)
-            if not len(pixels):
-                raise UserError(
-                    "calibration: no images; pass some dozens of the kind that the network will see"
-                )
-            self._calibration = pixels.copy(), layout
-            pixels = (
-                pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+            self._calibrate(np.asarray(calibration))
+
+    def _load(self) -> str:
+        """Compile the network in the core, if there is one.
+
+        Returns:
+            Why the core cannot run it, if it is too large; else "".
+        """
+        if not self._core:
+            return ""
+        name = (self._instruction_set or "").encode()
+        size, network = len(self._program), ctypes.byref(self._network)
+        error = self._core.biprop_load_with(self._program, size, self.threads, name, network)
+        if error == _TOO_LARGE:
+            return str(self._core.biprop_message(error).decode())
+        self._check(error)
+        return ""
+
+    def _calibrate(self, images: NDArray[Any]) -> None:
+        assert self._core
+        pixels, layout = self._pixels(images, None)
+        if not len(pixels):
+            raise UserError(
+                "calibration: no images; pass some dozens of the kind that the network will see"
             )
-            self._check(
-                self._core.biprop_calibrate(
-                    self._network, pixels.ctypes.data, len(pixels), int(layout == "NHWC")
-                )
-            )
+        self._calibration = pixels.copy(), layout
+        floats = _as_floats(pixels)
+        is_nhwc = int(layout == "NHWC")
+        address, count = floats.ctypes.data, len(floats)
+        self._check(self._core.biprop_calibrate(self._network, address, count, is_nhwc))
 
     @property
     def compiled(self) -> bool:
+        """Whether the compiled core runs the network, and not numpy."""
         return self._reference is None
 
     def run(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.float32]:
@@ -174,11 +171,7 @@ class Engine:
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
         if self._reference:
-            return self._reference.run(
-                normalised(
-                    pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels, self.ticket
-                )
-            )
+            return self._reference.run(normalised(_as_nchw(pixels, layout), self.ticket))
         assert self._core
         count = len(pixels)
         logits = (self._row * count)()
@@ -195,16 +188,19 @@ class Engine:
         Raises as `run` does.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
-        pixels = pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
-        return (
-            pixels
-            if pixels.dtype == np.uint8
-            else (pixels * 255).round().clip(0, 255).astype(np.uint8)
-        )
+        pixels = _as_nchw(pixels, layout)
+        if pixels.dtype == np.uint8:
+            return pixels
+        return (pixels * 255).round().clip(0, 255).astype(np.uint8)
 
     def explain(self, batch: int = 1) -> tuple[str, int, list[Step]]:
-        """Which kernels run a batch: the instruction set, how many images go together, and the
-        steps.
+        """The kernels that run a batch.
+
+        Args:
+            batch: number of images.
+
+        Returns:
+            The instruction set, how many images are computed together, and the steps.
 
         Raises:
             UserError: the network is not compiled.
@@ -212,14 +208,12 @@ class Engine:
         batch = integer(batch, "batch")
         if not self._core or self._reference:
             raise UserError("numpy runs this network: there are no kernels to explain")
-        text = ctypes.create_string_buffer(
-            self._core.biprop_explain(self._network, batch, None, 0) + 4096
-        )
+        size = self._core.biprop_explain(self._network, batch, None, 0) + 4096
+        text = ctypes.create_string_buffer(size)
         self._core.biprop_explain(self._network, batch, text, len(text))
         head, *lines = text.value.decode().splitlines()
         name, group = head.split("\t")
-        rows = [line.split("\t") for line in lines]
-        return name, int(group), [Step(a, b, c, d, float(e), float(f)) for a, b, c, d, e, f in rows]
+        return name, int(group), list(map(_step, lines))
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -228,11 +222,15 @@ class Engine:
         """
         if not self._core or self._reference:
             return 0, 0
-        working = ctypes.c_size_t()
-        return int(self._core.biprop_memory(self._network, ctypes.byref(working))), working.value
+        activations = ctypes.c_size_t()
+        total = self._core.biprop_memory(self._network, ctypes.byref(activations))
+        return int(total), activations.value
 
     def save_program(self, path: str | Path) -> int:
-        """Write what the C interface (include/biprop.h) loads; returns its size in bytes.
+        """Write the program that the C interface (include/biprop.h) loads.
+
+        Returns:
+            Its size in bytes.
 
         Raises:
             UserError: it cannot be written, or the core could not load it.
@@ -240,22 +238,18 @@ class Engine:
         if self._too_large:
             raise UserError(f"{path}: not written, as no core could load it: {self._too_large}")
         try:
-            with replacing(Path(path)) as file:
+            with atomic_write(Path(path)) as file:
                 file.write(self._program)
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from None
         return len(self._program)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies, pickles and processes that are spawned make an engine of their own, from the
-        ticket's bytes.
+        """Copies, pickles and spawned processes make an engine of their own, from the ticket's
+        bytes.
         """
-        return _again, (
-            self.ticket.to_bytes(),
-            self.threads,
-            self._instruction_set,
-            self._calibration,
-        )
+        content = self.ticket.to_bytes()
+        return _rebuilt, (content, self.threads, self._instruction_set, self._calibration)
 
     def __del__(self) -> None:
         core, network = getattr(self, "_core", None), getattr(self, "_network", None)
@@ -269,102 +263,168 @@ class Engine:
         return numbers[3].value
 
     def _check(self, error: int) -> None:
+        """Raise for an error code of the C interface."""
         if not error:
             return
         assert self._core
         message = self._core.biprop_message(error).decode()
         if error == _NOT_FINITE:
             raise UserError(f"images: {message}; every pixel must be a number")
-        if error == 5:
+        if error == _NO_MEMORY:
             raise MemoryError(message)
         raise RuntimeError(message)
 
     def _pixels(self, images: NDArray[Any], layout: Layout | None) -> tuple[NDArray[Any], Layout]:
-        """Contiguous uint8 or float32 [B, ...], and how its axes lie."""
-        found = self._shapes.get(images.shape[1:]) if images.ndim == 4 else None
-        if found is None or (layout is not None and layout != found):
-            images, found = self._with_layout(images, layout)
+        """Contiguous uint8 or float32 [B, ...], and the order of its axes."""
+        from_shape = self._layouts.get(images.shape[1:]) if images.ndim == 4 else None
+        if from_shape is None or (layout is not None and layout != from_shape):
+            images, from_shape = self._with_layout(images, layout)
         if images.dtype is not _FLOAT32 or not images.flags.c_contiguous:
             if images.dtype == np.uint8:
-                return np.ascontiguousarray(images), found
-            if images.dtype.kind != "f":
-                raise UserError(
-                    f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)"
-                )
-            images = np.ascontiguousarray(images, dtype=_FLOAT32)
-        pixels = images
+                return np.ascontiguousarray(images), from_shape
+            images = _as_float32(images)
+        self._check_floats(images)
+        return images, from_shape
+
+    def _check_floats(self, pixels: NDArray[np.float32]) -> None:
+        """Floats are in 0 .. 1 where the ticket normalises them. The core itself looks for what is
+        not finite.
+        """
         if pixels.size and self.ticket.mean:
             low, high = float(pixels.min()), float(pixels.max())
-            if low < -1e-3 or high > 1 + 1e-3:
+            if low < -_TOLERANCE or high > 1 + _TOLERANCE:
                 raise UserError(
                     f"images from {low:g} to {high:g}: floats must be in 0 .. 1; pass uint8 for 0"
                     " .. 255"
                 )
         if self._reference and not np.isfinite(pixels).all():
             raise UserError("images: a pixel is NaN or infinite; every pixel must be a number")
-        return pixels, found
 
     def _with_layout(
         self, images: NDArray[Any], layout: Layout | None
     ) -> tuple[NDArray[Any], Layout]:
-        """What is not obvious: single images, and a layout that the user names."""
+        """As `_pixels`, for single images and where the user names a layout; any dtype."""
         channels, height, width = self.shape
         if layout not in (None, "NCHW", "NHWC"):
             raise UserError(f"layout = {layout!r}: must be NCHW or NHWC")
         if images.shape == (height, width) and channels == 1:
             images = images[None]
-        if images.ndim == 3 and images.shape in self._shapes:
+        if images.ndim == 3 and images.shape in self._layouts:
             images = images[None]
-        for shape, name in self._shapes.items():
-            if images.ndim == 4 and images.shape[1:] == shape and layout in (None, name):
-                return images, name
-        for name in ("NCHW", "NHWC"):  # both shapes are the same: the one that is named
-            if (
-                images.ndim == 4
-                and len(self._shapes) == 1
-                and layout == name
-                and images.shape[1:] == self.shape
-            ):
-                return images, name
+        if images.ndim == 4 and images.shape[1:] in self._layouts:
+            from_shape = self._layouts[images.shape[1:]]
+            if layout in (None, from_shape):
+                return images, from_shape
+            if len(self._layouts) == 1:  # both layouts have the same shape: the user chooses
+                return images, layout
         raise UserError(
             f"images of shape {images.shape}: the network takes [B, {channels}, {height}, {width}]"
             f" or [B, {height}, {width}, {channels}]"
         )
 
 
+def _checked_threads(threads: int) -> int:
+    """The number of threads.
+
+    Raises:
+        UserError: it is no whole number, or out of range.
+    """
+    threads = integer(threads, "threads")
+    if not 1 <= threads <= min(cores(), _MOST_THREADS):
+        raise UserError(
+            f"threads = {threads}: must be 1 .. {cores()}, the processors that this process may use"
+        )
+    return threads
+
+
+def _check_instruction_set(name: str | None) -> None:
+    available = instruction_sets()
+    if name is not None and name not in available:
+        raise UserError(
+            f"instruction set {name!r}: this machine has"
+            f" {', '.join(available) or 'no compiled core'}"
+        )
+
+
+def _program(ticket: Ticket, path: str | Path | None) -> bytes:
+    """The ticket's program; errors name the file that the ticket was read from, if any."""
+    try:
+        return lower(ticket)
+    except TicketError as e:
+        raise e if path is None else TicketError(f"{path}: {e}") from None
+
+
+def _image_shape(ticket: Ticket) -> tuple[int, int, int]:
+    """(channels, height, width)."""
+    network = ticket.network or {}
+    height, width = network["input_size"]
+    return network["channels"], height, width
+
+
+def _layouts(shape: tuple[int, int, int]) -> dict[tuple[int, ...], Layout]:
+    """The layout by the shape of an image; NCHW where both layouts have the same shape."""
+    channels, height, width = shape
+    return {(height, width, channels): "NHWC", (channels, height, width): "NCHW"}
+
+
+def _step(line: str) -> Step:
+    """A step, of a line of the core's explanation."""
+    operation, source, result, kernel, cycles, microseconds = line.split("\t")
+    return Step(operation, source, result, kernel, float(cycles), float(microseconds))
+
+
+def _as_float32(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Contiguous float32 of images of any type of floats.
+
+    Raises:
+        UserError: they are of another type.
+    """
+    if images.dtype.kind != "f":
+        raise UserError(
+            f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)"
+        )
+    return np.ascontiguousarray(images, dtype=_FLOAT32)
+
+
+def _as_nchw(pixels: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """A view as [B, C, H, W]."""
+    return pixels.transpose(0, 3, 1, 2) if layout == "NHWC" else pixels
+
+
+def _as_floats(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Pixels of 0 .. 1: uint8 is divided by 255."""
+    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+
+
 def normalised(pixels: NDArray[Any], ticket: Ticket) -> NDArray[np.float32]:
-    """What the ticket's network was trained on, for whoever normalises himself.
+    """Pixels as the ticket's network was trained on them, for callers that preprocess the input
+    themselves.
 
     Args:
         pixels: [B, C, H, W], uint8 of 0 .. 255, or float32 of 0 .. 1.
-        ticket: with its mean and std; without, only the scale of uint8 changes.
+        ticket: gives mean and std; without them, only the scale of uint8 changes.
 
     Returns:
         float32 [B, C, H, W].
     """
-    x = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
-    if ticket.mean:
-        mean, std = (
-            np.array(numbers, np.float32).reshape(1, -1, 1, 1)
-            for numbers in (ticket.mean, ticket.std)
-        )
-        x = (x - mean) / std
-    return x
+    floats = _as_floats(pixels)
+    if not ticket.mean:
+        return floats
+    mean = np.array(ticket.mean, np.float32).reshape(1, -1, 1, 1)
+    std = np.array(ticket.std, np.float32).reshape(1, -1, 1, 1)
+    return (floats - mean) / std
 
 
-def _again(
+def _rebuilt(
     ticket: bytes,
     threads: int,
     instruction_set: str | None,
     calibration: tuple[NDArray[Any], Layout] | None,
 ) -> Engine:
     """A copied engine; on a machine with fewer processors, with fewer threads."""
-    images, layout = calibration or (None, None)
-    if images is not None and layout == "NHWC":
-        images = images.transpose(0, 3, 1, 2)
-    return Engine(
-        Ticket.from_bytes(ticket), min(threads, cores(), _MOST_THREADS), instruction_set, images
-    )
+    images = _as_nchw(*calibration) if calibration else None
+    possible = min(threads, cores(), _MOST_THREADS)
+    return Engine(Ticket.from_bytes(ticket), possible, instruction_set, images)
 
 
 def _core() -> ctypes.CDLL | None:
@@ -372,27 +432,24 @@ def _core() -> ctypes.CDLL | None:
     core = native.library()
     if core is None or core.biprop_run_f32.argtypes:
         return core
-    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    core.biprop_load.argtypes = (ctypes.c_char_p, size, number, ctypes.POINTER(pointer))
-    core.biprop_free.argtypes = (pointer,)
-    core.biprop_free.restype = None
-    core.biprop_shape.argtypes = (pointer, *[ctypes.POINTER(number)] * 4)
-    core.biprop_shape.restype = None
-    core.biprop_explain.argtypes, core.biprop_explain.restype = (
-        (pointer, ctypes.c_int64, ctypes.c_char_p, size),
-        size,
-    )
-    core.biprop_memory.argtypes, core.biprop_memory.restype = (pointer, ctypes.POINTER(size)), size
-    core.biprop_load_with.argtypes = (
-        ctypes.c_char_p,
-        size,
-        number,
-        ctypes.c_char_p,
-        ctypes.POINTER(pointer),
-    )
-    core.biprop_message.restype = ctypes.c_char_p
-    core.biprop_use_instruction_set.argtypes = (ctypes.c_char_p,)
-    core.biprop_calibrate.argtypes = (pointer, pointer, ctypes.c_int64, number)
-    for function in (core.biprop_run_u8, core.biprop_run_f32):
-        function.argtypes = (pointer, pointer, ctypes.c_int64, number, pointer)
+    network, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    text, count, numbers = ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p
+    new_network, result = ctypes.POINTER(network), ctypes.POINTER(number)
+    run = (network, numbers, count, number, numbers)
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "load": (number, (text, size, number, new_network)),
+        "load_with": (number, (text, size, number, text, new_network)),
+        "free": (None, (network,)),
+        "shape": (None, (network, result, result, result, result)),
+        "explain": (size, (network, count, text, size)),
+        "memory": (size, (network, ctypes.POINTER(size))),
+        "use_instruction_set": (number, (text,)),
+        "calibrate": (number, (network, numbers, count, number)),
+        "run_u8": (number, run),
+        "run_f32": (number, run),
+    }
+    core.biprop_message.restype = text
+    for name, (returned, arguments) in signatures.items():
+        function = getattr(core, f"biprop_{name}")
+        function.restype, function.argtypes = returned, arguments
     return core

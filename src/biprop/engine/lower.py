@@ -11,6 +11,7 @@ what is folded into what.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -53,19 +54,23 @@ class _Pending:
 
     @property
     def open(self) -> bool:
-        """A convolution that a residual sum or a pool may still join."""
+        """Whether it is a convolution that a residual sum or a pool may still join."""
         return self.node.op == "conv" and self.residual is None and self.pool is None
 
     def then(self, scale: Numbers, shift: Numbers) -> _Pending:
-        """Followed by scale * x + shift."""
+        """The operation followed by scale * x + shift."""
         if self.pool:
-            return replace(
-                self, pool_scale=self.pool_scale * scale, pool_shift=self.pool_shift * scale + shift
-            )
+            pool_scale, pool_shift = self.pool_scale * scale, self.pool_shift * scale + shift
+            return replace(self, pool_scale=pool_scale, pool_shift=pool_shift)
         rest = None if self.residual_scale is None else self.residual_scale * scale
         return replace(
             self, scale=self.scale * scale, shift=self.shift * scale + shift, residual_scale=rest
         )
+
+    def factors(self) -> list[Numbers]:
+        """Scale, shift and, if there is a residual, its scale."""
+        factors = (self.scale, self.shift, self.residual_scale)
+        return [numbers for numbers in factors if numbers is not None]
 
 
 def lower(ticket: Ticket) -> bytes:
@@ -85,11 +90,11 @@ class _Lowering:
         self.readers = Counter(i for node in nodes for i in node.inputs)
         self.values: list[tuple[bool, tuple[int, int, int]]] = [(False, nodes[0].shape)]
         self.ops: list[bytes] = []
-        self.made: list[int | _Pending] = [
-            0
-        ]  # node -> a value of the program, or what is still pending
+        # By node: a value of the program, or an operation that is still pending.
+        self.made: list[int | _Pending] = [0]
 
     def program(self) -> bytes:
+        """The bytes of the program."""
         for node in self.nodes[1:]:
             self.made.append(self.step(node))
         if self.value(len(self.nodes) - 1) != len(self.values) - 1:
@@ -100,99 +105,104 @@ class _Lowering:
         return MAGIC + head + shapes + mean.tobytes() + std.tobytes() + b"".join(self.ops)
 
     def normalisation(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and std per channel; both are empty if the ticket has none.
+
+        A single number counts for all channels.
+        """
         channels = self.nodes[0].shape[0] if self.ticket.mean else 0
-        mean, std = (
-            np.array(numbers, dtype="<f4") for numbers in (self.ticket.mean, self.ticket.std)
-        )
-        return np.resize(mean, channels), np.resize(
-            std, channels
-        )  # one number counts for all channels
+        mean = np.array(self.ticket.mean, dtype="<f4")
+        std = np.array(self.ticket.std, dtype="<f4")
+        return np.resize(mean, channels), np.resize(std, channels)
 
     def step(self, node: Node) -> int | _Pending:
-        """What the node makes of what came before."""
-        before = self.made[node.inputs[0]]
-        alone = isinstance(before, _Pending) and self.readers[node.inputs[0]] == 1
+        """The node's result: a value of the program, or a pending operation."""
         match node.op:
             case "conv":
                 return self.conv(node)
             case "norm":
-                scale, shift = self.norm(node.name, node.shape[0])
-                return (before if alone and isinstance(before, _Pending) else self.copy(node)).then(
-                    scale, shift
-                )
+                return self.absorbing(node).then(*self.norm(node.name, node.shape[0]))
             case "relu" | "sign" | "sign0":
-                return self.emit(
-                    before if alone and isinstance(before, _Pending) else self.copy(node), node.op
-                )
+                return self.emit(self.absorbing(node), node.op)
             case "max_pool" | "avg_pool":
-                if node.op == "max_pool" and alone and isinstance(before, _Pending) and before.open:
-                    return replace(before, pool=node)
-                return self.plain(node, self.value(node.inputs[0]))
+                return self.pool(node)
             case "add":
                 return self.add(node)
             case "flatten":
                 return self.value(node.inputs[0])
         raise TicketError(f"the engine has no operation for {node.op} {node.name}".rstrip())
 
+    def only_for(self, node: Node) -> _Pending | None:
+        """The pending operation that gives the node's input, if nothing else reads it."""
+        (at,) = node.inputs
+        before = self.made[at]
+        return before if isinstance(before, _Pending) and self.readers[at] == 1 else None
+
+    def absorbing(self, node: Node) -> _Pending:
+        """The operation that the node is folded into."""
+        return self.only_for(node) or self.copy(node)
+
+    def pool(self, node: Node) -> _Pending:
+        before = self.only_for(node)
+        if node.op == "max_pool" and before and before.open:
+            return replace(before, pool=node)
+        return self.plain(node, self.value(node.inputs[0]))
+
     def conv(self, node: Node) -> _Pending:
+        """A convolution, with the gain and the bias of its layer."""
         value = self.value(node.inputs[0])
         bits, shape = self.values[value]
         if self.nodes[node.inputs[0]].op == "flatten":
-            node = replace(
-                node, kernel=shape[1:]
-            )  # a linear layer on a map is a convolution as large as the map
-        if node.name not in self.layers and bits:
+            # A linear layer on a map is a convolution whose kernel is as large as the map.
+            node = replace(node, kernel=shape[1:])
+        layer = self.layers.get(node.name)
+        if layer is None and bits:
             value = self.emit(self.plain(Node("max_pool", (), shape), value), "")
-        pending = self.plain(node, value)
-        if node.name in self.layers:
-            pending = pending.then(
-                np.full(node.shape[0], self.layers[node.name].gain, np.float64),
-                np.zeros(node.shape[0]),
-            )
-        bias = self.state.get(f"{node.name}.bias")
-        return (
-            pending
-            if bias is None
-            else pending.then(np.ones(1), self.tensor(f"{node.name}.bias", (node.shape[0],)))
-        )
+        pending, channels = self.plain(node, value), node.shape[0]
+        if layer is not None:
+            gains = np.full(channels, layer.gain, np.float64)
+            pending = pending.then(gains, np.zeros(channels))
+        if f"{node.name}.bias" in self.state:
+            pending = pending.then(np.ones(1), self.tensor(f"{node.name}.bias", (channels,)))
+        return pending
 
     def plain(self, node: Node, value: int) -> _Pending:
+        """The node's operation alone, on a value of the program."""
         return _Pending(node, value, np.ones(node.shape[0]), np.zeros(node.shape[0]))
 
     def copy(self, node: Node) -> _Pending:
-        """Takes the node's input as it is: a pool of one position."""
+        """The node's input as it is: a pool of one position."""
         value = self.value(node.inputs[0])
         return self.plain(Node("max_pool", (), self.values[value][1]), value)
 
     def add(self, node: Node) -> _Pending:
-        """The residual sum: the convolution that comes last takes the other summand along."""
+        """The residual sum, folded into the convolution that comes last."""
         for host, other in (node.inputs, node.inputs[::-1]):
             pending = self.made[host]
             if isinstance(pending, _Pending) and self.readers[host] == 1 and pending.open:
-                return replace(
-                    pending, residual=self.value(other), residual_scale=np.ones(node.shape[0])
-                )
+                residual = self.value(other)
+                return replace(pending, residual=residual, residual_scale=np.ones(node.shape[0]))
         raise TicketError("its network adds what is not a convolution's result; the engine cannot")
 
     def norm(self, name: str, channels: int) -> tuple[Numbers, Numbers]:
-        """Batch norm with its running statistics as scale and shift."""
-        scale = 1 / deviation(self.tensor(f"{name}.running_var", (channels,)), name)
+        """Batch norm with its running statistics as scale and shift, [channels] each."""
+        shape = (channels,)
+        scale = 1 / deviation(self.tensor(f"{name}.running_var", shape), name)
         if f"{name}.weight" in self.state:
-            scale = scale * self.tensor(f"{name}.weight", (channels,))
-        shift = -self.tensor(f"{name}.running_mean", (channels,)) * scale
-        return scale, (
-            shift + self.tensor(f"{name}.bias", (channels,))
-            if f"{name}.bias" in self.state
-            else shift
-        )
+            scale = scale * self.tensor(f"{name}.weight", shape)
+        shift = -self.tensor(f"{name}.running_mean", shape) * scale
+        if f"{name}.bias" in self.state:
+            shift = shift + self.tensor(f"{name}.bias", shape)
+        return scale, shift
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Numbers:
+        """A tensor of the state in float64.
+
+        Raises:
+            TicketError: it is absent, or of another shape.
+        """
         value = self.state.get(name)
         if value is None or value.shape != shape:
-            raise TicketError(
-                f"does not fit its network: {name} is {'absent' if value is None else value.shape},"
-                f" not {shape}"
-            )
+            raise _misfit(name, value, shape)
         return value.astype(np.float64)
 
     def value(self, node: int) -> int:
@@ -204,74 +214,81 @@ class _Lowering:
 
     def emit(self, pending: _Pending, act: str) -> int:
         """Put the operation into the program; the result is its value."""
-        if pending.pool is None:
-            if act == "sign" and pending.node.op == "max_pool" and self.values[pending.value][0]:
-                # A pool from bits to bits knows no scale: by way of floats.
-                pending = self.plain(
-                    Node("max_pool", (), pending.node.shape), self.write(pending, "")
-                )
-            return self.write(pending, act)
-        inner = replace(pending, pool=None)
+        if pending.pool is not None:
+            return self.emit_with_pool(pending, pending.pool, act)
+        reads_bits = self.values[pending.value][0]
+        if act == "sign" and pending.node.op == "max_pool" and reads_bits:
+            # A pool from bits to bits knows no scale: by way of floats.
+            floats = self.write(pending, "")
+            pending = self.plain(Node("max_pool", (), pending.node.shape), floats)
+        return self.write(pending, act)
+
+    def emit_with_pool(self, pending: _Pending, pool: Node, act: str) -> int:
+        """Put a convolution and the max pool after it into the program."""
+        conv = replace(pending, pool=None)
+        zeros = np.zeros(pending.node.shape[0])
         if act in ("", "relu") and (pending.pool_scale > 0).all():
-            # What keeps order goes before the pool, which then selects: values with the levels that
-            # the next layer reads.
-            value, like = (
-                self.write(inner.then(pending.pool_scale, pending.pool_shift), act),
-                np.zeros(pending.node.shape[0]),
-            )
-            return self.write(_Pending(pending.pool, value, 1 + like, like), "")
+            # What keeps the order goes before the pool, which then selects: its values are the
+            # quantised activations that the next layer reads.
+            value = self.write(conv.then(pending.pool_scale, pending.pool_shift), act)
+            return self.write(_Pending(pool, value, 1 + zeros, zeros), "")
         if act != "sign":
-            value, like = self.write(inner, ""), np.zeros(pending.node.shape[0])
-            return self.write(
-                _Pending(pending.pool, value, pending.pool_scale + like, pending.pool_shift + like),
-                act,
-            )
+            value = self.write(conv, "")
+            scale, shift = pending.pool_scale + zeros, pending.pool_shift + zeros
+            return self.write(_Pending(pool, value, scale, shift), act)
         # The sign goes before the pool, which is then "any" of the bits, or "all" where the scale
         # turns the order.
-        value = self.write(inner.then(pending.pool_scale, pending.pool_shift), "sign")
-        order = np.where(np.broadcast_to(pending.pool_scale, inner.scale.shape) < 0, -1.0, 1.0)
-        return self.write(_Pending(pending.pool, value, order, np.zeros_like(order)), "sign")
+        value = self.write(conv.then(pending.pool_scale, pending.pool_shift), "sign")
+        order = np.where(np.broadcast_to(pending.pool_scale, zeros.shape) < 0, -1.0, 1.0)
+        return self.write(_Pending(pool, value, order, zeros), "sign")
 
     def write(self, pending: _Pending, act: str) -> int:
+        """Append the operation as it is; the result is its value."""
         node, residual = pending.node, pending.residual
-        factors = [
-            n for n in (pending.scale, pending.shift, pending.residual_scale) if n is not None
-        ]
+        factors = pending.factors()
         if not all((np.abs(numbers) <= _LARGEST).all() for numbers in factors):
             raise TicketError(
                 f"a gain or batch norm beside {node.name or node.op} is not a finite 32-bit number"
             )
-        out = len(self.values)
+        result = len(self.values)
         self.values.append((act == "sign", node.shape))
-        self.ops.append(
-            struct.pack(
-                "<IIIIIIIII", _KINDS[node.op], pending.value, out, 0 if residual is None else residual + 1, _ACTS[act],
-                *node.kernel, node.stride, node.padding,
-            )
-            + b"".join(
-                np.broadcast_to(numbers, node.shape[:1]).astype("<f8").tobytes() for numbers in factors
-            )
-            + (self.weights(node, self.values[pending.value][1][0]) if node.op == "conv" else b"")
-        )  # fmt: skip
-        return out
+        values = (pending.value, result, 0 if residual is None else residual + 1)
+        windows = (*node.kernel, node.stride, node.padding)
+        head = struct.pack("<IIIIIIIII", _KINDS[node.op], *values, _ACTS[act], *windows)
+        channels = self.values[pending.value][1][0]
+        weights = self.weights(node, channels) if node.op == "conv" else b""
+        self.ops.append(head + _per_channel(factors, node.shape[0]) + weights)
+        return result
 
     def weights(self, node: Node, channels: int) -> bytes:
+        """The weights of a convolution of `channels`: planes of a masked layer, or float32."""
         shape = (node.shape[0], channels, *node.kernel)
         layer = self.layers.get(node.name)
         if layer is None:
-            name = f"{node.name}.weight"
-            value: NDArray[Any] | None = self.state.get(name)
-            if value is None or value.size != np.prod(shape):
-                raise TicketError(
-                    f"does not fit its network: {name} is"
-                    f" {'absent' if value is None else value.shape}, not {shape}"
-                )
-            return struct.pack("<I", 1) + value.astype("<f4").tobytes()
-        if layer.weights != np.prod(shape) or layer.shape[0] != shape[0]:
+            return struct.pack("<I", 1) + self.dense(f"{node.name}.weight", shape)
+        if layer.weights != math.prod(shape) or layer.shape[0] != shape[0]:
             raise TicketError(
                 f"does not fit its network: {layer.key} is {layer.shape}, not {shape}"
             )
         return struct.pack("<I", 0) + self.planes(layer)
 
+    def dense(self, name: str, shape: tuple[int, ...]) -> bytes:
+        """A weight of the state; one of a linear layer may have fewer axes."""
+        value = self.state.get(name)
+        if value is None or value.size != math.prod(shape):
+            raise _misfit(name, value, shape)
+        return value.astype("<f4").tobytes()
+
     def planes(self, layer: Layer) -> bytes:
+        """The planes of the mask and of the signs."""
         return layer.mask.tobytes() + self.ticket.sign_plane(layer).tobytes()
+
+
+def _per_channel(factors: list[Numbers], channels: int) -> bytes:
+    """The factors as float64, `channels` numbers each."""
+    return b"".join(np.broadcast_to(f, (channels,)).astype("<f8").tobytes() for f in factors)
+
+
+def _misfit(name: str, value: NDArray[Any] | None, shape: tuple[int, ...]) -> TicketError:
+    there = "absent" if value is None else value.shape
+    return TicketError(f"does not fit its network: {name} is {there}, not {shape}")

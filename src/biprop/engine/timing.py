@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ticket import Ticket
 from .engine import Engine, normalised
 
-TURN = 0.05
-FEWEST, MOST = 5, 100_000
-Run = Callable[[], object]
+TURN = 0.05  # seconds
+FEWEST, MOST = 5, 100_000  # runs
+Run = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """Measured with `batch` images and `threads` threads.
+    """The speed with `batch` images a call and `threads` threads.
 
     Attributes:
         engine: from uint8 pixels to logits.
-        torch: from normalised float32 pixels, which it is given, to logits; None where it was left
-            out.
-        same: images of the batch to which both give the same class.
+        torch: from normalised float32 pixels, which it is given, to logits; None where PyTorch is
+            not measured.
+        same: number of images of the batch to which both give the same class.
     """
 
     batch: int
@@ -50,6 +51,7 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
+        """Of the engine."""
         return 1000 * self.batch / self.engine.median
 
     @property
@@ -59,79 +61,93 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            **dataclasses.asdict(self),
-            "images_per_second": self.images_per_second,
-            "ratio": self.ratio,
-        }
+        derived = {"images_per_second": self.images_per_second, "ratio": self.ratio}
+        return {**dataclasses.asdict(self), **derived}
 
 
 def has_torch() -> bool:
+    """Whether PyTorch is installed; it is not loaded."""
     return importlib.util.find_spec("torch") is not None
 
 
 def interleaved(runs: Mapping[str, Run], seconds: float) -> dict[str, Timing]:
-    """Time functions in turns, until each has run for `seconds`, so that all see the same machine.
+    """Time functions in turns, so that all see the same machine.
 
     A turn of short runs begins with one that does not count: caches hold what the other used, and
     its threads may still wait actively.
+
+    Args:
+        runs: functions by name.
+        seconds: that each of them runs in all, at least `FEWEST` and at most `MOST` times.
+
+    Returns:
+        Timings by the same names.
     """
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
-    while any(sum(t) < seconds or len(t) < FEWEST for t in times.values()) and all(
-        len(t) < MOST for t in times.values()
-    ):
+    while _is_unfinished(list(times.values()), seconds):
         for name, run in runs.items():
             if not times[name] or times[name][-1] < TURN:
                 run()
-            until = time.perf_counter() + min(TURN, seconds)
-            while True:
-                start = time.perf_counter()
-                run()
-                end = time.perf_counter()
-                times[name].append(end - start)
-                if end > until:
-                    break
-    return {name: _timing(t) for name, t in times.items()}
+            times[name] += _turn(run, min(TURN, seconds))
+    return {name: _timing(runtimes) for name, runtimes in times.items()}
+
+
+def _is_unfinished(times: Sequence[Sequence[float]], seconds: float) -> bool:
+    too_few = any(sum(runtimes) < seconds or len(runtimes) < FEWEST for runtimes in times)
+    return too_few and all(len(runtimes) < MOST for runtimes in times)
+
+
+def _turn(run: Run, seconds: float) -> list[float]:
+    """The seconds that each run takes, until they have taken that long in all; at least one."""
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        run()
+        end = time.perf_counter()
+        times.append(end - start)
+        if end > until:
+            return times
 
 
 def _timing(seconds: Sequence[float]) -> Timing:
-    lower, median, upper = (1000 * float(q) for q in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    quartiles = np.quantile(seconds, (0.25, 0.5, 0.75))
+    lower, median, upper = (1000 * float(quartile) for quartile in quartiles)
     return Timing(median, lower, upper, len(seconds))
 
 
 def measure(
     engine: Engine, batches: Sequence[int], seconds: float, beside: Any = None
 ) -> Iterator[Row]:
-    """A row for each size of batch, with the engine's number of threads, on pixels at random.
+    """The speed for each batch size, with the engine's number of threads, on random pixels.
 
     Args:
-        engine: what runs.
-        batches: how many images a call gets.
+        engine: that is measured.
+        batches: numbers of images that a call gets.
         seconds: how long each is measured, for each batch.
-        beside: the same network in PyTorch (`Ticket.to_model`), if it is to be measured too.
+        beside: the same network in PyTorch (`Ticket.to_model`), if it is measured, too.
     """
     for batch in batches:
         pixels = np.random.default_rng(0).integers(0, 256, (batch, *engine.shape), dtype=np.uint8)
         if beside is None:
-            yield Row(
-                batch,
-                engine.threads,
-                interleaved({"engine": functools.partial(engine.run, pixels)}, seconds)["engine"],
-            )
-            continue
-        with _torch(engine.threads) as torch:
-            images = torch.from_numpy(normalised(pixels, engine.ticket))
-            same = int((beside(images).argmax(1).numpy() == engine.run(pixels).argmax(1)).sum())
-            found = interleaved(
-                {
-                    "engine": functools.partial(engine.run, pixels),
-                    "torch": functools.partial(beside, images),
-                },
-                seconds,
-            )
-        yield Row(batch, engine.threads, found["engine"], found["torch"], same)
+            run = functools.partial(engine.run, pixels)
+            timing = interleaved({"engine": run}, seconds)["engine"]
+            yield Row(batch, engine.threads, timing)
+        else:
+            yield _beside_torch(engine, pixels, beside, seconds)
+
+
+def _beside_torch(engine: Engine, pixels: NDArray[np.uint8], model: Any, seconds: float) -> Row:
+    run = functools.partial(engine.run, pixels)
+    with _torch(engine.threads) as torch:
+        images = torch.from_numpy(normalised(pixels, engine.ticket))
+        same = model(images).argmax(1).numpy() == run().argmax(1)
+        runs = {"engine": run, "torch": functools.partial(model, images)}
+        timings = interleaved(runs, seconds)
+    count = int(same.sum())
+    return Row(len(pixels), engine.threads, timings["engine"], timings["torch"], count)
 
 
 @contextmanager
@@ -149,5 +165,5 @@ def _torch(threads: int) -> Iterator[Any]:
 
 
 def float32_bytes(ticket: Ticket) -> int:
-    """What the network's weights and other numbers take in float32."""
+    """Bytes that the network's weights and other numbers take in float32."""
     return 4 * (ticket.weights + sum(value.size for value in ticket.state.values()))

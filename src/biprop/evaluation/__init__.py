@@ -1,1 +1,1 @@
-"""Accuracy of whatever a file holds, as counts of images."""
+"""Accuracy of checkpoints and tickets on their data, as counts of images."""

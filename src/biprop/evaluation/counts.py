@@ -12,12 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributed import Group
-from ..errors import shown
+from ..errors import abbreviated
 
 
 @dataclass
 class Counts:
-    """Sums over images; they add up over batches and processes."""
+    """Sums over images, which add up over batches and processes.
+
+    Attributes:
+        images: evaluated.
+        right: images whose class has the highest logit.
+        right_in_5: images whose class is among the five highest logits.
+        loss_sum: sum of the images' losses.
+    """
 
     images: int = 0
     right: int = 0
@@ -26,34 +33,33 @@ class Counts:
 
     @staticmethod
     def of(record: Any) -> Counts:
-        """From what `dataclasses.asdict` gives, read from a file.
+        """Counts from a record as of `dataclasses.asdict`, read from a file.
 
         Raises:
             ValueError: these are no counts.
         """
-        if not isinstance(record, dict) or set(record) != {field.name for field in fields(Counts)}:
-            raise ValueError(f"no counts of images: {shown(record)}")
+        names = {field.name for field in fields(Counts)}
+        if not isinstance(record, dict) or set(record) != names:
+            raise ValueError(f"no counts of images: {abbreviated(record)}")
         counts = Counts(**record)
-        whole = (counts.images, counts.right, counts.right_in_5)
-        is_right = all(type(count) is int and 0 <= count < 2**62 for count in whole)
-        if (
-            not is_right
-            or type(counts.loss_sum) not in (int, float)
-            or not math.isfinite(counts.loss_sum)
-        ):
-            raise ValueError(f"no counts of images: {shown(record)}")
+        numbers = (counts.images, counts.right, counts.right_in_5)
+        if not all(map(_is_count, numbers)) or not _is_finite(counts.loss_sum):
+            raise ValueError(f"no counts of images: {abbreviated(record)}")
         return counts
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> float:
-        """Count a batch: logits [B, classes] float, labels [B] int64, and the mean of its loss, a
-        scalar, which is returned.
+        """Count a batch; returns its mean loss as a number.
+
+        Args:
+            logits: [B, classes] float.
+            labels: [B] int64.
+            loss: the mean loss of the batch, a scalar.
         """
-        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
-        hits = best == labels[:, None]
-        # One answer for all: on a GPU every question waits for what was started before.
-        right, right_in_5, mean_loss = torch.stack(
-            [hits[:, 0].sum(), hits.sum(), loss.detach().float()]
-        ).tolist()
+        top5 = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
+        hits = top5 == labels[:, None]
+        # One host-device synchronisation for all three numbers.
+        sums = torch.stack([hits[:, 0].sum(), hits.sum(), loss.detach().float()])
+        right, right_in_5, mean_loss = sums.tolist()
         self.images += len(labels)
         self.right += int(right)
         self.right_in_5 += int(right_in_5)
@@ -61,7 +67,7 @@ class Counts:
         return float(mean_loss)
 
     def sum_over(self, group: Group, device: torch.device) -> Counts:
-        """The counts of all processes together."""
+        """The sums of these counts over all processes; `device` is that of their tensors."""
         images, right, right_in_5, loss_sum = group.sum(
             [self.images, self.right, self.right_in_5, self.loss_sum], device
         )
@@ -69,43 +75,65 @@ class Counts:
 
     @property
     def top1(self) -> float:
-        """Accuracy in percent."""
+        """Top-1 accuracy in percent."""
         return 100 * self.right / max(1, self.images)
 
     @property
     def top5(self) -> float:
-        """Percent of images whose class is among the five likeliest."""
+        """Top-5 accuracy in percent."""
         return 100 * self.right_in_5 / max(1, self.images)
 
     @property
     def loss(self) -> float:
+        """Mean loss of an image."""
         return self.loss_sum / max(1, self.images)
 
 
-def is_better(found: Counts, than: Counts) -> bool:
-    """Whether one accuracy is higher than another by more than luck: two standard errors of their
-    difference.
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def is_better(counts: Counts, baseline: Counts) -> bool:
+    """Whether an accuracy is significantly higher than another: by more than two standard errors of
+    their difference (a one-sided test of two proportions, pooled).
     """
-    both = found.images + than.images
-    if not found.images or not than.images:
+    images = counts.images + baseline.images
+    if not counts.images or not baseline.images:
         return True
-    share = (found.right + than.right) / both
-    error = math.sqrt(share * (1 - share) * (1 / found.images + 1 / than.images))
-    return (found.top1 - than.top1) / 100 > 2 * error
+    pooled = (counts.right + baseline.right) / images
+    variance = pooled * (1 - pooled) * (1 / counts.images + 1 / baseline.images)
+    return (counts.top1 - baseline.top1) / 100 > 2 * math.sqrt(variance)
+
+
+NORMAL_QUANTILE = 1.96
+"""Of 95 %, two-sided."""
 
 
 def confidence_interval(counts: Counts) -> tuple[float, float]:
     """The 95 % confidence interval of the accuracy, in percent (Wilson's score interval, 1927)."""
-    n, z = max(1, counts.images), 1.96
+    n, z = max(1, counts.images), NORMAL_QUANTILE
     share = counts.right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    shrinkage = 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / shrinkage
+    variance = share * (1 - share) / n + z * z / (4 * n * n)
+    half = z * math.sqrt(variance) / shrinkage
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Counts:
-    """Count over (images, labels) batches, in evaluation mode; the model's mode is restored."""
+    """Counts of a model over batches in evaluation mode, with cross entropy as the loss.
+
+    The model's mode is restored.
+
+    Args:
+        model: images -> logits [B, classes].
+        batches: (images [B, C, H, W], labels [B] int64) pairs, on the model's device.
+    """
     was_training = model.training
     model.eval()
     counts = Counts()

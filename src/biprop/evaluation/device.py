@@ -12,24 +12,20 @@ from ..models.network import Task
 
 
 def evaluation_batch(task: Task) -> int:
-    """Images a batch in evaluation: fewer where they are large."""
+    """Images in a batch of evaluation: fewer where they are large."""
     return 500 if math.prod(task.input_size) <= 64 * 64 else 128
 
 
 def choose_device(name: str, group: Group = ALONE) -> torch.device:
-    """The device that `name` means; "auto" is a GPU where there is one, "cuda" this process's own.
+    """The device of this process.
+
+    `name` is one of PyTorch's; "auto" is a GPU where there is one, and "cuda" this process's own.
 
     Raises:
-        UserError: no such device here.
+        UserError: the device is not available here.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = _best_device()
     if name == "cuda" and group.size > 1:
         name = f"cuda:{group.local_rank}"
     try:
@@ -38,3 +34,9 @@ def choose_device(name: str, group: Group = ALONE) -> torch.device:
     except (RuntimeError, AssertionError) as e:
         raise UserError(f"--device {name}: not available here: {one_line(e)}") from None
     return device
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The engine in place of a ticket's PyTorch model, for the evaluation code."""
+"""The engine as a PyTorch module, for the evaluation code."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..engine import Engine
 
 
 class Packed(nn.Module):
-    """The engine in place of a ticket's model: pixels [B, C, H, W], uint8, to logits.
+    """A ticket's engine as a PyTorch module: pixels [B, C, H, W] uint8 -> logits [B, classes].
 
     Args:
         engine: of the ticket.
-        images: the data that the pixels are from; they normalise for whoever does not do it
-            himself.
-        beside: the ticket's model in double precision, if predictions are to be compared: in deep
-            networks with binary activations, PyTorch's float32 turns signs near 0, and then
-            disagrees with its own float64.
+        images: the data set of the pixels, which normalises them where the ticket does not.
+        beside: the ticket's model in float64, if predictions are to be compared. In deep networks
+            with binary activations float32 would not do: rounding flips the signs of sums near 0,
+            so that PyTorch's float32 disagrees with its own float64.
 
     Attributes:
-        differing, compared: how many images got another class from `beside`, of how many.
+        differing: images to which `beside` gives another class.
+        compared: images that `beside` has classified.
     """
 
     def __init__(self, engine: Engine, images: DataSet, beside: nn.Module | None = None) -> None:
@@ -31,13 +31,13 @@ class Packed(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # A ticket that tells no normalisation was made for pixels that are normalised already.
-        taken = pixels if self.engine.ticket.mean else self.images.normalise(pixels)
-        logits = torch.from_numpy(self.engine.run(taken.numpy(), "NCHW"))
+        # A ticket without mean and standard deviation takes normalised images.
+        images = pixels if self.engine.ticket.mean else self.images.normalise(pixels)
+        logits = torch.from_numpy(self.engine.run(images.numpy(), "NCHW"))
         if self.beside is not None:
-            # Normalised as the engine does it, in float32: then a product of pixel and gain is
+            # Normalised in float32, as the engine does it. Then a product of pixel and gain is
             # exact in float64, and sums that cancel (as many +gain as -gain on a black border) are
-            # 0 for both, not 1e-17, whose sign is chance.
+            # 0 for both, not 1e-17 with an arbitrary sign.
             expected = self.beside(self.images.normalise(pixels).double())
             self.differing += int((expected.argmax(1) != logits.argmax(1)).sum())
             self.compared += len(pixels)

@@ -1,6 +1,4 @@
-"""Accuracy of a checkpoint or a ticket on the data that it was made for: who is measured, on what,
-and the counts.
-"""
+"""Evaluation of a checkpoint or a ticket: its network, the data that it was made for, counts."""
 
 from __future__ import annotations
 
@@ -26,29 +24,29 @@ from .counts import Counts, evaluate
 from .device import choose_device, evaluation_batch
 from .engine_model import Packed
 
-_TOLD = (
-    "set", "hub_config", "train_split", "test_split", "image_size", "stream", "select_on", "width_mult", "bn_type", "conv_type",
-    "prune_rate",
-)  # fmt: skip
-"""Options that are taken from what a ticket tells of its search.
+_RECORDED_OPTIONS = options.with_roles(
+    options.Role.DATA_SET, options.Role.SELECTION, options.Role.NETWORK
+)
+"""Options of its search that a ticket records and that are read from it.
 
-Where data are is not: a file does not choose what is read.
+Paths are not read from it: a file does not choose which other files are opened.
 """
 
 
 @dataclass
 class Subject:
-    """A network to measure.
+    """A network to evaluate.
 
     Attributes:
-        name: what the user called it.
-        config, task: the options and the task that it was made for, and where the user says that
-            data are.
-        mean, std: the normalisation that it was trained with; empty where nothing says.
-        epoch: of its search; 0 where nothing says.
+        name: the path that the user gave.
+        model: pixels or normalised images -> logits.
+        config, task: the options and the task that it was made for; the place of the data is the
+            user's.
+        mean, std: the normalisation that it was trained with; empty if unknown.
+        epoch: of its search, from 1; 0 if unknown.
         layers: its masked layers.
-        warnings: what the user should know, one line each.
-        classes: names, in the order of its outputs; empty where nothing says.
+        warnings: for the user, one line each.
+        classes: names in the order of the logits; empty if unknown.
     """
 
     name: str
@@ -66,7 +64,9 @@ class Subject:
 def of_checkpoint(
     path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any]
 ) -> Subject:
-    """What a checkpoint says itself holds, then flags, then the values of a configuration file.
+    """The network of a checkpoint.
+
+    Its own record comes first, then `flags`, then `fallback`, the values of a configuration file.
 
     Raises:
         UserError: see `checkpoint.restore`.
@@ -74,97 +74,140 @@ def of_checkpoint(
     restored = checkpoint.restore(path, flags, fallback)
     content, subnetwork = restored.content, restored.network.subnetwork
     places = _places(flags)
-    if content.ours is None:  # the original research code's files say nothing of data
+    if content.ours is None:  # the original research code does not record its data
         places = {name: fallback[name] for name in ("set", "workers") if name in fallback} | places
     return Subject(
-        str(path), restored.network.model, _here(content.config, places), content.task, restored.mean or (), restored.std or (),
-        content.epoch, subnetwork.report() if subnetwork else [], content.warnings, checkpoint.class_names(content),
-    )  # fmt: skip
+        name=str(path),
+        model=restored.network.model,
+        config=_here(content.config, places),
+        task=content.task,
+        mean=restored.mean or (),
+        std=restored.std or (),
+        epoch=content.epoch,
+        layers=subnetwork.report() if subnetwork else [],
+        warnings=content.warnings,
+        classes=checkpoint.class_names(content),
+    )
 
 
 def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None = None) -> Subject:
-    """A ticket file, or `ticket` under that name.
+    """The network of a ticket file, or of `ticket` under that name.
 
     Raises:
         TicketError: see `Ticket.load` and `Ticket.to_model`.
         UserError: a flag that contradicts the ticket.
     """
     ticket = ticket or Ticket.load(path)
-    try:
-        model = ticket.to_model()
-    except TicketError as e:
-        raise TicketError(f"{path}: {e}") from None
+    model = _model(ticket, path)
     assert ticket.network
-    told = ticket.found.get("options")
-    known = (
-        {name: value for name, value in told.items() if name in _TOLD}
-        if isinstance(told, dict)
-        else {}
-    )
-    config = Config(
-        **{name: options.coerce(name, value, str(path)) for name, value in known.items()}
-    )
+    network = ticket.network
+    config = _recorded_config(ticket, path)
     if "options" not in ticket.found and "set" not in flags:
         raise UserError(f"{path}: does not tell its data: pass --set (and --data)")
-    network = ticket.network
-    answers = {
+    _check_flags(flags, config, network, path)
+    config = dataclasses.replace(config, arch=str(network["name"]))
+    return Subject(
+        name=str(path),
+        model=model,
+        config=_here(config, _places(flags)),
+        task=Task(network["num_classes"], network["channels"], tuple(network["input_size"])),
+        mean=ticket.mean,
+        std=ticket.std,
+        epoch=_recorded_epoch(ticket),
+        layers=_layers(ticket),
+        warnings=[],
+        classes=ticket.classes,
+    )
+
+
+def _model(ticket: Ticket, path: str | Path) -> nn.Module:
+    try:
+        return ticket.to_model()
+    except TicketError as e:
+        raise TicketError(f"{path}: {e}") from None
+
+
+def _layers(ticket: Ticket) -> list[LayerReport]:
+    return [
+        LayerReport(layer.name, layer.shape, layer.weights, layer.kept, layer.gain)
+        for layer in ticket.layers
+    ]
+
+
+def _recorded_config(ticket: Ticket, path: str | Path) -> Config:
+    """The options in a ticket's record of its search, the others at their defaults."""
+    recorded = ticket.found.get("options")
+    if not isinstance(recorded, dict):
+        return Config()
+    values = {name: value for name, value in recorded.items() if name in _RECORDED_OPTIONS}
+    return Config(**{name: options.coerce(name, values[name], str(path)) for name in values})
+
+
+def _recorded_epoch(ticket: Ticket) -> int:
+    epoch = ticket.found.get("epoch")
+    return epoch if type(epoch) is int and 0 <= epoch < 2**31 else 0
+
+
+def _check_flags(
+    flags: Mapping[str, Any], config: Config, network: Mapping[str, Any], path: str | Path
+) -> None:
+    """Raise UserError if a flag contradicts the ticket."""
+    facts = {
         **options.as_dict(config),
         "arch": network["name"],
         "num_classes": network["num_classes"],
     }
-    for name in options.CHECKPOINT_FACTS:
-        if flags.get(name) is not None and flags[name] != answers[name]:
-            raise UserError(
-                f"--{name.replace('_', '-')} {flags[name]}: but {path} says {answers[name]}"
-            )
-    layers = [LayerReport(la.name, la.shape, la.weights, la.kept, la.gain) for la in ticket.layers]
-    epoch = ticket.found.get("epoch")
-    epoch = epoch if type(epoch) is int and 0 <= epoch < 2**31 else 0
-    task = Task(network["num_classes"], network["channels"], tuple(network["input_size"]))
-    config = _here(dataclasses.replace(config, arch=str(network["name"])), _places(flags))
-    return Subject(
-        str(path), model, config, task, ticket.mean, ticket.std, epoch, layers, [], ticket.classes
-    )
+    for name in options.NETWORK_OPTIONS:
+        if flags.get(name) is not None and flags[name] != facts[name]:
+            flag = f"--{name.replace('_', '-')} {flags[name]}"
+            raise UserError(f"{flag}: but {path} says {facts[name]}")
 
 
 def _places(flags: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: flags[name] for name in options.DATA_PLACES if name in flags}
+    """The flags that say where the data are."""
+    return {name: flags[name] for name in options.DATA_SOURCE_OPTIONS if name in flags}
 
 
 def _here(config: Config, places: Mapping[str, Any]) -> Config:
+    """The options for the whole data in these places."""
     here = dataclasses.replace(config, **places, low_data=1.0, one_batch=False, num_classes=None)
-    options.check_place(here, places)
+    options.check_data_path(here, places)
     return here
 
 
 def load_data(subject: Subject, console: Console) -> DataSet:
-    """The data that the subject was made for, normalised as it wants them.
+    """The data that the subject was made for, with the subject's normalisation.
 
     Raises:
-        UserError: see `data.load`; or data of another task.
+        UserError: see `data.load`; or the data are of another task.
     """
     config = subject.config
-    options.check_source(config)
-    if (
-        config.set in ("folder", "hub") and not config.stream
-    ):  # the network decides, not what the images happen to be
+    options.check_data_source(config)
+    if config.set in ("folder", "hub") and not config.stream:
+        # The network decides, not what the images happen to be.
         config = dataclasses.replace(config, channels=subject.task.channels)
     images = data.load(config, console.track)
-    found = Task(len(images.classes), images.channels, images.input_size)
-    if found != subject.task:
-        raise UserError(f"{subject.name}: made for {subject.task}, but the data have {found}")
-    if difference := data.other_classes(subject.classes, images.classes):
-        raise UserError(f"{subject.name}: made for other classes than the data have: {difference}")
+    _check_task(subject, images)
     if subject.mean and subject.std:
         images.mean, images.std = subject.mean, subject.std
     return images
 
 
+def _check_task(subject: Subject, images: DataSet) -> None:
+    """Raise UserError if the data are of another task than the subject."""
+    task = Task(len(images.classes), images.channels, images.input_size)
+    if task != subject.task:
+        raise UserError(f"{subject.name}: made for {subject.task}, but the data have {task}")
+    if difference := data.other_classes(subject.classes, images.classes):
+        raise UserError(f"{subject.name}: made for other classes than the data have: {difference}")
+
+
 def calibration_images(subject: Subject, images: DataSet, count: int = 256) -> NDArray[Any]:
-    """Training images for `Engine(calibration=...)`: [count, C, H, W], uint8, or normalised where
-    the ticket tells nothing.
+    """Training images for `Engine(calibration=...)`: [count, C, H, W], uint8; normalised float32
+    where the ticket has no mean and standard deviation.
     """
-    pixels, _ = next(images.evaluation_batches(images.train, count, normalised=not subject.mean))
+    is_normalised = not subject.mean
+    pixels, _ = next(images.evaluation_batches(images.train, count, normalised=is_normalised))
     return pixels.numpy()
 
 
@@ -177,9 +220,18 @@ def measure(
     what: str,
     packed: Packed | None = None,
 ) -> Counts:
-    """Counts over all images of a split; with `packed`, by the engine, on the CPU."""
-    where, size = choose_device("cpu" if packed else device), evaluation_batch(subject.task)
+    """Counts over all images of a split.
+
+    Args:
+        split: one of `images`.
+        device: see `choose_device`.
+        what: title of the progress bar.
+        packed: the engine, which evaluates instead of the model, on the CPU.
+    """
+    chosen = choose_device("cpu" if packed else device)
+    size = evaluation_batch(subject.task)
     model = packed or subject.model
-    model.to(where)
-    batches = images.evaluation_batches(split.to(where), size, normalised=packed is None)
-    return evaluate(model, console.track(batches, f"{what}, batches", -(-len(split) // size)))
+    model.to(chosen)
+    batches = images.evaluation_batches(split.to(chosen), size, normalised=packed is None)
+    count = -(-len(split) // size)
+    return evaluate(model, console.track(batches, f"{what}, batches", count))

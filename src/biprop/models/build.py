@@ -1,11 +1,11 @@
-"""The networks by name.
-
-`build` makes one with dense layers; `biprop.convert` turns it into a subnetwork.
+"""`build` makes a network by its name, with dense layers; `biprop.convert` turns it into a
+subnetwork.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -40,7 +40,7 @@ def build(
         head_bias: give the last layer a bias.
         ancestor: reproduce two oddities of the original research code, for its checkpoints: sign(0)
             = 0 in binary activations, and the fixed 4x4 pool before the classifier of the CIFAR
-            ResNets (40 outputs where they end at 8x8).
+            ResNets (40 outputs where their feature maps are 8x8). Tickets have the key "ancestor".
 
     Returns:
         A module from [B, channels, H, W] floats to [B, num_classes] logits.
@@ -50,17 +50,15 @@ def build(
             small an input.
     """
     check(name, bn_type, width_mult)
-    norm = partial(nn.BatchNorm2d, affine=BATCH_NORMS[bn_type])
-    binary = partial(BinaryActivation, zero=0 if ancestor else 1)
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "channels": channels,
+        "head_bias": head_bias,
+        "norm": partial(nn.BatchNorm2d, affine=BATCH_NORMS[bn_type]),
+        "binary": partial(BinaryActivation, zero=0 if ancestor else 1),
+    }
     if name in PLAIN:
-        return PlainNet(
-            PLAIN[name],
-            num_classes=num_classes, channels=channels, input_size=input_size, width_mult=width_mult,
-            norm=norm, binary=binary, head_bias=head_bias,
-        )  # fmt: skip
+        return PlainNet(PLAIN[name], input_size=input_size, width_mult=width_mult, **options)
     plan = RESIDUAL[name]
-    return ResNet(
-        plan,
-        num_classes=num_classes, channels=channels, norm=norm, binary=binary,
-        head_bias=head_bias, head_pool=4 if ancestor and not plan.imagenet else None,
-    )  # fmt: skip
+    head_pool = 4 if ancestor and not plan.imagenet else None
+    return ResNet(plan, head_pool=head_pool, **options)

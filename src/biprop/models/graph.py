@@ -44,15 +44,21 @@ class Node:
 
 
 BATCH_NORM_EPS = 1e-5
-"""Of every batch norm."""
+"""Epsilon of every batch norm."""
 
 
 def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
-    """What a batch norm divides by: the square root of its running variance and epsilon, of the
-    same type and shape.
+    """The divisor of a batch norm: the square root of its running variance and epsilon.
+
+    Args:
+        variance: [C], float32 or float64.
+        name: of the batch norm, for the message.
+
+    Returns:
+        [C], of the same dtype.
 
     Raises:
-        TicketError: that is not a positive number; the message names the batch norm.
+        TicketError: a divisor is not a positive number.
     """
     raised = variance + variance.dtype.type(BATCH_NORM_EPS)
     if not (raised > 0).all() or not np.isfinite(raised).all():
@@ -112,8 +118,11 @@ class _Graph:
         )
 
     def node(self, op: str, *inputs: int, name: str = "") -> int:
-        """An operation whose result has the shape of its input."""
-        self.nodes.append(Node(op, inputs, self.nodes[inputs[0]].shape, name))
+        """Append an operation whose result has the shape of its first input."""
+        return self.append(Node(op, inputs, self.nodes[inputs[0]].shape, name))
+
+    def append(self, node: Node) -> int:
+        self.nodes.append(node)
         return len(self.nodes) - 1
 
     def windows(
@@ -127,131 +136,141 @@ class _Graph:
         channels: int = 0,
         name: str = "",
     ) -> int:
-        """A convolution to `channels`, or a pool."""
+        """Append a convolution to `channels`, or a pool, which keeps the number of channels."""
         before, *sides = self.nodes[at].shape
         height, width = (
-            (side + 2 * padding - k) // stride + 1 for side, k in zip(sides, kernel, strict=True)
+            (side + 2 * padding - length) // stride + 1
+            for side, length in zip(sides, kernel, strict=True)
         )
         if height < 1 or width < 1:
             raise self.too_small()
-        self.nodes.append(
-            Node(op, (at,), (channels or before, height, width), name, kernel, stride, padding)
-        )
-        return len(self.nodes) - 1
+        shape = (channels or before, height, width)
+        return self.append(Node(op, (at,), shape, name, kernel, stride, padding))
 
     def conv(self, at: int, name: str, channels: int, kernel: int, stride: int = 1) -> int:
-        return self.windows(
-            "conv", at, (kernel, kernel), stride, kernel // 2, channels=channels, name=name
-        )
+        """Append a convolution with a square kernel, padded by half of it."""
+        padding = kernel // 2
+        sides = (kernel, kernel)
+        return self.windows("conv", at, sides, stride, padding, channels=channels, name=name)
+
+    def norm(self, at: int, name: str) -> int:
+        return self.node("norm", at, name=name)
 
     def flatten(self, at: int) -> int:
-        self.nodes.append(Node("flatten", (at,), (math.prod(self.nodes[at].shape), 1, 1)))
-        return len(self.nodes) - 1
+        size = math.prod(self.nodes[at].shape)
+        return self.append(Node("flatten", (at,), (size, 1, 1)))
 
     @property
     def sign(self) -> str:
+        """The binary activation: the original research code's has sign(0) = 0."""
         return "sign0" if self.network["ancestor"] else "sign"
 
     def plain(self, plan: PlainPlan) -> None:
         """As `models.plain.PlainNet`."""
         at = self.tokens(0, "convs", plan.convs, kernel=3)
-        is_flat = self.nodes[at].shape[1:] == (1, 1)
-        self.tokens(at if is_flat else self.flatten(at), "linear", plan.head, kernel=1)
+        self.tokens(self.flatten(at), "linear", plan.head, kernel=1)
 
     def tokens(self, at: int, prefix: str, tokens: str, kernel: int) -> int:
+        """Append the operations of a plan's tokens, each named by its place."""
         for number, token in enumerate(tokens.split()):
-            name = f"{prefix}.{number}"
-            if token == "M":
-                at = self.windows("max_pool", at, (2, 2), 2)
-            elif token == "G":
-                _, height, width = self.nodes[at].shape
-                at = self.windows("max_pool", at, (height, width), max(height, width))
-            elif token == "W":
-                channels = 8 * self.nodes[at].shape[0]
-                at = self.windows("conv", at, (2, 2), 1, channels=channels, name=name)
-            elif token == "B":
-                at = self.node("norm", at, name=name)
-            elif token[0] == "c":
-                width = (
-                    int(int(token[1:]) * self.network["width_mult"])
-                    if token[1:]
-                    else self.network["num_classes"]
-                )
-                at = self.conv(at, name, width, kernel)
-            else:
-                at = self.node({"R": "relu", "A": self.sign, "Z": "sign0"}[token], at)
+            at = self.token(at, f"{prefix}.{number}", token, kernel)
         return at
+
+    def token(self, at: int, name: str, token: str, kernel: int) -> int:
+        if token == "M":
+            return self.windows("max_pool", at, (2, 2), 2)
+        if token == "B":
+            return self.norm(at, name)
+        if token[0] == "c":
+            return self.conv(at, name, self.width(token[1:]), kernel)
+        return self.node({"R": "relu", "A": self.sign, "Z": "sign0"}[token], at)
+
+    def width(self, digits: str) -> int:
+        """Channels of a convolution: as its token has them, or else one for each class."""
+        if not digits:
+            return int(self.network["num_classes"])
+        return int(int(digits) * self.network["width_mult"])
 
     def residual(self, plan: ResidualPlan) -> None:
         """As `models.resnet.ResNet`."""
         activation = self.sign if plan.binary else "relu"
-        at = (
-            self.conv(0, "conv1", plan.stem, 7, 2)
-            if plan.imagenet
-            else self.conv(0, "conv1", plan.stem, 3)
-        )
-        for token in plan.stem_order.split():
-            if token == "M":
-                at = self.windows("max_pool", at, (3, 3), 2, 1)
-            else:
-                at = (
-                    self.node("norm", at, name="bn1") if token == "B" else self.node(activation, at)
-                )
-        block = self.preact_block if plan.kind == "preact" else self.block
-        for stage, (width, blocks) in enumerate(
-            zip(plan.widths, plan.blocks, strict=True), start=1
-        ):
-            for number in range(blocks):
-                stride = 2 if stage > 1 and number == 0 else 1
-                at = block(at, f"layer{stage}.{number}", plan, width, stride, activation)
+        at = self.stem(plan, activation)
+        at = self.stages(at, plan, activation)
         if plan.kind == "preact":
-            at = self.node(activation, self.node("norm", at, name="bn1"))
-        if self.network["ancestor"] and not plan.imagenet:
-            at = self.windows("avg_pool", at, (4, 4), 4)
-        else:
-            _, height, width = self.nodes[at].shape
-            at = self.windows("avg_pool", at, (height, width), height)
+            at = self.node(activation, self.norm(at, "bn1"))
+        at = self.last_pool(at, plan)
         at = self.conv(at, "fc", self.network["num_classes"], 1)
         if self.nodes[at].shape[1:] != (1, 1):
             self.flatten(at)
+
+    def stem(self, plan: ResidualPlan, activation: str) -> int:
+        kernel, stride = (7, 2) if plan.imagenet else (3, 1)
+        at = self.conv(0, "conv1", plan.stem, kernel, stride)
+        for token in plan.stem_order.split():
+            if token == "M":
+                at = self.windows("max_pool", at, (3, 3), 2, 1)
+            elif token == "B":
+                at = self.norm(at, "bn1")
+            else:
+                at = self.node(activation, at)
+        return at
+
+    def stages(self, at: int, plan: ResidualPlan, activation: str) -> int:
+        block = self.preact_block if plan.kind == "preact" else self.block
+        widths = zip(plan.widths, plan.blocks, strict=True)
+        for stage, (width, blocks) in enumerate(widths, start=1):
+            for number in range(blocks):
+                stride = 2 if stage > 1 and number == 0 else 1
+                at = block(at, f"layer{stage}.{number}", plan, width, stride, activation)
+        return at
+
+    def last_pool(self, at: int, plan: ResidualPlan) -> int:
+        """The mean of the whole map; the original research code's of windows of 4 x 4 pixels."""
+        if self.network["ancestor"] and not plan.imagenet:
+            return self.windows("avg_pool", at, (4, 4), 4)
+        _, height, width = self.nodes[at].shape
+        return self.windows("avg_pool", at, (height, width), height)
 
     def block(
         self, at: int, name: str, plan: ResidualPlan, width: int, stride: int, activation: str
     ) -> int:
         """As `models.resnet.Block`."""
-        if plan.kind == "basic":
-            convs, out_width = [(width, 3, stride), (width, 3, 1)], width
-        else:
-            inner, out_width = width * plan.inner, width * 4
-            convs = [(inner, 1, 1), (inner, 3, stride), (out_width, 1, 1)]
+        convs = _convolutions(plan, width, stride)
         out = at
         for i, conv in enumerate(convs, start=1):
             out = self.conv(out, f"{name}.conv{i}", *conv)
             if i < len(convs):
-                out = self.node(activation, self.node("norm", out, name=f"{name}.bn{i}"))
-            elif plan.last_norm != "after":
-                out = self.node("norm", out, name=f"{name}.bn{i}")
-        shortcut = self.shortcut(
-            at, f"{name}.{'downsample' if plan.imagenet else 'shortcut'}", out_width, stride
-        )
-        out = self.node("add", out, shortcut)
+                out = self.node(activation, self.norm(out, f"{name}.bn{i}"))
+        if plan.last_norm != "after":
+            out = self.norm(out, f"{name}.bn{len(convs)}")
+        projection = "downsample" if plan.imagenet else "shortcut"
+        out_width, *_ = convs[-1]
+        out = self.node("add", out, self.shortcut(at, f"{name}.{projection}", out_width, stride))
         if plan.last_norm != "before":
             fourth = plan.last_norm == "both" and plan.kind == "bottleneck"
-            out = self.node("norm", out, name=f"{name}.bn{4 if fourth else len(convs)}")
+            out = self.norm(out, f"{name}.bn{4 if fourth else len(convs)}")
         return self.node(activation, out)
 
     def preact_block(
         self, at: int, name: str, _: ResidualPlan, width: int, stride: int, activation: str
     ) -> int:
         """As `models.resnet.PreActBlock`."""
-        at = self.node(activation, self.node("norm", at, name=f"{name}.bn1"))
+        at = self.node(activation, self.norm(at, f"{name}.bn1"))
         out = self.conv(at, f"{name}.conv1", width, 3, stride)
-        out = self.node(activation, self.node("norm", out, name=f"{name}.bn2"))
+        out = self.node(activation, self.norm(out, f"{name}.bn2"))
         out = self.conv(out, f"{name}.conv2", width, 3)
         return self.node("add", out, self.shortcut(at, f"{name}.shortcut", width, stride))
 
     def shortcut(self, at: int, name: str, width: int, stride: int) -> int:
-        """The identity where nothing changes, else a projection."""
+        """The identity where the shape stays, else a projection."""
         if stride == 1 and self.nodes[at].shape[0] == width:
             return at
-        return self.node("norm", self.conv(at, f"{name}.0", width, 1, stride), name=f"{name}.1")
+        return self.norm(self.conv(at, f"{name}.0", width, 1, stride), f"{name}.1")
+
+
+def _convolutions(plan: ResidualPlan, width: int, stride: int) -> list[tuple[int, int, int]]:
+    """(channels, kernel, stride) of the convolutions of a block."""
+    if plan.kind == "basic":
+        return [(width, 3, stride), (width, 3, 1)]
+    inner = width * plan.inner
+    return [(inner, 1, 1), (inner, 3, stride), (width * 4, 1, 1)]

@@ -1,5 +1,5 @@
-"""The network of a run: from options to a model, converted or dense, in which exactly the right
-parameters train.
+"""The network of a run: from options to a model, converted or dense, in which exactly the
+parameters train that the options say.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import rng
 from ..config import Config
-from ..errors import UserError, one_line, shown
+from ..errors import UserError, abbreviated, one_line
 from ..subnetwork import Subnetwork, convert
 from ..subnetwork.init import draw_weight
 from ..subnetwork.layers import BinaryActivation, maskable
@@ -21,17 +21,21 @@ from . import build, plans
 
 @dataclass(frozen=True)
 class Task:
-    """What the data ask of a network."""
+    """What the data require of a network.
+
+    Attributes:
+        num_classes: of the labels.
+        channels: of the images.
+        input_size: (height, width) of the images.
+    """
 
     num_classes: int
     channels: int
     input_size: tuple[int, int]
 
     def __str__(self) -> str:
-        return (
-            f"{self.num_classes} classes of {self.channels} x {self.input_size[0]} x"
-            f" {self.input_size[1]} images"
-        )
+        height, width = self.input_size
+        return f"{self.num_classes} classes of {self.channels} x {height} x {width} images"
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Network:
     """A model, and its subnetwork unless it is a dense baseline.
 
     Attributes:
+        subnetwork: of the model; None for a dense baseline.
         of_ancestor: built with the oddities of the original research code, see `models.build`.
     """
 
@@ -59,7 +64,11 @@ class Network:
 def build_network(config: Config, task: Task, ancestor: bool = False) -> Network:
     """Build the network of `config` for `task`, weights and scores drawn from the run's seed.
 
+    Inside `torch.device("meta")`, nothing is drawn.
+
     Args:
+        config: options of the network, its initialisation and its pruning.
+        task: classes and images.
         ancestor: see `models.build`.
 
     Raises:
@@ -80,8 +89,8 @@ def build_network(config: Config, task: Task, ancestor: bool = False) -> Network
 
 
 def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str, Tensor]:
-    """The state dict of the network before it is converted, of tensors that have a shape and take
-    no memory.
+    """The state dict of the network before it is converted, as tensors on the meta device: shapes
+    without memory.
 
     Raises:
         UserError: network, task and options do not fit together.
@@ -90,7 +99,9 @@ def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str
         with torch.device("meta"):
             return _build_dense(config, task, ancestor).state_dict()
     except (ValueError, RuntimeError, TypeError) as e:  # a width beyond all integers
-        raise UserError(f"arch = {shown(config.arch)}: cannot be built: {one_line(e)}") from None
+        raise UserError(
+            f"arch = {abbreviated(config.arch)}: cannot be built: {one_line(e)}"
+        ) from None
 
 
 def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:
@@ -107,6 +118,9 @@ def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:
 
 
 def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
+    """Convert the model unless the options ask for a dense one, and draw the weights of its dense
+    layers.
+    """
     names = [name for name, module in model.named_modules() if maskable(module)]
     draw: dict[str, Any] = {
         "init": config.init,
@@ -115,31 +129,43 @@ def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
     }
     subnetwork = None
     if config.conv_type != "DenseConv":
+        densities = {"*": config.prune_rate, **(config.layer_prune_rates or {})}
+        first, last = names[:1] * config.first_layer_dense, names[-1:] * config.last_layer_dense
         subnetwork = convert(
             model,
-            {"*": config.prune_rate, **(config.layer_prune_rates or {})},  # type: ignore[dict-item]
+            densities,  # type: ignore[arg-type]
             config.scope,  # type: ignore[arg-type]
-            [names[0]] * config.first_layer_dense + [names[-1]] * config.last_layer_dense,
-            seed=config.seed, scale_fan=config.scale_fan, floor=config.layer_floor, **draw,
-        )  # fmt: skip
-    with torch.no_grad():
-        for name in subnetwork.exempt if subnetwork else names:
-            weight = model.get_parameter(f"{name}.weight")
-            if not weight.is_meta:
-                weight.copy_(draw_weight(weight.shape, config.seed, names.index(name), **draw))
+            first + last,
+            seed=config.seed,
+            scale_fan=config.scale_fan,
+            floor=config.layer_floor,
+            **draw,
+        )
+    for name in subnetwork.exempt if subnetwork else names:
+        weight = model.get_parameter(f"{name}.weight")
+        _draw_dense(weight, config.seed, names.index(name), draw)
     return subnetwork
 
 
+@torch.no_grad()
+def _draw_dense(weight: Tensor, seed: int, number: int, draw: dict[str, Any]) -> None:
+    """Fill the weight of a dense layer, in place, as that of a masked layer of this number."""
+    if not weight.is_meta:
+        weight.copy_(draw_weight(weight.shape, seed, number, **draw))
+
+
 def _set_batch_norm(model: nn.Module, config: Config) -> None:
-    """First values of batch norm, and which of them train: all in a dense network, else what the
-    options say.
+    """Set the initial values of batch norm's parameters, and which train: all in a dense network,
+    else what the options say.
     """
-    dense = config.conv_type == "DenseConv"
+    is_dense = config.conv_type == "DenseConv"
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.affine:
-            if config.bn_weight_init is not None:
-                nn.init.constant_(module.weight, config.bn_weight_init)
-            if config.bn_bias_init is not None:
-                nn.init.constant_(module.bias, config.bn_bias_init)
-            module.weight.requires_grad_(dense or config.learn_batchnorm)
-            module.bias.requires_grad_(dense or config.learn_batchnorm or config.bn_bias_only)
+        if not isinstance(module, nn.BatchNorm2d) or not module.affine:
+            continue
+        if config.bn_weight_init is not None:
+            nn.init.constant_(module.weight, config.bn_weight_init)
+        if config.bn_bias_init is not None:
+            nn.init.constant_(module.bias, config.bn_bias_init)
+        train_weight = is_dense or config.learn_batchnorm
+        module.weight.requires_grad_(train_weight)
+        module.bias.requires_grad_(train_weight or config.bn_bias_only)

@@ -4,39 +4,28 @@ forms, as modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .plans import PlainPlan
-from .whitening import WINDOW, whitening_filters
-
-
-class Whitening(nn.Conv2d):
-    """A 2x2 convolution that a search computes from its training images, and leaves as it is."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, 8 * channels, WINDOW, bias=False)
-        self.weight.requires_grad_(False)
-
-    def fit(self, images: Tensor) -> None:
-        """Take the filters that whiten normalised images [N, C, H, W]; see `whitening_filters`."""
-        with torch.no_grad():
-            self.weight.copy_(whitening_filters(images))
-
-
-def _side_of_map(tokens: Sequence[str], side: int) -> int:
-    """Height or width of the last map, for images of that height or width."""
-    for token in tokens:
-        side = {"M": side // 2, "W": side - 1, "G": min(side, 1)}.get(token, side)
-    return max(side, 0)
 
 
 class PlainNet(nn.Module):
     """A network built from a `PlainPlan`.
 
     Input [B, channels, H, W] float; output [B, num_classes] logits.
+
+    Args:
+        plan: the layers, in their order.
+        num_classes: outputs.
+        channels: of the input.
+        input_size: (height, width) of the input.
+        width_mult: multiplies the widths of the plan.
+        norm: makes a batch norm of so many channels.
+        binary: makes a binary activation; takes `zero`, the value of sign(0).
+        head_bias: give the last layer a bias.
 
     Raises:
         ValueError: the input is too small for the network's pools.
@@ -55,46 +44,75 @@ class PlainNet(nn.Module):
         head_bias: bool = False,
     ) -> None:
         super().__init__()
-        tokens = plan.convs.split()
-        height, width = (_side_of_map(tokens, side) for side in input_size)
-        if not height or not width:
-            size = f"{input_size[0]}x{input_size[1]}"
-            pools, least = tokens.count("M"), (1 << tokens.count("M")) + tokens.count("W")
-            raise ValueError(
-                f"input size {size}: the network halves it {pools} times, so it needs {least}"
-                " or more"
-            )
-
-        before_global = tokens[: tokens.index("G")] if "G" in tokens else tokens
-        whole = tuple(_side_of_map(before_global, side) for side in input_size)
-
-        def layer(token: str, in_width: int, kernel: int) -> nn.Module:
-            if token[0] == "c":
-                out_width = int(int(token[1:]) * width_mult) if token[1:] else num_classes
-                bias = head_bias and token == "c"
-                return nn.Conv2d(in_width, out_width, kernel, padding=kernel // 2, bias=bias)
-            made: dict[str, Callable[[], nn.Module]] = {
-                "W": lambda: Whitening(in_width),
-                "G": lambda: nn.MaxPool2d(whole, max(whole)),
-                "M": lambda: nn.MaxPool2d(2),
-                "B": lambda: norm(in_width),
-                "R": nn.ReLU,
-                "A": binary,
-                "Z": lambda: binary(zero=0),
-            }
-            return made[token]()
-
-        def stack(tokens: str, in_width: int, kernel: int) -> tuple[nn.Sequential, int]:
-            layers = nn.Sequential()
-            for token in tokens.split():
-                layers.append(layer(token, in_width, kernel))
-                in_width = getattr(layers[-1], "out_channels", in_width)
-            return layers, in_width
-
-        self.convs, features = stack(plan.convs, channels, kernel=3)
-        self.linear, _ = stack(plan.head, features * height * width, kernel=1)
+        height, width = _pooled_size(plan, input_size)
+        builder = _Builder(num_classes, width_mult, norm, binary, head_bias)
+        self.convs, features = builder.stack(plan.convs, channels, kernel=3)
+        self.linear, _ = builder.stack(plan.head, features * height * width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.convs(x)
         x = x.flatten(1)[:, :, None, None]
         return self.linear(x).flatten(1)  # type: ignore[no-any-return]
+
+
+def _pooled_size(plan: PlainPlan, input_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the feature maps after the plan's pools.
+
+    Raises:
+        ValueError: nothing is left of the input.
+    """
+    pools = plan.convs.split().count("M")
+    height, width = (side >> pools for side in input_size)
+    if not height or not width:
+        size = f"{input_size[0]}x{input_size[1]}"
+        raise ValueError(
+            f"input size {size}: the network halves it {pools} times, so it needs {1 << pools}"
+            " or more"
+        )
+    return height, width
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds layers from the tokens of a plan; the attributes are arguments of `PlainNet`."""
+
+    num_classes: int
+    width_mult: float
+    norm: Callable[[int], nn.Module]
+    binary: Callable[..., nn.Module]
+    head_bias: bool
+
+    def stack(self, tokens: str, width: int, kernel: int) -> tuple[nn.Sequential, int]:
+        """The layers of a plan, and the channels that come out.
+
+        Args:
+            tokens: of a `PlainPlan`.
+            width: channels that go in.
+            kernel: side of the convolutions' kernels.
+        """
+        layers = nn.Sequential()
+        for token in tokens.split():
+            layer = self.layer(token, width, kernel)
+            layers.append(layer)
+            width = getattr(layer, "out_channels", width)
+        return layers, width
+
+    def layer(self, token: str, width: int, kernel: int) -> nn.Module:
+        if token == "M":
+            return nn.MaxPool2d(2)
+        if token == "B":
+            return self.norm(width)
+        if token == "R":
+            return nn.ReLU()
+        if token == "A":
+            return self.binary()
+        if token == "Z":
+            return self.binary(zero=0)
+        return self.convolution(token, width, kernel)
+
+    def convolution(self, token: str, in_width: int, kernel: int) -> nn.Conv2d:
+        """c64 has 64 channels times the width multiplier, rounded down; c one per class."""
+        is_last = token == "c"
+        out_width = self.num_classes if is_last else int(int(token[1:]) * self.width_mult)
+        bias = is_last and self.head_bias
+        return nn.Conv2d(in_width, out_width, kernel, padding=kernel // 2, bias=bias)

@@ -1,5 +1,6 @@
-"""The networks as data: names, structures, and the options that all share. No PyTorch: `models`
-builds modules of a plan, `engine` computes one without it.
+"""The networks as data: names, structures, and the options that all share, without PyTorch.
+
+`models` builds modules from a plan; `graph` makes of it what the engine runs.
 
 Names are those of the original research code: `_BinAct` has binary activations (MPT-1/1), `Wide`
 takes a width multiplier.
@@ -14,7 +15,7 @@ from ..errors import did_you_mean
 
 @dataclass(frozen=True)
 class PlainPlan:
-    """One network without branches. A plan is read from left to right.
+    """One network without branches, as tokens from left to right.
 
     c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary
     activation, with sign(0) = +1; Z: binary activation with sign(0) = 0, behind a ReLU, where the
@@ -25,7 +26,7 @@ class PlainPlan:
 
     Attributes:
         convs: the convolutions and what follows each.
-        head: the linear layers and what follows each; the last one puts out the logits.
+        head: the linear layers and what follows each; the last one returns the logits.
         wide: whether `width_mult` scales its widths.
     """
 
@@ -45,8 +46,8 @@ single GPU", arXiv 2404.00498, but with ReLU, and with batch norm of the logits 
 
 
 def _pairs(widths: tuple[int, ...], pair: str, last: str | None = None) -> str:
-    """The plan `pair` once per width, with the width written to its convolutions; `last` for the
-    last one.
+    """The tokens `pair` once per width, each convolution with that width; `last` instead for the
+    last width.
     """
     plans = [pair] * (len(widths) - 1) + [last or pair]
     return " ".join(
@@ -104,7 +105,7 @@ class ResidualPlan:
 
     Attributes:
         blocks: number of blocks of each stage.
-        widths: width of each stage; bottleneck blocks put out four times that.
+        widths: channels of each stage; a bottleneck block has four times that many output channels.
         kind: "basic", "bottleneck" or "preact".
         inner: bottleneck: factor of the inner width.
         stem: channels of the first convolution.
@@ -127,6 +128,7 @@ class ResidualPlan:
 
     @property
     def imagenet(self) -> bool:
+        """Whether the network has the stem for ImageNet: a 7x7 convolution and a max pool."""
         return "M" in self.stem_order
 
 
@@ -150,7 +152,7 @@ def _cifar_plans() -> dict[str, ResidualPlan]:
         f"{name}_v2": replace(plans[name], last_norm="after")
         for name in ("cResNet18", "cResNet18_BinAct")
     }
-    # "A Winning Hand": pre-activation, the binary cards' network.
+    # Pre-activation: the network of the binary cards in "A Winning Hand".
     return plans | {
         "WidePreActResNet": ResidualPlan(_BLOCKS[18], _WIDE[2], kind="preact", stem_order="")
     }
@@ -203,7 +205,7 @@ def takes_width(name: str) -> bool:
 
 
 def check(name: str, bn_type: str, width_mult: float) -> None:
-    """Check what a network is asked to be, but for the sizes of its images.
+    """Check the arguments of `build.build`, except the size of the images.
 
     Raises:
         ValueError: an unknown name or type, or a width multiplier that the network does not take.

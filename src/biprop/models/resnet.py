@@ -26,6 +26,14 @@ def _conv(in_width: int, out_width: int, kernel: int, stride: int = 1) -> nn.Con
 class Block(nn.Module):
     """activation(residual(x) + shortcut(x)), with the last batch norm before or after the sum (see
     `ResidualPlan.last_norm`).
+
+    Args:
+        plan: of the network.
+        in_width: channels of the input.
+        width: of the stage; a bottleneck block has four times that many output channels.
+        stride: of the block's first 3x3 convolution.
+        norm: makes a batch norm of so many channels.
+        activation: makes an activation.
     """
 
     def __init__(
@@ -38,29 +46,19 @@ class Block(nn.Module):
         activation: Make,
     ) -> None:
         super().__init__()
-        if plan.kind == "basic":
-            shapes, out_width = [(in_width, width, 3, stride), (width, width, 3, 1)], width
-        else:
-            inner, out_width = width * plan.inner, width * 4
-            shapes = [(in_width, inner, 1, 1), (inner, inner, 3, stride), (inner, out_width, 1, 1)]
+        shapes = _block_shapes(plan, in_width, width, stride)
         self.convs = len(shapes)
         for i, shape in enumerate(shapes, start=1):
             self.add_module(f"conv{i}", _conv(*shape))
             self.add_module(f"bn{i}", norm(shape[1]))
-        self.out_width = out_width
+        _, self.out_width, *_ = shapes[-1]
         self.shortcut_name = "downsample" if plan.imagenet else "shortcut"
-        if stride != 1 or in_width != out_width:
-            self.add_module(
-                self.shortcut_name,
-                nn.Sequential(_conv(in_width, out_width, 1, stride), norm(out_width)),
-            )
-        else:
-            self.add_module(self.shortcut_name, nn.Sequential())
+        self.add_module(self.shortcut_name, _shortcut(in_width, self.out_width, stride, norm))
         self.last_norm = plan.last_norm
         self.norm_after = f"bn{self.convs}"
         if plan.last_norm == "both" and plan.kind == "bottleneck":
             self.norm_after = "bn4"
-            self.bn4 = norm(out_width)
+            self.bn4 = norm(self.out_width)
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,9 +75,26 @@ class Block(nn.Module):
         return self.activation(out)  # type: ignore[no-any-return]
 
 
+def _block_shapes(
+    plan: ResidualPlan, in_width: int, width: int, stride: int
+) -> list[tuple[int, int, int, int]]:
+    """(in channels, out channels, kernel, stride) of a block's convolutions."""
+    if plan.kind == "basic":
+        return [(in_width, width, 3, stride), (width, width, 3, 1)]
+    inner = width * plan.inner
+    return [(in_width, inner, 1, 1), (inner, inner, 3, stride), (inner, width * 4, 1, 1)]
+
+
+def _shortcut(in_width: int, out_width: int, stride: int, norm: MakeNorm) -> nn.Sequential:
+    """The identity, or a projection where a block changes the shape."""
+    if stride == 1 and in_width == out_width:
+        return nn.Sequential()
+    return nn.Sequential(_conv(in_width, out_width, 1, stride), norm(out_width))
+
+
 class PreActBlock(nn.Module):
     """conv2(act(bn2(conv1(o)))) + shortcut(o) with o = act(bn1(x)): identity shortcuts carry o, not
-    x.
+    x. Arguments as of `Block`.
     """
 
     def __init__(
@@ -96,9 +111,7 @@ class PreActBlock(nn.Module):
         self.conv1 = _conv(in_width, width, 3, stride)
         self.bn2 = norm(width)
         self.conv2 = _conv(width, width, 3)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or in_width != width:
-            self.shortcut = nn.Sequential(_conv(in_width, width, 1, stride), norm(width))
+        self.shortcut = _shortcut(in_width, width, stride, norm)
         self.out_width = width
         self.activation = activation()
 
@@ -114,10 +127,15 @@ class ResNet(nn.Module):
     Input [B, channels, H, W] float; output [B, num_classes] logits.
 
     Args:
+        plan: the network.
+        num_classes: outputs.
+        channels: of the input.
+        norm: makes a batch norm of so many channels.
+        binary: makes a binary activation.
         head_bias: give the classifier a bias.
         head_pool: None averages over all positions; a number averages over windows of that size,
             and every window gives `num_classes` outputs (index = class * windows + window), as the
-            original research code has it by oversight for the networks that end at 8x8.
+            original research code does by oversight in the networks that end at 8x8.
     """
 
     def __init__(
@@ -135,16 +153,22 @@ class ResNet(nn.Module):
         activation = binary if plan.binary else nn.ReLU
         self.plan = plan
         self.head_pool = head_pool
-        self.conv1 = (
-            _conv(channels, plan.stem, 7, 2) if plan.imagenet else _conv(channels, plan.stem, 3)
-        )
+        kernel, stride = (7, 2) if plan.imagenet else (3, 1)
+        self.conv1 = _conv(channels, plan.stem, kernel, stride)
         if plan.kind != "preact":
             self.bn1 = norm(plan.stem)
+        width = self._add_stages(norm, activation)
+        if plan.kind == "preact":
+            self.bn1 = norm(width)
+        self.fc = nn.Conv2d(width, num_classes, 1, bias=head_bias)
+        self.activation = activation()
+
+    def _add_stages(self, norm: MakeNorm, activation: Make) -> int:
+        """Add the stages as layer1, layer2, ...; returns their output channels."""
+        plan, width = self.plan, self.plan.stem
         make_block = PreActBlock if plan.kind == "preact" else Block
-        width = plan.stem
-        for stage, (stage_width, blocks) in enumerate(
-            zip(plan.widths, plan.blocks, strict=True), start=1
-        ):
+        stages = zip(plan.widths, plan.blocks, strict=True)
+        for stage, (stage_width, blocks) in enumerate(stages, start=1):
             layer = nn.Sequential()
             for number in range(blocks):
                 stride = 2 if stage > 1 and number == 0 else 1
@@ -152,32 +176,27 @@ class ResNet(nn.Module):
                 layer.append(block)
                 width = block.out_width
             self.add_module(f"layer{stage}", layer)
-        if plan.kind == "preact":
-            self.bn1 = norm(width)
-        self.fc = nn.Conv2d(width, num_classes, 1, bias=head_bias)
-        self.activation = activation()
+        return width
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         for token in self.plan.stem_order.split():
-            x = (
-                self.bn1(x)
-                if token == "B"
-                else self.activation(x)
-                if token == "A"
-                else _stem_pool(x)
-            )
+            x = self._stem_layer(token, x)
         for stage in range(1, len(self.plan.blocks) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
         if self.plan.kind == "preact":
             x = self.activation(self.bn1(x))
-        x = (
-            F.adaptive_avg_pool2d(x, 1)
-            if self.head_pool is None
-            else F.avg_pool2d(x, self.head_pool)
-        )
-        return self.fc(x).flatten(1)  # type: ignore[no-any-return]
+        return self.fc(self._pool(x)).flatten(1)  # type: ignore[no-any-return]
 
+    def _stem_layer(self, token: str, x: Tensor) -> Tensor:
+        """What one token of `ResidualPlan.stem_order` computes."""
+        if token == "B":
+            return self.bn1(x)  # type: ignore[no-any-return]
+        if token == "A":
+            return self.activation(x)  # type: ignore[no-any-return]
+        return F.max_pool2d(x, 3, stride=2, padding=1)
 
-def _stem_pool(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=2, padding=1)
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.head_pool is None:
+            return F.adaptive_avg_pool2d(x, 1)
+        return F.avg_pool2d(x, self.head_pool)

@@ -28,46 +28,48 @@ class Corrupted(Protocol):
     """Where corrupted images come from.
 
     Attributes:
-        told: in words.
+        description: of the source, for people.
     """
 
-    told: str
+    description: str
 
-    def batches(self, name: str, severity: int) -> Batches: ...
+    def batches(self, name: str, severity: int) -> Batches:
+        """Images [B, C, H, W] uint8 and labels [B] int64 under a corruption."""
+        ...
 
 
-class Generated:
+class Generated(Corrupted):
     """Test images, corrupted here.
 
     Args:
         images: the data set.
-        numbers: which of its test images.
-        batch: images at a time.
-        seed: of all corruptions.
+        numbers: of the test images to use, [N] int64.
+        batch: batch size.
+        seed: of all corruptions, 0 .. 2**64 - 1.
     """
 
     def __init__(self, images: DataSet, numbers: NDArray[np.int64], batch: int, seed: int) -> None:
         self._images, self._numbers, self._batch, self._seed = images, numbers, batch, seed
-        self.told = (
+        self.description = (
             f"corrupted here, from {len(numbers):,} test images (seed {seed}); not the published"
             " files"
         )
 
     def clean(self) -> Batches:
-        """The images as they are."""
+        """The images as they are: [B, C, H, W] uint8, and labels [B] int64."""
         return self._images.test.batches(slices(self._numbers, self._batch), None)
 
     def batches(self, name: str, severity: int) -> Batches:
-        """Images [B, C, H, W] uint8 and labels [B]; an image's corruption follows from its number
-        in the test set.
+        """Images [B, C, H, W] uint8 and labels [B] int64 under a corruption.
+
+        An image's corruption follows from its number in the test set.
         """
-        for (pixels, labels), numbers in zip(
-            self.clean(), slices(self._numbers, self._batch), strict=True
-        ):
-            yield corrupt(pixels, name, severity, self._seed, numbers.tolist()), labels
+        numbers = slices(self._numbers, self._batch)
+        for (pixels, labels), of_batch in zip(self.clean(), numbers, strict=True):
+            yield corrupt(pixels, name, severity, self._seed, of_batch.tolist()), labels
 
 
-class PublishedArrays:
+class PublishedArrays(Corrupted):
     """CIFAR-10-C and CIFAR-100-C as published: NAME.npy [5 N, H, W, 3] uint8, severity by severity,
     and labels.npy [5 N] or [N].
 
@@ -77,9 +79,9 @@ class PublishedArrays:
         folder: with the files.
         names: corruptions, whose files must be there.
         shape: (channels, height, width) of images.
-        classes: how many there are.
+        classes: number of classes.
         most: images to use of each severity, evenly spaced.
-        batch: images at a time.
+        batch: batch size.
 
     Raises:
         UserError: a file is missing, damaged, or of another size than the others.
@@ -94,62 +96,76 @@ class PublishedArrays:
         most: int,
         batch: int,
     ) -> None:
-        labels = _array(folder / "labels.npy")
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-            raise UserError(
-                f"{folder / 'labels.npy'}: {labels.dtype} {list(labels.shape)}: must be a list of"
-                " class numbers"
-            )
-        odd = labels[(labels < 0) | (labels >= classes)]
-        if len(odd):
-            raise UserError(
-                f"{folder / 'labels.npy'}: class {int(odd[0])}: the network knows 0 .."
-                f" {classes - 1}"
-            )
+        labels = _labels(folder / "labels.npy", classes)
         self._arrays = {name: _array(folder / f"{name}.npy") for name in names}
-        channels, height, width = shape
         for name, array in self._arrays.items():
-            if array.dtype != np.uint8 or array.shape[1:] != (height, width, channels):
-                raise UserError(
-                    f"{folder / name}.npy: {array.dtype} {list(array.shape)}: must be uint8 [5 N,"
-                    f" {height}, {width}, {channels}]"
-                )
-            if (
-                not len(array)
-                or len(array) % len(SEVERITIES)
-                or len(labels) not in (len(array), len(array) // len(SEVERITIES))
-            ):
-                counts = f"{len(array):,} images, and {len(labels):,} labels in labels.npy"
-                raise UserError(
-                    f"{folder / name}.npy: {counts}: must be five times N images, and as many"
-                    " labels, or N"
-                )
-        self._labels, self._batch = labels.astype(np.int64), batch
+            _check_images(f"{folder / name}.npy", array, shape, len(labels))
         count = len(next(iter(self._arrays.values()))) // len(SEVERITIES)
-        if len(labels) > count and (labels.reshape(len(SEVERITIES), count) != labels[:count]).any():
-            raise UserError(
-                f"{folder / 'labels.npy'}: the severities have different labels: must be the same"
-                " images five times, by severity"
-            )
+        _check_repetition(folder / "labels.npy", labels, count)
+        self._labels, self._batch = labels.astype(np.int64), batch
         self._numbers = spread(count, most)
-        self.told = f"published files in {folder}, {len(self._numbers):,} images each"
+        self.description = f"published files in {folder}, {len(self._numbers):,} images each"
 
     def batches(self, name: str, severity: int) -> Batches:
-        """Images [B, C, H, W] uint8 and labels [B]."""
+        """Images [B, C, H, W] uint8 and labels [B] int64 under a corruption."""
         array = self._arrays[name]
         first = (severity - 1) * (len(array) // len(SEVERITIES))
         for numbers in slices(self._numbers, self._batch):
             at = numbers + first
             labels = self._labels[at if len(self._labels) == len(array) else numbers]
-            yield torch.from_numpy(array[at].transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
+            pixels = array[at].transpose(0, 3, 1, 2).copy()
+            yield torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
-class PublishedFolders:
-    """ImageNet-C as published: NAME/SEVERITY/CLASS/*.JPEG, or GROUP/NAME/SEVERITY/CLASS/*.JPEG;
-    read while measuring.
+def _labels(path: Path, classes: int) -> NDArray[Any]:
+    """Class numbers [5 N] or [N]."""
+    labels = _array(path)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
+        raise UserError(
+            f"{path}: {labels.dtype} {list(labels.shape)}: must be a list of class numbers"
+        )
+    impossible = labels[(labels < 0) | (labels >= classes)]
+    if len(impossible):
+        raise UserError(f"{path}: class {int(impossible[0])}: the network knows 0 .. {classes - 1}")
+    return labels
 
-    Pictures of the network's size are taken as they are, others are cut as test images are.
-    Arguments as of `PublishedArrays`, with the names of the classes.
+
+def _check_images(path: str, array: NDArray[Any], shape: tuple[int, int, int], labels: int) -> None:
+    """Check an array of images [5 N, H, W, C] for `labels` labels."""
+    channels, height, width = shape
+    if array.dtype != np.uint8 or array.shape[1:] != (height, width, channels):
+        raise UserError(
+            f"{path}: {array.dtype} {list(array.shape)}: must be uint8 [5 N, {height}, {width},"
+            f" {channels}]"
+        )
+    count, rest = divmod(len(array), len(SEVERITIES))
+    if not count or rest or labels not in (len(array), count):
+        counts = f"{len(array):,} images, and {labels:,} labels in labels.npy"
+        raise UserError(f"{path}: {counts}: must be five times N images, and as many labels, or N")
+
+
+def _check_repetition(path: Path, labels: NDArray[Any], count: int) -> None:
+    """Check that all severities have the same `count` labels."""
+    if len(labels) > count and (labels.reshape(len(SEVERITIES), count) != labels[:count]).any():
+        raise UserError(
+            f"{path}: the severities have different labels: must be the same images five times, by"
+            " severity"
+        )
+
+
+class PublishedFolders(Corrupted):
+    """ImageNet-C as published: NAME/SEVERITY/CLASS/*.JPEG, or GROUP/NAME/SEVERITY/CLASS/*.JPEG.
+
+    Images are read while measuring. Those of the network's size are taken as they are, others are
+    scaled and cropped as test images are.
+
+    Args:
+        folder: with the folders.
+        cells: corruptions and severities, whose folders must be there.
+        shape: (channels, height, width) of images.
+        classes: names of the network's classes, in order.
+        most: images to use of each folder, evenly spaced.
+        batch: batch size.
 
     Raises:
         UserError: a folder is missing, or has other classes.
@@ -165,36 +181,43 @@ class PublishedFolders:
         batch: int,
     ) -> None:
         self._shape, self._batch = shape, batch
-        self._cells: dict[Cell, tuple[list[Path], NDArray[np.int64]]] = {}
-        for name, severity in cells:
-            above = [p for p in (folder / name, *sorted(folder.glob(f"*/{name}"))) if p.is_dir()]
-            place = (above[0] if above else folder / name) / str(severity)
-            if not place.is_dir():
-                raise UserError(
-                    f"{place}: no such folder; --corrupted wants NAME.npy and labels.npy, or"
-                    " NAME/SEVERITY/CLASS/"
-                )
-            listing = list_classes(place)
-            names = list(map(escaped, listing.classes))
-            if names != list(classes):
-                odd = sorted(set(names) ^ set(classes))
-                raise UserError(f"{place}: other classes than the network's: {', '.join(odd[:5])}")
-            numbers = spread(len(listing.labels), most)
-            self._cells[name, severity] = (
-                [Path(listing.items.read(i)) for i in numbers],
-                listing.labels[numbers],
-            )  # type: ignore[arg-type]
-        self.told = (
-            f"published pictures in {folder}, {len(next(iter(self._cells.values()))[0]):,} each"
-        )
+        self._cells = {cell: _listed(_folder_of(folder, cell), classes, most) for cell in cells}
+        paths, _ = next(iter(self._cells.values()))
+        self.description = f"published images in {folder}, {len(paths):,} each"
 
     def batches(self, name: str, severity: int) -> Batches:
-        """Images [B, C, H, W] uint8 and labels [B]."""
+        """Images [B, C, H, W] uint8 and labels [B] int64 under a corruption."""
         paths, labels = self._cells[name, severity]
         with ThreadPoolExecutor() as pool:  # decoders leave Python's lock
             for numbers in slices(np.arange(len(paths)), self._batch):
                 pixels = pool.map(lambda i: read(paths[i], self._shape, cut=True), numbers)
                 yield torch.from_numpy(np.stack(list(pixels))), torch.from_numpy(labels[numbers])
+
+
+def _folder_of(folder: Path, cell: Cell) -> Path:
+    """The folder of a corruption and severity, directly in `folder` or in that of its group."""
+    name, severity = cell
+    candidates = [folder / name, *sorted(folder.glob(f"*/{name}"))]
+    of_name = next((path for path in candidates if path.is_dir()), folder / name)
+    place = of_name / str(severity)
+    if not place.is_dir():
+        raise UserError(
+            f"{place}: no such folder; --corrupted wants NAME.npy and labels.npy, or"
+            " NAME/SEVERITY/CLASS/"
+        )
+    return place
+
+
+def _listed(place: Path, classes: Sequence[str], most: int) -> tuple[list[Path], NDArray[np.int64]]:
+    """Paths and labels of at most `most` images of a folder of classes."""
+    listing = list_classes(place)
+    names = list(map(escaped, listing.classes))
+    if names != list(classes):
+        differing = sorted(set(names) ^ set(classes))
+        raise UserError(f"{place}: other classes than the network's: {', '.join(differing[:5])}")
+    numbers = spread(len(listing.labels), most)
+    paths = [Path(listing.items.read(i)) for i in numbers]  # type: ignore[arg-type]
+    return paths, listing.labels[numbers]
 
 
 def published(
@@ -205,10 +228,13 @@ def published(
     most: int,
     batch: int,
 ) -> Corrupted:
-    """What lies in a folder: `PublishedArrays` or `PublishedFolders`.
+    """The published images in a folder; arguments as of `PublishedFolders`.
+
+    Returns:
+        `PublishedArrays` where there are numpy files, else `PublishedFolders`.
 
     Raises:
-        UserError: see there; or no such folder.
+        UserError: no such folder, or what these raise.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -220,12 +246,13 @@ def published(
 
 
 def _array(path: Path) -> NDArray[Any]:
+    """The array of a numpy file, mapped into memory."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror or one_line(e)}") from None
     except (ValueError, EOFError) as e:
         raise UserError(f"{path}: not a numpy file: {one_line(e)}") from None
-    if not isinstance(found, np.ndarray):  # an archive
+    if not isinstance(array, np.ndarray):  # an archive
         raise UserError(f"{path}: not a numpy file of one array")
-    return found
+    return array

@@ -1,5 +1,5 @@
-"""Accuracy under corruptions: a network, or the cards of a deck and their common answers, on images
-corrupted here or published.
+"""Accuracy under corruptions, of a network, or of a deck and each of its cards, on images corrupted
+here or published.
 
 Scores: accuracy for each corruption and severity; its mean over the 15 corruptions of
 `severities.NAMES`; and mCE, the mean over corruptions of the errors summed over severities, divided
@@ -8,11 +8,12 @@ by a reference's (Hendrycks and Dietterich, ICLR 2019, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data import Progress
@@ -32,8 +33,8 @@ class Classifier:
 
     Attributes:
         networks: one, or those of the deck's cards.
-        names: what they are called.
-        deck: tells how they answer together; None for one network alone.
+        names: of the networks.
+        deck: combines their answers; None for a single network.
     """
 
     networks: list[Network]
@@ -42,32 +43,36 @@ class Classifier:
 
     @property
     def answers(self) -> list[str]:
-        """What `classes` gives, in order: each network, and the ways in which a deck can answer."""
-        return [*self.names, *(name for name, _ in self._ways())]
+        """Names of what `classes` gives, in order: the networks, and the gatings of the deck."""
+        return [*self.names, *(name for name, _ in self._gatings())]
 
-    def _ways(self) -> list[tuple[str, Gating]]:
+    def _gatings(self) -> list[tuple[str, Gating]]:
+        """(name, gating) of the ways in which the deck can answer."""
         if self.deck is None:
             return []
+        mean: list[tuple[str, Gating]] = [("deck, mean", "none")]
         gated: list[tuple[str, Gating]] = [
             ("deck, gated by batch", "batch"),
             ("deck, gated by image", "image"),
         ]
-        return [("deck, mean", "none"), *(gated if self.deck.gate else [])]
+        return mean + gated if self.deck.gate else mean
 
     def classes(self, pixels: Tensor) -> Tensor:
-        """[answers, B] int64 of pixels [B, C, H, W] uint8."""
+        """The classes that are answered: [answers, B] int64 of pixels [B, C, H, W] uint8."""
         logits = [network(pixels) for network in self.networks]
-        found = [one.argmax(1).cpu() for one in logits]
+        classes = [of_network.argmax(1).cpu() for of_network in logits]
         if self.deck:
-            answers = np.stack([softmax(one.float().cpu().numpy()) for one in logits])
-            seen = pixels.cpu().numpy()
-            for _, gating in self._ways():
-                found.append(
-                    torch.from_numpy(
-                        together(answers, self.deck.card_weights(seen, gating)).argmax(1)
-                    )
-                )
-        return torch.stack(found)
+            classes += self._of_deck(self.deck, logits, pixels.cpu().numpy())
+        return torch.stack(classes)
+
+    def _of_deck(
+        self, deck: Deck, logits: Sequence[Tensor], pixels: NDArray[np.uint8]
+    ) -> Iterator[Tensor]:
+        """The classes [B] that the deck answers with each of its gatings."""
+        answers = np.stack([softmax(of_card.float().cpu().numpy()) for of_card in logits])
+        for _, gating in self._gatings():
+            probabilities = together(answers, deck.card_weights(pixels, gating))
+            yield torch.from_numpy(probabilities.argmax(1))
 
 
 def measure(
@@ -81,30 +86,35 @@ def measure(
     """The scores of each of the classifier's answers.
 
     Args:
-        classifier: what is measured.
+        classifier: that is measured.
         clean: batches of images as they are.
-        corrupted: where the others come from.
-        cells: which of them.
-        device: where the networks are.
-        progress: is told of each cell.
+        corrupted: source of the corrupted images.
+        cells: corruptions and severities to measure.
+        device: of the networks.
+        progress: shows the progress through the cells.
+
+    Returns:
+        In the order of `classifier.answers`.
     """
     scores = [Scores(name) for name in classifier.answers]
     for cell in progress([None, *cells], "measuring", 1 + len(cells)):
         batches = clean if cell is None else corrupted.batches(*cell)
-        counted = _count(classifier, batches, device)
-        for one, counts in zip(scores, counted, strict=True):
+        counts = _count(classifier, batches, device)
+        for of_answer, counted in zip(scores, counts, strict=True):
             if cell is None:
-                one.clean = counts
+                of_answer.clean = counted
             else:
-                one.cells[cell] = counts
+                of_answer.cells[cell] = counted
     return scores
 
 
 @torch.no_grad()
 def _count(classifier: Classifier, batches: Batches, device: torch.device) -> list[Counts]:
+    """How many images each of the classifier's answers gets right."""
     counts = [Counts() for _ in classifier.answers]
     for pixels, labels in batches:
-        for one, classes in zip(counts, classifier.classes(pixels.to(device)), strict=True):
-            one.images += len(labels)
-            one.right += int((classes == labels.cpu()).sum())
+        answers = classifier.classes(pixels.to(device))
+        for counted, classes in zip(counts, answers, strict=True):
+            counted.images += len(labels)
+            counted.right += int((classes == labels.cpu()).sum())
     return counts

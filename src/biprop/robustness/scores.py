@@ -17,22 +17,22 @@ Cell = tuple[str, int]
 """A corruption and a severity."""
 
 
-ALEXNET = dict(
-    zip(
-        NAMES,
-        (0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816, 0.826572, 0.819324, 0.564592, 0.853204,
-         0.646056, 0.717840, 0.606500),
-        strict=True,
-    )
-)  # fmt: skip
-"""AlexNet's error on ImageNet-C, mean over the five severities: what mCE of ImageNet-C is relative
-to, by its authors.
+_ALEXNET_ERRORS = (
+    *(0.886428, 0.894468, 0.922640),  # noise
+    *(0.819880, 0.826268, 0.785948, 0.798360),  # blur
+    *(0.866816, 0.826572, 0.819324, 0.564592),  # weather
+    *(0.853204, 0.646056, 0.717840, 0.606500),  # digital
+)
+ALEXNET = dict(zip(NAMES, _ALEXNET_ERRORS, strict=True))
+"""AlexNet's error on ImageNet-C, mean over the five severities.
+
+The mCE of ImageNet-C is relative to it, by the definition of its authors.
 """
 
 
 @dataclass
 class Scores:
-    """What one classifier got right.
+    """How many images one classifier got right.
 
     Attributes:
         name: of the classifier.
@@ -49,115 +49,146 @@ class Scores:
         """The corruptions that were measured."""
         return list(dict.fromkeys(name for name, _ in self.cells))
 
+    def severities(self, name: str) -> dict[int, Counts]:
+        """The counts of a corruption by severity."""
+        return {severity: counts for (of, severity), counts in self.cells.items() if of == name}
+
     def of(self, name: str) -> float:
         """Accuracy in percent under a corruption: the mean over its severities."""
-        found = [counts.top1 for (of, _), counts in self.cells.items() if of == name]
-        return sum(found) / len(found)
+        accuracies = [counts.top1 for counts in self.severities(name).values()]
+        return sum(accuracies) / len(accuracies)
 
     def mean(self, names: Iterable[str] = NAMES) -> float | None:
-        """Accuracy in percent: the mean over those of `names` that were measured; None if there are
-        none.
+        """Accuracy in percent: the mean over those of `names` that were measured.
+
+        It is None if none of them was measured.
         """
-        found = [self.of(name) for name in names if name in self.names]
-        return sum(found) / len(found) if found else None
+        accuracies = [self.of(name) for name in names if name in self.names]
+        return sum(accuracies) / len(accuracies) if accuracies else None
 
     def mce(self, reference: Mapping[str, Mapping[int, float]]) -> float | None:
-        """Mean corruption error in percent of the reference's, over those of the 15 that were
-        measured.
+        """Mean corruption error in percent of the reference's.
+
+        It is over those of the 15 corruptions that were measured, None if there are none: Hendrycks
+        and Dietterich (ICLR 2019), section 4.
 
         Args:
             reference: errors in 0 .. 1 by corruption and severity, see `read_reference`.
         """
-        ratios = []
-        for name in (one for one in NAMES if one in self.names):
-            own = [
-                (1 - counts.top1 / 100, reference[name][severity])
-                for (of, severity), counts in self.cells.items()
-                if of == name
-            ]
-            ratios.append(
-                sum(error for error, _ in own) / max(1e-9, sum(error for _, error in own))
-            )
+        measured = [name for name in NAMES if name in self.names]
+        ratios = [self._error_ratio(name, reference[name]) for name in measured]
         return 100 * sum(ratios) / len(ratios) if ratios else None
+
+    def _error_ratio(self, name: str, reference: Mapping[int, float]) -> float:
+        """The errors summed over severities, divided by the reference's."""
+        pairs = [
+            (1 - counts.top1 / 100, reference[severity])
+            for severity, counts in self.severities(name).items()
+        ]
+        own = sum(error for error, _ in pairs)
+        of_reference = sum(error for _, error in pairs)
+        return own / max(1e-9, of_reference)
 
 
 IMAGENET_CLASSES = 1000
 
 
 def choose_cells(names: str | None, severities: str | None) -> list[Cell]:
-    """The corruptions and severities that a user names: "fog,noise" (corruptions and groups; "all"
-    has all 19), "1,5".
+    """The corruptions and severities that a user names.
+
+    Args:
+        names: such as "fog,noise": corruptions and groups; "all" has all 19, None the 15 of the
+            score.
+        severities: such as "1,5"; None for all.
 
     Raises:
         UserError: no such corruption, group or severity.
     """
-    known = {
-        **{name: (name,) for name in NAMES + EXTRA},
-        **GROUPS,
-        "all": NAMES + EXTRA,
-        "extra": EXTRA,
-    }
     chosen: list[str] = []
     for part in (names or ",".join(NAMES)).split(","):
-        if part.strip() not in known:
-            there = f"there are {', '.join(NAMES + EXTRA)}; {', '.join(GROUPS)}, extra and all"
-            raise UserError(
-                f"--corruptions {part}: no such corruption or group{did_you_mean(part, known)};"
-                f" {there}"
-            )
-        chosen += known[part.strip()]
-    numbers = []
-    for part in (severities or "1,2,3,4,5").split(","):
-        if part.strip() not in map(str, SEVERITIES):
-            raise UserError(f"--severities {part}: must be 1, 2, 3, 4 or 5")
-        numbers.append(int(part))
-    return [(name, severity) for name in dict.fromkeys(chosen) for severity in sorted(set(numbers))]
+        chosen += _corruptions(part)
+    numbers = sorted({_severity(part) for part in (severities or "1,2,3,4,5").split(",")})
+    return [(name, severity) for name in dict.fromkeys(chosen) for severity in numbers]
+
+
+def _corruptions(word: str) -> tuple[str, ...]:
+    """The corruptions that a word stands for."""
+    known: dict[str, tuple[str, ...]] = {name: (name,) for name in NAMES + EXTRA}
+    known |= {**GROUPS, "all": NAMES + EXTRA, "extra": EXTRA}
+    if word.strip() not in known:
+        available = f"there are {', '.join(NAMES + EXTRA)}; {', '.join(GROUPS)}, extra and all"
+        suggestion = did_you_mean(word, known)
+        raise UserError(
+            f"--corruptions {word}: no such corruption or group{suggestion}; {available}"
+        )
+    return known[word.strip()]
+
+
+def _severity(word: str) -> int:
+    if word.strip() not in map(str, SEVERITIES):
+        raise UserError(f"--severities {word}: must be 1, 2, 3, 4 or 5")
+    return int(word)
 
 
 def read_reference(name: str, cells: Sequence[Cell], classes: int) -> dict[str, dict[int, float]]:
-    """Errors in 0 .. 1 by corruption and severity: "alexnet" (on ImageNet-C), or the first of a
-    JSON file that `as_json` gave.
+    """The errors that mCE is relative to.
+
+    Args:
+        name: "alexnet" (on ImageNet-C), or a JSON file of `as_json`, whose first result counts.
+        cells: that are measured.
+        classes: number of classes.
+
+    Returns:
+        Errors in 0 .. 1 by corruption and severity.
 
     Raises:
-        UserError: no such file, or it lacks what was measured.
+        UserError: no such file, or it lacks some of the cells.
     """
     wanted: dict[str, list[int]] = {}
-    for of, severity in cells:
-        if of in NAMES:
-            wanted.setdefault(of, []).append(severity)
-    if name == "alexnet":
-        if classes != IMAGENET_CLASSES:
-            raise UserError(
-                f"--reference alexnet: its errors are those on ImageNet-C, and there are {classes}"
-                " classes here"
-            )
-        if any(severities != list(SEVERITIES) for severities in wanted.values()):
-            raise UserError(
-                "--reference alexnet: its errors are over all five severities: leave out"
-                " --severities"
-            )
-        return {of: dict.fromkeys(SEVERITIES, ALEXNET[of]) for of in wanted}
-    path = Path(name)
+    for corruption, severity in cells:
+        if corruption in NAMES:
+            wanted.setdefault(corruption, []).append(severity)
+    return _alexnet(wanted, classes) if name == "alexnet" else _read_errors(name, wanted)
+
+
+def _alexnet(wanted: Mapping[str, list[int]], classes: int) -> dict[str, dict[int, float]]:
+    if classes != IMAGENET_CLASSES:
+        raise UserError(
+            f"--reference alexnet: its errors are those on ImageNet-C, and there are {classes}"
+            " classes here"
+        )
+    if any(severities != list(SEVERITIES) for severities in wanted.values()):
+        raise UserError(
+            "--reference alexnet: its errors are over all five severities: leave out --severities"
+        )
+    return {name: dict.fromkeys(SEVERITIES, ALEXNET[name]) for name in wanted}
+
+
+def _read_errors(path: str, wanted: Mapping[str, list[int]]) -> dict[str, dict[int, float]]:
+    not_ours = UserError(f"--reference {path}: not a file that biprop robustness wrote")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["results"][0]["corruptions"]
-        found = {
-            of: {s: 1 - float(told[of][str(s)]["accuracy"]) / 100 for s in severities}
-            for of, severities in wanted.items()
-        }
+        text = Path(path).read_text(encoding="utf-8")
+        recorded = json.loads(text)["results"][0]["corruptions"]
+        errors = {name: _errors(recorded[name], numbers) for name, numbers in wanted.items()}
     except OSError as e:
         raise UserError(
-            f"--reference {name}: cannot be read: {e.strerror}; or pass alexnet"
+            f"--reference {path}: cannot be read: {e.strerror}; or pass alexnet"
         ) from None
     except KeyError as e:
         raise UserError(
-            f"--reference {name}: has no {one_line(e)}: measure it with the same corruptions and"
+            f"--reference {path}: has no {one_line(e)}: measure it with the same corruptions and"
             " severities"
         ) from None
     except (ValueError, TypeError, IndexError, AttributeError):
-        raise UserError(f"--reference {name}: not a file that biprop robustness wrote") from None
-    if not all(math.isfinite(error) for errors in found.values() for error in errors.values()):
-        raise UserError(f"--reference {name}: not a file that biprop robustness wrote")
-    return found
+        raise not_ours from None
+    if not all(math.isfinite(error) for row in errors.values() for error in row.values()):
+        raise not_ours
+    return errors
+
+
+def _errors(recorded: Any, severities: Iterable[int]) -> dict[int, float]:
+    """Errors in 0 .. 1 by severity, of the accuracies of a corruption in a file of `as_json`."""
+    return {number: 1 - float(recorded[str(number)]["accuracy"]) / 100 for number in severities}
 
 
 def as_json(
@@ -165,62 +196,59 @@ def as_json(
     about: Mapping[str, Any],
     reference: Mapping[str, Mapping[int, float]] | None,
 ) -> dict[str, Any]:
-    """Everything, for programs; `read_reference` reads it."""
+    """All results, for programs; `read_reference` reads them.
 
-    def counted(counts: Counts) -> dict[str, Any]:
-        return {"right": counts.right, "images": counts.images, "accuracy": round(counts.top1, 4)}
+    Args:
+        scores: of each answer.
+        about: further entries, such as what was measured.
+        reference: errors that mCE is relative to; None leaves mCE out.
+    """
+    return {**about, "results": [_as_json(of_answer, reference) for of_answer in scores]}
 
-    def rounded(value: float | None) -> float | None:
-        return None if value is None else round(value, 4)
 
+def _as_json(scores: Scores, reference: Mapping[str, Mapping[int, float]] | None) -> dict[str, Any]:
     return {
-        **about,
-        "results": [
-            {
-                "name": one.name,
-                "clean": counted(one.clean),
-                "mean": rounded(one.mean()),
-                "groups": {group: rounded(one.mean(names)) for group, names in GROUPS.items()},
-                "mce": rounded(one.mce(reference)) if reference else None,
-                "corruptions": {
-                    name: {
-                        str(severity): counted(counts)
-                        for (of, severity), counts in one.cells.items()
-                        if of == name
-                    }
-                    for name in one.names
-                },
-            }
-            for one in scores
-        ],
+        "name": scores.name,
+        "clean": _counted(scores.clean),
+        "mean": _rounded(scores.mean()),
+        "groups": {group: _rounded(scores.mean(names)) for group, names in GROUPS.items()},
+        "mce": _rounded(scores.mce(reference)) if reference else None,
+        "corruptions": {name: _severities(scores, name) for name in scores.names},
     }
 
 
+def _severities(scores: Scores, name: str) -> dict[str, dict[str, Any]]:
+    by_severity = scores.severities(name)
+    return {str(severity): _counted(counts) for severity, counts in by_severity.items()}
+
+
+def _counted(counts: Counts) -> dict[str, Any]:
+    return {"right": counts.right, "images": counts.images, "accuracy": round(counts.top1, 4)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
 def as_rows(scores: Sequence[Scores]) -> list[list[str]]:
-    """A line for each count, with a head, for CSV files; clean images are the corruption "none" of
-    severity 0.
+    """A line for each count, with a head, for CSV files.
+
+    Clean images are the corruption "none" of severity 0.
     """
     rows = [["name", "corruption", "severity", "right", "images", "accuracy"]]
-    for one in scores:
-        for (name, severity), counts in {("none", 0): one.clean, **one.cells}.items():
-            rows.append(
-                [
-                    one.name,
-                    name,
-                    str(severity),
-                    str(counts.right),
-                    str(counts.images),
-                    f"{counts.top1:.4f}",
-                ]
-            )
+    for of_answer in scores:
+        cells = {("none", 0): of_answer.clean, **of_answer.cells}
+        rows += [_as_row(of_answer.name, cell, counts) for cell, counts in cells.items()]
     return rows
 
 
-def in_words(name: str) -> str:
-    """A corruption as people write it."""
-    return (
-        name.replace("_", " ")
-        .replace("jpeg", "JPEG")
-        .removesuffix(" compression")
-        .removesuffix(" transform")
-    )
+def _as_row(name: str, cell: Cell, counts: Counts) -> list[str]:
+    corruption, severity = cell
+    numbers = [str(severity), str(counts.right), str(counts.images)]
+    return [name, corruption, *numbers, f"{counts.top1:.4f}"]
+
+
+def display_name(name: str) -> str:
+    """A corruption's name as people write it."""
+    words = name.replace("_", " ").replace("jpeg", "JPEG")
+    return words.removesuffix(" compression").removesuffix(" transform")

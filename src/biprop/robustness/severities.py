@@ -1,7 +1,7 @@
-"""The corruptions of the -C test sets by name, and their published parameters at five severities,
-by image size. No PyTorch.
+"""The corruptions of the common-corruption benchmarks (CIFAR-10-C, ImageNet-C) by name, and their
+published parameters at five severities, by image size. No PyTorch.
 
-`corruptions` has what the parameters mean; they are of pixels in [0, 1]. Source: the authors'
+`corruptions` documents what the parameters mean, for pixels in [0, 1]. Source: the authors'
 programs for CIFAR-10-C, Tiny ImageNet-C and ImageNet-C (Hendrycks and Dietterich, ICLR 2019, arXiv
 1903.12261).
 """
@@ -34,7 +34,8 @@ CIFAR: dict[str, tuple[Any, ...]] = {
     # end, step
     "zoom_blur": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     "snow": (  # mean, standard deviation, zoom, threshold, radius, sigma, share of the image
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     ),
     # shares of image and frost
@@ -66,14 +67,18 @@ TINY_IMAGENET: dict[str, tuple[Any, ...]] = {
     "motion_blur": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
     "zoom_blur": CIFAR["zoom_blur"],
     "snow": (
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.8), (0.1, 0.2, 1, 0.5, 10, 4, 0.8), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.8), (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
     ),
     "frost": ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
     "fog": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
     "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-    "elastic_transform": ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
+    "elastic_transform": (
+        (0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06),
+        (0.1, 0.03, 0.03), (0.16, 0.03, 0.02),
+    ),
     "pixelate": (0.9, 0.8, 0.7, 0.6, 0.5),
     "jpeg_compression": (65, 58, 50, 40, 25),
     "speckle_noise": (0.15, 0.2, 0.25, 0.3, 0.35),
@@ -94,7 +99,8 @@ IMAGENET: dict[str, tuple[Any, ...]] = {
     "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
     "zoom_blur": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     "snow": (
-        (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     ),
     "frost": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
@@ -102,7 +108,8 @@ IMAGENET: dict[str, tuple[Any, ...]] = {
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
     "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
     "elastic_transform": (
-        (2 * _SIDE, 0.7 * _SIDE, 0.1 * _SIDE), (2 * _SIDE, 0.08 * _SIDE, 0.2 * _SIDE), (0.05 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE),
+        (2 * _SIDE, 0.7 * _SIDE, 0.1 * _SIDE), (2 * _SIDE, 0.08 * _SIDE, 0.2 * _SIDE),
+        (0.05 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE),
         (0.07 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE), (0.12 * _SIDE, 0.01 * _SIDE, 0.02 * _SIDE),
     ),
     "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
@@ -122,5 +129,9 @@ size, 32, 64 or 224.
 
 
 def parameters(name: str, severity: int, side: int) -> Any:
-    """Of corruption `name` at severity 1 .. 5, for images whose shorter side is `side` pixels."""
-    return next(table for limit, table in TABLES if side < limit)[name][severity - 1]
+    """The parameters of corruption `name` at severity 1 .. 5: a number or a tuple.
+
+    `side` is the shorter side of the images in pixels.
+    """
+    table = next(table for limit, table in TABLES if side < limit)
+    return table[name][severity - 1]

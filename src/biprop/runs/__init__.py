@@ -1,1 +1,3 @@
-"""Run folders: what a search writes down, and what is read of it later. Without torch."""
+"""Run folders: what a search writes there, and what is read later. Nothing here needs torch at
+import.
+"""

@@ -1,4 +1,6 @@
-"""The folder of a run: what lies in it, who writes to it, and how a run is found again."""
+"""The folder of a run: its files, the lock of the process that writes to it, and how a run is found
+again.
+"""
 
 from __future__ import annotations
 
@@ -17,68 +19,85 @@ from typing import Any
 from .. import __version__
 from .. import config as options
 from ..config import Config
-from ..errors import UserError, one_line
-from ..files import remove_unfinished, replace_text, sync_folder
+from ..errors import UserError
+from ..files import remove_temporary_files, sync_folder, write_text_atomically
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 INITIAL, LAST, BEST = "initial.state", "epoch_most_recent.state", "model_best.pth"
 """In checkpoints/: before the first step, the newest, and the best epoch."""
 SETTINGS, LAYERS, PROGRESS, RESULT = "settings.txt", "layers.json", "progress.json", "result.json"
-"""Options; what each layer keeps; where the run is (written every few seconds); accuracies (written
-last of all).
+"""Options; density of each layer; progress of the run (written every few seconds); accuracies
+(written last of all).
 """
 ROW = "results_row.json"
-"""The run's row of results.csv, written before it is appended there: a run that is killed after
-that and goes on has the same row again, which the table then has already.
+"""The run's row of results.csv, written before it is appended there: a run that is killed in
+between and resumed appends the same row again, which the table then recognises.
 """
 METRICS = "metrics.jsonl"
+FINAL_STATUSES = ("stopped", "failed")
+"""How the status begins that a run records where it ends before its time."""
 _LOCK = ".running"
-END_STATES = ("stopped", "failed")
-"""How the state begins in which a run says why it ends before its time."""
+_LOCK_TIMEOUT = 1.0
+"""Seconds to wait for the lock of a run folder: `biprop status` may hold it for a moment."""
 
-_OF_THE_MACHINE = (
-    "data", "workers", "log_dir", "results", "histograms", "device", "print_freq", "save_every", "save_minutes", "baseline",
-)  # fmt: skip
+_MACHINE_OPTIONS = options.with_roles(
+    options.Role.DATA_PATH,
+    options.Role.DATA_WORKERS,
+    options.Role.OUTPUT_PATH,
+    options.Role.MACHINE,
+)
 """Options in which two starts of one run may differ."""
 
 
 def _place(config: Config, config_name: str) -> Path:
+    """The folder of the first run with these options."""
     parent = Path(config.log_dir) / config_name
     if config.width_mult != 1:
         parent /= f"width_mult={config.width_mult:g}"
-    return parent / f"prune-rate={'none' if config.prune_rate is None else format(config.prune_rate, 'g')}" / config.name
+    rate = "none" if config.prune_rate is None else f"{config.prune_rate:g}"
+    return parent / f"prune-rate={rate}" / config.name
 
 
 def make(config: Config, config_name: str, take_over: bool = False) -> Path:
-    """A new folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it; with
-    checkpoints/, logs/, settings.txt.
+    """Make the folder <log_dir>/<config>/prune-rate=<k>/<name>, or /0, /1, ... below it, with
+    checkpoints/, logs/ and settings.txt in it.
 
-    `take_over`: or the folder of a run of these options that was killed before its first
+    `take_over`: or return the folder of a run of these options that was killed before its first
     checkpoint.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: the folder cannot be made or written to.
     """
-    first = folder = _place(config, config_name)
-    number = 0
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                if take_over and _has_only_begun(folder, config):
-                    break
-                folder, number = first / str(number), number + 1
+        folder = _make_numbered(_place(config, config_name), config, take_over)
         (folder / CHECKPOINTS).mkdir(exist_ok=take_over)
         (folder / LOGS).mkdir(exist_ok=take_over)
         sync_folder(folder.parent)
-        versions = f"# biprop {__version__}, torch {metadata.version('torch')}, {datetime.now().isoformat(timespec='seconds')}\n"
-        replace_text(folder / SETTINGS, versions + options.as_yaml(config))
+        write_text_atomically(folder / SETTINGS, _versions() + options.as_yaml(config))
     except OSError as e:
-        raise UserError(f"--log-dir {config.log_dir}: cannot write the run folder: {e.strerror}: {e.filename}") from None
+        reason = f"cannot write the run folder: {e.strerror}: {e.filename}"
+        raise UserError(f"--log-dir {config.log_dir}: {reason}") from None
     return folder
+
+
+def _make_numbered(first: Path, config: Config, take_over: bool) -> Path:
+    """Make `first`, or the first of `first`/0, `first`/1, ... that does not exist yet."""
+    first.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = first, 0
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            if take_over and _has_only_begun(folder, config):
+                return folder
+            folder, number = first / str(number), number + 1
+
+
+def _versions() -> str:
+    """The comment above the settings: which versions made the run, and when."""
+    now = datetime.now().isoformat(timespec="seconds")
+    return f"# biprop {__version__}, torch {metadata.version('torch')}, {now}\n"
 
 
 def newest(config: Config, config_name: str) -> Path | None:
@@ -88,68 +107,75 @@ def newest(config: Config, config_name: str) -> Path | None:
     By number, not by time: clocks of several machines differ, and can be set back.
     """
     first = _place(config, config_name)
-    below = sorted((p for p in first.glob("*") if p.name.isdigit()), key=lambda p: int(p.name)) if first.is_dir() else []
-    for folder in reversed([first, *below]):
-        if newest_checkpoint(folder) and _is_of(folder, config):
+    numbered = [path for path in first.glob("*") if path.name.isdigit()] if first.is_dir() else []
+    numbered.sort(key=lambda path: int(path.name))
+    for folder in reversed([first, *numbered]):
+        if newest_checkpoint(folder) and _has_options(folder, config):
             return folder
     return None
 
 
 def _has_only_begun(folder: Path, config: Config) -> bool:
     """Whether a run of these options was killed here before its first checkpoint."""
-    if newest_checkpoint(folder) or not _is_of(folder, config):
+    if newest_checkpoint(folder) or not _has_options(folder, config):
         return False
     return not is_held(folder, read_object(folder / PROGRESS))
 
 
-def _is_of(folder: Path, config: Config) -> bool:
-    """Whether it is the folder of a run with these options, but for those of the machine."""
+def _has_options(folder: Path, config: Config) -> bool:
+    """Whether the run in a folder has these options, but for those of the machine."""
     if not (folder / SETTINGS).is_file():
         return False
     try:
         settings = options.read_file(folder / SETTINGS)
     except UserError:  # of another version of this program: not the same options
         return False
-    theirs = {**options.as_dict(Config()), **settings}
-    return _essence(theirs) == _essence(options.as_dict(config))
+    of_the_run = {**options.as_dict(Config()), **settings}
+    return _without_machine(of_the_run) == _without_machine(options.as_dict(config))
 
 
-def _essence(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _OF_THE_MACHINE}
+def _without_machine(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _MACHINE_OPTIONS}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that a run goes on from."""
-    return next((p for p in (folder / CHECKPOINTS / LAST, folder / CHECKPOINTS / INITIAL) if p.is_file()), None)
+    """The checkpoint from which a run continues; None if there is none."""
+    paths = [folder / CHECKPOINTS / name for name in (LAST, INITIAL)]
+    return next((path for path in paths if path.is_file()), None)
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """While the block runs, this process alone writes to the run folder; what a killed one left
-    half-written goes away.
+    """While the block runs, only this process writes to the run folder.
+
+    Incomplete files of a killed process are removed first.
 
     Raises:
-        UserError: another process writes to it, or it cannot be written to.
+        UserError: another process writes to the folder, or it cannot be written to.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / _LOCK, timeout=1)
+    lock = FileLock(folder / _LOCK, timeout=_LOCK_TIMEOUT)
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder}: another process runs this search ({writer_of(read_object(folder / PROGRESS))})") from None
+        writer = writer_of(read_object(folder / PROGRESS))
+        raise UserError(f"{folder}: another process runs this search ({writer})") from None
     except OSError as e:
         raise UserError(f"{folder}: cannot be written: {e.strerror}") from None
     try:
-        remove_unfinished(folder)
-        remove_unfinished(folder / CHECKPOINTS)
+        remove_temporary_files(folder)
+        remove_temporary_files(folder / CHECKPOINTS)
         yield
     finally:
         lock.release()
 
 
 def is_held(folder: Path, progress: Mapping[str, Any]) -> bool:
-    """Whether a process writes to the run folder, which this one perhaps cannot write to."""
+    """Whether a process writes to the run folder; needs no permission to write there.
+
+    `progress`: content of the folder's progress.json, for where its lock cannot be read.
+    """
     lock = folder / _LOCK
     if not lock.exists():
         return False
@@ -164,7 +190,7 @@ def is_held(folder: Path, progress: Mapping[str, Any]) -> bool:
     except BlockingIOError:
         return True
     except OSError:  # another user's, or a file system without locks
-        return _lives(progress)
+        return _is_alive(progress)
 
 
 def _is_locked(lock: Path) -> bool:
@@ -177,8 +203,8 @@ def _is_locked(lock: Path) -> bool:
         return True
 
 
-def _lives(progress: Mapping[str, Any]) -> bool:
-    """Whether the process of a run still exists; of one on another machine nothing is known."""
+def _is_alive(progress: Mapping[str, Any]) -> bool:
+    """Whether the process of a run still exists; False for one on another machine."""
     if progress.get("machine") != socket.gethostname():
         return False
     try:
@@ -190,66 +216,80 @@ def _lives(progress: Mapping[str, Any]) -> bool:
     return True
 
 
-class Progress:
-    """Tells in progress.json how far a run is, at most every `every` seconds, for `biprop status`.
-    """
+class ProgressFile:
+    """Writes progress.json, which `biprop status` reads, at most once in `every` seconds."""
 
     def __init__(self, folder: Path, every: float = 2.0) -> None:
-        self._path, self._every, self._told = folder / PROGRESS, every, -every
+        self._path, self._every = folder / PROGRESS, every
+        self._written = -every
         self._facts: dict[str, Any] = {"process": os.getpid(), "machine": socket.gethostname()}
 
-    def tell(self, state: str, facts: Mapping[str, Any] = MappingProxyType({}), at_once: bool = False) -> None:
-        """Say what it does (`state`, in words) and the facts that changed."""
-        self._facts |= {"state": state, **facts}
-        if at_once or time.monotonic() - self._told >= self._every:
-            self._told = time.monotonic()
-            replace_text(self._path, json.dumps({**self._facts, "written": time.time()}, indent=1) + "\n")
+    def write(
+        self,
+        status: str,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+        at_once: bool = False,
+    ) -> None:
+        """Record the status, in words, and the facts that changed.
+
+        `at_once`: write the file even if it was just written.
+        """
+        self._facts |= {"state": status, **facts}
+        if at_once or time.monotonic() - self._written >= self._every:
+            self._written = time.monotonic()
+            record = {**self._facts, "written": time.time()}
+            write_text_atomically(self._path, json.dumps(record, indent=1) + "\n")
 
 
-def has_told_its_end(folder: Path) -> bool:
-    """Whether the process that writes to the folder has said there why it ends."""
-    return str(read_object(folder / PROGRESS).get("state", "")).startswith(END_STATES)
+def has_final_status(folder: Path) -> bool:
+    """Whether the process that writes to the folder has recorded there why it ends."""
+    return str(read_object(folder / PROGRESS).get("state", "")).startswith(FINAL_STATUSES)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, or nothing where there is none."""
+    """The JSON object in a file; empty if the file is missing, damaged or holds something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
-def writer_of(progress: dict[str, Any]) -> str:
-    return f"process {progress.get('process', '?')} on {progress.get('machine', 'an unknown machine')}"
+def writer_of(progress: Mapping[str, Any]) -> str:
+    """The process that writes to a run folder, in words, from its progress.json."""
+    process, machine = progress.get("process", "?"), progress.get("machine", "an unknown machine")
+    return f"process {process} on {machine}"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, each with an "epoch"; none if there is no such file.
+    """The complete lines of a metrics.jsonl, each an object with an "epoch"; none if the file is
+    missing.
 
-    A power cut can leave half a line or NUL bytes: what is no such line is passed over.
+    A power cut can leave half a line or NUL bytes: such lines are skipped.
     """
     if not path.is_file():
         return []
-    lines = []
+    metrics = []
     for text in path.read_bytes().split(b"\n")[:-1]:
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
             continue
         if isinstance(line, dict) and type(line.get("epoch")) is int:
-            lines.append(line)
-    return lines
+            metrics.append(line)
+    return metrics
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a path means: itself, or the best one of a run folder.
+    """The checkpoint that a path names: itself, or the best one of a run folder.
 
     Raises:
-        UserError: neither.
+        UserError: a folder that is no run folder.
     """
     path = Path(path)
+    if not path.is_dir():
+        return path
     best = path / CHECKPOINTS / BEST
-    if path.is_dir() and not best.is_file():
+    if not best.is_file():
         raise UserError(f"{path}: no run folder: it has no {CHECKPOINTS}/{BEST}")
-    return best if path.is_dir() else path
+    return best

@@ -1,1 +1,1 @@
-"""The search: scores are trained, the mask follows, the best epoch is kept."""
+"""The search: scores are trained, masks are recomputed after each step, the best epoch is kept."""

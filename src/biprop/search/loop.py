@@ -1,101 +1,85 @@
-"""The search: train the scores, choose anew who is kept after every step, keep the best epoch."""
+"""The search: train scores, recompute the mask after each optimizer step, keep the best epoch."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from .. import __version__, checkpoint, distributed
-from .. import config as options
+from .. import checkpoint
 from ..config import Config
 from ..console import Console
-from ..data import DataSet, Split, sample
+from ..data import DataSet, Split
 from ..data.stream import reader_death
-from ..distributed import ALONE, Group, sync_batchnorm
+from ..distributed import ALONE, Group
 from ..errors import UserError, one_line
 from ..evaluation.counts import Counts, evaluate
 from ..evaluation.device import choose_device, evaluation_batch
-from ..files import replace_text
-from ..interrupts import TO_STOP, StopRequest
+from ..interrupts import STOP_SIGNALS, StopRequest
 from ..models.network import Network, Task, build_network
-from ..runs import logs, results
-from ..runs.folder import (
-    BEST,
-    CHECKPOINTS,
-    INITIAL,
-    LAST,
-    LAYERS,
-    LOGS,
-    RESULT,
-    ROW,
-    Progress,
-    has_told_its_end,
-    held,
-    make,
-    read_object,
-)
-from ..runs.logs import Pace, RunLog
+from ..runs import results
+from ..runs.folder import BEST, CHECKPOINTS, INITIAL, LAST, RESULT, has_final_status, held, make
+from ..runs.logs import Pace
 from ..subnetwork import schedule
 from . import losses
+from .baseline import random_score_accuracy
+from .forward import TrainingForward, average_batch_norm_statistics, where_not_finite
 from .optim import build_optimizer
 from .optim import load_state as load_optimizer
-from .outcome import Best, Result, SearchDiverged, SearchStopped, sample_in_words
+from .outcome import Best, Result, SearchDiverged, SearchStopped
+from .reporter import Reporter, RunReporter
 from .schedules import learning_rate
+from .snapshots import CheckpointWriter
+from .state import SearchState
 
-CALIBRATION_BATCHES = 20
-BASELINE_IMAGES = 2000
-"""The most test images that the accuracy with random scores is measured on, and the most training
-images (but at least one batch) for the statistics of batch norm."""
-LOOK_EVERY = 10
-"""Steps after which several processes ask each other whether to stop, to write a checkpoint, or
-whether a loss is no number.
+SYNCHRONISE_EVERY = 10
+"""Steps after which several processes exchange whether to stop, whether to write a checkpoint, and
+whether a loss is not finite.
 """
+NON_FINITE_LOSS = "the loss is infinite or not a number in at least one of the processes"
+PATIENCE_WITH_RANK_0 = 2.0
+"""Seconds that another process waits for rank 0 to record why it ends."""
 
-
-LOST = "the loss is infinite or not a number in at least one of the processes"
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Search:
-    """One run: the objects that live as long as it does.
+    """One search, from its options to its result.
+
+    The constructor builds network, optimizer and state, and puts the data on the device;
+    `open_folder` makes the run folder; `run` searches.
 
     Args:
         config: the options.
         config_name: name of their file, for the run folder and results.csv.
         data: the images.
-        console: where progress goes.
-        start: a checkpoint to begin with: its weights and scores.
-        resume: go on where `start` stopped, with its optimiser, epoch and best result; in its run
-            folder if it has one. Without `start`: a run of these options that was killed before its
-            first checkpoint begins anew in its folder.
-        group: the processes that search together, started; each has the same network, and a share
+        console: for progress and results.
+        start: a checkpoint whose weights and scores the search starts from.
+        resume: continue the search of `start`, with its optimizer, epoch and best result, in its
+            run folder if it lies in one. Without `start`: use the run folder of a search of these
+            options that was killed before its first checkpoint.
+        group: the processes that search together, connected; each has the same network, and a share
             of every batch.
 
     Attributes:
-        step: optimiser steps done, in all.
-        epoch, batch: epochs done, and batches of the next one.
-        train: counts of those batches, of this process.
-        seconds: that the run has taken so far, without its interruptions.
-
-    No generator has a state that a checkpoint would have to hold: order, cuts and augmentation
-    follow from (seed, epoch, batch).
+        network, task, optimizer, data, device: what is trained, for what, by what, on what, where.
+        state: how far the search is.
+        checkpoints, reporter: what it writes; there after `open_folder`.
 
     Raises:
-        UserError: network, data, options and checkpoint do not fit together, or the run folder
-            cannot be written.
+        UserError: network, data, options and checkpoint do not fit together.
     """
+
+    checkpoints: CheckpointWriter
+    reporter: Reporter
 
     def __init__(
         self,
@@ -107,692 +91,533 @@ class Search:
         resume: bool = False,
         group: Group = ALONE,
     ) -> None:
-        self.config, self.config_name, self.console, self.group = (
-            config,
-            config_name,
-            console,
-            group,
-        )
+        self.config, self.config_name = config, config_name
+        self.console, self.group = console, group
         self.device = choose_device(config.device, group)
         self.task = Task(len(data.classes), data.channels, data.input_size)
-        if start:
-            checkpoint.check_size(config, self.task, start)
-        self.network: Network = build_network(
-            config, self.task, ancestor=start.of_ancestor if start else False
-        )
-        if start:
-            checkpoint.load_state(self.model, start.state, start.path)
+        self.network = _build(config, self.task, start)
         self.network.model.to(self.device)
-        if (smallest := min(config.batch_size, len(data.train))) < 2 * group.size > 2:
-            raise UserError(
-                f"--batch-size {config.batch_size}: {smallest} images a step are too few for"
-                f" {group.size} processes"
-            )
-        self.runner: nn.Module = self._data_parallel()
-        if config.compile:
-            if self.network.subnetwork:
-                # moving a model makes its masks stale, and another program would be compiled
-                self.network.subnetwork.update()
-            self.runner = torch.compile(self.runner)  # type: ignore[assignment]
+        _check_share(config, data, group)
+        self._forward = TrainingForward(self.network, config, self.device, group)
         self.data = data.to(self.device)
-        self.optimizer = build_optimizer(
-            self.model, config.optimizer,
-            lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
-            nesterov=config.nesterov, no_bn_decay=config.no_bn_decay,
-        )  # fmt: skip
-        self.step, self.epoch, self.batch = 0, config.start_epoch, 0
-        self.train = Counts()
-        self.best = Best()
-        self.best_train = Counts()
-        self.random_scores: Counts | None = None
-        self._baseline_is_due = config.baseline and not start
-        self.seconds = 0.0
+        self.optimizer = _optimizer(self.model, config)
+        is_baseline_due = config.baseline and not start
+        self.state = SearchState(epoch=config.start_epoch, baseline_is_due=is_baseline_due)
         self.stop = StopRequest()
-        self._saved = self._began = 0.0
-        self._loss_is_lost = False
-        self.results_file = results.results_file(config)
-        group.by_first(lambda: results.check_results(self.results_file))
-        folder = self._go_on(start) if start and resume else None
-        take_over = resume and not start
-        self.folder = folder or group.by_first(lambda: make(config, config_name, take_over))
-        self.progress = Progress(self.folder)
+        self._loss_is_not_finite = False
+        self._folder: Path | None = None
+        self._folder_to_resume: Path | None = None
+        self._may_take_over = resume and not start
+        if start and resume:
+            self._restore(start)
 
     @property
     def model(self) -> nn.Module:
         return self.network.model
 
     @property
+    def folder(self) -> Path:
+        """The run folder; there after `open_folder`."""
+        assert self._folder, "open_folder() comes first"
+        return self._folder
+
+    @property
     def ramp(self) -> int:
         """Epochs before the final density is reached."""
-        return (
-            schedule.ramp_epochs(self.config.prune_rate_epoch, self.config.epochs)
-            if self.config.scope == "global"
-            else 0
-        )
+        config = self.config
+        if config.scope != "global":
+            return 0
+        return schedule.ramp_epochs(config.prune_rate_epoch, config.epochs)
 
     @property
     def batches(self) -> int:
-        """Of an epoch."""
+        """Batches of an epoch."""
         return math.ceil(len(self.data.train) / self.config.batch_size)
 
     def from_where(self) -> str:
-        """ ", from epoch 3 on" where a run goes on; empty where it begins."""
-        if not self.epoch and not self.batch:
+        """ ", from epoch 3 on" where a search continues; empty where it starts."""
+        epoch, batch = self.state.epoch, self.state.batch
+        if not epoch and not batch:
             return ""
-        return (
-            f", from epoch {self.epoch + 1}{f', batch {self.batch + 1:,}' if self.batch else ''} on"
-        )
+        return f", from epoch {epoch + 1}{f', batch {batch + 1:,}' if batch else ''} on"
 
-    def _go_on(self, start: checkpoint.Content) -> Path | None:
-        """Take over optimiser, epoch and best result of a checkpoint; returns its run folder, if it
-        is in one.
-        """
-        self.epoch = max(self.epoch, start.epoch)
-        folder = checkpoint.run_folder(start.path)
-        has_result = folder is not None and (folder / RESULT).exists()
-        only_the_end_is_missing = self.epoch == self.config.epochs and start.ours and not has_result
-        if self.epoch >= self.config.epochs and not only_the_end_is_missing:
-            raise UserError(
-                f"--resume {start.path}: is at epoch {start.epoch} of {self.config.epochs}: pass"
-                " more --epochs"
-            )
-        try:
-            load_optimizer(self.optimizer, start.fields["optimizer"])
-        except (KeyError, ValueError) as e:
-            raise UserError(
-                f"--resume {start.path}: its optimiser is not that of these options: {one_line(e)}"
-            ) from None
-        if not start.ours:
-            return None
-        try:
-            self._take_over(start, start.ours)
-        except (KeyError, ValueError, TypeError) as e:
-            raise UserError(
-                f"--resume {start.path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}"
-            ) from None
-        return folder
-
-    def _take_over(self, start: checkpoint.Content, ours: Mapping[str, Any]) -> None:
-        """Steps, counts and best result of a checkpoint of this program.
+    def _restore(self, start: checkpoint.Content) -> None:
+        """Restore optimizer and state from a checkpoint.
 
         Raises:
-            KeyError, ValueError, TypeError: they are not there, or no such values.
+            UserError: the search is complete, or the checkpoint is damaged or of other options.
         """
-        self.step = checkpoint.whole(ours["step"], 0, 2**62)
-        seconds = float(ours.get("seconds", 0.0))
-        self.seconds = seconds if math.isfinite(seconds) and seconds >= 0 else 0.0
-        best_epoch = checkpoint.whole(ours["best_epoch"], 0, max(self.epoch, start.epoch))
-        self.best = Best(best_epoch, Counts.of(ours["best_validation"]))
-        self.best_train = Counts.of(ours["best_train"])
-        if ours.get("random_scores"):
-            self.random_scores = Counts.of(ours["random_scores"])
-        self._baseline_is_due = self.config.baseline and ours.get("baseline_is_due", False)
-        # Which images the batches done had follows from these options: with others, the epoch
-        # begins anew.
-        decisive = ("seed", "batch_size", "low_data", "one_batch")
-        if all(getattr(start.config, name) == getattr(self.config, name) for name in decisive):
-            batch = checkpoint.whole(ours.get("batch", 0), 0, self.batches)
-            self.batch = batch if self.epoch == start.epoch else 0
-            self.train = (
-                Counts.of(ours["train"]) if self.batch and self.group.is_first else Counts()
+        self.state.epoch = max(self.state.epoch, start.epoch)
+        folder = checkpoint.run_folder(start.path)
+        self._check_that_epochs_are_left(start, folder)
+        _restore_optimizer(self.optimizer, start)
+        if not start.ours:
+            return
+        self.state = _restored_state(start, self.config, self.batches)
+        if not self.group.is_first:
+            self.state.train = Counts()  # of a checkpoint they are those of all processes
+        self._folder_to_resume = folder
+
+    def _check_that_epochs_are_left(self, start: checkpoint.Content, folder: Path | None) -> None:
+        """Raise UserError if there is nothing left to do: neither epochs nor the result."""
+        epoch, epochs = self.state.epoch, self.config.epochs
+        has_result = folder is not None and (folder / RESULT).exists()
+        lacks_only_the_result = epoch == epochs and start.ours and not has_result
+        if epoch >= epochs and not lacks_only_the_result:
+            raise UserError(
+                f"--resume {start.path}: is at epoch {start.epoch} of {epochs}: pass more --epochs"
             )
 
-    def _data_parallel(self) -> nn.Module:
-        """The model, or for several processes the model in a wrapper that averages gradients while
-        they are computed.
+    def open_folder(self) -> Path:
+        """Make the run folder, or take that of the search that continues, at the first call.
+
+        Raises:
+            UserError: the run folder cannot be written, or results.csv is another table.
         """
-        if self.group.size == 1:
-            return self.model
-        # Batch-norm statistics are averaged once an epoch instead of being sent in every step. The
-        # option's name is new in 2.13.
-        parallel = nn.parallel.DistributedDataParallel
-        new_name = "forward_sync_buffers" in inspect.signature(parallel).parameters
-        sync: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
-        if self.config.sync_batchnorm:
-            sync_batchnorm.synchronise(self.model)
-        wrapped = parallel(
-            self.model, device_ids=[self.device] if self.device.type == "cuda" else None, **sync
+        if self._folder:
+            return self._folder
+        results_file = results.results_file(self.config)
+        self.group.by_first(lambda: results.check_results(results_file))
+        self._folder = self._folder_to_resume or self.group.by_first(self._make_folder)
+        self.checkpoints = self._checkpoint_writer(self._folder)
+        self.reporter = Reporter()
+        if self.group.is_first:
+            self.reporter = self._run_reporter(self._folder, results_file)
+        return self._folder
+
+    def _make_folder(self) -> Path:
+        return make(self.config, self.config_name, self._may_take_over)
+
+    def _checkpoint_writer(self, folder: Path) -> CheckpointWriter:
+        return CheckpointWriter(
+            folder,
+            self.config,
+            self.config_name,
+            self.network,
+            self.task,
+            self.optimizer,
+            self.data,
         )
-        if self.config.bf16_gradients:
-            wrapped.register_comm_hook(
-                None, lambda state, bucket: distributed.average_as_bfloat16(bucket)
-            )
-        return wrapped
 
-    def _average_statistics(self) -> None:
-        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
-        self.group.average(
-            [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    def _run_reporter(self, folder: Path, results_file: Path) -> RunReporter:
+        return RunReporter(
+            folder,
+            results_file,
+            self.config,
+            self.config_name,
+            self.network,
+            self.data,
+            self.device,
+            self.console,
         )
 
     def run(self) -> Result:
         """Search to the end.
 
         Raises:
-            SearchDiverged: not a number; the last good checkpoint is kept.
+            SearchDiverged: a loss or a score is not finite; the last good checkpoint stays.
             SearchStopped: by SIGTERM or SIGHUP, after a checkpoint, or because another process has
                 died.
             KeyboardInterrupt: Ctrl-C, after a checkpoint.
-            UserError: a file cannot be written or read; or another process writes to this run
+            UserError: a file cannot be written or read, or another process writes to the run
                 folder.
         """
+        folder = self.open_folder()
         with ExitStack() as stack:
-            self.group.by_first(lambda: stack.enter_context(held(self.folder)))
+            self.group.by_first(lambda: stack.enter_context(held(folder)))
             stack.enter_context(self.stop)
             try:
                 return self._run()
             except BaseException as e:
-                raise self._reason(e) from None
+                error = self._explained(e)
+                self._report_error(error)
+                raise error from None
 
-    def _reason(self, error: BaseException) -> BaseException:
-        """What to tell of an error, also in the run folder."""
+    def _explained(self, error: BaseException) -> BaseException:
+        """The error that says what an error means for the user."""
         if died := reader_death(error):
-            error = died
-        elif isinstance(error, OSError):
-            error = UserError(
-                f"{error.filename or self.folder}: cannot be written:"
-                f" {error.strerror or one_line(error)}"
-            )
-        elif self.group.is_broken_by(error):
-            error = SearchStopped(
-                f"process {self.group.rank} of {self.group.size}: another one has died or does not"
-                " answer"
-            )
-            error.is_by_accident = self.group.rank == 1 and not self._first_has_told()
-        is_asked_for = isinstance(error, KeyboardInterrupt | SearchStopped)
-        said = one_line(error) if str(error) else "Ctrl-C"
-        if self.group.is_first:
-            with suppress(OSError):
-                self._tell_of_progress(
-                    {}, f"{'stopped' if is_asked_for else 'failed'}: {said}", at_once=True
-                )
+            return died
+        if isinstance(error, OSError):
+            file = error.filename or self.folder
+            return UserError(f"{file}: cannot be written: {error.strerror or one_line(error)}")
+        return self._stopped_by_accident() if self.group.is_broken_by(error) else error
+
+    def _stopped_by_accident(self) -> SearchStopped:
+        """The error of a process that lost the connection to another one.
+
+        Rank 1 reports it where rank 0 does not.
+        """
+        process = f"process {self.group.rank} of {self.group.size}"
+        error = SearchStopped(f"{process}: another process has died or does not answer")
+        error.is_by_accident = self.group.rank == 1 and not self._rank_0_recorded_its_end()
         return error
 
-    def _first_has_told(self) -> bool:
-        """Whether the first process lives, and has said in the run folder why it ends; waits a
-        little for that.
+    def _rank_0_recorded_its_end(self) -> bool:
+        """Whether rank 0 is alive, and has recorded in the run folder why it ends; waits a little
+        for that.
         """
-        end = time.monotonic() + 2
-        while not (told := has_told_its_end(self.folder)) and time.monotonic() < end:
+        end = time.monotonic() + PATIENCE_WITH_RANK_0
+        while not (is_recorded := has_final_status(self.folder)) and time.monotonic() < end:
             time.sleep(0.05)
-        return told
+        return is_recorded
+
+    def _report_error(self, error: BaseException) -> None:
+        is_asked_for = isinstance(error, KeyboardInterrupt | SearchStopped)
+        reason = one_line(error) if str(error) else "Ctrl-C"
+        self.reporter.on_error(self.state, f"{'stopped' if is_asked_for else 'failed'}: {reason}")
 
     def _run(self) -> Result:
-        config, started = self.config, time.monotonic()
-        self._began = started - self.seconds
-        if self.group.is_first:
-            self._tell_of_progress({}, at_once=True)
-            logs.forget_after(self.folder / LOGS, self.epoch)
-            if self.epoch < config.epochs:
-                (self.folder / ROW).unlink(missing_ok=True)
-            if not (self.folder / CHECKPOINTS / INITIAL).exists():
-                self._save(INITIAL, Counts(), Counts())
-        self._saved = started
-        if self._baseline_is_due:
+        state, reporter = self.state, self.reporter
+        state.start_clock()
+        reporter.on_start(state)
+        if not self.checkpoints.has(INITIAL):
+            self._save(INITIAL, Counts(), Counts())
+        if state.baseline_is_due:
             self._measure_baseline()
-        if self.epoch == config.epochs:  # the run ended between its last epoch and its result
+        validation = Counts()
+        if state.epoch == self.config.epochs:  # killed between its last epoch and its result
             validation = self._evaluate(self.data.validation)
-        with (
-            RunLog(self.folder / LOGS, self.epoch) if self.group.is_first else nullcontext()
-        ) as run_log:
-            while self.epoch < config.epochs:
-                rate = self._set_schedule(self.epoch)
-                pace = Pace(self.step)
-                try:
-                    self._train_epoch(pace)
-                    train = self.train.sum_over(self.group, self.device)
-                    if not math.isfinite(train.loss):
-                        raise FloatingPointError(LOST)
-                except FloatingPointError as e:
-                    raise SearchDiverged(
-                        f"epoch {self.epoch + 1}, step {self.step + 1}: {e}"
-                    ) from None
-                told = {"lr": rate, **pace.so_far(self.step, config.batch_size)}
-                self._average_statistics()
-                validation = self._evaluate(self.data.validation, save=True)
-                self.epoch, self.batch, self.train = self.epoch + 1, 0, Counts()
-                self.seconds = time.monotonic() - self._began
-                self._end_epoch(run_log, {**told, "seconds": pace.seconds}, train, validation)
+        with reporter.recording(state):
+            while state.epoch < self.config.epochs:
+                validation = self._run_epoch()
             result = self._finish()
-        if self.group.is_first:
-            row = self._row(result, validation)
-            results.append_result(self.results_file, row, lambda: bool(self.stop.signal))
-            self._tell_result(result)
-            self._tell_of_progress({"seconds_left": 0}, "complete", at_once=True)
+        reporter.on_result(result, state, validation, lambda: bool(self.stop.signal))
         return result
 
-    def _set_schedule(self, epoch: int) -> float:
-        config = self.config
-        rate = learning_rate(
-            config.lr_policy, epoch,
-            lr=config.lr, epochs=config.epochs, warmup_length=config.warmup_length,
-            lr_adjust=config.lr_adjust, lr_gamma=config.lr_gamma,
-        )  # fmt: skip
+    def _measure_baseline(self) -> None:
+        """Measure the accuracy with random scores, and add it to the first checkpoint.
+
+        That is there already: a search that is stopped meanwhile continues from it, and measures
+        then.
+        """
+        self.state.random_scores = self._random_score_accuracy()
+        self.state.baseline_is_due = False
+        self._save(INITIAL, Counts(), Counts())
+        self.reporter.on_baseline(self.state)
+
+    def _random_score_accuracy(self) -> Counts:
+        return random_score_accuracy(
+            self.model, self.data, self.config, self.group, self._until_stopped, self._evaluate
+        )
+
+    def _run_epoch(self) -> Counts:
+        """Train and evaluate one epoch, or what is left of it; returns its validation counts.
+
+        Raises:
+            SearchDiverged: a loss or a score is not finite.
+        """
+        state = self.state
+        rate = self._apply_schedules()
+        pace = Pace(state.step)
+        try:
+            train = self._train_epoch(pace)
+        except FloatingPointError as e:
+            raise SearchDiverged(f"epoch {state.epoch + 1}, step {state.step + 1}: {e}") from None
+        rates = {"lr": rate, **pace.so_far(state.step, self.config.batch_size)}
+        average_batch_norm_statistics(self.model, self.group)
+        validation = self._evaluate(self.data.validation, save=True)
+        state.start_next_epoch()
+        self._end_epoch(train, validation, {**rates, "seconds": pace.seconds})
+        return validation
+
+    def _apply_schedules(self) -> float:
+        """Set learning rate and density of the epoch; returns the learning rate."""
+        config, epoch = self.config, self.state.epoch
+        rate = _learning_rate(config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.network.subnetwork and self.ramp:
             assert config.prune_rate is not None
-            self.network.subnetwork.set_density(
-                schedule.scheduled_density(config.prune_rate, epoch, self.ramp)
-            )
+            density = schedule.scheduled_density(config.prune_rate, epoch, self.ramp)
+            self.network.subnetwork.set_density(density)
         return rate
 
-    def _train_epoch(self, pace: Pace) -> None:
-        """The batches of an epoch that are still to do."""
-        config, epoch, counts = self.config, self.epoch, self.train
-        self.runner.train()
-        batches = self.data.training_batches(
-            config.batch_size, config.seed, epoch, self.group, self.batch
-        )
-        with self.console.bar(f"epoch {epoch + 1}/{config.epochs}", self.batches) as bar:
-            bar.advance(self.batch)
-            for images, labels in self._while_they_come(batches):
-                logits = self._logits(images)
-                loss = losses.classification(logits, labels, config.label_smoothing)
-                mean_loss = counts.add(
-                    logits[: len(labels)], labels, loss
-                )  # with JSD, the plain views
-                if not math.isfinite(mean_loss):
-                    if self.group.size == 1:
-                        raise FloatingPointError(_first_not_finite(self.model, images))
-                    self._loss_is_lost = True  # of several processes none stops alone
-                self.optimizer.zero_grad()
-                (loss * self._weight(len(labels))).backward()
-                if config.grad_clip:
-                    nn.utils.clip_grad_value_(
-                        [p for g in self.optimizer.param_groups for p in g["params"]], 1.0
-                    )
-                self.optimizer.step()
-                if self.network.subnetwork:
-                    self.network.subnetwork.update()
-                self.step, self.batch = self.step + 1, self.batch + 1
-                if self.batch % config.print_freq == 0:
-                    kept = f"  kept {100 * self.network.density:.1f} %"
-                    bar.advance(
-                        config.print_freq,
-                        f"loss {counts.loss:.3f}  train {counts.top1:.1f} %{kept}",
-                    )
-                    self._tell_progress(pace)
-                self._save_or_stop()
+    def _train_epoch(self, pace: Pace) -> Counts:
+        """Train on the batches of the epoch that are still to do.
 
-    def _while_they_come(
-        self, batches: Iterator[tuple[Tensor, Tensor]]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches; if one cannot be read, a checkpoint is written before that is told."""
+        Returns the training counts of the whole epoch and all processes.
+
+        Raises:
+            FloatingPointError: a loss or a score is not finite.
+        """
+        state = self.state
+        self._forward.set_training_mode()
+        with self.reporter.progress_bar(state):
+            for images, labels in self._saved_if_unreadable(self._training_batches()):
+                self._train_step(images, labels)
+                self.reporter.on_steps(state, pace)
+                self._save_or_stop()
+        train = state.train.sum_over(self.group, self.device)
+        if not math.isfinite(train.loss):
+            raise FloatingPointError(NON_FINITE_LOSS)
+        return train
+
+    def _training_batches(self) -> Batches:
+        config, state = self.config, self.state
+        return self.data.training_batches(
+            config.batch_size, config.seed, state.epoch, self.group, state.batch
+        )
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One optimizer step on this process's share of a batch, then the masks of the new scores.
+
+        Args:
+            images: [V B, C, H, W] float32, the V views of B images one after the other.
+            labels: [B] int64.
+
+        Raises:
+            FloatingPointError: the loss, or a score, is not finite.
+        """
+        loss = self._loss(images, labels)
+        self.optimizer.zero_grad()
+        (loss * self._gradient_weight(len(labels))).backward()
+        if self.config.grad_clip:
+            _clip_gradients(self.optimizer)
+        self.optimizer.step()
+        if self.network.subnetwork:
+            self.network.subnetwork.update()
+        self.state.step += 1
+        self.state.batch += 1
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss, a scalar, of this process's share of a batch, which is counted."""
+        logits = self._forward.logits(images)
+        loss = losses.classification(logits, labels, self.config.label_smoothing)
+        plain_views = logits[: len(labels)]
+        if not math.isfinite(self.state.train.add(plain_views, labels, loss)):
+            self._note_non_finite_loss(images)
+        return loss
+
+    def _note_non_finite_loss(self, images: Tensor) -> None:
+        """One process alone raises at once; several do so together, in `_save_or_stop`."""
+        if self.group.size == 1:
+            raise FloatingPointError(where_not_finite(self.model, images))
+        self._loss_is_not_finite = True
+
+    def _gradient_weight(self, own: int) -> float:
+        """The factor that makes the mean over processes of their gradients the gradient of the
+        batch's mean loss: shares of a batch differ in size.
+
+        `own`: images in this process's share of the batch.
+        """
+        config = self.config
+        images_left = len(self.data.train) - self.state.batch * config.batch_size
+        return own * self.group.size / min(config.batch_size, images_left)
+
+    def _saved_if_unreadable(self, batches: Batches) -> Batches:
+        """The batches; if one cannot be read, a checkpoint is written before the error goes on."""
         try:
             yield from batches
         except UserError:
-            if self.group.size == 1:  # of several processes the others do not know of it
+            if self.group.size == 1:  # the other processes do not know of the error
                 self._save_between_steps()
             raise
 
     def _save_or_stop(self) -> None:
-        """Between two steps: write a checkpoint if it is time for one, or if this run is asked to
-        stop.
+        """Between two steps: write a checkpoint if one is due, or if the user asks to stop.
 
         Raises:
-            SearchStopped, KeyboardInterrupt: it is asked to.
-            FloatingPointError: in one of several processes, the loss was not a number.
+            SearchStopped, KeyboardInterrupt: the user asks to stop.
+            FloatingPointError: in one of several processes, the loss is not finite.
         """
-        alone = self.group.size == 1
-        if not alone and self.step % LOOK_EVERY:
-            return  # asking all the others is not free
-        minutes = self.config.save_minutes
-        is_time = (
-            bool(minutes) and self.group.is_first and time.monotonic() - self._saved >= 60 * minutes
+        if self.group.size > 1 and self.state.step % SYNCHRONISE_EVERY:
+            return  # each exchange costs an all-reduce
+        signals = [self.stop.signal == number for number in STOP_SIGNALS]
+        is_due, is_not_finite, *is_asked = self._in_any_process(
+            [self._is_checkpoint_due(), self._loss_is_not_finite, *signals]
         )
-        asked = self.stop.signal
-        flags = [is_time, self._loss_is_lost, *(asked == number for number in TO_STOP)]
-        is_time, is_lost, *stops = (
-            n > 0 for n in self.group.sum([float(f) for f in flags], self.device)
-        )
-        if is_lost:
-            raise FloatingPointError(LOST)
-        if is_time or any(stops):
+        if is_not_finite:
+            raise FloatingPointError(NON_FINITE_LOSS)
+        if is_due or any(is_asked):
             self._save_between_steps()
-        for number, is_asked in zip(TO_STOP, stops, strict=True):
-            if is_asked:
-                _stop(number)
+        for number in itertools.compress(STOP_SIGNALS, is_asked):
+            _raise_stop(number)
+
+    def _in_any_process(self, flags: list[bool]) -> list[bool]:
+        """Which of the flags are set in at least one process; one all-reduce for all of them."""
+        sums = self.group.sum([float(flag) for flag in flags], self.device)
+        return [count > 0 for count in sums]
+
+    def _is_checkpoint_due(self) -> bool:
+        """Whether `save_minutes` have passed since the last checkpoint; only rank 0 says so."""
+        minutes = self.config.save_minutes
+        if not minutes or not self.group.is_first:
+            return False
+        return time.monotonic() - self.checkpoints.written >= 60 * minutes
 
     def _save_between_steps(self) -> None:
-        self._average_statistics()
-        train = self.train.sum_over(self.group, self.device)
+        average_batch_norm_statistics(self.model, self.group)
+        train = self.state.train.sum_over(self.group, self.device)
+        self._save(LAST, train, Counts())
+
+    def _save(self, name: str, train: Counts, validation: Counts) -> None:
+        """Write a checkpoint, as rank 0: see `CheckpointWriter.write`."""
         if self.group.is_first:
-            self._save(LAST, train, Counts())
-
-    def _tell_progress(self, pace: Pace) -> None:
-        if not self.group.is_first:
-            return
-        speed = pace.so_far(self.step, self.config.batch_size)
-        left = speed["seconds_per_step"] * (
-            (self.config.epochs - self.epoch) * self.batches - self.batch
-        )
-        self._tell_of_progress({**speed, "loss": self.train.loss, "seconds_left": left})
-
-    def _tell_of_progress(
-        self, facts: Mapping[str, Any], state: str = "searches", at_once: bool = False
-    ) -> None:
-        own = {
-            "epoch": self.epoch, "epochs": self.config.epochs, "batch": self.batch, "batches": self.batches, "step": self.step,
-            "best_epoch": self.best.epoch, "best_validation": self.best.validation.top1, "memory": logs.memory_peak(self.device),
-        }  # fmt: skip
-        self.progress.tell(state, own | dict(facts), at_once)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        """The model's answer in training: float32, however it was computed."""
-        if self.config.channels_last:
-            # Of the images only: convolutions follow them, and scores stay in the order in which
-            # ties are broken.
-            images = images.contiguous(memory_format=torch.channels_last)
-        try:
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=self.config.amp == "bf16"
-            ):
-                return self.runner(images).float()  # type: ignore[no-any-return]
-        except RuntimeError as e:
-            if self.config.compile and type(e).__module__.startswith(
-                ("torch._dynamo", "torch._inductor")
-            ):
-                raise UserError(
-                    f"--compile: torch.compile fails here: {str(e).splitlines()[0]}; leave it out"
-                ) from None
-            raise
-
-    def _weight(self, own: int) -> float:
-        """What makes the plain mean of the processes' gradients the gradient of the batch's mean
-        loss: shares differ in size.
-
-        `own` is the number of images in this process's share of the batch.
-        """
-        total = min(
-            self.config.batch_size, len(self.data.train) - self.batch * self.config.batch_size
-        )
-        return own * self.group.size / total
+            self.checkpoints.write(name, self.state, train, validation)
 
     def _evaluate(self, split: Split, save: bool = False) -> Counts:
-        """Counts of all processes. One alone can be stopped between two batches.
+        """Counts over all images of a split and all processes. One process alone can be stopped
+        between two batches.
 
-        `save`: a checkpoint is written before that; else the newest one has all that was done.
+        `save`: write a checkpoint before stopping; otherwise the newest one has everything already.
         """
         batches = self.data.evaluation_batches(split, evaluation_batch(self.task), self.group)
-        return evaluate(self.model, self._looking_up(batches, save)).sum_over(
-            self.group, self.device
-        )
+        counts = evaluate(self.model, self._until_stopped(batches, save))
+        return counts.sum_over(self.group, self.device)
 
-    def _looking_up(
-        self, batches: Iterator[tuple[Tensor, Tensor]], save: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _until_stopped(self, batches: Batches, save: bool = False) -> Batches:
+        """The batches, until the user asks a process alone to stop."""
         for batch in batches:
             if self.stop.signal and self.group.size == 1:
                 if save:
                     self._save_between_steps()
-                _stop(self.stop.signal)
+                _raise_stop(self.stop.signal)
             yield batch
 
-    def _measure_baseline(self) -> None:
-        """Measure the accuracy with random scores, and save it with the first checkpoint.
+    def _end_epoch(self, train: Counts, validation: Counts, rates: dict[str, float]) -> None:
+        """Choose the best epoch, report this one and write the checkpoints.
 
-        That is there already, so that a run which is stopped meanwhile goes on, and does it then.
+        The order matters: a search that is killed between any two of these lines does the same
+        again when it is resumed, from the epoch before.
         """
-        self.random_scores = self._accuracy_before_search()
-        self._baseline_is_due = False
-        if self.group.is_first:
-            self._save(INITIAL, Counts(), Counts())
-            part = sample_in_words(self.random_scores, len(self.data.test))
-            accuracy = f"{self.random_scores.top1:.1f} %{f' ({part})' if part else ''}"
-            self.console.line(f"before the search, with random scores: test accuracy {accuracy}")
-
-    @torch.no_grad()
-    def _accuracy_before_search(self) -> Counts:
-        """Test accuracy of the network with its first, random scores: what no search gives.
-
-        It is measured on at most `BASELINE_IMAGES` images, of every class its share. Batch norm is
-        given the statistics of some training batches first, else the comparison would be with a
-        broken network.
-        Nothing of it stays.
-        """
-        before = {key: value.clone() for key, value in self.model.state_dict().items()}
-        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = None  # a plain average over the batches
-        self.model.train()
-        affordable = max(1, BASELINE_IMAGES // self.config.batch_size)
-        count = min(CALIBRATION_BATCHES, affordable) if norms else 0
-        batches = self.data.training_batches(
-            self.config.batch_size, self.config.seed, 0, self.group
-        )
-        try:
-            for images, _ in self._looking_up(itertools.islice(batches, count)):
-                self.model(images)
-            self._average_statistics()
-            return self._evaluate(sample(self.data.test, BASELINE_IMAGES))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            self.model.load_state_dict(before)
-
-    def _end_epoch(
-        self, run_log: RunLog | None, told: dict[str, float], train: Counts, validation: Counts
-    ) -> None:
-        """Choose the best epoch, record this one and write the checkpoints; `self.epoch` counts it
-        already.
-
-        `told`: its learning rate and speed.
-        """
-        if train.top1 >= self.best_train.top1:
-            self.best_train = train
-        # Only epochs at the final density count, and of equals the later: it has seen more and has
-        # the smaller learning rate. A few validation images choose by luck: then the last epoch
-        # counts.
-        is_better = (
-            not self.data.validation_chooses or validation.right >= self.best.validation.right
-        )
-        is_best = self.epoch > self.ramp and is_better
-        if is_best:
-            self.best = Best(self.epoch, validation)
-        if not run_log:
-            return
-        # In this order a run that is killed between any two lines does the same again when it is
-        # resumed, from the epoch before.
-        self._tell(run_log, told, train, validation)
-        if is_best:
+        self._choose_best(train, validation)
+        epoch, config = self.state.epoch, self.config
+        self.reporter.on_epoch(self.state, train, validation, rates)
+        if self.state.best.epoch == epoch:
             self._save(BEST, train, validation)
         self._save(LAST, train, validation)
-        if self.config.save_every > 0 and self.epoch % self.config.save_every == 0:
-            self._save(f"epoch_{self.epoch}.state", train, validation)
+        if config.save_every > 0 and epoch % config.save_every == 0:
+            self._save(f"epoch_{epoch}.state", train, validation)
 
-    def _save(self, name: str, train: Counts, validation: Counts) -> None:
-        """Write a checkpoint.
+    def _choose_best(self, train: Counts, validation: Counts) -> None:
+        """Update the best epoch and the best training counts with those of the epoch just counted.
 
-        `train`: counts of the epoch so far, or of the one that has ended, of all processes.
+        Only epochs at the final density qualify. Of equals the later one wins: it has seen more and
+        has the smaller learning rate. Where the validation images are too few to tell, the last
+        epoch wins.
         """
-        config = self.config
-        path = self.folder / CHECKPOINTS / name
-        self._saved = time.monotonic()
-        try:
-            checkpoint.save(
-                path,
-                {
-                    "epoch": self.epoch,
-                    "arch": config.arch,
-                    "state_dict": self.model.state_dict(),
-                    "best_acc1": self.best.validation.top1,
-                    "best_acc5": self.best.validation.top5,
-                    "best_train_acc1": self.best_train.top1,
-                    "best_train_acc5": self.best_train.top5,
-                    "optimizer": self.optimizer.state_dict(),
-                    "curr_acc1": validation.top1,
-                    "curr_acc5": validation.top5,
-                    "conv_type": config.conv_type,
-                    "prune_rate": config.prune_rate,
-                    **checkpoint.augmentation_fields(config),
-                    "biprop": {
-                        "format": checkpoint.FORMAT,
-                        "version": __version__,
-                        "config": options.as_dict(config),
-                        "config_name": self.config_name,
-                        "of_ancestor": self.network.of_ancestor,
-                        "step": self.step,
-                        "batch": self.batch,
-                        "train": asdict(train),
-                        "random_scores": asdict(self.random_scores) if self.random_scores else None,
-                        "baseline_is_due": self._baseline_is_due,
-                        "seconds": time.monotonic() - self._began,
-                        "best_epoch": self.best.epoch,
-                        "best_validation": asdict(self.best.validation),
-                        "best_train": asdict(self.best_train),
-                        "density": self.network.density,
-                        "densities": (
-                            self.network.subnetwork.densities if self.network.subnetwork else {}
-                        ),
-                        "selected_on": config.select_on,
-                        "num_classes": self.task.num_classes,
-                        "channels": self.task.channels,
-                        "input_size": list(self.task.input_size),
-                        "classes": self.data.classes,
-                        "mean": list(self.data.mean),
-                        "std": list(self.data.std),
-                    },
-                },
-            )
-        except OSError as e:
-            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-
-    def _tell(
-        self, run_log: RunLog, told: dict[str, float], train: Counts, validation: Counts
-    ) -> None:
-        config, density = self.config, self.network.density
-        told = {**told, "seconds_left": told["seconds"] * (config.epochs - self.epoch)}
-        run_log.epoch(
-            self.epoch,
-            {
-                "train/loss": train.loss, "train/top1": train.top1, "train/top5": train.top5,
-                "validation/loss": validation.loss, "validation/top1": validation.top1, "validation/top5": validation.top5,
-                "density": density, "step": self.step, "memory": logs.memory_peak(self.device), **told, **self._layer_densities(),
-            },
-        )  # fmt: skip
-        if config.histograms:
-            run_log.histograms(self.epoch, self.model.named_parameters())
-        self._tell_of_progress(told)
-        width = len(str(config.epochs))
-        self.console.line(
-            f"epoch {self.epoch:>{width}}/{config.epochs}  loss {train.loss:.3f}  train"
-            f" {train.top1:5.1f} %  "
-            f"validation {validation.top1:5.1f} %  kept {100 * density:.1f} %  lr {told['lr']:.3g} "
-            f" {told['seconds']:.1f} s"
-            f"{'  best' if self.data.validation_chooses and self.best.epoch == self.epoch else ''}"
-        )
-
-    def _layer_densities(self) -> dict[str, float]:
-        if self.config.scope != "global" or not self.network.subnetwork:
-            return {}
-        return {
-            f"layer_density/{layer.name}": layer.density
-            for layer in self.network.subnetwork.report()
-        }
+        state = self.state
+        if train.top1 >= state.best_train.top1:
+            state.best_train = train
+        is_better = validation.right >= state.best.validation.right
+        is_better = is_better or not self.data.validation_chooses
+        if state.epoch > self.ramp and is_better:
+            state.best = Best(state.epoch, validation)
 
     def _finish(self) -> Result:
-        assert self.best.epoch, "the schedule ends before the run does"
-        path = self.folder / CHECKPOINTS / BEST
-        self.model.load_state_dict(self.group.by_first(lambda: checkpoint.load(path)["state_dict"]))
+        """Load the best epoch's network and evaluate it on the test images."""
+        state = self.state
+        assert state.best.epoch, "the schedule ends before the search does"
+        self.model.load_state_dict(self.group.by_first(self._best_weights))
         subnetwork = self.network.subnetwork
         layers = subnetwork.report() if subnetwork else []
-        if layers and self.group.is_first:
-            text = json.dumps(
-                [{**asdict(layer), "density": layer.density} for layer in layers], indent=1
-            )
-            replace_text(self.folder / LAYERS, text + "\n")
+        self.reporter.on_layers(layers)
         return Result(
             folder=self.folder,
-            epoch=self.best.epoch,
-            validation=self.best.validation,
+            epoch=state.best.epoch,
+            validation=state.best.validation,
             test=self._evaluate(self.data.test),
-            random_scores=self.random_scores,
+            random_scores=state.random_scores,
             weights=subnetwork.weights if subnetwork else 0,
             kept=subnetwork.kept if subnetwork else 0,
             layers=layers,
-            seconds=self.seconds,
+            seconds=state.seconds,
         )
 
-    def _tell_result(self, result: Result) -> None:
-        """Write the accuracies into the run folder: last of all, so that the file says that the run
-        is complete.
-        """
-        counts = {
-            "validation": result.validation,
-            "test": result.test,
-            "random_scores": result.random_scores,
-        }
-        told = {
-            "epoch": result.epoch,
-            **{name: asdict(c) if c else None for name, c in counts.items()},
-        }
-        replace_text(self.folder / RESULT, json.dumps(told, indent=1) + "\n")
-
-    def _row(self, result: Result, last: Counts) -> dict[str, Any]:
-        """The run's row of results.csv: the one in its folder, if it was killed after writing that."""
-        path, config = self.folder / ROW, self.config
-        row = {
-            "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
-            "Base Config": self.config_name,
-            "Current Val Top 1": round(last.top1, 4),
-            "Current Val Top 5": round(last.top5, 4),
-            "Best Val Top 1": round(result.validation.top1, 4),
-            "Best Val Top 5": round(result.validation.top5, 4),
-            "Best Train Top 1": round(self.best_train.top1, 4),
-            "Best Train Top 5": round(self.best_train.top5, 4),
-            "Name": config.name,
-            "Seed": config.seed,
-            "Prune Rate": config.prune_rate,
-            "Learning Rate": config.lr,
-            "Epochs": config.epochs,
-            "Weight Decay": config.weight_decay,
-            "Learn BN": config.learn_batchnorm,
-            "Tune BN": config.tune_batchnorm,
-            "Bias Only": config.bn_bias_only,
-            "Run Directory": str(self.folder),
-            "Test Top 1": round(result.test.top1, 4),
-            "Test Top 5": round(result.test.top5, 4),
-            "Selected On": config.select_on,
-            "Density": round(result.density, 6),
-        }
-        if (written := read_object(path)).keys() == row.keys():
-            return written
-        replace_text(path, json.dumps(row, indent=1) + "\n")
-        return row
+    def _best_weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = checkpoint.load(self.folder / CHECKPOINTS / BEST)["state_dict"]
+        return weights
 
 
-def _stop(number: int) -> NoReturn:
-    """What a signal that asks a search to stop leads to.
+def _restore_optimizer(optimizer: torch.optim.Optimizer, start: checkpoint.Content) -> None:
+    """Load the optimizer's state of a checkpoint.
 
     Raises:
-        KeyboardInterrupt, SearchStopped
+        UserError: it is of another optimizer, or of other parameters.
+    """
+    try:
+        load_optimizer(optimizer, start.fields["optimizer"])
+    except (KeyError, ValueError) as e:
+        raise UserError(
+            f"--resume {start.path}: its optimizer is not that of these options: {one_line(e)}"
+        ) from None
+
+
+def _restored_state(start: checkpoint.Content, config: Config, batches: int) -> SearchState:
+    """The state in a checkpoint: see `SearchState.from_checkpoint`.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
+    try:
+        return SearchState.from_checkpoint(start, config, batches)
+    except (KeyError, ValueError, TypeError) as e:
+        raise UserError(
+            f"--resume {start.path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}"
+        ) from None
+
+
+def _build(config: Config, task: Task, start: checkpoint.Content | None) -> Network:
+    """The network of the options, with the weights and scores of `start` if there is one.
+
+    Raises:
+        UserError: network, options, data and checkpoint do not fit together.
+    """
+    if start is None:
+        return build_network(config, task)
+    checkpoint.check_size(config, task, start)
+    network = build_network(config, task, ancestor=start.of_ancestor)
+    checkpoint.load_state(network.model, start.state, start.path)
+    return network
+
+
+def _check_share(config: Config, data: DataSet, group: Group) -> None:
+    """Raise UserError if a process would get fewer than two images a step: batch norm needs two."""
+    batch = min(config.batch_size, len(data.train))
+    if group.size > 1 and batch < 2 * group.size:
+        raise UserError(
+            f"--batch-size {config.batch_size}: {batch} images a step are too few for"
+            f" {group.size} processes"
+        )
+
+
+def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    return build_optimizer(
+        model,
+        config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        no_bn_decay=config.no_bn_decay,
+    )
+
+
+def _learning_rate(config: Config, epoch: int) -> float:
+    return learning_rate(
+        config.lr_policy,
+        epoch,
+        lr=config.lr,
+        epochs=config.epochs,
+        warmup_length=config.warmup_length,
+        lr_adjust=config.lr_adjust,
+        lr_gamma=config.lr_gamma,
+    )
+
+
+def _clip_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Clip every gradient value to [-1, 1]."""
+    groups = optimizer.param_groups
+    nn.utils.clip_grad_value_([p for group in groups for p in group["params"]], 1.0)
+
+
+def _raise_stop(number: int) -> NoReturn:
+    """Raise what a signal that asks a search to stop leads to.
+
+    Raises:
+        KeyboardInterrupt: by SIGINT.
+        SearchStopped: by another signal.
     """
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SearchStopped(signal.Signals(number).name)
-
-
-@torch.no_grad()
-def _first_not_finite(model: nn.Module, images: Tensor) -> str:
-    """Which module of the model is the first whose output is not finite on these images."""
-    culprits: list[str] = []
-
-    def look(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                culprits.append(name)
-
-        return hook
-
-    handles = [
-        m.register_forward_hook(look(n)) for n, m in model.named_modules() if not list(m.children())
-    ]
-    try:
-        model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    place = f"in layer {culprits[0]}" if culprits else "in the loss itself"
-    return f"the loss is not finite: the first infinite or undefined value is {place}"

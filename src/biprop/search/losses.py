@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""Training losses: cross entropy, and AugMix's consistency loss."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CONSISTENCY = 12.0
+"""Weight of the Jensen-Shannon divergence, as in the AugMix paper."""
 
 
 def jensen_shannon(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross entropy of the plain views plus 12 times the Jensen-Shannon divergence between three
-    views (AugMix paper, section 3).
+    views (Hendrycks et al., AugMix, ICLR 2020, section 3).
 
     The divergence is the mean over the views of KL(view || mean of the three), averaged over the
     batch; the mean is clamped to [1e-7, 1].
 
     Args:
-        logits: [3 B, classes] float: the plain views of B images, then two augmented ones in the
-            same order.
+        logits: [3 B, classes] float: the plain views of B images, then two augmented views of each,
+            in the same order.
         labels: [B] int64.
+        label_smoothing: of the cross entropy, in [0, 1].
 
     Returns:
         A scalar.
     """
-    # By logarithms throughout: F.kl_div's gradient is not a number where a probability has become
-    # exactly 0.
+    # In logarithms throughout: the gradient of F.kl_div is NaN where a probability underflows to 0.
     log_views = logits.float().log_softmax(1).view(3, -1, logits.shape[1])
     views = log_views.exp()
     log_mean = views.mean(0).clamp(1e-7, 1).log()
     divergence = (views * (log_views - log_mean)).sum(2).mean()
-    return (
-        F.cross_entropy(logits[: len(labels)], labels, label_smoothing=label_smoothing)
-        + CONSISTENCY * divergence
-    )
+    plain_views = logits[: len(labels)]
+    cross_entropy = F.cross_entropy(plain_views, labels, label_smoothing=label_smoothing)
+    return cross_entropy + CONSISTENCY * divergence
 
 
 def classification(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of logits [B, classes] and labels [B] int64, or, with three views of each
-    image, `jensen_shannon`.
+    """The loss of a batch, a scalar: cross entropy of logits [B, classes] and labels [B] int64, or,
+    for logits [3 B, classes] of three views of each image, `jensen_shannon`.
     """
     if len(logits) == len(labels):
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)

@@ -9,27 +9,27 @@ from ..evaluation.counts import Counts
 from ..subnetwork import LayerReport
 
 
-def sample_in_words(counts: Counts, everything: int) -> str:
-    """ "on 2,000 of 50,000 test images" where the counts are of a sample, else nothing."""
-    return (
-        f"on {counts.images:,} of {everything:,} test images" if counts.images < everything else ""
-    )
+def sample_in_words(counts: Counts, test_images: int) -> str:
+    """ "on 2,000 of 50,000 test images" where the counts are of a sample of them, else empty."""
+    if counts.images >= test_images:
+        return ""
+    return f"on {counts.images:,} of {test_images:,} test images"
 
 
 class SearchDiverged(RuntimeError):
-    """The loss or a score is infinite or not a number; the message names layer and step.
+    """The loss or a score is not finite; the message names layer and step.
 
-    Checkpoints so far are kept.
+    The checkpoints so far stay.
     """
 
 
 class SearchStopped(RuntimeError):
-    """The search ended before its time and can go on from its last checkpoint; the message says
+    """The search ended before its time and can continue from its last checkpoint; the message says
     why.
 
     Attributes:
-        is_by_accident: the first process, which otherwise speaks for all, does not know of it: it
-            may be the one that died.
+        is_by_accident: rank 0, which otherwise reports for all processes, has not recorded this
+            end: it may be the process that died.
     """
 
     is_by_accident = False
@@ -37,8 +37,11 @@ class SearchStopped(RuntimeError):
 
 @dataclass
 class Best:
-    """The best epoch so far (from 1; 0 while there is none) among those at the final density,
-    chosen on validation data.
+    """The best epoch so far, by its validation counts, among those at the final density.
+
+    Attributes:
+        epoch: from 1; 0 while there is none.
+        validation: its counts.
     """
 
     epoch: int = 0
@@ -47,17 +50,19 @@ class Best:
 
 @dataclass
 class Result:
-    """What a search found. Accuracies in percent.
+    """The result of a search.
 
     Attributes:
-        folder: of the run.
-        epoch: the best one, from 1.
+        folder: the run folder.
+        epoch: the best epoch, from 1.
         validation, test: counts of the network saved at that epoch.
         random_scores: counts of the same network before the search, batch norm calibrated, on the
-            test data or a sample of them; None where the search began with a checkpoint, or where
-            it is not asked for.
-        weights, kept: of the saved network's masked layers (0 for a dense baseline).
+            test images or a sample of them; None where the search started from a checkpoint, or
+            without `--baseline`.
+        weights, kept: numbers of weights of the saved network's masked layers (0 for a dense
+            baseline).
         layers: the same layer by layer.
+        seconds: duration of the search up to its last epoch, without interruptions.
     """
 
     folder: Path
@@ -72,4 +77,5 @@ class Result:
 
     @property
     def density(self) -> float:
+        """Fraction of the masked layers' weights that is kept; 1 for a dense baseline."""
         return self.kept / self.weights if self.weights else 1.0

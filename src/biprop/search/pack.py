@@ -1,4 +1,4 @@
-"""The ticket of a run or a checkpoint."""
+"""Makes the ticket of a run or a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ import torch
 
 from .. import __version__, checkpoint
 from .. import config as options
-from ..errors import UserError, one_line, shown
+from ..errors import UserError, abbreviated, one_line
 from ..evaluation.counts import Counts
+from ..models.network import Network
 from ..models.plans import takes_width
 from ..runs.folder import BEST, RESULT, find_checkpoint
 from ..ticket import Ticket
 
-_NOT_TOLD = (
-    "name", "log_dir", "results", "device", "workers", "print_freq", "save_every", "save_minutes", "histograms", "baseline",
-    "data", "trainer",
-)  # fmt: skip
-"""Options that change nothing of what is found, or that say where something lies on this machine.
-"""
+_UNRECORDED_OPTIONS = options.with_roles(
+    options.Role.DATA_PATH,
+    options.Role.DATA_WORKERS,
+    options.Role.RUN_NAME,
+    options.Role.OUTPUT_PATH,
+    options.Role.MACHINE,
+    options.Role.COMPATIBILITY,
+)
+"""Options that a ticket does not record: they name paths, or they do not change what is found."""
 
 
 def pack(
@@ -39,7 +43,7 @@ def pack(
         path: see `find_checkpoint`.
         flags: options for what the file does not say, as of `checkpoint.read`.
         compact: store batch norm and other numbers in 16 bits.
-        warn: takes what the user should know of the checkpoint, one line each.
+        warn: takes warnings about the checkpoint, one line each.
 
     Raises:
         UserError: see `checkpoint.restore`; or a dense baseline.
@@ -53,26 +57,91 @@ def pack(
         raise UserError(
             f"{file}: a dense baseline: its weights are trained, so there is no ticket in it"
         )
-    config, task = content.config, content.task
     return Ticket.from_model(
         network.model,
         network.subnetwork,
-        network={
-            "name": config.arch, "num_classes": task.num_classes, "channels": task.channels, "input_size": list(task.input_size),
-            "bn_type": config.bn_type, "width_mult": float(config.width_mult) if takes_width(config.arch) else 1.0,
-            "head_bias": config.last_layer_dense, "ancestor": network.of_ancestor,
-        },
-        input_size=(task.channels, *task.input_size),
+        network=_architecture(content, network),
+        input_size=(content.task.channels, *content.task.input_size),
         classes=checkpoint.class_names(content),
         mean=restored.mean or (),
         std=restored.std or (),
-        found=_found(content, file),
+        found=_provenance(content, file),
         compact=compact,
-    )  # fmt: skip
+    )
+
+
+def _architecture(content: checkpoint.Content, network: Network) -> dict[str, Any]:
+    """The ticket's record of the network from which `Ticket.to_model` rebuilds it."""
+    config, task = content.config, content.task
+    return {
+        "name": config.arch,
+        "num_classes": task.num_classes,
+        "channels": task.channels,
+        "input_size": list(task.input_size),
+        "bn_type": config.bn_type,
+        "width_mult": float(config.width_mult) if takes_width(config.arch) else 1.0,
+        "head_bias": config.last_layer_dense,
+        "ancestor": network.of_ancestor,
+    }
+
+
+def _provenance(content: checkpoint.Content, file: Path) -> dict[str, Any]:
+    """The ticket's record of its search: options that differ from the default, accuracies, epoch,
+    versions, date of packing.
+
+    Raises:
+        UserError: checkpoint or result.json are damaged.
+    """
+    ours = content.ours
+    record: dict[str, Any] = {
+        "options": _changed_options(content),
+        "epoch": content.epoch,
+        "packed": date.today().isoformat(),
+        "by": f"biprop {__version__}, torch {torch.__version__}",
+    }
+    if ours is None:
+        return record | {"origin": "the original research code"}
+    record |= {
+        "config": _text(ours.get("config_name")),
+        "searched_by": f"biprop {_text(ours.get('version'))}",
+        "selected_on": content.config.select_on,
+        "validation": _counts(ours.get("best_validation"), file),
+    }
+    return record | _test_counts(content, file)
+
+
+def _changed_options(content: checkpoint.Content) -> dict[str, Any]:
+    default = options.as_dict(options.Config())
+    recorded = {
+        name: value
+        for name, value in options.as_dict(content.config).items()
+        if name not in _UNRECORDED_OPTIONS
+    }
+    return {name: value for name, value in recorded.items() if value != default[name]}
+
+
+def _test_counts(content: checkpoint.Content, file: Path) -> dict[str, Any]:
+    """The test counts in a run's result.json, if it is about this checkpoint.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = file.parent.parent / RESULT
+    if file.name != BEST or not path.is_file():
+        return {}
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["epoch"] != content.epoch:  # the run was resumed, and is not complete
+            return {}
+        return {"test": result["test"]}
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f"{path}: damaged: {one_line(e)}; remove it to pack without the test accuracy"
+        ) from None
 
 
 def _text(value: Any) -> str | None:
-    return shown(value) if isinstance(value, str) else None
+    return abbreviated(value) if isinstance(value, str) else None
 
 
 def _counts(record: Any, file: Path) -> dict[str, Any] | None:
@@ -80,41 +149,3 @@ def _counts(record: Any, file: Path) -> dict[str, Any] | None:
         return None if record is None else asdict(Counts.of(record))
     except ValueError as e:
         raise UserError(f"{file}: a damaged checkpoint: {one_line(e)}") from None
-
-
-def _found(content: checkpoint.Content, file: Path) -> dict[str, Any]:
-    """How the network was found: options that differ from the default, accuracies, epoch, versions,
-    date of packing.
-    """
-    default, ours = options.as_dict(options.Config()), content.ours
-    found: dict[str, Any] = {
-        "options": {
-            k: v
-            for k, v in options.as_dict(content.config).items()
-            if k not in _NOT_TOLD and v != default[k]
-        },
-        "epoch": content.epoch,
-        "packed": date.today().isoformat(),
-        "by": f"biprop {__version__}, torch {torch.__version__}",
-    }
-    if ours is None:
-        return found | {"origin": "the original research code"}
-    found |= {
-        "config": _text(ours.get("config_name")),
-        "searched_by": f"biprop {_text(ours.get('version'))}",
-    }
-    found |= {
-        "selected_on": content.config.select_on,
-        "validation": _counts(ours.get("best_validation"), file),
-    }
-    result = file.parent.parent / RESULT
-    if file.name == BEST and result.is_file():
-        try:
-            told = json.loads(result.read_text(encoding="utf-8"))
-            if told["epoch"] == content.epoch:  # else the run went on, and is not finished
-                found["test"] = told["test"]
-        except (ValueError, KeyError, TypeError) as e:
-            raise UserError(
-                f"{result}: damaged: {one_line(e)}; remove it to pack without the test accuracy"
-            ) from None
-    return found

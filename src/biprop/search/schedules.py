@@ -12,44 +12,52 @@ STEPS: dict[str, tuple[tuple[int, float], ...]] = {
     "mpt11_w18_2_lr": ((46, 0.1), (65, 0.1), (80, 0.01)),
     "mpt11_w18_2_v2_lr": ((35, 0.1), (50, 0.1), (60, 0.01)),
 }
-"""Policies with fixed steps: (epoch, factor) pairs; factors multiply up. From epoch 55 on,
-cos_multi_lr is multiplied by a cosine over the whole run, which counts from epoch 0.
+"""Policies with fixed steps, as in the original research code: (epoch, factor) pairs; factors
+multiply up. From epoch 55 on, cos_multi_lr is multiplied by a cosine over the whole run, which
+counts from epoch 0.
 """
 
-PER_STEP = ("linear_lr",)
-"""Policies that change the rate within an epoch."""
-POLICIES = ("constant_lr", "linear_lr", "cosine_lr", "multistep_lr", *STEPS)
+POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
 
 
 def learning_rate(
     policy: str,
-    epoch: float,
+    epoch: int,
     *,
     lr: float,
     epochs: int,
     warmup_length: int = 0,
     lr_adjust: int = 20,
     lr_gamma: float = 0.1,
-    warmup_fraction: float = 0.1,
 ) -> float:
-    """Learning rate of `epoch` (from 0) in a run of `epochs`, under one of `POLICIES`.
+    """The learning rate of an epoch.
 
-    An epoch with a fraction is a place between two: only policies of `PER_STEP` look at it.
+    Args:
+        policy: one of `POLICIES`.
+        epoch: from 0.
+        lr: the learning rate before any decay, above 0.
+        epochs: of the whole run.
+        warmup_length: epochs of linear warm-up; constant_lr and cosine_lr only.
+        lr_adjust: epochs between two steps of multistep_lr.
+        lr_gamma: factor of each of them.
     """
-
-    def cosine(start: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (epochs - start)))
-
-    if policy == "linear_lr":
-        progress = epoch / epochs
-        if progress < warmup_fraction:
-            return lr * (0.2 + 0.8 * progress / warmup_fraction)
-        return lr * (1 - progress) / (1 - warmup_fraction)
     if policy in ("constant_lr", "cosine_lr"):
         if epoch < warmup_length:
             return lr * (epoch + 1) / warmup_length
-        return lr if policy == "constant_lr" else lr * cosine(warmup_length)
+        return lr if policy == "constant_lr" else lr * _cosine(epoch, warmup_length, epochs)
     if policy == "multistep_lr":
         return lr * lr_gamma ** (epoch // lr_adjust)
-    factor = math.prod(f for at, f in STEPS[policy] if epoch >= at)
-    return lr * factor * (cosine(0) if policy == "cos_multi_lr" and epoch >= 55 else 1)
+    return lr * _step_factor(policy, epoch, epochs)
+
+
+def _step_factor(policy: str, epoch: int, epochs: int) -> float:
+    """The factor of a policy with fixed steps."""
+    factor = math.prod(factor for step, factor in STEPS[policy] if epoch >= step)
+    if policy == "cos_multi_lr" and epoch >= 55:
+        return factor * _cosine(epoch, 0, epochs)
+    return factor
+
+
+def _cosine(epoch: int, start: int, end: int) -> float:
+    """Half a cosine: 1 at epoch `start`, 0 at epoch `end`."""
+    return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (end - start)))

@@ -1,8 +1,8 @@
-"""Many searches: the cells of a grid over configurations and options, each once, however often the
-command is started.
+"""A sweep: one search per cell of a grid over configurations and options, each run once, however
+often the command is started.
 
-A cell's state is a small JSON file of its own, so that any number of processes can work on one
-sweep (a SLURM array does).
+The state of a cell is a small JSON file of its own, so that any number of processes can work on one
+sweep, as a SLURM array does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import config as options
 from .. import screen
 from ..config import Config
 from ..errors import UserError, did_you_mean
-from ..files import replace_text
+from ..files import write_text_atomically
+
+if TYPE_CHECKING:
+    from ..checkpoint import Content
+    from ..console import Console
+    from ..data import DataSet
+    from .outcome import Result
 
 CIFAR10_GRID: dict[str, list[str]] = {
     "config": [
@@ -36,8 +42,13 @@ WAITING, RUNNING, DONE, DIVERGED = "waiting", "running", "done", "diverged"
 
 @dataclass(frozen=True)
 class Cell:
-    """One search of the grid: its number, what it has instead of the common options, and all its
-    options.
+    """One search of the grid.
+
+    Attributes:
+        number: from 0.
+        values: the grid's values for this cell, by key, as texts.
+        config: all options of the search.
+        config_name: name of their file.
     """
 
     number: int
@@ -53,46 +64,61 @@ class Cell:
 
 
 def parse_grid(items: Sequence[str]) -> dict[str, list[str]]:
-    """KEY=V1,V2 texts as key -> values; without any, `CIFAR10_GRID`.
+    """Parse "KEY=V1,V2" texts into values by key; without any, `CIFAR10_GRID`.
 
     Raises:
-        UserError: no such option, no value, or a key twice.
+        UserError: an unknown option, a missing value, or a key twice.
     """
     grid: dict[str, list[str]] = {}
-    known = [
-        "config",
-        *(name for name in options.FIELDS if name not in ("name", "layer_prune_rates")),
-    ]
     for item in items:
-        key, separator, values = item.partition("=")
-        key = key.replace("-", "_")
-        key = options.ALIASES.get(key, key)
-        if not separator or not all(values.split(",")):
-            raise UserError(f"--grid {item}: must be KEY=VALUE,VALUE, e.g. prune_rate=0.5,0.2")
-        if key not in known:
-            raise UserError(f"--grid {item}: no such option{did_you_mean(key, known)}")
+        key, values = _parse_item(item)
         if key in grid:
             raise UserError(f"--grid {item}: {key} is given twice")
-        grid[key] = values.split(",")
+        grid[key] = values
     return grid or CIFAR10_GRID
+
+
+def _parse_item(item: str) -> tuple[str, list[str]]:
+    key, separator, values = item.partition("=")
+    key = key.replace("-", "_")
+    key = options.ALIASES.get(key, key)
+    if not separator or not all(values.split(",")):
+        raise UserError(f"--grid {item}: must be KEY=VALUE,VALUE, e.g. prune_rate=0.5,0.2")
+    keys = ["config", *(name for name in options.FIELDS if name not in _NOT_IN_GRIDS)]
+    if key not in keys:
+        raise UserError(f"--grid {item}: no such option{did_you_mean(key, keys)}")
+    return key, values.split(",")
+
+
+_NOT_IN_GRIDS = ("name", "layer_prune_rates")
+"""Options that belong to the whole sweep, or whose values are no single text."""
 
 
 def cells(
     grid: Mapping[str, Sequence[str]], config_file: str | None, common: Mapping[str, Any]
 ) -> list[Cell]:
-    """All cells, the last key running fastest; every one's options are checked before any runs.
+    """All cells of a grid, the last key varying fastest. The options of all are checked before any
+    search starts.
+
+    Args:
+        grid: values by option, or by "config".
+        config_file: the configuration, where the grid has no "config".
+        common: options of all cells.
 
     Raises:
         UserError: see `config.resolve`.
     """
-    found = []
-    for number, values in enumerate(
-        dict(zip(grid, choice, strict=True)) for choice in itertools.product(*grid.values())
-    ):
-        own = {key: value for key, value in values.items() if key != "config"}
-        config, name = options.resolve(values.get("config", config_file), {**common, **own})
-        found.append(Cell(number, values, config, name))
-    return found
+    combinations = itertools.product(*grid.values())
+    all_values = [dict(zip(grid, combination, strict=True)) for combination in combinations]
+    return [_cell(number, values, config_file, common) for number, values in enumerate(all_values)]
+
+
+def _cell(
+    number: int, values: dict[str, str], config_file: str | None, common: Mapping[str, Any]
+) -> Cell:
+    own = {key: value for key, value in values.items() if key != "config"}
+    config, name = options.resolve(values.get("config", config_file), {**common, **own})
+    return Cell(number, values, config, name)
 
 
 class Sweep:
@@ -116,7 +142,11 @@ class Sweep:
         return self.folder / f"{cell.number}.json"
 
     def state(self, cell: Cell) -> dict[str, Any]:
-        """What is known of a cell: values, status, folder, results; empty before it starts."""
+        """A cell's values, status, run folder and results; empty before it starts.
+
+        Raises:
+            UserError: its file is damaged.
+        """
         path = self._path(cell)
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -124,12 +154,12 @@ class Sweep:
             raise UserError(f"{path}: not the state of a cell: {e}") from None
 
     def record(self, cell: Cell, status: str, **facts: Any) -> None:
+        """Write the state of a cell (an atomic write)."""
         state = {"values": cell.values, "status": status, **facts}
-        replace_text(self._path(cell), json.dumps(state, indent=1) + "\n")
+        write_text_atomically(self._path(cell), json.dumps(state, indent=1) + "\n")
 
     def unfinished(self, number: int | None = None) -> Iterator[Cell]:
-        """The cells to run: all that are neither done nor diverged, or cell `number` if it is one
-        of them.
+        """The cells that are neither done nor diverged: all of them, or cell `number` if it is one.
 
         Raises:
             UserError: there is no cell `number`.
@@ -141,78 +171,128 @@ class Sweep:
                 yield cell
 
     def rows(self) -> list[tuple[str, str]]:
-        """A line per cell: what it is, and its result or status."""
-        lines = []
-        for cell in self.cells:
-            state = self.state(cell)
-            status = state.get("status", WAITING)
-            accuracy = (
-                f"{state['test_top1']:.2f} %  (kept {100 * state['density']:.2f} %)"
-                if status == DONE
-                else status
-            )
-            lines.append((str(cell), accuracy))
-        return lines
+        """The grid's values and the result or status of each cell."""
+        return [(str(cell), _in_words(self.state(cell))) for cell in self.cells]
 
 
-def run(sweep: Sweep, console: Any, number: int | None = None) -> None:
-    """Run what is unfinished, going on in the middle of a cell where it left a checkpoint.
+def _in_words(state: Mapping[str, Any]) -> str:
+    status: str = state.get("status", WAITING)
+    if status != DONE:
+        return status
+    return f"{state['test_top1']:.2f} %  (kept {100 * state['density']:.2f} %)"
+
+
+def run(sweep: Sweep, console: Console, number: int | None = None) -> None:
+    """Run the cells that are not done; one that has a checkpoint continues from it.
+
+    `number`: only this cell.
 
     Raises:
-        UserError: data or options do not work; what was done stays.
+        UserError: data or options do not work; the cells done so far stay.
     """
-    from .. import checkpoint, data
-    from ..runs.folder import RESULT, newest_checkpoint
+    loader = _Loader()
+    for cell in sweep.unfinished(number):
+        console.line("", f"cell {cell.number + 1} of {len(sweep.cells)}: {cell}")
+        _run_cell(sweep, cell, loader.load(cell.config, console), console)
+
+
+class _Loader:
+    """Loads the data of cells, once for consecutive cells of the same data options."""
+
+    def __init__(self) -> None:
+        self._options: list[Any] = []
+        self._data: DataSet | None = None
+
+    def load(self, config: Config, console: Console) -> DataSet:
+        from .. import data
+
+        values = [getattr(config, name) for name in DATA_OPTIONS]
+        if self._data is None or values != self._options:
+            self._options, self._data = values, data.load(config, console.track)
+            _warn_about(self._data)
+        return self._data
+
+
+def _warn_about(data: DataSet) -> None:
+    for note in (*data.notes, *data.search_notes):
+        screen.report(f"warning: {note}")
+
+
+def _run_cell(sweep: Sweep, cell: Cell, data: DataSet, console: Console) -> None:
+    """Search, and record the state of the cell."""
     from .loop import Search
     from .outcome import SearchDiverged
 
-    loaded: tuple[Any, data.DataSet] | None = None
-    for cell in sweep.unfinished(number):
-        config = cell.config
-        console.line("", f"cell {cell.number + 1} of {len(sweep.cells)}: {cell}")
-        data_options = [getattr(config, name) for name in DATA_OPTIONS]
-        if loaded is None or loaded[0] != data_options:
-            loaded = data_options, data.load(config, console.track)
-            for note in (*loaded[1].notes, *loaded[1].search_notes):
-                screen.tell(f"warning: {note}")
-        folder = sweep.state(cell).get("folder")
-        last = newest_checkpoint(Path(folder)) if folder else None
-        start = checkpoint.read(last, {}) if last else None
-        if last and start and start.epoch >= config.epochs:
-            # It was killed before its end was recorded here: that is done again.
-            (last.parents[1] / RESULT).unlink(missing_ok=True)
-        search = Search(config, cell.config_name, loaded[1], console, start, resume=bool(start))
-        sweep.record(cell, RUNNING, folder=str(search.folder))
-        console.line(f"run folder {search.folder}{search.from_where()}")
-        try:
-            result = search.run()
-        except SearchDiverged as e:
-            console.line(f"diverged: {e}")
-            sweep.record(cell, DIVERGED, folder=str(search.folder), why=str(e))
-            continue
-        facts = {
-            "test_top1": result.test.top1,
-            "density": result.density,
-            "epoch": result.epoch,
-            "seconds": result.seconds,
-        }
-        sweep.record(cell, DONE, folder=str(result.folder), test=asdict(result.test), **facts)
-        console.line(f"test accuracy {result.test.top1:.2f} %")
+    start = _checkpoint_of(sweep.state(cell), cell.config)
+    search = Search(cell.config, cell.config_name, data, console, start, resume=bool(start))
+    sweep.record(cell, RUNNING, folder=str(search.open_folder()))
+    console.line(f"run folder {search.folder}{search.from_where()}")
+    try:
+        result = search.run()
+    except SearchDiverged as e:
+        console.line(f"diverged: {e}")
+        sweep.record(cell, DIVERGED, folder=str(search.folder), why=str(e))
+        return
+    sweep.record(cell, DONE, **_facts(result))
+    console.line(f"test accuracy {result.test.top1:.2f} %")
 
 
-DATA_OPTIONS = [name for group, names in options.groups() if group == "data" for name in names] + [
-    "batch_size"
-]
+def _checkpoint_of(state: Mapping[str, Any], config: Config) -> Content | None:
+    """The checkpoint from which a cell continues; None if there is none."""
+    from .. import checkpoint
+    from ..runs.folder import RESULT, newest_checkpoint
+
+    folder = state.get("folder")
+    path = newest_checkpoint(Path(folder)) if folder else None
+    if path is None:
+        return None
+    start = checkpoint.read(path, {})
+    if start.epoch >= config.epochs:
+        # The sweep was killed before it recorded the end of this search: the end is done again.
+        (path.parents[1] / RESULT).unlink(missing_ok=True)
+    return start
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    """What the state of a cell records of its result."""
+    return {
+        "folder": str(result.folder),
+        "test": asdict(result.test),
+        "test_top1": result.test.top1,
+        "density": result.density,
+        "epoch": result.epoch,
+        "seconds": result.seconds,
+    }
+
+
+DATA_OPTIONS = options.with_roles(
+    options.Role.DATA_SET,
+    options.Role.DATA_PATH,
+    options.Role.DATA_WORKERS,
+    options.Role.CHANNELS,
+    options.Role.CLASSES,
+    options.Role.BATCHES,
+    options.Role.AUGMENTATION,
+    options.Role.VIEWS,
+    options.Role.SELECTION,
+)
 """Options that decide what is loaded: cells that agree in them share the images."""
 
 
 def slurm_script(command: Sequence[str], name: str, count: int) -> str:
-    """A batch script whose array has one task per cell; `command` is this sweep's, without --slurm."""
+    """A SLURM batch script whose array has one task per cell.
+
+    Args:
+        command: of the sweep, without --slurm.
+        name: of the sweep.
+        count: cells.
+    """
     return f"""\
 #!/bin/bash
 #SBATCH --job-name=biprop-{name}
 #SBATCH --array=0-{count - 1}
 #SBATCH --output=biprop-{name}-%a.log
-# Add what your cluster wants (time, partition, GPU), then: sbatch THIS_FILE. Tasks that are done already end at once.
+# Add what your cluster wants (time, partition, GPU), then: sbatch THIS_FILE.
+# Tasks that are done already end at once.
 {shlex.join(command)} --cell "$SLURM_ARRAY_TASK_ID"
 """

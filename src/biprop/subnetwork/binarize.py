@@ -1,7 +1,7 @@
-"""What is binary, and how gradients pass it: pure functions; the modules that wire them are in
-`layers`.
+"""Binary activations and weights, and their straight-through gradients: pure functions.
 
-`sign` is defined here once: sign(0) = +1, because a bit has two values.
+The modules that use them are in `layers`. `sign` is defined here once: sign(0) = +1, because a bit
+has two values.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
-# Both functions are in the form with setup_context and have a rule for vmap, so that torch.func's
-# transforms take them.
+# Both autograd functions define setup_context and a rule for vmap, so that torch.func's transforms
+# accept them.
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply`, without its search for default arguments, which takes longer than a small
-    layer.
+    """`function.apply`, without binding its default arguments, which takes longer than the forward
+    pass of a small layer.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
@@ -62,34 +62,42 @@ def binary_activation(x: Tensor, zero: int = 1) -> Tensor:
     Args:
         x: float activations, any shape.
         zero: the value of sign(0): +1, or 0 to reproduce networks of the original research code.
+
+    Returns:
+        Tensor of the shape and dtype of `x`, of +1 and -1 (and 0 if `zero` is 0).
     """
     return _apply(_BinaryActivation, x, zero)  # type: ignore[no-any-return]
 
 
 def addressable(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers are in memory.
+    """Whether a tensor's values are in memory.
 
     Those of tracers, of torch.func's transforms and of sharded tensors are not.
     """
     if torch.compiler.is_compiling():
         return False
-    plain = type(tensor) in (Tensor, torch.nn.Parameter)
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    is_plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return is_plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _core(*tensors: Tensor) -> ctypes.CDLL | None:
     """The compiled core, if it can compute with these tensors."""
-    cpu = all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors
-    )
-    return native.library() if cpu and all(map(addressable, tensors)) else None
+    return native.library() if all(map(_is_for_core, tensors)) else None
+
+
+def _is_for_core(tensor: Tensor) -> bool:
+    """Whether the compiled core can compute with a tensor: contiguous float32 in memory."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+        return False
+    return tensor.is_contiguous() and addressable(tensor)
 
 
 def _by_core(function: Any, *inputs: Tensor) -> Tensor:
-    """A new tensor like the first input, computed in one pass."""
+    """A new tensor like the first input, computed by the compiled core in one pass."""
     result = torch.empty_like(inputs[0])
-    addresses = [t.data_ptr() for t in (*inputs, result)]
-    native.run(function, addresses, result.numel(), torch.get_num_threads(), grain=native.WEIGHTS)
+    addresses = [tensor.data_ptr() for tensor in (*inputs, result)]
+    threads = torch.get_num_threads()
+    native.run(function, addresses, result.numel(), threads, grain=native.WEIGHTS)
     return result
 
 
@@ -122,7 +130,7 @@ def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Ten
     """The weights that a subnetwork computes with: gain * sign(weight) * mask (ICLR 2021 paper,
     algorithm 1).
 
-    Backward goes straight through the mask and the gain: dL/dscores = dL/dresult * weight *
+    The gradient passes straight through the mask and the gain: dL/dscores = dL/dresult * weight *
     sign(scores). A weight that is exactly 0 (inits `bernoulli`, `usc_bernoulli`) contributes 0
     although the mask keeps it: here, and only here, the sign of 0 is 0. A score that is exactly 0
     gets no gradient, as |score| has none there.
@@ -140,25 +148,31 @@ def masked_binary_weight(scores: Tensor, weight: Tensor, mask: Tensor, gain: Ten
 
 
 def gain(weight: Tensor, mask: Tensor, kept: int | None = None) -> Tensor:
-    """The layer's gain (the paper's alpha): sum(|weight| * mask) / max(1, kept), a scalar tensor.
+    """The layer's gain (the paper's alpha): sum(|weight| * mask) / max(1, kept).
 
     Args:
         weight: float, any shape.
         mask: bool, same shape.
         kept: the divisor that the method prescribes, which under layerwise pruning is int(k * n)
-            and not always the number of ones in the mask (see `Subnetwork.update`); None takes that
+            and not always the number of kept weights (see `Subnetwork.update`); None takes that
             number.
+
+    Returns:
+        Scalar tensor of the dtype of `weight`.
     """
-    # PyTorch's own sum, and not one in double precision in the core's pass: it rounds as the
-    # original research code does, and the last bit of a gain decides which of two values that are
-    # equal in exact arithmetic a pool or a ReLU lets through.
-    core = _core(weight) if addressable(mask) else None
-    kept_magnitudes = (
-        _by_core(core.biprop_kept_magnitudes, weight, mask.contiguous())
-        if core
-        else weight.abs() * mask
-    )
     divisor = mask.count_nonzero().clamp(min=1) if kept is None else max(1, kept)
+    # PyTorch's own sum, not one in double precision in the core's pass: it rounds as the original
+    # research code does, and the last bit of a gain decides which of two values that are equal in
+    # exact arithmetic a pool or a ReLU lets through.
     # Sixteen bits do not hold the sum of a large layer: float16 ends at 65,504.
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return (kept_magnitudes.sum(dtype=wide) / divisor).to(weight.dtype)
+    total = _kept_magnitudes(weight, mask).sum(dtype=wide)
+    return (total / divisor).to(weight.dtype)
+
+
+def _kept_magnitudes(weight: Tensor, mask: Tensor) -> Tensor:
+    """|weight| * mask, of the shape and dtype of `weight`."""
+    core = _core(weight) if addressable(mask) else None
+    if core:
+        return _by_core(core.biprop_kept_magnitudes, weight, mask.contiguous())
+    return weight.abs() * mask

@@ -4,12 +4,14 @@ random weights.
 A masked layer is the same module with another class: hooks, device, padding mode and every
 reference to it stay. It owns
 
-    weight  frozen parameter: the random weights        scores  trained parameter of the same shape
-    mask    bool tensor: which weights are kept         gain    scalar tensor: the magnitude of what is kept
+    weight  frozen parameter: the random weights
+    scores  trained parameter of the same shape
+    mask    bool tensor of the same shape: which weights are kept
+    gain    scalar tensor: the magnitude of the kept weights
 
-`mask` and `gain` follow from weight and scores, and `Subnetwork` keeps them up to date. They are no
-parameters and no buffers: nothing that averages, sends, shards or stores a model's state has to
-know of them.
+`mask` and `gain` follow from weight and scores, and `Subnetwork` keeps them up to date. They are
+neither parameters nor buffers: nothing that averages, sends, shards or stores a model's state has
+to know of them.
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ class BinaryActivation(nn.Module):
 class MaskSource:
     """The scores and the weight that a layer's mask and gain were computed from.
 
-    Their identity counts as much as their content: parameters are replaced
-    (`load_state_dict(assign=True)`), lent (`torch.func.functional_call`) and filled anew
-    (`Parameter.data = ...`).
+    Their identity counts as much as their values: parameters are replaced
+    (`load_state_dict(assign=True)`), substituted (`torch.func.functional_call`) and given other
+    memory (`Parameter.data = ...`).
 
     Attributes:
         layer: the layer's name.
-        stale: the mask may be older than the scores, whatever these look like: optimisers with
+        stale: the mask may be older than the scores, whatever their version says: optimizers with
             fused=True, for example, change parameters without counting up their versions.
     """
 
@@ -61,59 +63,55 @@ class MaskSource:
         self.forget()
 
     def forget(self) -> None:
-        """Nothing is known of the mask."""
+        """Nothing is known of the mask: it must be recomputed."""
         self.stale = True
-        self._scores: weakref.ref[Tensor] | None = (
-            None  # weak: a tensor may have a graph of autograd behind it
-        )
+        # Weak references: a tensor may have a graph of autograd behind it.
+        self._scores: weakref.ref[Tensor] | None = None
         self._weight: weakref.ref[Tensor] | None = None
         self._content: tuple[int, ...] = ()
 
     def remember(self, scores: Tensor, weight: Tensor) -> None:
-        """The mask has been computed from these, which are in memory."""
+        """The mask has been computed from these tensors, which are in memory."""
         self._scores, self._weight = weakref.ref(scores), weakref.ref(weight)
-        # Tensors of inference mode have no version: what cannot be followed is looked at each time.
+        # Tensors of inference mode have no version: their masks are recomputed each time.
         self.stale = scores.is_inference() or weight.is_inference()
         self._content = () if self.stale else _content(scores, weight)
 
     def came_from(self, scores: Tensor, weight: Tensor) -> bool:
-        """Whether the mask was computed from these tensors, whatever they hold by now."""
+        """Whether the mask was computed from these tensors, whatever their values are now."""
         if self._scores is None or self._weight is None:
             return False
         return self._scores() is scores and self._weight() is weight
 
     def holds(self, scores: Tensor, weight: Tensor) -> bool:
-        """Whether the mask is the one of these tensors and of what they hold, as far as that shows."""
-        return (
-            not self.stale
-            and self.came_from(scores, weight)
-            and self._content == _content(scores, weight)
-        )
+        """Whether the mask is that of these tensors and their values, as far as that shows."""
+        if self.stale or not self.came_from(scores, weight):
+            return False
+        return self._content == _content(scores, weight)
 
     def note_gradient(self, _: Tensor) -> None:
-        """A gradient came: an optimiser may change the scores unseen."""
+        """A backward pass came through: an optimizer may change the scores unseen."""
         self.stale = True
 
     def __reduce__(self) -> tuple[type[MaskSource], tuple[str]]:
-        return MaskSource, (
-            self.layer,
-        )  # a copied or stored layer has other parameters: its mask is computed anew
+        # A copied or unpickled layer has other parameters: its mask is recomputed.
+        return MaskSource, (self.layer,)
 
 
 def _content(scores: Tensor, weight: Tensor) -> tuple[int, ...]:
-    """Changes when tensors are written to, or given other memory."""
+    """A value that changes when the tensors are written to, or given other memory."""
     return scores._version, weight._version, scores.data_ptr(), weight.data_ptr()
 
 
 class MaskKeeper(Protocol):
-    """Who computes masks: `Subnetwork`."""
+    """What computes the masks of layers: `Subnetwork`."""
 
     def mask_and_gain(self, layer: Masked) -> tuple[Tensor, Tensor]:
         """The mask and the gain of the scores and the weight that a layer has at this moment."""
 
 
 class Masked(nn.Module):
-    """What all masked layers share."""
+    """The base of all masked layers."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -137,7 +135,7 @@ class Masked(nn.Module):
         super().__setattr__(name, value)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Masked:
-        """What `to`, `double`, `to_empty` and their like do to each tensor of the layer."""
+        """Apply what `to`, `double`, `to_empty` and the like do, to the mask and the gain too."""
         self.source.forget()
         super()._apply(fn, recurse)
         self.mask, self.gain = fn(self.mask).bool(), fn(self.gain)
@@ -172,22 +170,29 @@ class MaskedConv3d(_MaskedConv, nn.Conv3d):  # type: ignore[misc]
 
 class _MaskedConvTranspose(Masked):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        layer: Any = self  # one of the classes below, which are convolutions too
         dims = self.weight.dim() - 2
-        conv_transpose: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        plain: Any = self  # one of the classes below, which are convolutions too
-        output_padding = plain._output_padding(
-            input, output_size, plain.stride, plain.padding, plain.kernel_size, dims, plain.dilation
+        output_padding = layer._output_padding(
+            input, output_size, layer.stride, layer.padding, layer.kernel_size, dims, layer.dilation
         )
-        return conv_transpose(  # type: ignore[no-any-return]
+        return _CONV_TRANSPOSE[dims](  # type: ignore[no-any-return]
             input,
             self.effective_weight(),
             self.bias,
-            plain.stride,
-            plain.padding,
+            layer.stride,
+            layer.padding,
             output_padding,
-            plain.groups,
-            plain.dilation,
+            layer.groups,
+            layer.dilation,
         )
+
+
+_CONV_TRANSPOSE: dict[int, Any] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+"""Spatial dimensions -> PyTorch's function."""
 
 
 class MaskedConvTranspose1d(_MaskedConvTranspose, nn.ConvTranspose1d):  # type: ignore[misc]
@@ -219,8 +224,8 @@ output projection's).
 def maskable(module: nn.Module) -> bool:
     """Whether `convert` can turn this very module into a masked layer.
 
-    Not where something else computes its weight or its bias (weight norm, spectral norm and pruning
-    of `torch.nn.utils`), nor where its forward pass was replaced.
+    It cannot where something else computes the weight or the bias (weight norm, spectral norm and
+    pruning of `torch.nn.utils`), nor where the forward method was replaced.
     """
     if type(module) not in MASKED_CLASS or "forward" in module.__dict__:
         return False
@@ -229,10 +234,17 @@ def maskable(module: nn.Module) -> bool:
 
 
 def mask_layer(module: nn.Module, name: str, scores: Tensor) -> Masked:
-    """Turn a maskable module into a masked layer, in place: weight and bias frozen, `scores` [shape
-    of weight] trained.
+    """Turn a maskable module into a masked layer, in place.
 
-    Whoever calls gives it its `subnetwork`.
+    Weight and bias are frozen. The caller sets the layer's `subnetwork`.
+
+    Args:
+        module: for which `maskable` is true.
+        name: of the layer in its model.
+        scores: initial scores, of the shape of the weight; they get its dtype and device.
+
+    Returns:
+        The same module.
     """
     weight = module.weight
     assert isinstance(weight, nn.Parameter) and scores.shape == weight.shape
@@ -245,8 +257,8 @@ def mask_layer(module: nn.Module, name: str, scores: Tensor) -> Masked:
     module.register_parameter("scores", nn.Parameter(scores.to(weight)))
     module.mask = torch.ones_like(weight, dtype=torch.bool, requires_grad=False)
     module.gain = weight.new_ones(())
-    # A hook of its own keeps a layer inside nn.TransformerEncoderLayer off that one's fused path,
-    # which reads the raw weights.
+    # A layer with a hook is not computed by the fused path of nn.TransformerEncoderLayer, which
+    # reads the raw weights.
     module.register_forward_pre_hook(_refuse_symbolic_tracing)
     return module
 

@@ -35,9 +35,9 @@ class LayerReport:
 class Subnetwork:
     """The masked layers of a converted model, and their masks.
 
-    A mask always follows from the scores that its layer has when it computes: it is computed anew,
-    by `update()` or by the layer, when these are other tensors than before, or hold other numbers,
-    or a backward pass has been there. Only writing through `.data` (`p.data.copy_(...)`) goes
+    A mask always follows from the scores that its layer has in a forward pass: it is recomputed, by
+    `update()` or by the layer, when the scores are other tensors than before, when their values
+    have changed, and after a backward pass. Only writing through `.data` (`p.data.copy_(...)`) goes
     unnoticed, and in a model compiled by `torch.compile` any change in place but those of a
     training step and of `load_state_dict`: call `update()` then. Inside `torch.func`'s transforms
     and `torch.export`, the mask is computed from the scores given there, as part of what is
@@ -48,11 +48,11 @@ class Subnetwork:
         exempt: names of maskable layers that stay dense and train.
         left_alone: name -> type of the other modules that own parameters.
         scope: "layer" (each layer keeps its density) or "global" (one ranking over all layers).
-        densities: name -> density asked for; under global scope the same for all.
+        densities: name -> requested density; under global scope the same for all.
         seed: what `convert` drew the signs from; None if it kept the weights as they were.
-        numbers: name -> the layer's number among the model's maskable layers, which the draw
-            depends on.
-        origin: the same in all copies of a subnetwork, and in no other.
+        numbers: name -> the layer's number among the model's maskable layers, on which its draw
+            depends.
+        origin: an identifier that all copies of a subnetwork share.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Subnetwork:
         seed: int | None,
         numbers: dict[str, int],
     ) -> None:
+        """See `biprop.convert`, which makes one."""
         self.layers = layers
         self.densities = densities
         self.scope = scope
@@ -76,9 +77,9 @@ class Subnetwork:
         self.seed = seed
         self.numbers = numbers
         self.origin = uuid.uuid4().hex
-        # What each layer remembers of its last ranking; under global scope the first serves all.
+        # Under global scope, the first layer's ranking is that of all.
         self._rankings = {name: Ranking() for name in layers}
-        self._passes = 0  # of the whole model, that are under way
+        self._passes = 0  # forward passes of the whole model that are running
         for layer in layers.values():
             layer.subnetwork = self
         if scope == "global":
@@ -102,10 +103,9 @@ class Subnetwork:
         return self.kept / self.weights
 
     def update(self) -> None:
-        """Compute all masks and gains anew.
+        """Recompute all masks and gains: after each optimizer step, or any change of the scores.
 
-        Those of layers without numbers (on the meta device) and of sharded layers (FSDP) follow
-        when the layers compute.
+        Layers on the meta device and sharded layers (FSDP) follow in their next forward pass.
 
         Raises:
             FloatingPointError: a score is infinite or not a number; the message names the layer.
@@ -116,6 +116,9 @@ class Subnetwork:
 
     def mask_and_gain(self, layer: Masked) -> tuple[Tensor, Tensor]:
         """The mask and the gain of the scores and the weight that a layer has at this moment.
+
+        Returns:
+            Bool tensor of the shape of the weight, and a scalar tensor.
 
         Raises:
             FloatingPointError: as `update`.
@@ -128,39 +131,36 @@ class Subnetwork:
         if not (addressable(layer.scores) and addressable(layer.weight)):
             return self._mask_and_gain_traced(layer)
         self._refresh()
-        if getattr(
-            layer, "_is_replica", False
-        ):  # nn.DataParallel's copy for the length of a forward pass
-            return layer.mask.to(layer.scores.device), layer.gain.to(layer.scores.device)
+        if getattr(layer, "_is_replica", False):  # nn.DataParallel's copy, for one forward pass
+            device = layer.scores.device
+            return layer.mask.to(device), layer.gain.to(device)
         if not (layer.weight.is_meta or layer.source.came_from(layer.scores, layer.weight)):
             raise UserError(self._why_not_refreshed(layer))
         return layer.mask, layer.gain
 
     def set_density(self, density: float) -> None:
-        """Change the density of all masked layers (the schedule of global pruning does) and update
-        the masks.
+        """Set the density of all masked layers, as the schedule of global pruning does, and
+        recompute the masks; errors as of `set_densities`.
         """
         self.set_densities(dict.fromkeys(self.densities, density))
 
     def set_densities(self, densities: Mapping[str, float]) -> None:
-        """Change the density of every masked layer, by name, and update the masks.
+        """Set the density of each masked layer, by name, and recompute the masks.
 
         Raises:
-            UserError: a name or a density that cannot be; the densities stay as they were then.
+            UserError: unknown or missing names, or a density out of range; the densities are then
+                unchanged.
             FloatingPointError: as `update`.
         """
-        if densities.keys() != self.layers.keys():
-            raise UserError(
-                "densities are given for other layers:"
-                f" {sorted(densities.keys() ^ self.layers.keys())[:4]}"
-            )
+        different = sorted(densities.keys() ^ self.layers.keys())
+        if different:
+            raise UserError(f"densities are given for other layers: {different[:4]}")
         for density in densities.values():
             check_density(density)
         densities = {name: densities[name] for name in self.layers}
         if self.scope == "global":
-            check_global(
-                densities, [layer.weight.numel() for layer in self.layers.values()], self.floor
-            )
+            sizes = [layer.weight.numel() for layer in self.layers.values()]
+            check_global(densities, sizes, self.floor)
         self.densities = densities
         self.update()
 
@@ -168,21 +168,24 @@ class Subnetwork:
         """One entry per masked layer."""
         kept = self._kept()
         return [
-            LayerReport(name, tuple(m.weight.shape), m.weight.numel(), kept[name], float(m.gain))
-            for name, m in self.layers.items()
+            LayerReport(
+                name,
+                tuple(layer.weight.shape),
+                layer.weight.numel(),
+                kept[name],
+                float(layer.gain),
+            )
+            for name, layer in self.layers.items()
         ]
 
     def __repr__(self) -> str:
-        left = (
-            f", left alone: {', '.join(f'{n} ({t})' for n, t in self.left_alone.items())}"
-            if self.left_alone
-            else ""
-        )
-        dense = f", dense: {', '.join(self.exempt)}" if self.exempt else ""
         if self._is_meta:
             kept = f"{self.weights:,} weights on the meta device"
         else:
             kept = f"{self.kept:,} of {self.weights:,} weights kept ({100 * self.density:.2f} %)"
+        dense = f", dense: {', '.join(self.exempt)}" if self.exempt else ""
+        names = ", ".join(f"{name} ({kind})" for name, kind in self.left_alone.items())
+        left = f", left alone: {names}" if names else ""
         return f"Subnetwork({len(self.layers)} layers, {kept}, scope {self.scope}{dense}{left})"
 
     @property
@@ -190,21 +193,23 @@ class Subnetwork:
         return any(layer.weight.is_meta or layer.scores.is_meta for layer in self.layers.values())
 
     def _kept(self) -> dict[str, int]:
+        """Name -> number of weights kept, with one host-device synchronisation for all."""
         if self._is_meta:
             raise UserError(
                 "the model is on the meta device: its masks are known once it has numbers"
             )
         self._refresh()
         counts = [layer.mask.count_nonzero() for layer in self.layers.values()]
-        at_once = torch.stack([count.to(counts[0].device) for count in counts]).tolist()
-        return dict(zip(self.layers, at_once, strict=True))
+        stacked = torch.stack([count.to(counts[0].device) for count in counts])
+        return dict(zip(self.layers, stacked.tolist(), strict=True))
 
     def _is_current(self, layer: Masked) -> bool:
+        """Whether a layer's mask is that of its scores and weight, as far as that shows."""
         if not layer.source.holds(layer.scores, layer.weight):
             return False
-        # Each layer looks at itself alone. In a common ranking the scores of all have a say in
-        # every mask, and are looked at when a pass of the model begins, or here where a part of it
-        # is called alone.
+        # Each layer looks at itself alone. In a common ranking, every mask depends on the scores of
+        # all layers: they are checked when a pass of the whole model begins, or here where a part
+        # of the model is called alone.
         return self.scope == "layer" or self._passes > 0 or not self._outdated()
 
     def _begin_pass(self, *_: Any) -> None:
@@ -226,7 +231,7 @@ class Subnetwork:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Bring the masks up to date that are not, where the layers' numbers are at hand."""
+        """Recompute the masks that are out of date, of layers whose values can be read."""
         outdated = self._outdated()
         if outdated and torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise UserError(
@@ -238,46 +243,55 @@ class Subnetwork:
         layers = {name: self.layers[name] for name in outdated if _is_readable(self.layers[name])}
         if not layers or (self.scope == "global" and len(layers) < len(self.layers)):
             return
-        # These tensors are ordinary ones, also where the layer computes in one of torch.func's
-        # transforms; and masks of inference mode could not be changed outside of it.
+        # Masks are ordinary tensors, also where the layer computes inside one of torch.func's
+        # transforms; and tensors of inference mode could not be changed outside of it.
         with torch._C._DisableFuncTorch(), torch.inference_mode(False):
             for (name, layer), mask in zip(layers.items(), self._masks(layers), strict=True):
                 _store(layer, mask, binarize.gain(layer.weight, mask, self._divisor(name)))
 
     def _masks(self, layers: Mapping[str, Masked]) -> list[Tensor]:
-        """The masks of these layers; under global scope of all."""
-        scores = [layer.scores for layer in layers.values()]
+        """The masks of these layers; under global scope of all layers.
+
+        Raises:
+            FloatingPointError: a score is infinite or not a number; the message names the layer.
+        """
         try:
             if self.scope == "layer":
-                kept = [
-                    masks.kept_count(s.numel(), self.densities[name])
-                    for s, name in zip(scores, layers, strict=True)
-                ]
-                return masks.keep_top_of_each(
-                    scores, kept, [self._rankings[name] for name in layers]
-                )
-            density = next(iter(self.densities.values()))
-            floors = [masks.floor_count(s.numel(), self.floor) for s in scores]
-            ranking = next(iter(self._rankings.values()))
-            return masks.keep_top_global(
-                scores, masks.kept_count(self.weights, density), floors, ranking
-            )
+                return self._layerwise_masks(layers)
+            return self._global_masks([layer.scores for layer in layers.values()])
         except FloatingPointError as e:
-            bad = next(name for name, m in layers.items() if not torch.isfinite(m.scores).all())
-            raise FloatingPointError(f"layer {bad}: {e}") from None
+            name = next(
+                name for name, layer in layers.items() if not torch.isfinite(layer.scores).all()
+            )
+            raise FloatingPointError(f"layer {name}: {e}") from None
+
+    def _layerwise_masks(self, layers: Mapping[str, Masked]) -> list[Tensor]:
+        kept = [
+            masks.kept_count(layer.scores.numel(), self.densities[name])
+            for name, layer in layers.items()
+        ]
+        rankings = [self._rankings[name] for name in layers]
+        return masks.keep_top_of_each([layer.scores for layer in layers.values()], kept, rankings)
+
+    def _global_masks(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        density = next(iter(self.densities.values()))
+        kept = masks.kept_count(self.weights, density)
+        floors = [masks.floor_count(layer.numel(), self.floor) for layer in scores]
+        ranking = next(iter(self._rankings.values()))
+        return masks.keep_top_global(scores, kept, floors, ranking)
 
     def _divisor(self, name: str) -> int | None:
-        """What the layer's gain is divided by; None: by the number of weights that it keeps."""
-        # The divisors are the method's: int(k * n) under layerwise pruning, the true count under
-        # global pruning.
-        return (
-            None
-            if self.scope == "global"
-            else int(self.densities[name] * self.layers[name].weight.numel())
-        )
+        """The divisor of a layer's gain; None: the number of weights that it keeps.
+
+        The method prescribes int(k * n) under layerwise pruning, the true count under global
+        pruning.
+        """
+        if self.scope == "global":
+            return None
+        return int(self.densities[name] * self.layers[name].weight.numel())
 
     def _mask_and_gain_in_graph(self, layer: Masked) -> tuple[Tensor, Tensor]:
-        """`mask_and_gain` where a program is being compiled or exported."""
+        """`mask_and_gain` while a graph is being compiled or exported."""
         source = layer.source
         known = source.came_from(layer.scores, layer.weight) and not source.stale
         exporting = torch.compiler.is_exporting()
@@ -285,19 +299,19 @@ class Subnetwork:
             _refresh_outside(self)
         elif exporting or not known:
             return self._mask_and_gain_traced(layer)
-        # The compiled program runs where `stale` is False when it starts. Without update() after
-        # the step that may follow on this pass, the next pass is another program, which computes
-        # the masks.
+        # The compiled graph runs only where `stale` is False when it starts. Without update()
+        # after the training step that may follow, the next pass compiles another graph, which
+        # computes the masks.
         if torch.is_grad_enabled() and layer.scores.requires_grad:
             source.stale = True
         return layer.mask, layer.gain
 
     @torch.no_grad()
     def _mask_and_gain_traced(self, layer: Masked) -> tuple[Tensor, Tensor]:
-        """`mask_and_gain` by tensor operations alone, without looking at any number; nothing of it
-        is remembered.
+        """`mask_and_gain` by tensor operations alone, without reading a value; the layer's own mask
+        and gain stay as they are.
 
-        The gain is not a number where a score is none: nothing can be raised here.
+        Where a score is not finite, the gain is NaN: nothing can be raised here.
         """
         name, scores, weight = layer.source.layer, layer.scores.detach(), layer.weight.detach()
         if hasattr(scores, "full_tensor"):
@@ -308,22 +322,21 @@ class Subnetwork:
                 " transforms or torch.export: convert with scope='layer', or use the plain model"
                 " Ticket.from_model(model, subnetwork).to_model(new_model)"
             )
-        mask = masks.keep_top_traced(scores, masks.kept_count(scores.numel(), self.densities[name]))
+        kept = masks.kept_count(scores.numel(), self.densities[name])
+        mask = masks.keep_top_traced(scores, kept)
         gain = binarize.gain(weight, mask, self._divisor(name))
         return mask, torch.where(torch.isfinite(scores).all(), gain, torch.nan)
 
     def _why_not_refreshed(self, layer: Masked) -> str:
-        """Why a layer's mask cannot be computed where it is asked for."""
-        name, scores = layer.source.layer, layer.scores
+        """Why a layer's mask cannot be computed where it is needed."""
+        name, scores, weight = layer.source.layer, layer.scores, layer.weight
         if hasattr(scores, "full_tensor"):
             return (
                 f"layer {name}: its scores are sharded while it computes: of sharded models only"
                 " those of fully_shard work"
             )
-        if scores.shape != layer.weight.shape:
-            shapes = (
-                f"its scores are {list(scores.shape)} and its weight is {list(layer.weight.shape)}"
-            )
+        if scores.shape != weight.shape:
+            shapes = f"its scores are {list(scores.shape)} and its weight is {list(weight.shape)}"
             return f"layer {name}: {shapes}: must be equal"
         return (
             f"layer {name}: global scope ranks the scores of all layers together, and some are not"
@@ -338,29 +351,26 @@ class Subnetwork:
     )
 )
 def _refresh_outside(subnetwork: Subnetwork) -> None:
-    """Between the parts of a compiled program: a common ranking looks at numbers."""
+    """Recompute masks between two graphs of a compiled model: a common ranking reads values."""
     subnetwork._refresh()
 
 
 def _is_readable(layer: Masked) -> bool:
-    """Whether all numbers of a layer's scores and weight are at hand: neither on the meta device
-    nor sharded.
+    """Whether the values of a layer's scores and weight can be read: not on the meta device, not
+    sharded.
     """
     scores, weight = layer.scores, layer.weight
-    if (
-        scores.is_meta
-        or weight.is_meta
-        or scores.shape != weight.shape
-        or weight.shape != layer.mask.shape
-    ):
+    if scores.is_meta or weight.is_meta:
+        return False
+    if scores.shape != weight.shape or weight.shape != layer.mask.shape:
         return False
     return addressable(scores) and addressable(weight)
 
 
 def _store(layer: Masked, mask: Tensor, gain: Tensor) -> None:
-    """Give a layer its mask and gain, and note what they came from."""
+    """Set a layer's mask and gain, and record what they were computed from."""
     if layer.mask.device == mask.device and layer.gain.dtype == gain.dtype:
-        layer.mask.copy_(mask)  # in place: a compiled program may hold these tensors
+        layer.mask.copy_(mask)  # in place: a compiled graph may hold these tensors
         layer.gain.copy_(gain)
     else:
         layer.mask, layer.gain = mask, gain
@@ -368,14 +378,14 @@ def _store(layer: Masked, mask: Tensor, gain: Tensor) -> None:
 
 
 def sharded_part(model: nn.Module) -> str | None:
-    """The name of a module or parameter of which each process holds a part only (FSDP, DTensor), or
-    None.
+    """The name of a sharded module or parameter (FSDP, DTensor), or None.
+
+    Each process holds a part only of a sharded parameter.
     """
     name: str
     for name, module in model.named_modules():
-        if {"FSDPModule", "FullyShardedDataParallel"} & {
-            base.__name__ for base in type(module).__mro__
-        }:
+        classes = {base.__name__ for base in type(module).__mro__}
+        if classes & {"FSDPModule", "FullyShardedDataParallel"}:
             return name
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "full_tensor"):
@@ -392,10 +402,10 @@ def check_density(density: float) -> None:
 
 
 def check_global(densities: Mapping[str, float], sizes: Sequence[int], floor: float) -> None:
-    """Raise ValueError unless layers of these sizes can have a common ranking."""
+    """Raise UserError unless layers of these numbers of weights can have a common ranking."""
     if len(set(densities.values())) > 1:
         raise UserError(
             "global scope ranks all layers together: give one density (layers may be 'dense')"
         )
     kept = masks.kept_count(sum(sizes), max(densities.values()))
-    masks.check_floors(kept, [masks.floor_count(n, floor) for n in sizes])
+    masks.check_floors(kept, [masks.floor_count(size, floor) for size in sizes])

@@ -1,8 +1,8 @@
 """The container of tickets and decks: a safetensors file whose header holds a description and a
 checksum. numpy only.
 
-Written here and not by the safetensors library, because that gives metadata in random order; a
-damaged or hostile file is a `TicketError`, before anything of its size is allocated.
+It is written here and not by the safetensors library, because that writes metadata in random
+order. A damaged or hostile file raises `TicketError` before memory of its size is allocated.
 docs/ticket-format.md is the specification.
 """
 
@@ -24,26 +24,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TicketError, UserError, one_line
-from ..files import replacing
+from ..files import atomic_write
 
 T = TypeVar("T")
 MOST_HEADER, MOST_FILE = 1 << 24, 1 << 33
-"""Bytes of the header, and of the whole file."""
+"""Limits in bytes, of the header and of the whole file."""
 _START = 10
-"""Bytes that tell whether a file begins like one of these."""
+"""Bytes that show whether a file begins like a ticket or a deck."""
 _NO_SUM = "0" * 64
-_KINDS = {"F32": 4, "BF16": 2, "U8": 1}
+_TYPES = {"F32": "<f4", "BF16": "<u2", "U8": "u1"}
 
 
 def load(path: str | Path, what: str, parse: Callable[[bytes], T]) -> T:
-    """What `parse` makes of a file's content.
-
-    A file of another kind is refused after its first bytes, whatever its size.
+    """Read and parse a file; one of another kind is refused after its first bytes.
 
     Args:
         path: of the file.
         what: "ticket" or "deck".
         parse: takes the whole content.
+
+    Returns:
+        What `parse` returns.
 
     Raises:
         TicketError: the file cannot be read, or what `parse` raises, with the file's name.
@@ -60,8 +61,9 @@ def load(path: str | Path, what: str, parse: Callable[[bytes], T]) -> T:
 
 
 def _content(file: IO[bytes], what: str) -> bytes:
-    """All bytes of a file that begins like a ticket or a deck; of another one only the header is
-    read.
+    """All bytes of a file that begins like a ticket or a deck.
+
+    Of a file that does not, only the header is read.
     """
     start = file.read(_START)
     header = file.read(max(0, _header_length(what, start) + 8 - len(start)))
@@ -72,13 +74,16 @@ def _content(file: IO[bytes], what: str) -> bytes:
 
 
 def save(path: str | Path, content: bytes) -> int:
-    """Write a file, replacing it in one step; returns its bytes.
+    """Write a file, by an atomic write.
+
+    Returns:
+        Its size in bytes.
 
     Raises:
         UserError: it cannot be written.
     """
     try:
-        with replacing(Path(path)) as file:
+        with atomic_write(Path(path)) as file:
             file.write(content)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror}") from None
@@ -86,8 +91,8 @@ def save(path: str | Path, content: bytes) -> int:
 
 
 @contextmanager
-def damage_told() -> Iterator[None]:
-    """Whatever a file's content makes fail in the block is a TicketError."""
+def errors_as_damage() -> Iterator[None]:
+    """Raise TicketError for whatever fails in the block because of a file's content."""
     try:
         yield
     except TicketError:
@@ -107,33 +112,40 @@ def pack(
         description: plain containers, numbers and texts.
         tensors: name -> (type, array of one dimension); types are F32, BF16 (as uint16) and U8.
     """
-    entries, at = {}, 0
-    for name, (kind, array) in tensors.items():
-        entries[name] = {
-            "dtype": kind,
-            "shape": [array.size],
-            "data_offsets": [at, at + array.nbytes],
-        }
-        at += array.nbytes
     metadata = {
         "format": f"biprop {what}",
         "version": str(version),
         "sha256": _NO_SUM,
         what: _json(description),
     }
-    header = _json({"__metadata__": metadata, **entries}).encode()
+    header = _json({"__metadata__": metadata, **_entries(tensors)}).encode()
     header += b" " * (-len(header) % 8)
-    whole = (
-        struct.pack("<Q", len(header))
-        + header
-        + b"".join(array.tobytes() for _, array in tensors.values())
-    )
-    return whole.replace(_NO_SUM.encode(), hashlib.sha256(whole).hexdigest().encode(), 1)
+    data = b"".join(array.tobytes() for _, array in tensors.values())
+    whole = struct.pack("<Q", len(header)) + header + data
+    digest = hashlib.sha256(whole).hexdigest()
+    return whole.replace(_NO_SUM.encode(), digest.encode(), 1)
+
+
+def _entries(tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> dict[str, dict[str, Any]]:
+    """The tensors' entries in the header, in the order of their data."""
+    entries, at = {}, 0
+    for name, (kind, array) in tensors.items():
+        offsets = [at, at + array.nbytes]
+        entries[name] = {"dtype": kind, "shape": [array.size], "data_offsets": offsets}
+        at += array.nbytes
+    return entries
 
 
 def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """Description and tensors (as views) of a file's content, its checksum verified; arguments as
-    of `pack`.
+    """The inverse of `pack`; the checksum is verified.
+
+    Args:
+        what: "ticket" or "deck".
+        version: the newest that the caller reads.
+        content: of a file.
+
+    Returns:
+        The description, and the tensors by name as views of `content`.
 
     Raises:
         TicketError: it is no such file, damaged, or of a newer version. ValueError or KeyError
@@ -142,29 +154,34 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
     length = _header_length(what, content[:_START])
     check(length <= len(content) - 8, f"a header of {length} bytes in a file of {len(content)}")
     header, metadata = _metadata(what, content[8 : 8 + length])
-    given = metadata.get("version", "")
+    _check_version(what, metadata.get("version", ""), version)
+    _check_sum(content, length, metadata.get("sha256", "").encode())
+    return _parse(metadata[what]), dict(_tensors(header, memoryview(content)[8 + length :]))
+
+
+def _check_version(what: str, given: str, newest: int) -> None:
     check(re.fullmatch("[1-9][0-9]{0,8}", given) is not None, f"version {given!r:.40}")
-    if int(given) > version:
+    if int(given) > newest:
         raise TicketError(
-            f"version {given} of the {what} format; this biprop reads up to {version}: install a"
+            f"version {given} of the {what} format; this biprop reads up to {newest}: install a"
             " newer one"
         )
-    declared = metadata.get("sha256", "").encode()
-    check(
-        len(declared) == 64 and content.count(declared, 8, 8 + length) == 1,
-        "the checksum is missing",
-    )
+
+
+def _check_sum(content: bytes, header_length: int, declared: bytes) -> None:
+    """Compare the checksum with that of the content, in which zeros take the checksum's place."""
+    is_there = len(declared) == 64 and content.count(declared, 8, 8 + header_length) == 1
+    check(is_there, "the checksum is missing")
     place = content.index(declared, 8)
     digest = hashlib.sha256(content[:place])
     digest.update(_NO_SUM.encode())
     digest.update(memoryview(content)[place + 64 :])
     if digest.hexdigest().encode() != declared:
         raise TicketError("damaged: the checksum does not fit the content; transfer it again")
-    return _parse(metadata[what]), dict(_tensors(header, memoryview(content)[8 + length :]))
 
 
 def _header_length(what: str, start: bytes) -> int:
-    """Of the header in bytes, from the first bytes of a file.
+    """The length of the header in bytes, from the first bytes of a file.
 
     Raises:
         TicketError: no file of this kind begins like that.
@@ -184,36 +201,36 @@ def _metadata(what: str, text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     """
     header = _parse(text)
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
-    form = metadata.get("format") if isinstance(metadata, dict) else None
-    if form in ("biprop ticket", "biprop deck") and form != f"biprop {what}":
-        raise TicketError(f"a {form.removeprefix('biprop ')}, not a {what}")
-    if not isinstance(metadata, dict) or form != f"biprop {what}":
+    kind = metadata.get("format") if isinstance(metadata, dict) else None
+    if kind in ("biprop ticket", "biprop deck") and kind != f"biprop {what}":
+        raise TicketError(f"a {kind.removeprefix('biprop ')}, not a {what}")
+    if not isinstance(metadata, dict) or kind != f"biprop {what}":
         raise TicketError(f"not a {what}: a safetensors file without a {what}'s metadata")
-    check(all(isinstance(value, str) for value in metadata.values()), "metadata that is not text")
+    are_texts = all(isinstance(value, str) for value in metadata.values())
+    check(are_texts, "metadata that is not text")
     return header, metadata
 
 
-def check(holds: bool, what: str) -> None:
-    """Raise TicketError unless it holds; `what` is damaged."""
-    if not holds:
+def check(condition: bool, what: str) -> None:
+    """Raise TicketError, saying that `what` is damaged, unless the condition is met."""
+    if not condition:
         raise TicketError(f"damaged: {what}")
 
 
 def whole_numbers(values: Any, limit: int) -> bool:
-    """Whether it is a list of whole numbers from 0 to `limit`."""
+    """Whether a value is a list of whole numbers from 0 to `limit`."""
     return isinstance(values, list) and all(type(v) is int and 0 <= v <= limit for v in values)
 
 
 def _json(value: Any) -> str:
-    return json.dumps(
-        value, separators=(",", ":"), allow_nan=False, default=operator.index
-    )  # numpy's integers
+    """Compact JSON; `operator.index` takes numpy's integers."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=operator.index)
 
 
 def _parse(text: str | bytes) -> Any:
     """The value of JSON as the specification has it: UTF-8, finite numbers, no key twice.
 
-    Python's own reader takes UTF-16, NaN and 1e999 too, and the last of two equal keys: other
+    Python's own reader also takes UTF-16, NaN and 1e999, and the last of two equal keys: other
     readers would see another file.
     """
     try:
@@ -222,7 +239,7 @@ def _parse(text: str | bytes) -> Any:
             decoded,
             parse_constant=_refuse_constant,
             parse_float=_finite,
-            object_pairs_hook=_without_twins,
+            object_pairs_hook=_with_unique_keys,
         )
     except TicketError:
         raise
@@ -240,35 +257,31 @@ def _finite(text: str) -> float:
     return number
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    check(len(found) == len(pairs), "a key that comes twice in the header")
-    return found
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    check(len(entries) == len(pairs), "a key that comes twice in the header")
+    return entries
 
 
 def _tensors(header: Mapping[str, Any], data: memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(name, view of its data) of each tensor, in the order of the data, which has no gaps."""
     at = 0
     for name, entry in header.items():
-        check(
-            isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"},
-            f"the entry of tensor {name!r:.40}",
-        )
-        kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        check(kind in _KINDS, f"tensor {name!r:.40} of type {kind!r:.40}")
-        check(
-            whole_numbers(shape, 1 << 62) and len(shape) == 1 and whole_numbers(offsets, 1 << 62),
-            f"the size of {name!r:.40}",
-        )
-        size = shape[0] * _KINDS[kind]
-        check(
-            offsets == [at, at + size] and at + size <= len(data),
-            f"the place of tensor {name!r:.40}",
-        )
-        yield (
-            name,
-            np.frombuffer(
-                data[at : at + size], dtype={"F32": "<f4", "BF16": "<u2", "U8": "u1"}[kind]
-            ),
-        )
-        at += size
+        kind, size = _parse_entry(name, entry)
+        end = at + size
+        is_next = entry["data_offsets"] == [at, end] and end <= len(data)
+        check(is_next, f"the place of tensor {name!r:.40}")
+        yield name, np.frombuffer(data[at:end], dtype=_TYPES[kind])
+        at = end
     check(at == len(data), f"{len(data) - at} bytes after the last tensor")
+
+
+def _parse_entry(name: str, entry: Any) -> tuple[str, int]:
+    """The type of a tensor, and its size in bytes."""
+    keys = {"dtype", "shape", "data_offsets"}
+    check(isinstance(entry, dict) and set(entry) == keys, f"the entry of tensor {name!r:.40}")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    check(kind in _TYPES, f"tensor {name!r:.40} of type {kind!r:.40}")
+    are_numbers = whole_numbers(shape, 1 << 62) and whole_numbers(offsets, 1 << 62)
+    check(are_numbers and len(shape) == 1, f"the size of {name!r:.40}")
+    return kind, shape[0] * np.dtype(_TYPES[kind]).itemsize

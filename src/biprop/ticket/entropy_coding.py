@@ -25,33 +25,30 @@ from .rans import Bits, CodingError, Decoder, Encoder
 
 MOST_LANES = 256
 MOST_ROWS = 1 << 16
-"""In a layer that is coded row by row, of its rows and of its groups: each takes time and memory,
-however few bits it has.
+"""Limit of the rows, and of the groups, of a layer that is coded row by row: each takes time and
+memory, however few bits it has.
 """
 STRENGTHS = (3, 6, 9)
-"""What the encoder tries: 2 to this power is how many weights the layer's density counts for,
-beside the group's own.
-"""
-
+"""Values of `Model.strength` that the encoder tries."""
 PIECE = 1 << 20
-"""Weights of one chance that are coded at a time: a multiple of 8 and of `MOST_LANES`, so that
-lanes take their usual turns.
+"""Weights of constant probability that are coded at a time: a multiple of 8 and of `MOST_LANES`, so
+that lanes take their usual turns.
 """
 MOST_UNPACKED, WEIGHTS_A_BIT = 1 << 22, 256
-"""What is coded row by row is held at a byte a weight: at most so many weights, and so many more
-per bit of the stream.
+"""A layer that is coded row by row takes a byte a weight in memory: it has at most `MOST_UNPACKED`
+weights, and `WEIGHTS_A_BIT` more per bit of the stream.
 """
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the coder takes for the probability that a weight is kept.
+    """How the coder estimates the probability that a weight is kept.
 
     Attributes:
         order: "" takes the layer's density throughout. "o" goes through axis 0 (the output
-            channels, but of transposed convolutions) and learns how much is kept of every index of
-            axis 1; "i" goes through axis 1 and learns of axis 0.
-        strength: the layer's density counts as much as 2 ** strength weights.
+            channels, except in transposed convolutions) and learns the density of every index of
+            axis 1; "i" goes through axis 1 and learns the density of every index of axis 0.
+        strength: the layer's density counts as much as 2 ** strength weights of an index.
     """
 
     order: str = ""
@@ -62,7 +59,7 @@ class Model:
 
     @staticmethod
     def of(text: str) -> Model:
-        """From what `str` gives.
+        """The model that `str` wrote.
 
         Raises:
             CodingError: no model is written like this.
@@ -75,13 +72,17 @@ class Model:
 
 
 def lanes_for(weights: int) -> int:
-    """How many states take turns: a power of two, so few that their 8 bytes each do not count."""
-    return min(MOST_LANES, 1 << max(0, (weights >> 15).bit_length() - 1))
+    """Number of states that take turns: a power of two, small enough that their 8 bytes each are
+    negligible.
+    """
+    exponent = max(0, (weights >> 15).bit_length() - 1)
+    return min(MOST_LANES, 1 << exponent)
 
 
 def entropy(kept: int, weights: int) -> float:
     """H(kept / weights) * weights: bits that a mask needs if only its count is known."""
-    return -sum(part * math.log2(part / weights) for part in (kept, weights - kept) if part)
+    counts = [count for count in (kept, weights - kept) if count]
+    return -sum(count * math.log2(count / weights) for count in counts)
 
 
 def encode(masks: Sequence[NDArray[np.bool_]], models: Sequence[Model]) -> NDArray[np.uint8]:
@@ -105,28 +106,42 @@ def encode_planes(
     kept: Sequence[int],
     models: Sequence[Model],
 ) -> NDArray[np.uint8]:
-    """Code masks that are planes (see `decode`) into one stream; arguments and result as of
-    `decode` and `encode`.
+    """Code masks that are planes into one stream, the last mask first.
 
-    A mask of one chance is unpacked piece by piece, so that the memory taken is close to the
-    planes'.
+    A mask of constant probability is unpacked piece by piece, so that the memory taken is close to
+    the planes'.
+
+    Args:
+        planes: of the masks, as `decode` gives them.
+        shapes, kept, models: as of `decode`.
+
+    Returns:
+        The stream, uint8.
     """
     coder = Encoder(lanes_for(sum(map(math.prod, shapes))))
-    for plane, shape, count, model in reversed(
-        list(zip(planes, shapes, kept, models, strict=True))
-    ):
-        size = math.prod(shape)
-        if count in (0, size):
+    masks = list(zip(planes, shapes, kept, models, strict=True))
+    for plane, shape, count, model in reversed(masks):
+        if count in (0, math.prod(shape)):
             continue
-        if _has_one_chance(shape, model):
-            chance = _one_chance(count, size)
-            for start in reversed(range(0, size, PIECE)):
-                coder.put(_unpacked(plane, start, min(size, start + PIECE)), chance)
+        if _is_constant(shape, model):
+            _put_pieces(coder, plane, math.prod(shape), count)
         else:
-            mask = _unpacked(plane, 0, size).view(np.bool_).reshape(shape)
-            for row, chances in _backwards(_rows(mask, model), shape, count, model):
-                coder.put(row, chances)
+            _put_rows(coder, plane, shape, count, model)
     return coder.stream()
+
+
+def _put_pieces(coder: Encoder, plane: NDArray[np.uint8], size: int, count: int) -> None:
+    probability = _constant_probability(count, size)
+    for start in reversed(range(0, size, PIECE)):
+        coder.put(_unpacked(plane, start, min(size, start + PIECE)), probability)
+
+
+def _put_rows(
+    coder: Encoder, plane: NDArray[np.uint8], shape: tuple[int, ...], count: int, model: Model
+) -> None:
+    mask = _unpacked(plane, 0, math.prod(shape)).view(np.bool_).reshape(shape)
+    for row, probabilities in _backwards(_rows(mask, model), shape, count, model):
+        coder.put(row, probabilities)
 
 
 def decode(
@@ -135,40 +150,52 @@ def decode(
     kept: Sequence[int],
     models: Sequence[Model],
 ) -> Iterator[NDArray[np.uint8]]:
-    """The masks of a stream, one after the other, as planes: bit i mod 8, from the lowest, of byte
-    i // 8 is weight i in C order.
+    """The masks of a stream, one after the other.
 
     Args:
-        stream: of `encode`.
-        shapes, kept, models: of every mask.
+        stream: uint8, as `encode` returned it.
+        shapes: of every mask.
+        kept: number of ones of every mask.
+        models: how every mask is coded.
+
+    Yields:
+        A plane, uint8: bit i mod 8, from the lowest, of byte i // 8 is weight i in C order.
 
     Raises:
-        CodingError: the stream is damaged, or of other masks; the last masks may tell.
+        CodingError: the stream is damaged, or of other masks; that may be noticed only after the
+            last mask.
     """
     coder = Decoder(stream, lanes_for(sum(map(math.prod, shapes))))
     for shape, count, model in zip(shapes, kept, models, strict=True):
         size = math.prod(shape)
         if count in (0, size):
-            plane = np.full(-(-size // 8), 255 if count else 0, dtype=np.uint8)
-            if count and size % 8:
-                plane[-1] = (1 << size % 8) - 1
-        elif _has_one_chance(shape, model):
-            plane = _take_pieces(coder, size, count)
+            yield _uniform_plane(size, bool(count))
+        elif _is_constant(shape, model):
+            yield _take_pieces(coder, size, count)
         else:
-            plane = _take_rows(coder, shape, count, model)
-        yield plane
+            yield _take_rows(coder, shape, count, model)
     coder.finish()
 
 
+def _uniform_plane(size: int, value: bool) -> NDArray[np.uint8]:
+    """`size` equal bits; the last byte is filled up with zeros."""
+    plane = np.full(-(-size // 8), 255 if value else 0, dtype=np.uint8)
+    if value and size % 8:
+        plane[-1] = (1 << size % 8) - 1
+    return plane
+
+
 def _take_pieces(coder: Decoder, size: int, count: int) -> NDArray[np.uint8]:
-    """The plane of a mask of one chance, decoded piece by piece: a small stream can be a large
-    mask.
+    """The plane of a mask of constant probability, decoded piece by piece.
+
+    A small stream can be a large mask: only a piece of it is ever held at a byte a weight.
     """
     plane = np.empty(-(-size // 8), dtype=np.uint8)
-    chance, ones = _one_chance(count, size), 0
+    probability = _constant_probability(count, size)
+    ones = 0
     for start in range(0, size, PIECE):
         piece = np.empty(min(PIECE, size - start), dtype=np.uint8)
-        coder.take(piece, chance)
+        coder.take(piece, probability)
         ones += int(np.count_nonzero(piece))
         packed = np.packbits(piece, bitorder="little")
         plane[start // 8 : start // 8 + len(packed)] = packed
@@ -179,10 +206,11 @@ def _take_pieces(coder: Decoder, size: int, count: int) -> NDArray[np.uint8]:
 def _take_rows(
     coder: Decoder, shape: tuple[int, ...], count: int, model: Model
 ) -> NDArray[np.uint8]:
-    """The plane of a mask whose chances are learned row by row."""
+    """The plane of a mask whose probabilities are learned row by row."""
     rows = np.empty(_row_shape(shape, model), dtype=np.uint8)
-    for row, chances in zip(rows, _chances(rows, shape, count, model), strict=True):
-        coder.take(row, chances)
+    learned = _learned_probabilities(rows, shape, count, model)
+    for row, probabilities in zip(rows, learned, strict=True):
+        coder.take(row, probabilities)
     _check_count(int(np.count_nonzero(rows)), count)
     return np.packbits(_in_order(rows, shape, model), bitorder="little")
 
@@ -200,56 +228,73 @@ def _unpacked(plane: NDArray[np.uint8], start: int, stop: int) -> Bits:
 def cost(mask: NDArray[np.bool_], model: Model) -> float:
     """Bits that `encode` spends on a mask, to a fraction of a bit."""
     kept = int(np.count_nonzero(mask))
-    if _has_one_chance(mask.shape, model) or not 0 < kept < mask.size:
-        return cost_of_one_chance(kept, mask.size)
+    if _is_constant(mask.shape, model) or not 0 < kept < mask.size:
+        return cost_of_constant(kept, mask.size)
     rows, bits = _rows(mask, model), 0.0
-    for row, chances in zip(rows, _chances(rows, mask.shape, kept, model), strict=True):
-        share = np.where(row, chances, 65536 - chances).astype(np.float64)
-        bits += float((16 - np.log2(share)).sum())
+    learned = _learned_probabilities(rows, mask.shape, kept, model)
+    for row, probabilities in zip(rows, learned, strict=True):
+        bits += _cost_of_row(row, probabilities)
     return bits
 
 
-def cost_of_one_chance(kept: int, weights: int) -> float:
-    """Bits of a mask that is coded with one chance for all its weights: its counts tell."""
+def _cost_of_row(row: Bits, probabilities: NDArray[np.uint32]) -> float:
+    """Bits of a row: -log2 of what its values were expected with."""
+    expected = np.where(row, probabilities, 65536 - probabilities).astype(np.float64)
+    return float((16 - np.log2(expected)).sum())
+
+
+def cost_of_constant(kept: int, weights: int) -> float:
+    """Bits of a mask that is coded with one probability for all its weights; its counts suffice."""
     if not 0 < kept < weights:
         return 0.0
-    chance = int(_one_chance(kept, weights)[0])
-    return kept * (16 - math.log2(chance)) + (weights - kept) * (16 - math.log2(65536 - chance))
+    probability = int(_constant_probability(kept, weights)[0])
+    bits_of_kept = 16 - math.log2(probability)
+    bits_of_pruned = 16 - math.log2(65536 - probability)
+    return kept * bits_of_kept + (weights - kept) * bits_of_pruned
 
 
 def best_model(mask: NDArray[np.bool_]) -> Model:
-    """The model whose estimated cost is lowest."""
+    """The model whose estimated cost is lowest, for a mask of any shape."""
     kept = int(np.count_nonzero(mask))
     if not 0 < kept < mask.size or max(mask.shape[:2], default=0) > MOST_ROWS:
         return Model()
-    best, cost = Model(), entropy(kept, mask.size)
+    best, lowest = Model(), entropy(kept, mask.size)
     if mask.ndim < 2:
         return best
     ones = _three_axes(mask).sum(2, dtype=np.int32)
-    pooled = mask.size // ones.size
     for order, counts in (("o", ones), ("i", ones.T)):
-        before = np.cumsum(counts, axis=0, dtype=np.float32) - counts
-        seen = pooled * np.arange(len(counts), dtype=np.float32)[:, None]
-        for strength in STRENGTHS:
-            weight = np.float32(2**strength)
-            chance = np.clip(
-                (before + weight * np.float32(kept / mask.size)) / (seen + weight),
-                2.0**-16,
-                1 - 2.0**-16,
-            )
-            bits = -float(
-                (counts * np.log2(chance) + (pooled - counts) * np.log2(1 - chance)).sum(
-                    dtype=np.float64
-                )
-            )
-            if bits < cost:
-                best, cost = Model(order, strength), bits
-    return best if may_be_unpacked(mask.size, cost / 2) else Model()
+        for strength, bits in _estimates(counts, mask.size // ones.size, kept / mask.size):
+            if bits < lowest:
+                best, lowest = Model(order, strength), bits
+    return best if may_be_unpacked(mask.size, lowest / 2) else Model()
+
+
+def _estimates(
+    counts: NDArray[np.int32], pooled: int, density: float
+) -> Iterator[tuple[int, float]]:
+    """About how many bits a layer takes under each strength of a model.
+
+    Args:
+        counts: [rows, groups], kept weights of each group in each row.
+        pooled: weights of a group in a row.
+        density: of the layer.
+
+    Yields:
+        Each of `STRENGTHS`, and the bits.
+    """
+    ones_before = np.cumsum(counts, axis=0, dtype=np.float32) - counts
+    weights_before = pooled * np.arange(len(counts), dtype=np.float32)[:, None]
+    for strength in STRENGTHS:
+        prior = np.float32(2**strength)
+        learned = (ones_before + prior * np.float32(density)) / (weights_before + prior)
+        probability = np.clip(learned, 2.0**-16, 1 - 2.0**-16)
+        kept_bits = counts * np.log2(probability)
+        pruned_bits = (pooled - counts) * np.log2(1 - probability)
+        yield strength, -float((kept_bits + pruned_bits).sum(dtype=np.float64))
 
 
 def may_be_unpacked(weights: int, bits: float) -> bool:
-    """Whether a stream of so many bits may hold a layer of so many weights that is coded row by
-    row.
+    """Whether a stream of `bits` may hold a layer of `weights` that is coded row by row.
 
     Decoding such a layer takes memory for all its weights: its size is bounded by the stream's.
     """
@@ -258,19 +303,20 @@ def may_be_unpacked(weights: int, bits: float) -> bool:
 
 def is_coded_by_rows(shape: tuple[int, ...], kept: int, model: Model) -> bool:
     """Whether the layer is in the stream, row by row."""
-    return 0 < kept < math.prod(shape) and not _has_one_chance(shape, model)
+    return 0 < kept < math.prod(shape) and not _is_constant(shape, model)
 
 
 def _three_axes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[outputs, inputs, places of the kernel]."""
+    """[outputs, inputs, positions in the kernel]."""
     return mask.reshape(mask.shape[0], mask.shape[1], -1)
 
 
 def _row_shape(shape: tuple[int, ...], model: Model) -> tuple[int, int]:
+    """(rows, weights of a row)."""
     if not model.order or len(shape) < 2:
         return 1, math.prod(shape)
-    first = shape[0] if model.order == "o" else shape[1]
-    return first, math.prod(shape) // first
+    rows = shape[0] if model.order == "o" else shape[1]
+    return rows, math.prod(shape) // rows
 
 
 def rows_of(shape: tuple[int, ...], model: Model) -> int:
@@ -287,8 +333,9 @@ def rows_of(shape: tuple[int, ...], model: Model) -> int:
 
 
 def _rows(mask: NDArray[np.bool_], model: Model) -> Bits:
-    """The mask in the order in which it is coded; what is learned from a row is used from the next
-    on.
+    """[rows, weights of a row]: the mask in the order in which it is coded.
+
+    What is learned from a row is used from the next on.
     """
     turned = _three_axes(mask).transpose(1, 0, 2) if model.order == "i" and mask.ndim > 1 else mask
     return np.ascontiguousarray(turned).view(np.uint8).reshape(_row_shape(mask.shape, model))
@@ -301,24 +348,24 @@ def _in_order(rows: Bits, shape: tuple[int, ...], model: Model) -> Bits:
     return rows.reshape(-1)
 
 
-def _has_one_chance(shape: tuple[int, ...], model: Model) -> bool:
-    """Whether all weights of the layer have the same chance, so that nothing is learned."""
+def _is_constant(shape: tuple[int, ...], model: Model) -> bool:
+    """Whether all weights of the layer have the same probability, so that nothing is learned."""
     return not model.order or len(shape) < 2
 
 
 def _density(kept: int, weights: int) -> int:
+    """The fraction kept, in units of 2^-16, rounded to nearest."""
     return (65536 * kept + weights // 2) // weights
 
 
-def _one_chance(kept: int, weights: int) -> NDArray[np.uint32]:
-    """[1]: of 65,536 how often a weight is kept, the same for all."""
-    return np.clip(np.array([_density(kept, weights)], dtype=np.uint32), 1, 65535)
+def _constant_probability(kept: int, weights: int) -> NDArray[np.uint32]:
+    """[1]: the probability that a weight is kept, the same for all, in units of 2^-16."""
+    density = np.array([_density(kept, weights)], dtype=np.uint32)
+    return np.clip(density, 1, 65535)
 
 
 class _Learned:
-    """What is known of the groups of a layer that is coded row by row, before a row: how many
-    weights are kept of each.
-    """
+    """Counts of kept weights by group, of a layer that is coded row by row, before a row."""
 
     def __init__(self, shape: tuple[int, ...], row_length: int, kept: int, model: Model) -> None:
         self._groups = shape[1] if model.order == "o" else shape[0]
@@ -327,34 +374,43 @@ class _Learned:
         self._density = _density(kept, math.prod(shape))
         self._ones = np.zeros(self._groups, dtype=np.int64)
 
-    def chances(self, number: int) -> NDArray[np.uint32]:
-        """[weights of a row], for row `number`: of 65,536 how often each is kept."""
+    def probabilities(self, number: int) -> NDArray[np.uint32]:
+        """[weights of a row], for row `number`: that each is kept, in units of 2^-16."""
         prior = self._density * self._strength
-        chances = (65536 * self._ones + prior) // (number * self._pooled + self._strength)
-        return np.repeat(np.clip(chances, 1, 65535).astype(np.uint32), self._pooled)
+        weights_before = number * self._pooled
+        learned = (65536 * self._ones + prior) // (weights_before + self._strength)
+        return np.repeat(np.clip(learned, 1, 65535).astype(np.uint32), self._pooled)
 
-    def count(self, row: Bits, sign: int = 1) -> None:
-        """Add a row that is coded, or with sign -1 take it away."""
-        self._ones += sign * row.reshape(self._groups, self._pooled).sum(1, dtype=np.int64)
+    def add(self, row: Bits) -> None:
+        self._ones += self._counts(row)
+
+    def remove(self, row: Bits) -> None:
+        self._ones -= self._counts(row)
+
+    def _counts(self, row: Bits) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = row.reshape(self._groups, self._pooled).sum(1, dtype=np.int64)
+        return counts
 
 
-def _chances(
+def _learned_probabilities(
     rows: Bits, shape: tuple[int, ...], kept: int, model: Model
 ) -> Iterator[NDArray[np.uint32]]:
-    """The chances of every row, in order. `rows` is read after each."""
+    """The probabilities of every row, in order. Each row is read after its probabilities were
+    yielded: the caller may fill it in meanwhile.
+    """
     learned = _Learned(shape, rows.shape[1], kept, model)
     for number, row in enumerate(rows):
-        yield learned.chances(number)
-        learned.count(row)
+        yield learned.probabilities(number)
+        learned.add(row)
 
 
 def _backwards(
     rows: Bits, shape: tuple[int, ...], kept: int, model: Model
 ) -> Iterator[tuple[Bits, NDArray[np.uint32]]]:
-    """Every row with its chances, from the last to the first."""
+    """Every row with its probabilities, from the last to the first."""
     learned = _Learned(shape, rows.shape[1], kept, model)
     for row in rows:
-        learned.count(row)
+        learned.add(row)
     for number in reversed(range(len(rows))):
-        learned.count(rows[number], -1)
-        yield rows[number], learned.chances(number)
+        learned.remove(rows[number])
+        yield rows[number], learned.probabilities(number)

@@ -62,8 +62,5 @@ class Layer:
 
     def kept_mask(self) -> NDArray[np.bool_]:
         """Bool array of `shape`."""
-        return (
-            np.unpackbits(self.mask, count=self.weights, bitorder="little")
-            .view(np.bool_)
-            .reshape(self.shape)
-        )
+        bits = np.unpackbits(self.mask, count=self.weights, bitorder="little")
+        return bits.view(np.bool_).reshape(self.shape)

@@ -1,4 +1,4 @@
-"""What is in a ticket or a deck, in words: a row per layer or card, and where the bytes go."""
+"""What is in a ticket or a deck, for people: a row per layer or card, and where the bytes go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import entropy_coding
+from .layer import Layer
 from .ticket import Ticket
 
 Row = tuple[str, ...]
@@ -13,7 +14,13 @@ Row = tuple[str, ...]
 
 @dataclass
 class Report:
-    """A table of layers (or cards) under `heads`, and pairs of name and value."""
+    """A table and a list of named values.
+
+    Attributes:
+        heads: of the table's columns.
+        layers: the table's rows: a layer of a ticket each, or a card of a deck.
+        totals: (name, value) of the whole.
+    """
 
     heads: Row
     layers: list[Row]
@@ -21,86 +28,129 @@ class Report:
 
 
 def ticket_report(ticket: Ticket, size: int) -> Report:
-    """Look at a ticket whose file has `size` bytes."""
+    """The report on a ticket whose file has `size` bytes: a row per layer."""
     heads = ("layer", "shape", "kept", "kept %", "bits/weight", "H(k)", "gain", "signs")
-    rows: list[Row] = []
-    ideal_bits = 0.0
-    for layer in ticket.layers:
-        bits, ideal = ticket.bits(layer), entropy_coding.entropy(layer.kept, layer.weights)
-        ideal_bits += ideal
-        n = max(1, layer.weights)
-        rows.append(
-            (
-                layer.name, " x ".join(map(str, layer.shape)), f"{layer.kept:,}", f"{100 * layer.density:.2f}",
-                f"{bits / n:.4f}", f"{ideal / n:.4f}", f"{layer.gain:.6g}", layer.signs,
-            )
-        )  # fmt: skip
-    numbers = sum(value.size for value in ticket.state.values())
-    state = numbers * (2 if ticket.compact else 4)
-    signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
-    masks, ideal_bytes = len(ticket.coded_masks()[0]), ideal_bits / 8
-    float32 = 4 * (ticket.weights + numbers)
-    n = max(1, ticket.weights)
-    network = ticket.network or {"name": "of the user's own"}
-    totals = [
-        ("network", f"{network['name']}" + (f", {ticket.input_size[0]} x {ticket.input_size[1]} x {ticket.input_size[2]} images"
-         if ticket.input_size else "")),
-        ("classes", _some(ticket.classes)),
-        ("seed", "none (no signs follow from one)" if ticket.seed is None else str(ticket.seed)),
-        ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({100 * ticket.kept / n:.2f} %)"),
-        ("file", f"{size:,} bytes: {8 * size / n:.4f} bits per weight, {float32 / size:.1f} times smaller than in float32"),
-        ("  masks", f"{masks:,} bytes: {8 * masks / n:.4f} bits per weight, {masks / max(1, ideal_bytes):.4f} of the ideal "
-         f"{ideal_bytes:,.0f}"),
-        ("  signs", f"{signs:,} bytes" + ("" if signs else ": they follow from the seed" if ticket.seed is not None else "")),
-        ("  batch norm and dense", f"{state:,} bytes: {numbers:,} numbers in {'16' if ticket.compact else '32'} bits"),
-        ("  the rest", f"{size - masks - signs - state:,} bytes"),
-        *_accuracies(ticket.found),
-    ]  # fmt: skip
+    rows = [_row(ticket, layer) for layer in ticket.layers]
+    totals = [*_contents(ticket), *_sizes(ticket, size), *_accuracies(ticket.found)]
     return Report(heads, rows, totals)
 
 
-def _some(names: list[str]) -> str:
-    if not names:
-        return "not told"
-    return f"{len(names)}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
-
-
-def right_and_images(found: dict[str, Any], name: str) -> tuple[int, int] | None:
-    """How many images a ticket says that it got right, of how many.
-
-    Its content is anybody's: nothing is taken for granted.
-    """
-    counts = found.get(name)
-    right, images = (
-        (counts.get("right"), counts.get("images")) if isinstance(counts, dict) else (None, None)
-    )
+def _row(ticket: Ticket, layer: Layer) -> Row:
+    weights = max(1, layer.weights)
+    ideal = entropy_coding.entropy(layer.kept, layer.weights)
     return (
-        (right, images)
-        if type(right) is int and type(images) is int and 0 <= right <= images < 2**62
-        else None
+        layer.name,
+        " x ".join(map(str, layer.shape)),
+        f"{layer.kept:,}",
+        f"{100 * layer.density:.2f}",
+        f"{ticket.bits(layer) / weights:.4f}",
+        f"{ideal / weights:.4f}",
+        f"{layer.gain:.6g}",
+        layer.signs,
     )
+
+
+def _contents(ticket: Ticket) -> list[tuple[str, str]]:
+    density = 100 * ticket.kept / max(1, ticket.weights)
+    seed = "none (no signs follow from one)" if ticket.seed is None else str(ticket.seed)
+    return [
+        ("network", _network(ticket)),
+        ("classes", _abridged(ticket.classes)),
+        ("seed", seed),
+        ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({density:.2f} %)"),
+    ]
+
+
+def _network(ticket: Ticket) -> str:
+    name = str(ticket.network["name"]) if ticket.network else "of the user's own"
+    if not ticket.input_size:
+        return name
+    channels, height, width = ticket.input_size
+    return f"{name}, {channels} x {height} x {width} images"
+
+
+def _sizes(ticket: Ticket, size: int) -> list[tuple[str, str]]:
+    """Where the `size` bytes of the file go."""
+    numbers = sum(value.size for value in ticket.state.values())
+    state = numbers * (2 if ticket.compact else 4)
+    signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
+    masks = len(ticket.coded_masks()[0])
+    precision = "16" if ticket.compact else "32"
+    return [
+        ("file", _size_of_file(ticket, size, numbers)),
+        ("  masks", _size_of_masks(ticket, masks)),
+        ("  signs", _size_of_signs(ticket, signs)),
+        ("  batch norm and dense", f"{state:,} bytes: {numbers:,} numbers in {precision} bits"),
+        ("  the rest", f"{size - masks - signs - state:,} bytes"),
+    ]
+
+
+def _size_of_file(ticket: Ticket, size: int, numbers: int) -> str:
+    weights = max(1, ticket.weights)
+    float32 = 4 * (ticket.weights + numbers)
+    bits = f"{8 * size / weights:.4f} bits per weight"
+    return f"{size:,} bytes: {bits}, {float32 / size:.1f} times smaller than in float32"
+
+
+def _size_of_masks(ticket: Ticket, size: int) -> str:
+    weights = max(1, ticket.weights)
+    ideal = 0.0
+    for layer in ticket.layers:
+        ideal += entropy_coding.entropy(layer.kept, layer.weights) / 8
+    share = f"{size / max(1, ideal):.4f} of the ideal {ideal:,.0f}"
+    return f"{size:,} bytes: {8 * size / weights:.4f} bits per weight, {share}"
+
+
+def _size_of_signs(ticket: Ticket, size: int) -> str:
+    follow_from_seed = not size and ticket.seed is not None
+    return f"{size:,} bytes" + (": they follow from the seed" if follow_from_seed else "")
+
+
+def _abridged(names: list[str]) -> str:
+    if not names:
+        return "not recorded"
+    first = ", ".join(names[:10])
+    return f"{len(names)}: {first}{', ...' if len(names) > 10 else ''}"
+
+
+def right_and_images(found: dict[str, Any], split: str) -> tuple[int, int] | None:
+    """The counts that a ticket records of its accuracy; its content is anybody's, so they are
+    checked.
+
+    Args:
+        found: `Ticket.found`.
+        split: "test" or "validation".
+
+    Returns:
+        (images classified correctly, images), or None where there are no possible counts.
+    """
+    counts = found.get(split)
+    if not isinstance(counts, dict):
+        return None
+    right, images = counts.get("right"), counts.get("images")
+    if type(right) is not int or type(images) is not int:
+        return None
+    return (right, images) if 0 <= right <= images < 2**62 else None
 
 
 def _accuracies(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the ticket says of how it was found."""
+    """What the ticket records of how it was found."""
     rows = []
-    for name in ("test", "validation"):
-        if counts := right_and_images(found, name):
+    for split in ("test", "validation"):
+        if counts := right_and_images(found, split):
             right, images = counts
-            rows.append(
-                (
-                    f"{name} accuracy",
-                    (
-                        f"{100 * right / max(1, images):.2f} %  ({right:,} of {images:,} images),"
-                        " as recorded"
-                    ),
-                )
-            )
+            accuracy = 100 * right / max(1, images)
+            counted = f"{right:,} of {images:,} images"
+            rows.append((f"{split} accuracy", f"{accuracy:.2f} %  ({counted}), as recorded"))
+    return [*rows, ("found", _origin(found))]
+
+
+def _origin(found: dict[str, Any]) -> str:
     names = ("config", "epoch", "searched_by", "origin", "packed", "by")
-    told = [
-        f"{name.replace('_', ' ')} {found[name]}"
-        for name in names
-        if isinstance(found.get(name), str | int)
-    ]
-    told = [text if text.isprintable() and len(text) < 200 else ascii(text)[:200] for text in told]
-    return [*rows, ("found", ", ".join(told) or "not told")]
+    recorded = [name for name in names if isinstance(found.get(name), str | int)]
+    texts = [_displayable(f"{name.replace('_', ' ')} {found[name]}") for name in recorded]
+    return ", ".join(texts) or "not recorded"
+
+
+def _displayable(text: str) -> str:
+    return text if text.isprintable() and len(text) < 200 else ascii(text)[:200]

@@ -12,25 +12,24 @@ from numpy.typing import NDArray
 from ..names import is_name
 from .container import check, whole_numbers
 
-MOST_NAMES, MOST_CHARACTERS = 1 << 18, 1 << 24
+MOST_NAMES, MAX_CHARACTERS = 1 << 18, 1 << 24
 """Of the tensors in `state`: their directory is short where many names have a part in common."""
 
 
 def plane_of(tensor: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """The tensor, if it is of bytes; else TicketError."""
     check(tensor.dtype == np.uint8, f"{name} that are no bytes")
     return tensor
 
 
 def group_names(shapes: Mapping[str, Sequence[int]]) -> list[list[Any]]:
-    """The directory of `state`, short: [prefixes, leaves, shape] for neighbours whose names are
-    each prefix with each leaf.
+    """The directory of `state`, short.
+
+    Returns:
+        [prefixes, leaves, shape] for neighbours whose names are each prefix with each leaf.
     """
     groups: list[list[Any]] = []
-    modules: dict[str, list[tuple[str, list[int]]]] = {}
-    for name, shape in shapes.items():
-        prefix, _, leaf = name.rpartition(".")
-        modules.setdefault(prefix, []).append((leaf, list(shape)))
-    for prefix, entries in modules.items():
+    for prefix, entries in _by_module(shapes).items():
         leaves, first = [leaf for leaf, _ in entries], entries[0][1]
         if any(shape != first for _, shape in entries):
             groups += [[[prefix], [leaf], shape] for leaf, shape in entries]
@@ -41,6 +40,15 @@ def group_names(shapes: Mapping[str, Sequence[int]]) -> list[list[Any]]:
     return groups
 
 
+def _by_module(shapes: Mapping[str, Sequence[int]]) -> dict[str, list[tuple[str, list[int]]]]:
+    """(leaf, shape) of all names by what stands before their last dot."""
+    modules: dict[str, list[tuple[str, list[int]]]] = {}
+    for name, shape in shapes.items():
+        prefix, _, leaf = name.rpartition(".")
+        modules.setdefault(prefix, []).append((leaf, list(shape)))
+    return modules
+
+
 def names_of(groups: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[int]]]:
     """(name, shape) of all entries of a directory, in the order of their numbers."""
     for prefixes, leaves, shape in groups:
@@ -49,39 +57,39 @@ def names_of(groups: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[int]]]
                 yield (f"{prefix}.{leaf}" if prefix else leaf), shape
 
 
-def _characters(prefixes: Sequence[str], leaves: Sequence[str]) -> int:
-    """Of all names of a group of a directory, but for the dots."""
+def _names_in(group: Sequence[Any]) -> int:
+    """Number of names of a group of a directory."""
+    prefixes, leaves, _ = group
+    return len(prefixes) * len(leaves)
+
+
+def _characters_in(group: Sequence[Any]) -> int:
+    """Characters of all names of a group of a directory, but for the dots."""
+    prefixes, leaves, _ = group
     return len(leaves) * sum(map(len, prefixes)) + len(prefixes) * sum(map(len, leaves))
 
 
-def ungroup(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    check(values.dtype in (np.dtype("<f4"), np.dtype("<u2")), "the type of the state")
-    numbers = (
-        values.astype(np.float32) if values.dtype == np.dtype("<f4") else _from_bfloat16(values)
-    )
-    check(bool(np.isfinite(numbers).all()), "a number of the state is infinite or not a number")
-    check(isinstance(groups, list), "the directory of the state")
-    for group in groups:
-        check(isinstance(group, list) and len(group) == 3, "the directory of the state")
-        for names in group[:2]:
-            check(isinstance(names, list) and all(map(is_name, names)), "the names of the state")
-        check(whole_numbers(group[2], len(numbers)) and len(group[2]) <= 8, "a shape of the state")
-    check(
-        sum(len(g[0]) * len(g[1]) for g in groups) <= MOST_NAMES,
-        f"more than {MOST_NAMES} names in the state",
-    )
-    characters = sum(_characters(prefixes, leaves) for prefixes, leaves, _ in groups)
-    check(
-        characters <= MOST_CHARACTERS,
-        f"names of {characters} characters in the state, more than {MOST_CHARACTERS}",
-    )
-    check(
-        sum(len(g[0]) * len(g[1]) * math.prod(g[2]) for g in groups) == len(numbers),
-        "a state of another size than its directory",
-    )
+def _numbers_in(group: Sequence[Any]) -> int:
+    """Numbers of all tensors of a group of a directory."""
+    size: int = math.prod(group[2])
+    return _names_in(group) * size
+
+
+def ungroup(directory: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """The tensors of `state` by name.
+
+    Args:
+        directory: of a file, as `group_names` makes it.
+        values: all their numbers, float32, or bfloat16 as uint16.
+
+    Raises:
+        TicketError: the directory is damaged or hostile, or does not fit the numbers.
+    """
+    numbers = _as_float32(values)
+    _check_directory(directory, len(numbers))
     state: dict[str, NDArray[np.float32]] = {}
     at = 0
-    for name, shape in names_of(groups):
+    for name, shape in names_of(directory):
         check(name not in state, f"{name:.40} comes twice")
         size = math.prod(shape)
         state[name] = numbers[at : at + size].reshape(shape)
@@ -89,10 +97,45 @@ def ungroup(groups: Any, values: NDArray[Any]) -> dict[str, NDArray[np.float32]]
     return state
 
 
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    is_float32 = values.dtype == np.dtype("<f4")
+    check(is_float32 or values.dtype == np.dtype("<u2"), "the type of the state")
+    numbers = values.astype(np.float32) if is_float32 else _from_bfloat16(values)
+    are_finite = bool(np.isfinite(numbers).all())
+    check(are_finite, "a number of the state is infinite or not a number")
+    return numbers
+
+
+def _check_directory(directory: Any, numbers: int) -> None:
+    """Names are counted before any is made: a short directory can have very many."""
+    check(isinstance(directory, list), "the directory of the state")
+    for group in directory:
+        _check_group(group, numbers)
+    names = sum(map(_names_in, directory))
+    check(names <= MOST_NAMES, f"more than {MOST_NAMES} names in the state")
+    characters = sum(map(_characters_in, directory))
+    check(
+        characters <= MAX_CHARACTERS,
+        f"names of {characters} characters in the state, more than {MAX_CHARACTERS}",
+    )
+    has_their_size = sum(map(_numbers_in, directory)) == numbers
+    check(has_their_size, "a state of another size than its directory")
+
+
+def _check_group(group: Any, numbers: int) -> None:
+    check(isinstance(group, list) and len(group) == 3, "the directory of the state")
+    prefixes, leaves, shape = group
+    for names in (prefixes, leaves):
+        check(isinstance(names, list) and all(map(is_name, names)), "the names of the state")
+    is_shape = whole_numbers(shape, numbers) and len(shape) <= 8
+    check(is_shape, "a shape of the state")
+
+
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper halves, rounded to nearest, ties to even."""
+    """bfloat16 as uint16: the upper halves, rounded to nearest, ties to even."""
     bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+    is_odd = bits >> 16 & 1
+    return ((bits + 0x7FFF + is_odd) >> 16).astype("<u2")
 
 
 def _from_bfloat16(values: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from . import entropy_coding
 from .layer import Layer, Plane, Signs
 
 _COUNTER = "num_batches_tracked"
-"""Of batch norm, and of no use but in training: not in tickets."""
+"""A buffer of batch norm that only training uses: it is not in tickets."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
@@ -61,8 +61,16 @@ def content_of(model: nn.Module, subnetwork: Subnetwork) -> ModelContent:
     """Read a model for a ticket; arguments and errors as of `Ticket.from_model`."""
     subnetwork = _subnetwork_of(model, subnetwork)
     subnetwork.update()
-    plain = plain_names(model)
     masked = {name: module for name, module in model.named_modules() if isinstance(module, Masked)}
+    layers = _layers(model, masked, subnetwork)
+    modules = list(masked.values())
+    state = _dense_state(model, layers, modules)
+    uses_seed = any(layer.signs == "seed" for layer in layers)
+    return ModelContent(subnetwork.seed if uses_seed else None, layers, state, modules)
+
+
+def _layers(model: nn.Module, masked: Mapping[str, Masked], subnetwork: Subnetwork) -> list[Layer]:
+    plain = plain_names(model)
     layers = []
     for name, module in masked.items():
         if module.weight.dtype == torch.float64:
@@ -70,30 +78,42 @@ def content_of(model: nn.Module, subnetwork: Subnetwork) -> ModelContent:
                 f"layer {name} is float64, and a ticket holds float32: call model.float() first"
             )
         number = subnetwork.numbers[module.source.layer]
-        layers.append(_layer(plain(f"{name}.").removesuffix("."), number, module, subnetwork.seed))
-    ours = {
-        id(module.weight): layer.key for layer, module in zip(layers, masked.values(), strict=True)
-    }
-    scores = {id(module.scores) for module in masked.values()}
+        plain_name = plain(f"{name}.").removesuffix(".")
+        layers.append(_layer(plain_name, number, module, subnetwork.seed))
+    return layers
+
+
+def _dense_state(
+    model: nn.Module, layers: Sequence[Layer], modules: Sequence[Masked]
+) -> dict[str, NDArray[np.float32]]:
+    """The tensors that are neither masked weights nor scores, by name."""
+    keys = {id(module.weight): layer.key for layer, module in zip(layers, modules, strict=True)}
+    scores = {id(module.scores) for module in modules}
     state = {}
     for name, value in _state(model).items():
-        if id(value) in ours and ours[id(value)] != name:
+        key = keys.get(id(value))
+        if key not in (None, name):
             raise TicketError(
-                f"{name} and {ours[id(value)]} are one weight: a module under two names cannot be"
-                " packed"
+                f"{name} and {key} are one weight: a module under two names cannot be packed"
             )
-        if id(value) in ours or id(value) in scores or name.endswith(_COUNTER):
-            continue
-        exact = value.detach().cpu().double().numpy()
-        state[name] = exact.astype(np.float32)
-        if not np.isfinite(state[name]).all() or (state[name] != exact).any():
-            raise TicketError(
-                f"{name} has a number that float32 does not hold: this network cannot be packed"
-            )
-    uses_seed = any(layer.signs == "seed" for layer in layers)
-    return ModelContent(
-        subnetwork.seed if uses_seed else None, layers, state, list(masked.values())
-    )
+        if key is None and id(value) not in scores and not name.endswith(_COUNTER):
+            state[name] = _as_float32(name, value)
+    return state
+
+
+def _as_float32(name: str, value: Tensor) -> NDArray[np.float32]:
+    """The tensor's numbers.
+
+    Raises:
+        TicketError: float32 does not hold them exactly, or they are not finite.
+    """
+    exact = value.detach().cpu().double().numpy()
+    numbers = exact.astype(np.float32)
+    if not np.isfinite(numbers).all() or (numbers != exact).any():
+        raise TicketError(
+            f"{name} has a number that float32 does not hold: this network cannot be packed"
+        )
+    return numbers
 
 
 def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
@@ -103,18 +123,7 @@ def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
     Raises:
         TicketError: there is none, or it is not the one given, or the model is sharded.
     """
-    owners = {id(m.subnetwork): m.subnetwork for m in model.modules() if isinstance(m, Masked)}
-    if not owners:
-        raise TicketError(
-            "the model has no masked layer: pass the model that convert made a subnetwork of, or a"
-            " copy of it"
-        )
-    if len(owners) > 1:
-        raise TicketError(
-            f"the model holds layers of {len(owners)} subnetworks: pass the part that is to be"
-            " packed"
-        )
-    (owner,) = owners.values()
+    owner = _only_owner(model)
     if not isinstance(owner, Subnetwork) or owner.origin != subnetwork.origin:
         raise TicketError(
             "the subnetwork is another model's: pass the one that convert returned for this model"
@@ -132,6 +141,24 @@ def _subnetwork_of(model: nn.Module, subnetwork: Subnetwork) -> Subnetwork:
     return owner
 
 
+def _only_owner(model: nn.Module) -> object:
+    """The one subnetwork that has masked layers in the model."""
+    masked = [module for module in model.modules() if isinstance(module, Masked)]
+    owners = {id(module.subnetwork): module.subnetwork for module in masked}
+    if not owners:
+        raise TicketError(
+            "the model has no masked layer: pass the model that convert made a subnetwork of, or a"
+            " copy of it"
+        )
+    if len(owners) > 1:
+        raise TicketError(
+            f"the model holds layers of {len(owners)} subnetworks: pass the part that is to be"
+            " packed"
+        )
+    (owner,) = owners.values()
+    return owner
+
+
 def plain_names(model: nn.Module) -> Callable[[str], str]:
     """A function from names of a state dict to the names that they have without wrappers.
 
@@ -139,41 +166,46 @@ def plain_names(model: nn.Module) -> Callable[[str], str]:
     returns, around the model or a part of it. What belongs to a wrapper itself has no name without
     it: "".
     """
-    inner = ((prefix, module, _held_as(module)) for prefix, module in model.named_modules())
-    wrappers = [
-        (f"{prefix}." if prefix else "", f"{held}.") for prefix, module, held in inner if held
-    ]
-    wrappers.sort(key=lambda wrapper: len(wrapper[0]), reverse=True)  # the innermost first
+    wrappers = _wrappers(model)
 
     def plain(name: str) -> str:
-        for prefix, held in wrappers:
+        for prefix, attribute in wrappers:
             if name.startswith(prefix):
                 rest = name.removeprefix(prefix)
-                if not rest.startswith(held):
+                if not rest.startswith(attribute):
                     return ""
-                name = prefix + rest.removeprefix(held)
+                name = prefix + rest.removeprefix(attribute)
         return name
 
     return plain
 
 
-def _held_as(module: nn.Module) -> str | None:
-    """The name under which a wrapper holds its model; None: it is no wrapper."""
+def _wrappers(model: nn.Module) -> list[tuple[str, str]]:
+    """(prefix, attribute) of each wrapper, both ending in a dot if not empty; the innermost first:
+    its model's tensors are `prefix + attribute + name`.
+    """
+    wrappers = []
+    for name, module in model.named_modules():
+        attribute = _wrapped_attribute(module)
+        if attribute:
+            wrappers.append((f"{name}." if name else "", f"{attribute}."))
+    return sorted(wrappers, key=lambda wrapper: len(wrapper[0]), reverse=True)
+
+
+def _wrapped_attribute(module: nn.Module) -> str | None:
+    """The attribute of a wrapper that is the wrapped model; None: it is no wrapper."""
     if isinstance(module, _WRAPPERS):
         return "module"
-    return (
-        "_orig_mod"
-        if type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
-        else None
-    )
+    is_compiled = type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
+    return "_orig_mod" if is_compiled else None
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """The model's own tensors, as `state_dict` has them, under their plain names."""
     plain = plain_names(model)
-    named = {plain(name): value for name, value in model.state_dict(keep_vars=True).items()}
-    named.pop("", None)
-    return named
+    tensors = {plain(name): value for name, value in model.state_dict(keep_vars=True).items()}
+    tensors.pop("", None)
+    return tensors
 
 
 def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
@@ -181,19 +213,32 @@ def _layer(name: str, number: int, module: Masked, seed: int | None) -> Layer:
     # A kept weight that is exactly 0 (some initialisations draw it) contributes nothing: for the
     # ticket it is not kept.
     mask = module.mask.cpu().numpy() & (weight != 0)
+    signs, stored = _signs(weight, mask, number, seed)
+    return Layer(
+        name=name,
+        number=number,
+        shape=weight.shape,
+        kept=int(np.count_nonzero(mask)),
+        gain=float(module.gain),
+        mask=np.packbits(mask.ravel(), bitorder="little"),
+        signs=signs,
+        stored=stored,
+        model=entropy_coding.best_model(mask),
+    )
+
+
+def _signs(
+    weight: NDArray[np.float32], mask: NDArray[np.bool_], number: int, seed: int | None
+) -> tuple[Signs, Plane | None]:
+    """Where the signs of a layer come from, and their plane if they have to be stored."""
     positive = weight[mask] > 0
-    signs: Signs = "stored"
-    stored: Plane | None = np.packbits(positive, bitorder="little")
     if positive.all():
-        signs, stored = "positive", None
-    elif seed is not None:
+        return "positive", None
+    if seed is not None:
         drawn = rng.sign_bits(seed, number, weight.size).view(np.bool_).reshape(weight.shape)
         if np.array_equal(drawn[mask], positive):
-            signs, stored = "seed", None
-    return Layer(
-        name, number, weight.shape, int(np.count_nonzero(mask)), float(module.gain),
-        np.packbits(mask.ravel(), bitorder="little"), signs, stored, entropy_coding.best_model(mask),
-    )  # fmt: skip
+            return "seed", None
+    return "stored", np.packbits(positive, bitorder="little")
 
 
 def build_from(
@@ -245,32 +290,35 @@ def fill(
         raise TicketError("the model is a subnetwork already: pass a new module")
     _check_fit(shapes, model)
     state = _state(model)
-    if on_meta := next((name for name, value in state.items() if value.is_meta), None):
-        raise TicketError(
-            f'{on_meta} of the model is on the meta device: call model.to_empty(device="cpu")'
-            " before"
-        )
+    for name, value in state.items():
+        if value.is_meta:
+            raise TicketError(
+                f"{name} of the model is on the meta device: call"
+                ' model.to_empty(device="cpu") before'
+            )
     for name, make in tensors.items():
         state[name].copy_(torch.from_numpy(make()))
     model.eval()
 
 
 def _check_fit(given: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
+    """Compare the shapes of a ticket with those of a model.
+
+    Raises:
+        TicketError: they differ, or the model is lazy; the message names a tensor.
+    """
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise TicketError(
                 f"does not fit the model: {name} is lazy, its shape not yet known: run one batch"
                 " through the model"
             )
-    wanted = {
-        name: tuple(value.shape)
-        for name, value in _state(model).items()
-        if not name.endswith(_COUNTER)
-    }
-    if wanted != given:
-        name = next(n for n in [*wanted, *given] if wanted.get(n) != given.get(n))
+    state = {name: value for name, value in _state(model).items() if not name.endswith(_COUNTER)}
+    wanted = {name: tuple(value.shape) for name, value in state.items()}
+    for name in [*wanted, *given]:
         here, there = given.get(name, "absent"), wanted.get(name, "absent")
-        raise TicketError(f"does not fit the model: {name} is {here} here and {there} there")
+        if here != there:
+            raise TicketError(f"does not fit the model: {name} is {here} here and {there} there")
 
 
 class OnPixels(nn.Module):
@@ -297,4 +345,6 @@ class OnPixels(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255."""
         scale = 255 if pixels.dtype == torch.uint8 else 1
-        return self.model(pixels * (1 / (scale * self.std)) - self.mean / self.std)  # type: ignore[no-any-return]
+        normalised = pixels * (1 / (scale * self.std)) - self.mean / self.std
+        logits: Tensor = self.model(normalised)
+        return logits

@@ -1,4 +1,4 @@
-"""The corruptions of the -C test sets, on batches of images: 19 of them at five severities.
+"""The common corruptions of CIFAR-10-C and ImageNet-C, on batches of images: 19 at five severities.
 
 Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations", ICLR 2019 (arXiv 1903.12261). Definitions are those of the authors' programs,
@@ -56,49 +56,62 @@ def corrupt(
         UserError: no such name, or no such severity.
         ValueError: images or numbers of another type or shape, or a seed out of range.
     """
-    if name not in _FUNCTIONS:
-        raise UserError(
-            f"corruption {name!r}: not one of"
-            f" {', '.join(NAMES + EXTRA)}{did_you_mean(name, NAMES + EXTRA)}"
-        )
-    if severity not in SEVERITIES:
-        raise UserError(f"severity = {severity!r}: must be 1, 2, 3, 4 or 5")
-    if (
-        images.dtype != torch.uint8
-        or images.dim() != 4
-        or images.shape[1] not in (1, 3)
-        or 0 in images.shape[2:]
-    ):
-        raise ValueError(
-            f"images are {images.dtype} {list(images.shape)}: must be uint8 [B, 1 or 3, H, W]"
-        )
-    numbers = (
-        range(len(images)) if numbers is None else [operator.index(number) for number in numbers]
-    )
-    if len(numbers) != len(images) or min(numbers, default=0) < 0:
-        raise ValueError(f"numbers: must be {len(images)} (one an image), none negative")
+    _check_choice(name, severity)
+    _check_images(images)
+    numbers = _checked_numbers(numbers, len(images))
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed = {seed}: must be in 0 .. 2**64 - 1")
     height, width = images.shape[2:]
     chosen = parameters(name, severity, min(height, width))
     key = seed | (NAMES + EXTRA).index(name) << 64 | severity << 96
     corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
-    many = max(1, PIXELS // (height * width))
-    for start in range(0, len(images), many):
-        part = images[start : start + many].contiguous()
-        result = _FUNCTIONS[name](
-            part, chosen, Draws(key, numbers[start : start + many], images.device)
-        )
-        corrupted[start : start + many] = (
-            result if result.dtype == torch.uint8 else result.clamp_(0, 255)
-        )  # rounds down
+    group = max(1, PIXELS // (height * width))
+    for start in range(0, len(images), group):
+        some = slice(start, start + group)
+        draws = Draws(key, numbers[some], images.device)
+        result = _FUNCTIONS[name](images[some].contiguous(), chosen, draws)
+        corrupted[some] = _as_bytes(result)
     return corrupted
 
 
+def _check_choice(name: str, severity: int) -> None:
+    if name not in _FUNCTIONS:
+        known = NAMES + EXTRA
+        raise UserError(
+            f"corruption {name!r}: not one of {', '.join(known)}{did_you_mean(name, known)}"
+        )
+    if severity not in SEVERITIES:
+        raise UserError(f"severity = {severity!r}: must be 1, 2, 3, 4 or 5")
+
+
+def _check_images(images: Tensor) -> None:
+    is_batch = images.dtype == torch.uint8 and images.dim() == 4
+    if not is_batch or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise ValueError(
+            f"images are {images.dtype} {list(images.shape)}: must be uint8 [B, 1 or 3, H, W]"
+        )
+
+
+def _checked_numbers(numbers: Sequence[int] | None, count: int) -> Sequence[int]:
+    """The numbers of `count` images, as Python's integers."""
+    if numbers is None:
+        return range(count)
+    numbers = [operator.index(number) for number in numbers]
+    if len(numbers) != count or min(numbers, default=0) < 0:
+        raise ValueError(f"numbers: must be {count} (one an image), none negative")
+    return numbers
+
+
+def _as_bytes(values: Tensor) -> Tensor:
+    """Grey levels that the assignment to bytes only has to round down."""
+    return values if values.dtype == torch.uint8 else values.clamp_(0, 255)
+
+
+_NOISE = (gaussian_noise, shot_noise, impulse_noise)
+_BLUR = (defocus_blur, glass_blur, motion_blur, zoom_blur)
+_WEATHER = (snow, frost, fog, brightness)
+_DIGITAL = (contrast, elastic_transform, pixelate, jpeg_compression)
+_EXTRA = (speckle_noise, gaussian_blur, spatter, saturate)
 _FUNCTIONS: dict[str, Callable[[Tensor, Any, Draws], Tensor]] = {
-    function.__name__: function
-    for function in (
-        gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow, frost, fog, brightness,
-        contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise, gaussian_blur, spatter, saturate,
-    )
-}  # fmt: skip
+    function.__name__: function for function in (*_NOISE, *_BLUR, *_WEATHER, *_DIGITAL, *_EXTRA)
+}

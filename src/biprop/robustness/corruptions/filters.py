@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,12 @@ class Draws:
     bits never change), 16 bits each.
 
     Every call is a stream of its own. In it, image n has the blocks from n times its length on:
-    consecutive images are one call.
+    consecutive images are one call of the generator.
+
+    Args:
+        key: of the generator, 128 bits.
+        numbers: of the images, [B].
+        device: of the results.
     """
 
     def __init__(self, key: int, numbers: Sequence[int], device: torch.device) -> None:
@@ -39,12 +44,10 @@ class Draws:
         words = np.empty((len(self._numbers), 4 * blocks), np.uint64)
         self._calls += 1
         for start, end in self._runs:
-            generator = np.random.Philox(
-                key=self._key, counter=self._numbers[start] * blocks | self._calls << 192
-            )
-            words[start:end] = generator.random_raw((end - start) * 4 * blocks).reshape(
-                end - start, -1
-            )
+            counter = self._numbers[start] * blocks | self._calls << 192
+            generator = np.random.Philox(key=self._key, counter=counter)
+            size = (end - start) * 4 * blocks
+            words[start:end] = generator.random_raw(size).reshape(end - start, -1)
         bits = words.astype("<u8", copy=False).view("<u2")[:, :count]
         return torch.from_numpy(bits).to(self._device).int().view(-1, *shape)
 
@@ -62,9 +65,9 @@ class Draws:
 
 @functools.lru_cache(8)
 def _quantiles(device: torch.device) -> Tensor:
-    quantiles: Tensor = torch.special.ndtri(
-        (torch.arange(65536, dtype=torch.float64) + 0.5) / 65536
-    )
+    """[65536] float32, of the normal distribution."""
+    shares = (torch.arange(65536, dtype=torch.float64) + 0.5) / 65536
+    quantiles: Tensor = torch.special.ndtri(shares)
     return quantiles.float().to(device)
 
 
@@ -72,11 +75,13 @@ def _quantiles(device: torch.device) -> Tensor:
 
 
 def _exact(matrix: Array, device: torch.device) -> Tensor:
-    """Weights in multiples of 2^-16 that keep the sums of the rows, which are 1: flat areas stay as
-    they are.
+    """Weights [to, from] as multiples of 2^-16 that keep the sums of the rows.
+
+    These sums are 1: flat areas stay as they are.
     """
     whole = np.rint(matrix * 65536)
-    whole[np.arange(len(whole)), whole.argmax(1)] += np.rint(matrix.sum(1) * 65536) - whole.sum(1)
+    missing = np.rint(matrix.sum(1) * 65536) - whole.sum(1)
+    whole[np.arange(len(whole)), whole.argmax(1)] += missing
     return torch.from_numpy(whole / 65536).to(device)
 
 
@@ -89,58 +94,76 @@ def apply_maps(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _gaussian(
     size: int, sigma: float, device: torch.device, truncate: float = 4, mirror: bool = False
 ) -> Tensor:
-    """The Gaussian filter of SciPy, [size, size]; outside is the border's pixel, or the mirror
-    image.
+    """The Gaussian filter of SciPy, [size, size].
+
+    Beyond the border is the border's pixel, or the mirror image.
     """
     radius = int(truncate * sigma + 0.5)
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
-    taken = np.arange(size)[:, None] + steps
-    taken = (
-        (size - 0.5 - np.abs(taken % (2 * size) - (size - 0.5))).astype(np.int64)
-        if mirror
-        else taken.clip(0, size - 1)
-    )
+    rows = np.arange(size)[:, None]
+    places = rows + steps
+    if mirror:
+        from_middle = np.abs(places % (2 * size) - (size - 0.5))
+        columns = (size - 0.5 - from_middle).astype(np.int64)
+    else:
+        columns = places.clip(0, size - 1)
     matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], taken), weights / weights.sum())
+    np.add.at(matrix, (rows, columns), weights / weights.sum())
     return _exact(matrix, device)
 
 
 def smooth(images: Tensor, sigma: float, truncate: float = 4, mirror: bool = False) -> Tensor:
+    """Images [..., H, W] through a Gaussian filter, float64.
+
+    Args:
+        images: of any dtype.
+        sigma: in pixels.
+        truncate: where the filter ends, in sigmas.
+        mirror: whether the mirror image lies beyond the border, instead of the border's pixel.
+    """
     height, width = images.shape[-2:]
-    return apply_maps(
-        images,
-        *(_gaussian(size, sigma, images.device, truncate, mirror) for size in (height, width)),
-    )
+    rows = _gaussian(height, sigma, images.device, truncate, mirror)
+    columns = _gaussian(width, sigma, images.device, truncate, mirror)
+    return apply_maps(images, rows, columns)
 
 
 @functools.lru_cache(64)
 def zoom_matrix(size: int, factors: tuple[float, ...], device: torch.device) -> Tensor:
-    """The middle of a row enlarged, bilinear, by several factors: [size, len(factors), size]. As
-    SciPy, first to first and last to last pixel of what is cut out.
+    """The middle of a row enlarged, bilinear, by several factors: [size, len(factors), size].
+
+    As in SciPy, the first pixel of the crop goes to the first of the result, and the last to the
+    last.
     """
-    matrices = np.zeros((len(factors), size, size))
-    for matrix, factor in zip(matrices, factors, strict=True):
-        inner = math.ceil(size / factor)
-        outer = round(inner * factor)
-        place = (np.arange(size) + (outer - size) // 2) * (inner - 1) / max(1, outer - 1)
-        first = np.floor(place).astype(np.int64)
-        i, top = np.arange(size), (size - inner) // 2
-        matrix[i, top + first] = 1 - (place - first)
-        matrix[i, top + np.minimum(first + 1, inner - 1)] += place - first
-    flat = _exact(matrices.reshape(-1, size), device)
+    matrices = np.concatenate([_zoom(size, factor) for factor in factors])
+    flat = _exact(matrices, device)
     return flat.view(len(factors), size, size).transpose(0, 1).contiguous()
+
+
+def _zoom(size: int, factor: float) -> Array:
+    """[size, size] float64."""
+    cropped = math.ceil(size / factor)
+    enlarged = round(cropped * factor)
+    margin = (enlarged - size) // 2  # of the result, which is cropped to the size again
+    rows, top = np.arange(size), (size - cropped) // 2
+    place = (rows + margin) * (cropped - 1) / max(1, enlarged - 1)
+    first = np.floor(place).astype(np.int64)
+    second = np.minimum(first + 1, cropped - 1)
+    matrix = np.zeros((size, size))
+    matrix[rows, top + first] = 1 - (place - first)
+    matrix[rows, top + second] += place - first
+    return matrix
 
 
 @functools.lru_cache(64)
 def box_matrix(size: int, to: int, device: torch.device) -> Tensor:
-    """Pillow's box filter from `size` to `to` pixels."""
+    """Pillow's box filter from `size` to `to` pixels, [to, size]."""
     scale = size / to
     centre = (np.arange(to)[:, None] + 0.5) * scale
     reach = max(scale, 1) / 2
-    inside = np.arange(size) - centre + 0.5
-    taken = ((inside > -reach) & (inside <= reach)).astype(np.float64)
-    return _exact(taken / taken.sum(1, keepdims=True), device)
+    distance = np.arange(size) - centre + 0.5
+    is_inside = ((distance > -reach) & (distance <= reach)).astype(np.float64)
+    return _exact(is_inside / is_inside.sum(1, keepdims=True), device)
 
 
 def weighted_taps(images: Tensor, places: Array, weights: Array) -> Tensor:
@@ -156,30 +179,45 @@ def weighted_taps(images: Tensor, places: Array, weights: Array) -> Tensor:
         [B, C, H, W] float64.
     """
     height, width = images.shape[2:]
-    whole = np.rint(weights * 2**22).astype(np.int64)
-    whole[whole.argmax()] += round(weights.sum() * 2**22) - whole.sum()
+    whole = _whole_weights(weights)
     places, whole = places[:, whole > 0], whole[whole > 0]
-    (top, left), (bottom, right) = places.min((0, 1)), places.max((0, 1))
-    y, x = (
-        torch.arange(a, b, device=images.device)
-        for a, b in ((top, height + bottom), (left, width + right))
-    )
-    framed = (
-        images.int().index_select(2, y.clamp(0, height - 1)).index_select(3, x.clamp(0, width - 1))
-    )
+    framed = _framed(images.int(), places.min((0, 1)), places.max((0, 1)))
+    offsets = places - places.min((0, 1))
     total = torch.zeros(images.shape, dtype=torch.int32, device=images.device)
     for i, weight in enumerate(whole.tolist()):
-        changes = np.flatnonzero((places[1:, i] != places[:-1, i]).any(1)) + 1
-        for start, end in zip([0, *changes], [*changes, len(places)], strict=True):
-            down, along = places[start, i] - (top, left)
-            total[start:end].add_(
-                framed[start:end, :, down : down + height, along : along + width], alpha=weight
-            )
+        for start, end in _runs(offsets[:, i]):
+            y, x = offsets[start, i]
+            shifted = framed[start:end, :, y : y + height, x : x + width]
+            total[start:end].add_(shifted, alpha=weight)
     return total.double() / 2**22
 
 
+def _whole_weights(weights: Array) -> Array:
+    """int64 multiples of 2^-22 with the sum of the weights."""
+    whole: NDArray[np.int64] = np.rint(weights * 2**22).astype(np.int64)
+    whole[whole.argmax()] += round(weights.sum() * 2**22) - whole.sum()
+    return whole
+
+
+def _framed(images: Tensor, lowest: Array, highest: Array) -> Tensor:
+    """Images with the border's pixel around, as far as shifts from `lowest` to `highest` (y, x)
+    reach.
+    """
+    for dimension, low, high in zip((2, 3), lowest, highest, strict=True):
+        size = images.shape[dimension]
+        places = torch.arange(low, size + high, device=images.device)
+        images = images.index_select(dimension, places.clamp(0, size - 1))
+    return images
+
+
+def _runs(offsets: Array) -> Iterator[tuple[int, int]]:
+    """(start, end) of neighbouring images with equal offsets [B, 2]."""
+    changes = np.flatnonzero((offsets[1:] != offsets[:-1]).any(1)) + 1
+    return zip([0, *changes], [*changes, len(offsets)], strict=True)
+
+
 def to_grey(images: Tensor) -> Tensor:
-    """Luminance, [B, 1, H, W]; an image of one channel is its own."""
+    """Luminance [B, 1, H, W] of images [B, C, H, W]; an image of one channel is its own."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, 1)
@@ -187,11 +225,22 @@ def to_grey(images: Tensor) -> Tensor:
     return grey
 
 
-def mirror_matrix(size: int, reach: int, device: torch.device) -> Tensor:
+def mirror_indices(size: int, reach: int, device: torch.device) -> Tensor:
     """Which of `size` pixels stands where, from -reach to size + reach: 2 1 | 0 1 2 | 1 0."""
     period = max(1, 2 * size - 2)
     place = torch.arange(-reach, size + reach, device=device) % period
     return torch.minimum(place, period - place)
+
+
+def mirrored(images: Tensor, reach: int) -> Tensor:
+    """Images with `reach` pixels of their mirror image around, without the border's pixel twice."""
+    rows, columns = (mirror_indices(size, reach, images.device) for size in images.shape[2:])
+    return images.index_select(2, rows).index_select(3, columns)
+
+
+def replicated(images: Tensor, reach: int) -> Tensor:
+    """Images with the border's pixel `reach` times around."""
+    return _framed(images, np.array([-reach, -reach]), np.array([reach, reach]))
 
 
 @functools.cache
@@ -204,44 +253,68 @@ def disk_kernel(radius: float, sigma: float) -> Array:
     (10), and the image becomes that much lighter.
     """
     reach, soft = (8, 1) if radius <= 8 else (math.floor(radius), 2)
+    disk = np.pad(_disk(radius, reach), soft, mode="reflect")
+    steps = np.arange(-soft, soft + 1)
+    gaussian = np.exp(-(steps**2) / (2 * sigma**2))
+    gaussian /= gaussian.sum()
+    for _ in range(2):  # along the rows, then along the columns
+        disk = np.array([np.convolve(row, gaussian, "valid") for row in disk]).T
+    border = int(disk.any(0).argmax())  # pixels around that have no weight
+    inner = slice(border, len(disk) - border)
+    return disk[inner, inner]
+
+
+def _disk(radius: float, reach: int) -> Array:
+    """[2 reach + 1, 2 reach + 1] float64: equal weights within the radius, whose sum is 1."""
     steps = np.arange(-reach, reach + 1)
     disk = (steps**2 + steps[:, None] ** 2 <= radius**2).astype(np.float64)
-    gaussian = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * sigma**2))
-    gaussian /= gaussian.sum()
-    smooth = np.pad(disk / disk.sum(), soft, mode="reflect")
-    for _ in range(2):  # along the rows, then along the columns
-        smooth = np.array([np.convolve(row, gaussian, "valid") for row in smooth]).T
-    around = int(smooth.any(0).argmax())  # pixels of border without weight
-    return smooth[around : len(smooth) - around, around : len(smooth) - around]
+    weights: Array = disk / disk.sum()
+    return weights
 
 
 def motion(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
     """ImageMagick's motion blur: 2 radius + 1 weights from the pixel on, along a line of whole
     pixels, rounded down.
+
+    Args:
+        images: [B, C, H, W], whole numbers in 0 .. 255.
+        radius, sigma: of the half Gaussian, in pixels.
+        angles: [B] degrees.
+
+    Returns:
+        [B, C, H, W] float64.
     """
     steps = np.arange(2 * math.ceil(radius) + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
-    order = angles.cpu().numpy().argsort(kind="stable")  # neighbours share most of their lines
-    directions = np.deg2rad(angles.cpu().numpy()[order])
-    places = np.ceil(
-        np.stack([np.sin(directions), np.cos(directions)], 1)[:, None] * steps[:, None] - 0.5
-    ).astype(np.int64)
-    blurred = weighted_taps(
-        images.index_select(0, torch.from_numpy(order).to(images.device)),
-        places,
-        weights / weights.sum(),
-    )
-    return blurred.floor_().index_select(0, torch.from_numpy(order.argsort()).to(images.device))
+    weights /= weights.sum()
+    degrees = angles.cpu().numpy()
+    order = degrees.argsort(kind="stable")  # neighbours share most of their lines
+    ordered = images.index_select(0, torch.from_numpy(order).to(images.device))
+    blurred = weighted_taps(ordered, _lines(degrees[order], steps), weights).floor_()
+    return blurred.index_select(0, torch.from_numpy(order.argsort()).to(images.device))
+
+
+def _lines(degrees: Array, steps: Array) -> Array:
+    """[B, n, (y, x)] int64: the whole pixels at `steps` [n] along lines at angles [B]."""
+    directions = np.deg2rad(degrees)
+    vectors = np.stack([np.sin(directions), np.cos(directions)], 1)
+    return np.ceil(vectors[:, None] * steps[:, None] - 0.5).astype(np.int64)
 
 
 def windows(images: Tensor, reach: int = 1, border: float | None = None) -> Tensor:
-    """[n, B, 1, H, W]: each pixel's neighbours, row by row; outside is the mirror image or
-    `border`.
+    """Each pixel's neighbours, row by row.
+
+    Args:
+        images: [B, 1, H, W].
+        reach: of the neighbourhood, (2 reach + 1)^2 pixels.
+        border: the value beyond the border; None for the mirror image.
+
+    Returns:
+        [(2 reach + 1)^2, B, 1, H, W].
     """
     height, width = images.shape[2:]
     if border is None:
-        rows, columns = (mirror_matrix(size, reach, images.device) for size in (height, width))
-        framed = images.index_select(2, rows).index_select(3, columns)
+        framed = mirrored(images, reach)
     else:
         framed = F.pad(images, (reach,) * 4, value=border)
     steps = range(2 * reach + 1)

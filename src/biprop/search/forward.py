@@ -1,0 +1,127 @@
+"""The forward pass in training: data parallel, compiled, in bfloat16, channels last."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import distributed
+from ..config import Config
+from ..distributed import Group, sync_batchnorm
+from ..errors import UserError
+from ..models.network import Network
+
+COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
+
+
+class TrainingForward:
+    """Computes the logits of training batches, as the options ask for it.
+
+    Args:
+        network: on `device`.
+        config: the options `compile`, `amp`, `channels_last`, `sync_batchnorm`, `bf16_gradients`.
+        device: of the network and the images.
+        group: the processes that train together.
+    """
+
+    def __init__(
+        self, network: Network, config: Config, device: torch.device, group: Group
+    ) -> None:
+        self._device = device
+        self._is_compiled = config.compile
+        self._is_bfloat16 = config.amp == "bf16"
+        self._is_channels_last = config.channels_last
+        self._module = network.model
+        if group.size > 1:
+            self._module = _data_parallel(network.model, config, device)
+        if config.compile:
+            if network.subnetwork:
+                # Moving the model to a device made its masks stale: the compiler would trace the
+                # branch that recomputes them.
+                network.subnetwork.update()
+            self._module = torch.compile(self._module)  # type: ignore[assignment]
+
+    def set_training_mode(self) -> None:
+        self._module.train()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, C, H, W], in float32 whatever they are computed in.
+
+        Raises:
+            UserError: torch.compile cannot compile this network here.
+        """
+        if self._is_channels_last:
+            # The images only: convolutions adopt their memory format, and scores keep the order in
+            # which ties of the top-k selection are broken.
+            images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
+                logits: Tensor = self._module(images)
+                return logits.float()
+        except RuntimeError as e:
+            if self._is_compiled and type(e).__module__.startswith(COMPILER_MODULES):
+                reason = str(e).splitlines()[0]
+                raise UserError(
+                    f"--compile: torch.compile fails here: {reason}; leave it out"
+                ) from None
+            raise
+
+
+def _data_parallel(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """The model in a wrapper that averages gradients over processes while they are computed.
+
+    Batch-norm statistics are not sent in every step: `average_batch_norm_statistics` averages them
+    once an epoch.
+    """
+    wrapper = nn.parallel.DistributedDataParallel
+    new_name = "forward_sync_buffers"  # since PyTorch 2.13
+    has_new_name = new_name in inspect.signature(wrapper).parameters
+    no_buffers: dict[str, Any] = {new_name if has_new_name else "broadcast_buffers": False}
+    if config.sync_batchnorm:
+        sync_batchnorm.synchronise(model)
+    device_ids = [device] if device.type == "cuda" else None
+    wrapped = wrapper(model, device_ids=device_ids, **no_buffers)
+    if config.bf16_gradients:
+        # A lambda: of a function PyTorch would check the annotations.
+        wrapped.register_comm_hook(
+            None, lambda state, bucket: distributed.average_as_bfloat16(bucket)
+        )
+    return wrapped
+
+
+def average_batch_norm_statistics(model: nn.Module, group: Group) -> None:
+    """Replace the running statistics of all batch norms by their means over all processes."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+    group.average([tensor for tensor in statistics if tensor is not None])
+
+
+@torch.no_grad()
+def where_not_finite(model: nn.Module, images: Tensor) -> str:
+    """A sentence that names the first layer whose output on `images` is not finite."""
+    names: list[str] = []
+    leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
+    handles = [
+        module.register_forward_hook(_non_finite_hook(name, names))
+        for name, module in leaves.items()
+    ]
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    place = f"in layer {names[0]}" if names else "in the loss itself"
+    return f"the loss is not finite: the first infinite or undefined value is {place}"
+
+
+def _non_finite_hook(name: str, names: list[str]) -> Any:
+    """A forward hook that appends `name` to `names` if its module's output is not finite."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            names.append(name)
+
+    return hook

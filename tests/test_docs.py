@@ -1,0 +1,208 @@
+"""The documentation is true: its links, the files and functions that it names, and the steps of
+docs/architecture.md.
+"""
+
+import ast
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from test_imports import LAYERS
+from torch import Tensor
+
+from biprop import Engine, Ticket, config, convert
+from biprop.cli.parser import Parser, add_options, overrides
+from biprop.data.dataset import DataSet, Recipe
+from biprop.data.loading import recipe_of
+from biprop.data.sources import Images, Source, mean_and_std
+from biprop.models import plans
+from biprop.models.build import build
+from biprop.robustness import severities
+from biprop.robustness.corruptions import Draws, apply, corrupt
+
+PACKAGE = ROOT / "src" / "biprop"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob(".github/**/*.md")])
+REFERENCE = [page for page in PAGES if page.parent.name != "log" and page.name != "CHANGELOG.md"]
+"""Pages about the present, not the past."""
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+SOURCE_FILE = r"[\w./*-]+\.(?:py|cpp|h)"
+NAMED = re.compile(rf"((?:`[\w.]+`(?:,| and)?\s+)+)\(`({SOURCE_FILE})`")
+"""Names, and in parentheses the file that defines them: `load` (`data/loading.py`)."""
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_resolve(page: Path) -> None:
+    for link, path, anchor in re.findall(r"\]\((([^)#:]*)(?:#([^)]*))?)\)", page.read_text()):
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, fresh = set[Path](), {ROOT / "README.md"}
+    while fresh:
+        page = fresh.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text())
+        fresh |= {(page.parent / link).resolve() for link in links} - reached
+    assert not {page for page in PAGES if page.is_relative_to(ROOT / "docs")} - reached
+
+
+def file_of(path: str) -> Path:
+    """A path as documentation writes it: from the repository's root, or from the package."""
+    return next((base / path for base in (ROOT, PACKAGE) if (base / path).exists()), ROOT / path)
+
+
+@cache
+def definitions(file: Path) -> set[str]:
+    """What a source file defines: functions, classes, `Class.method` and module-level names."""
+    if file.suffix != ".py":
+        return set(re.findall(r"\w+", file.read_text()))
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+            names |= {f"{node.name}.{method.name}" for method in methods}
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_every_function_named_is_defined_in_its_file() -> None:
+    mentions = NAMED.findall(ARCHITECTURE)
+    assert len(mentions) > 40
+    missing = [
+        f"{name} ({path})"
+        for names, path in mentions
+        for name in re.findall(r"`([\w.]+)`", names)
+        if not file_of(path).exists() or name not in definitions(file_of(path))
+    ]
+    assert missing == []
+
+
+def test_every_path_of_the_architecture_exists() -> None:
+    paths = re.findall(rf"`({SOURCE_FILE}|[\w/]+/)`", ARCHITECTURE)
+    assert [path for path in paths if not file_of(path).exists()] == []
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=relative)
+def test_source_files_that_a_page_names_exist(page: Path) -> None:
+    files = [f"/{file.relative_to(ROOT)}" for file in ROOT.glob("[!.]*/**/*.*")]
+    files += [f"/{file.name}" for file in ROOT.iterdir()]
+    named = set(re.findall(r"`([\w./-]+\.(?:py|cpp|h|c)|\w+/\w+\.sh)`", page.read_text()))
+    assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=relative)
+def test_python_names_that_a_page_mentions_exist(page: Path) -> None:
+    for dotted in re.findall(r"\bbiprop((?:\.[A-Za-z_]\w*)+)\(", page.read_text()):
+        value = importlib.import_module("biprop")
+        for name in dotted.strip(".").split("."):
+            value = getattr(value, name)
+
+
+def listed_files() -> set[str]:
+    """The files of the list at the end of the architecture; `*` stands for any characters."""
+    block = ARCHITECTURE.split("## Every source file")[1].split("```")[1]
+    folder, found = "", set[str]()
+    for line in block.strip().splitlines():
+        if not line.startswith(" "):
+            folder = line
+            continue
+        name = line.split()[0]
+        matches = {relative(path) for path in (ROOT / folder).glob(name)}
+        assert matches, f"{folder}{name}"
+        found |= matches
+    return found
+
+
+def test_every_source_file_has_its_phrase() -> None:
+    python = {relative(path) for path in PACKAGE.rglob("*.py")}
+    core = {relative(path) for path in (ROOT / "csrc").rglob("*.*")}
+    assert python | core == listed_files() - {"src/biprop/data/digits.npz"}
+
+
+def test_every_package_has_its_row() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages == set(re.findall(r"^\| `(\w+)/` \|", ARCHITECTURE, re.M))
+
+
+def test_the_picture_has_the_layers_of_the_imports() -> None:
+    picture = ARCHITECTURE.split("```")[1].strip().splitlines()
+    rows = [set(line[:52].split()) for line in picture]  # what a row is for comes after that
+    assert rows == [set(layer.split()) for layer in reversed(LAYERS)]
+
+
+# The steps of "How to add ..."
+
+
+def test_add_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plans.PLAIN, "Tiny", plans.PlainPlan("c8 B R M", "c"))
+    monkeypatch.setattr(plans, "NETWORKS", (*plans.NETWORKS, "Tiny"))
+    facts = {"num_classes": 3, "channels": 1, "input_size": [8, 8]}
+    network = {
+        "name": "Tiny", "bn_type": "NonAffineBatchNorm", "width_mult": 1.0, "head_bias": False,
+        "ancestor": False,
+    }  # fmt: skip
+    model = build("Tiny", num_classes=3, channels=1, input_size=(8, 8))
+    subnetwork = convert(model, density=0.5, seed=0)
+    ticket = Ticket.from_model(model, subnetwork, network=network | facts, input_size=(1, 8, 8))
+    images = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = model.eval()(images).numpy()
+    np.testing.assert_allclose(Engine(ticket).run(images.numpy()), expected, atol=1e-5)
+
+
+def test_add_a_data_set() -> None:
+    def stripes() -> Source:
+        labels = torch.arange(60) % 2
+        images = torch.zeros(60, 1, 8, 8, dtype=torch.uint8)
+        images[labels == 1, :, ::2] = 255
+        split = Images(images, labels)
+        return Source(split, split, ["plain", "striped"], *mean_and_std(images), augment="none")
+
+    data = DataSet(stripes(), recipe=Recipe())
+    images, labels = next(data.training_batches(16, seed=0, epoch=0))
+    assert images.shape == (16, 1, 8, 8)
+    assert torch.equal(images[:, 0].std(dim=(1, 2)) > 0.5, labels == 1)
+
+
+def test_add_a_corruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def darkness(images: Tensor, share: float, draws: Draws) -> Tensor:
+        return images.double() * (1 - share)
+
+    for table in (severities.CIFAR, severities.TINY_IMAGENET, severities.IMAGENET):
+        monkeypatch.setitem(table, "darkness", (0.1, 0.2, 0.3, 0.4, 0.5))
+    monkeypatch.setattr(apply, "EXTRA", (*severities.EXTRA, "darkness"))
+    monkeypatch.setitem(apply._FUNCTIONS, "darkness", darkness)
+    images = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
+    assert torch.equal(corrupt(images, "darkness", 5), images // 2)
+
+
+def test_the_path_of_a_flag() -> None:
+    parser = Parser()
+    add_options(parser)
+    arguments = parser.parse_args(["--augmix", "--aug-severity", "5"])
+    resolved, _ = config.resolve(None, overrides(arguments))
+    method = recipe_of(resolved).augmix
+    assert method is not None
+    assert method.severity == config.as_dict(resolved)["aug_severity"] == 5
