@@ -253,8 +253,8 @@ def _why(error: pickle.UnpicklingError) -> str:
         return "it holds more than plain values and tensors, and may carry code"
     return (
         f"it holds an object of {abbreviated(name[1])}, and may carry code. If you trust it, save"
-        " it anew without that: c = torch.load(FILE, weights_only=False); torch.save({k: c[k] for k in"
-        " ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
+        " it anew without that: c = torch.load(FILE, weights_only=False); torch.save({k: c[k]"
+        " for k in ('arch', 'state_dict', 'epoch', 'conv_type', 'prune_rate') if k in c}, NEW)"
     )
 
 
