@@ -456,6 +456,7 @@ def test_three_views_share_a_loss_and_the_plain_one_is_counted(
     ("policy", "options", "factors"),
     [
         ("constant_lr", {"epochs": 4, "warmup_length": 2}, [0.5, 1, 1, 1]),
+        ("linear_lr", {"epochs": 4, "warmup_fraction": 0.25}, [0.2, 1, 2 / 3, 1 / 3]),
         ("cosine_lr", {"epochs": 4, "warmup_length": 1}, [1, 1, 0.75, 0.25]),
         ("multistep_lr", {"epochs": 5, "lr_adjust": 2, "lr_gamma": 0.3}, [1, 1, 0.3, 0.3, 0.09]),
         ("xnor_lr", {"start_epoch": 29, "epochs": 31}, [1, 0.1]),

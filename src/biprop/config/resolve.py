@@ -142,6 +142,14 @@ def _check_optimisation(config: Config) -> None:
         raise UserError("nesterov needs a momentum above 0")
     if config.optimizer == "adam" and config.nesterov:
         raise UserError("nesterov is an option of sgd: pass --optimizer sgd")
+    has_score_rule = config.score_norm or config.optimizer == "muon"
+    if has_score_rule and config.conv_type == "DenseConv":
+        raise UserError(
+            "muon and score_norm update scores, and conv_type = DenseConv has none: pass"
+            " --optimizer sgd or adam, and --no-score-norm"
+        )
+    if has_score_rule and config.nesterov:
+        raise UserError("muon and score_norm have Nesterov momentum anyway: leave out nesterov")
 
 
 def check_data_source(config: Config) -> None:

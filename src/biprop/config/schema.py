@@ -22,10 +22,11 @@ _MANY = "distributed training"
 SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
-HAS_WIDTH_MULT = r"Conv\dWide|Wide_VGG_Small"
+HAS_WIDTH_MULT = r"Conv\dWide|Wide_VGG_Small|Fast"
 """Regular expression that the names of networks with a `width_mult` start with."""
 LR_POLICIES = (
     "constant_lr",
+    "linear_lr",
     "cosine_lr",
     "multistep_lr",
     "xnor_lr",
@@ -326,18 +327,41 @@ class Config:
 
     optimizer: str = option(
         "sgd",
-        "optimizer; adam ignores momentum and weight decay",
+        "optimizer; adam ignores momentum and weight decay; muon orthogonalises the momentum of the"
+        " scores, layer by layer, and implies score_norm",
         _OPT,
         Role.SEARCH,
-        choices=("sgd", "adam"),
+        choices=("sgd", "adam", "muon"),
+    )
+    score_norm: bool = option(
+        False,
+        "rescale scores to root mean square 1 at every step; lr is then the size of a step in that"
+        " unit, and weight_decay is not used",
+        _OPT,
+        Role.SEARCH,
+    )
+    dense_lr: float = option(
+        0.01,
+        "with muon or score_norm: learning rate of Adam for parameters that are no scores",
+        _OPT,
+        Role.SEARCH,
+        low=0,
     )
     lr: float = option(0.1, "learning rate", _OPT, Role.SEARCH, low=0)
     lr_policy: str = option(
         "constant_lr",
-        "learning-rate schedule, evaluated once per epoch",
+        "learning-rate schedule, evaluated once per epoch; linear_lr: once per step, down to 0",
         _OPT,
         Role.SEARCH,
         choices=LR_POLICIES,
+    )
+    warmup_fraction: float = option(
+        0.1,
+        "linear_lr: fraction of the run in which the learning rate rises",
+        _OPT,
+        Role.SEARCH,
+        low=0,
+        high=0.9,
     )
     lr_adjust: int = option(
         20,

@@ -218,6 +218,17 @@ class DataSet:
         for images, labels in split.batches(slices(share, batch_size), None):
             yield self.normalise(images) if normalised else images, labels
 
+    def training_sample(self, max_pixels: int) -> Tensor:
+        """Training images [N, C, H, W], normalised and not augmented, the same share of each class.
+
+        Args:
+            max_pixels: of all of them together; at least one image is taken.
+        """
+        height, width = self.input_size
+        images = sample(self.train, max(1, max_pixels // (height * width)))
+        batch, _ = next(self.evaluation_batches(images, len(images)))
+        return batch
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
         mean, std = (

@@ -168,7 +168,8 @@ class _Graph:
     def plain(self, plan: PlainPlan) -> None:
         """As `models.plain.PlainNet`."""
         at = self.tokens(0, "convs", plan.convs, kernel=3)
-        self.tokens(self.flatten(at), "linear", plan.head, kernel=1)
+        is_flat = self.nodes[at].shape[1:] == (1, 1)
+        self.tokens(at if is_flat else self.flatten(at), "linear", plan.head, kernel=1)
 
     def tokens(self, at: int, prefix: str, tokens: str, kernel: int) -> int:
         """Append the operations of a plan's tokens, each named by its place."""
@@ -179,6 +180,12 @@ class _Graph:
     def token(self, at: int, name: str, token: str, kernel: int) -> int:
         if token == "M":
             return self.windows("max_pool", at, (2, 2), 2)
+        if token == "G":
+            _, height, width = self.nodes[at].shape
+            return self.windows("max_pool", at, (height, width), max(height, width))
+        if token == "W":
+            channels = 8 * self.nodes[at].shape[0]
+            return self.windows("conv", at, (2, 2), 1, channels=channels, name=name)
         if token == "B":
             return self.norm(at, name)
         if token[0] == "c":

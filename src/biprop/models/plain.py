@@ -5,11 +5,12 @@ forms, as modules.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from .plans import PlainPlan
+from .whitening import Whitening
 
 
 class PlainNet(nn.Module):
@@ -44,8 +45,11 @@ class PlainNet(nn.Module):
         head_bias: bool = False,
     ) -> None:
         super().__init__()
-        height, width = _pooled_size(plan, input_size)
-        builder = _Builder(num_classes, width_mult, norm, binary, head_bias)
+        height, width = _map_size(plan, input_size)
+        before_global_pool = _map_size(
+            replace(plan, convs=plan.convs.partition("G")[0]), input_size
+        )
+        builder = _Builder(num_classes, width_mult, norm, binary, head_bias, before_global_pool)
         self.convs, features = builder.stack(plan.convs, channels, kernel=3)
         self.linear, _ = builder.stack(plan.head, features * height * width, kernel=1)
 
@@ -55,21 +59,22 @@ class PlainNet(nn.Module):
         return self.linear(x).flatten(1)  # type: ignore[no-any-return]
 
 
-def _pooled_size(plan: PlainPlan, input_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the feature maps after the plan's pools.
+def _map_size(plan: PlainPlan, input_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the feature maps after the plan's convolutions and pools.
 
     Raises:
         ValueError: nothing is left of the input.
     """
-    pools = plan.convs.split().count("M")
-    height, width = (side >> pools for side in input_size)
-    if not height or not width:
+    tokens = plan.convs.split()
+    pools, windows = tokens.count("M"), tokens.count("W")
+    height, width = ((side - windows) >> pools for side in input_size)
+    if min(height, width) < 1:
         size = f"{input_size[0]}x{input_size[1]}"
+        least = (1 << pools) + windows
         raise ValueError(
-            f"input size {size}: the network halves it {pools} times, so it needs {1 << pools}"
-            " or more"
+            f"input size {size}: the network halves it {pools} times, so it needs {least} or more"
         )
-    return height, width
+    return (1, 1) if "G" in tokens else (height, width)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class _Builder:
     norm: Callable[[int], nn.Module]
     binary: Callable[..., nn.Module]
     head_bias: bool
+    whole_map: tuple[int, int]
 
     def stack(self, tokens: str, width: int, kernel: int) -> tuple[nn.Sequential, int]:
         """The layers of a plan, and the channels that come out.
@@ -100,6 +106,10 @@ class _Builder:
     def layer(self, token: str, width: int, kernel: int) -> nn.Module:
         if token == "M":
             return nn.MaxPool2d(2)
+        if token == "G":
+            return nn.MaxPool2d(self.whole_map, max(self.whole_map))
+        if token == "W":
+            return Whitening(width)
         if token == "B":
             return self.norm(width)
         if token == "R":

@@ -9,14 +9,16 @@ in 3.29 seconds on a single GPU", arXiv 2404.00498, section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 
 WINDOW = 2
-MOST_IMAGES = 5000
-"""So many images are enough for a covariance of a dozen numbers."""
+MAX_PIXELS = 5000 * 32 * 32
+"""Of all images together: enough for a covariance of a dozen numbers."""
 EPSILON = 5e-4
 """Added to every variance: directions in which patches hardly differ, all of them where images are
 constant, are not blown up."""
@@ -50,3 +52,35 @@ def whitening_filters(images: Tensor) -> Tensor:
     scaled = components / (variances.clamp(min=0) + EPSILON).sqrt()
     filters = scaled.T.reshape(-1, channels, WINDOW, WINDOW).float()
     return torch.cat([filters, -filters])
+
+
+class Whitening(nn.Conv2d):
+    """The convolution itself: no bias, no padding, and weights that do not train.
+
+    Args:
+        channels: of the images.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 8 * channels, WINDOW, bias=False)
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Take the filters that whiten these images; see `whitening_filters`."""
+        self.weight.copy_(whitening_filters(images))
+
+
+def fit_whitening(model: nn.Module, sample: Callable[[int], Tensor]) -> None:
+    """Fit the whitening layers of a model, if it has any.
+
+    Args:
+        model: any module.
+        sample: from a number of pixels to training images [N, C, H, W], normalised, that together
+            have at most so many, but at least one image.
+    """
+    layers = [module for module in model.modules() if isinstance(module, Whitening)]
+    if layers:
+        images = sample(MAX_PIXELS)
+        for layer in layers:
+            layer.fit(images)

@@ -25,6 +25,7 @@ from ..evaluation.counts import Counts, evaluate
 from ..evaluation.device import choose_device, evaluation_batch
 from ..interrupts import STOP_SIGNALS, StopRequest
 from ..models.network import Network, Task, build_network
+from ..models.whitening import fit_whitening
 from ..runs import results
 from ..runs.folder import BEST, CHECKPOINTS, INITIAL, LAST, RESULT, has_final_status, held, make
 from ..runs.logs import Pace
@@ -36,7 +37,7 @@ from .optim import build_optimizer
 from .optim import load_state as load_optimizer
 from .outcome import Best, Result, SearchDiverged, SearchStopped
 from .reporter import Reporter, RunReporter
-from .schedules import learning_rate
+from .schedules import PER_STEP, learning_rate
 from .snapshots import CheckpointWriter
 from .state import SearchState
 
@@ -96,6 +97,8 @@ class Search:
         self.device = choose_device(config.device, group)
         self.task = Task(len(data.classes), data.channels, data.input_size)
         self.network = _build(config, self.task, start)
+        if start is None:
+            fit_whitening(self.network.model, data.training_sample)
         self.network.model.to(self.device)
         _check_share(config, data, group)
         self._forward = TrainingForward(self.network, config, self.device, group)
@@ -323,13 +326,18 @@ class Search:
     def _apply_schedules(self) -> float:
         """Set learning rate and density of the epoch; returns the learning rate."""
         config, epoch = self.config, self.state.epoch
-        rate = _learning_rate(config, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self._set_learning_rate(epoch)
         if self.network.subnetwork and self.ramp:
             assert config.prune_rate is not None
             density = schedule.scheduled_density(config.prune_rate, epoch, self.ramp)
             self.network.subnetwork.set_density(density)
+        return rate
+
+    def _set_learning_rate(self, epoch: float) -> float:
+        """Set the learning rate of an epoch, or of a step within one; returns it."""
+        rate = _learning_rate(self.config, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_ratio", 1)
         return rate
 
     def _train_epoch(self, pace: Pace) -> Counts:
@@ -368,6 +376,8 @@ class Search:
         Raises:
             FloatingPointError: the loss, or a score, is not finite.
         """
+        if self.config.lr_policy in PER_STEP:
+            self._set_learning_rate(self.state.epoch + self.state.batch / self.batches)
         loss = self._loss(images, labels)
         self.optimizer.zero_grad()
         (loss * self._gradient_weight(len(labels))).backward()
@@ -590,10 +600,13 @@ def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
         no_bn_decay=config.no_bn_decay,
+        score_norm=config.score_norm,
+        dense_lr=config.dense_lr,
+        is_global=config.scope == "global",
     )
 
 
-def _learning_rate(config: Config, epoch: int) -> float:
+def _learning_rate(config: Config, epoch: float) -> float:
     return learning_rate(
         config.lr_policy,
         epoch,
@@ -602,6 +615,7 @@ def _learning_rate(config: Config, epoch: int) -> float:
         warmup_length=config.warmup_length,
         lr_adjust=config.lr_adjust,
         lr_gamma=config.lr_gamma,
+        warmup_fraction=config.warmup_fraction,
     )
 
 

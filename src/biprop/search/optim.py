@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..subnetwork.layers import Masked
+from .score_rules import Direction, ScoreOptimizer
+
 
 def build_optimizer(
     model: nn.Module,
@@ -18,20 +21,48 @@ def build_optimizer(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     no_bn_decay: bool = False,
+    score_norm: bool = False,
+    dense_lr: float = 0.01,
+    is_global: bool = False,
 ) -> torch.optim.Optimizer:
-    """SGD or Adam ("adam") over the parameters that require gradients.
+    """SGD, Adam ("adam") or Muon ("muon") over the parameters that require gradients.
 
     SGD has two groups, in this order: parameters with "bn" in their name, and the rest; the batch
     norms of shortcuts and of plain networks count as rest. Order and groups are those of the
     original research code, so that its optimizer states load. Adam has one group and takes the
     learning rate only.
+
+    With `score_norm`, and always with "muon", scores are updated by `search.score_rules`, which has
+    one scale for all of them if `is_global`, and the other parameters by Adam with `dense_lr`.
     """
+    if score_norm or name == "muon":
+        return _score_optimizer(model, name, lr, dense_lr, momentum, is_global)
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if name == "adam":
         return torch.optim.Adam(list(named.values()), lr=lr)
     batch_norm_decay = 0.0 if no_bn_decay else weight_decay
     groups = _sgd_groups(named, batch_norm_decay, weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+_DIRECTIONS: dict[str, Direction] = {"sgd": "momentum", "adam": "adam", "muon": "muon"}
+
+
+def _score_optimizer(
+    model: nn.Module, name: str, lr: float, dense_lr: float, momentum: float, is_global: bool
+) -> ScoreOptimizer:
+    masked = [module for module in model.modules() if isinstance(module, Masked)]
+    scores = {m.scores: m.weight for m in masked if m.scores.requires_grad}
+    others = [p for p in model.parameters() if p.requires_grad and p not in scores]
+    return ScoreOptimizer(
+        scores,
+        others,
+        _DIRECTIONS[name],
+        lr=lr,
+        lr_others=dense_lr,
+        momentum=momentum,
+        is_global=is_global,
+    )
 
 
 def _sgd_groups(
@@ -86,12 +117,18 @@ def _entries(saved: Any) -> tuple[list[Any], list[int]]:
 
 def _check_entries(optimizer: torch.optim.Optimizer, entries: list[Any]) -> None:
     """Raise ValueError unless the entries, one a parameter, are an optimizer's of this kind."""
-    is_adam = isinstance(optimizer, torch.optim.Adam)
-    names = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, entry in zip(parameters, entries, strict=True):
         if entry:
-            _check_entry(entry, names, parameter)
+            _check_entry(entry, _names_in_state(optimizer, parameter), parameter)
+
+
+def _names_in_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> set[str]:
+    """What an optimizer's state holds of a parameter."""
+    if isinstance(optimizer, ScoreOptimizer):
+        return optimizer.names_in_state(parameter)
+    is_adam = isinstance(optimizer, torch.optim.Adam)
+    return {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"}
 
 
 def _check_entry(entry: Any, names: set[str], parameter: nn.Parameter) -> None:

@@ -17,40 +17,54 @@ multiply up. From epoch 55 on, cos_multi_lr is multiplied by a cosine over the w
 counts from epoch 0.
 """
 
-POLICIES = ("constant_lr", "cosine_lr", "multistep_lr", *STEPS)
+PER_STEP = ("linear_lr",)
+"""Policies that change the learning rate within an epoch."""
+POLICIES = ("constant_lr", "linear_lr", "cosine_lr", "multistep_lr", *STEPS)
 
 
 def learning_rate(
     policy: str,
-    epoch: int,
+    epoch: float,
     *,
     lr: float,
     epochs: int,
     warmup_length: int = 0,
     lr_adjust: int = 20,
     lr_gamma: float = 0.1,
+    warmup_fraction: float = 0.1,
 ) -> float:
-    """The learning rate of an epoch.
+    """The learning rate of an epoch, or with a policy of `PER_STEP` of a step in it.
 
     Args:
         policy: one of `POLICIES`.
-        epoch: from 0.
+        epoch: from 0; 2.5 is the step in the middle of the third epoch.
         lr: the learning rate before any decay, above 0.
         epochs: of the whole run.
         warmup_length: epochs of linear warm-up; constant_lr and cosine_lr only.
         lr_adjust: epochs between two steps of multistep_lr.
         lr_gamma: factor of each of them.
+        warmup_fraction: linear_lr only: the share of the run, in [0, 1), in which the learning rate
+            rises from a fifth of `lr` to `lr`, before it falls to 0.
     """
+    if policy == "linear_lr":
+        return lr * _linear(epoch / epochs, warmup_fraction)
     if policy in ("constant_lr", "cosine_lr"):
         if epoch < warmup_length:
             return lr * (epoch + 1) / warmup_length
         return lr if policy == "constant_lr" else lr * _cosine(epoch, warmup_length, epochs)
     if policy == "multistep_lr":
-        return lr * lr_gamma ** (epoch // lr_adjust)
+        return lr * lr_gamma ** int(epoch // lr_adjust)
     return lr * _step_factor(policy, epoch, epochs)
 
 
-def _step_factor(policy: str, epoch: int, epochs: int) -> float:
+def _linear(progress: float, warmup: float) -> float:
+    """Up from 0.2 to 1 at progress `warmup`, then down to 0 at progress 1; all straight lines."""
+    if progress < warmup:
+        return 0.2 + 0.8 * progress / warmup
+    return (1 - progress) / (1 - warmup)
+
+
+def _step_factor(policy: str, epoch: float, epochs: int) -> float:
     """The factor of a policy with fixed steps."""
     factor = math.prod(factor for step, factor in STEPS[policy] if epoch >= step)
     if policy == "cos_multi_lr" and epoch >= 55:
@@ -58,6 +72,6 @@ def _step_factor(policy: str, epoch: int, epochs: int) -> float:
     return factor
 
 
-def _cosine(epoch: int, start: int, end: int) -> float:
+def _cosine(epoch: float, start: int, end: int) -> float:
     """Half a cosine: 1 at epoch `start`, 0 at epoch `end`."""
     return 0.5 * (1 + math.cos(math.pi * (epoch - start) / (end - start)))

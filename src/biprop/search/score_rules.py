@@ -76,8 +76,9 @@ def orthogonalized(update: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
 def root_mean_square(tensors: Iterable[Tensor]) -> Tensor:
     """Of all elements of all tensors: a scalar tensor."""
     squares, count = zip(*((t.square().sum(), t.numel()) for t in tensors), strict=True)
-    total: Tensor = torch.stack(squares).sum()
-    return (total / max(1, sum(count))).sqrt()
+    mean: Tensor = torch.stack(squares).sum() / max(1, sum(count))
+    root: Tensor = mean.sqrt()
+    return root
 
 
 def _rescaled(tensor: Tensor, scale: Tensor) -> Tensor:
@@ -156,8 +157,8 @@ class ScoreOptimizer(torch.optim.Optimizer):
         nesterov = gradient + momentum * buffer
         return orthogonalized(nesterov) if self.direction == "muon" else nesterov
 
-    def gathers(self, parameter: nn.Parameter) -> set[str]:
-        """The names of what a state holds of a parameter."""
+    def names_in_state(self, parameter: nn.Parameter) -> set[str]:
+        """The names of what the state holds of a parameter."""
         is_momentum = parameter in self.weights and self.direction != "adam"
         return {"momentum_buffer"} if is_momentum else {"step", "exp_avg", "exp_avg_sq"}
 
