@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import screen
 from ..errors import UserError
@@ -30,8 +30,6 @@ ACTIVATIONS_HELP = (
 )
 MAX_CALIBRATION_IMAGES = 256
 MAX_BATCH = 1 << 16
-
-_Result = TypeVar("_Result")
 
 
 def warn(messages: Sequence[str]) -> None:
@@ -77,16 +75,22 @@ def load_engine(
     """
     from ..engine import Engine
 
-    return with_warnings(lambda: Engine(ticket, threads, instruction_set, calibration))
+    with engines_without_warnings():
+        engine = Engine(ticket, threads, instruction_set, calibration)
+    return engine, fallbacks([engine])
 
 
-def with_warnings(function: Callable[[], _Result]) -> tuple[_Result, list[str]]:
-    """The result of `function`, and the texts of the RuntimeWarnings that it issued."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = function()
-    texts = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
-    return result, texts
+@contextmanager
+def engines_without_warnings() -> Iterator[None]:
+    """While the block runs, an engine's fallback to numpy is no warning: see `fallbacks`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+def fallbacks(engines: Iterable[Engine]) -> list[str]:
+    """Why numpy computes instead of the compiled core, each reason once."""
+    return list(dict.fromkeys(engine.fallback for engine in engines if engine.fallback))
 
 
 def layer_rows(config: Config, layers: Sequence[LayerReport]) -> list[tuple[str, str]]:

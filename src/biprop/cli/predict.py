@@ -19,10 +19,11 @@ from ..screen import printable
 from .common import (
     MAX_CALIBRATION_IMAGES,
     check_count,
+    engines_without_warnings,
+    fallbacks,
     load_engine,
     memory_error_names_batch,
     warn,
-    with_warnings,
 )
 from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 
@@ -259,9 +260,12 @@ def _of_deck(arguments: argparse.Namespace, threads: int) -> _Model:
     if arguments.calibration is not None:
         raise UserError(f"--calibration: is for tickets, and {arguments.file} is a deck")
     deck = Deck.load(arguments.file)
-    (first, *_), warnings = with_warnings(lambda: deck.engines(threads))
-    warn(warnings)
-    return _Model(first, lambda pixels: deck.predict(pixels, arguments.gating, threads=threads))
+    with engines_without_warnings():
+        engines = deck.engines(threads)
+    warn(fallbacks(engines))
+    return _Model(
+        engines[0], lambda pixels: deck.predict(pixels, arguments.gating, threads=threads)
+    )
 
 
 def _class_names(ticket: Ticket, outputs: int) -> list[str]:

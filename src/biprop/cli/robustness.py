@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         reference = read_reference(arguments.reference, cells, first.task.num_classes)
     console = Console(tolerant=True)
     dataset = load_data(first, console)
-    clean, corrupted = _images(arguments, cells, first, dataset)
+    clean, corrupted = _images(arguments, cells, first, dataset, device)
     classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
     scores = measure.measure(classifier, clean, corrupted, cells, device, console.track)
 
@@ -179,9 +179,13 @@ def _subjects(
 
 
 def _images(
-    arguments: argparse.Namespace, cells: Sequence[Cell], subject: Subject, dataset: DataSet
+    arguments: argparse.Namespace,
+    cells: Sequence[Cell],
+    subject: Subject,
+    dataset: DataSet,
+    device: torch.device,
 ) -> tuple[Any, Corrupted]:
-    """Batches of clean images, and the corrupted images."""
+    """Batches of clean images, and the corrupted images, which are computed on `device`."""
     from ..data import spread
     from ..evaluation.device import evaluation_batch
     from ..robustness.images import Generated, published
@@ -190,7 +194,7 @@ def _images(
     batch = evaluation_batch(task)
     limit = arguments.images or len(dataset.test)
     numbers = spread(len(dataset.test), limit)
-    generated = Generated(dataset, numbers, batch, arguments.corruption_seed)
+    generated = Generated(dataset, numbers, batch, arguments.corruption_seed, device)
     if not arguments.corrupted:
         return generated.clean(), generated
     shape = (task.channels, *task.input_size)

@@ -87,6 +87,8 @@ class Engine:
         outputs: number of logits of an image.
         compiled: False where there is no compiled core, or a layer is too wide for it, and numpy
             computes instead.
+        fallback: why numpy computes, and that it does; empty where the network is compiled. Python
+            callers get the same as a RuntimeWarning.
 
     Raises:
         TicketError: no such file, a damaged one, or a network that the engine does not know.
@@ -109,8 +111,9 @@ class Engine:
         self._too_large = self._load()
         self._reference: Reference | None = None
         why = self._too_large if self._core else "there is no compiled core"
-        if why:
-            warnings.warn(f"{why}: numpy runs this network, slowly", RuntimeWarning, stacklevel=2)
+        self.fallback = f"{why}: numpy runs this network, slowly" if why else ""
+        if self.fallback:
+            warnings.warn(self.fallback, RuntimeWarning, stacklevel=2)
             self._reference = Reference(self.ticket)
         self.shape = _image_shape(self.ticket)
         self._layouts = _layouts(self.shape)

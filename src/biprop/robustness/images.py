@@ -46,10 +46,19 @@ class Generated(Corrupted):
         numbers: of the test images to use, [N] int64.
         batch: batch size.
         seed: of all corruptions, 0 .. 2**64 - 1.
+        device: on which corruptions are computed.
     """
 
-    def __init__(self, images: DataSet, numbers: NDArray[np.int64], batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: DataSet,
+        numbers: NDArray[np.int64],
+        batch: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._images, self._numbers, self._batch, self._seed = images, numbers, batch, seed
+        self._device = torch.device(device)
         self.description = (
             f"corrupted here, from {len(numbers):,} test images (seed {seed}); not the published"
             " files"
@@ -66,7 +75,8 @@ class Generated(Corrupted):
         """
         numbers = slices(self._numbers, self._batch)
         for (pixels, labels), of_batch in zip(self.clean(), numbers, strict=True):
-            yield corrupt(pixels, name, severity, self._seed, of_batch.tolist()), labels
+            on_device = pixels.to(self._device)
+            yield corrupt(on_device, name, severity, self._seed, of_batch.tolist()), labels
 
 
 class PublishedArrays(Corrupted):
