@@ -1,0 +1,52 @@
+"""The tickets of pretrained/ are what its README says."""
+
+import re
+
+import pytest
+from conftest import ROOT, shared
+
+from biprop import Ticket, config
+from biprop.console import Console
+from biprop.engine import Engine
+from biprop.evaluation import subject
+from biprop.evaluation.engine_model import Packed
+
+FOLDER = ROOT / "pretrained"
+ROWS = {
+    name: (int(size.replace(",", "")), float(accuracy))
+    for name, size, accuracy in re.findall(
+        r"^\| `(\S+)` \| ([\d,]+) \|.*?\| ([\d.]+) % of",
+        (FOLDER / "README.md").read_text(),
+        re.M,
+    )
+}
+
+
+def accuracy(name: str, data: str) -> float:
+    """Test accuracy in percent, by the engine."""
+    path = FOLDER / name
+    evaluated = subject.of_ticket(path, {"data": data} if data else {})
+    images = subject.load_data(evaluated, Console())
+    engine = Packed(Engine(path), images)
+    return subject.measure(evaluated, images, images.test, "cpu", Console(), "", engine).top1
+
+
+def test_the_table_has_every_file_and_its_bytes() -> None:
+    assert {path.name: path.stat().st_size for path in FOLDER.glob("*.mpt")} == {
+        name: size for name, (size, _) in ROWS.items()
+    }
+    assert all(size < 300_000 for size, _ in ROWS.values())
+    for name in ROWS:
+        ticket = Ticket.load(FOLDER / name)
+        assert ticket.classes
+        assert not set(ticket.found["options"]) & set(config.PATH_OPTIONS)
+
+
+def test_the_digits() -> None:
+    assert accuracy("digits.mpt", "") == pytest.approx(ROWS["digits.mpt"][1], abs=0.3)
+
+
+@pytest.mark.slow
+def test_cifar10() -> None:
+    name = "cifar10-small.mpt"
+    assert accuracy(name, str(shared("data"))) == pytest.approx(ROWS[name][1], abs=0.05)
