@@ -108,8 +108,9 @@ FASTER = [
 @pytest.mark.parametrize(
     "options", [*FASTER, pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=str
 )
-# torch.compile of PyTorch 2.13 uses its own deprecated function.
+# torch.compile of PyTorch 2.13 uses its own deprecated function, and instantiates ours.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_faster_ways_change_roundings_and_nothing_else(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
