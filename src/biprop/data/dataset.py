@@ -101,6 +101,7 @@ class DataSet:
 
     @property
     def channels(self) -> int:
+        """Channels of the images: 1 or 3."""
         return self.train.shape[0]
 
     @property

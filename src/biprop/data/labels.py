@@ -49,6 +49,7 @@ class Labels:
 
     @property
     def are_missing(self) -> bool:
+        """Whether the file has no labels."""
         return bool(len(self.numbers)) and bool((self.numbers == -1).all())
 
 

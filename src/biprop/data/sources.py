@@ -57,12 +57,20 @@ class Split(Protocol):
     crops: bool
 
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Tensor:
+        """[N] int64."""
+
     @property
-    def shape(self) -> tuple[int, int, int]: ...
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+
     def __len__(self) -> int: ...
-    def subset(self, mask: Tensor) -> Split: ...
-    def to(self, device: torch.device) -> Split: ...
+    def subset(self, mask: Tensor) -> Split:
+        """The images where `mask` is true, in their order."""
+
+    def to(self, device: torch.device) -> Split:
+        """The same images on a device."""
+
     def order(self, generator: np.random.Generator) -> Indices: ...
     def batches(self, batches: Iterable[Indices], seed: int | None) -> Batches: ...
 

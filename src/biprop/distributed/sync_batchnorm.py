@@ -35,6 +35,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise maps [B, C, H, W] by the statistics of all processes together."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         # Under --amp bf16: sums, and the count above all, need more than bfloat16's 8 bits.

@@ -31,6 +31,7 @@ class Packed(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [B, classes] of pixels [B, C, H, W] uint8."""
         # A ticket without mean and standard deviation takes normalised images.
         images = pixels if self.engine.ticket.mean else self.images.normalise(pixels)
         logits = torch.from_numpy(self.engine.run(images.numpy(), "NCHW"))

@@ -53,6 +53,7 @@ class Network:
 
     @property
     def density(self) -> float:
+        """Fraction of the weights that is kept, in (0, 1]; 1 for a dense baseline."""
         return self.subnetwork.density if self.subnetwork else 1.0
 
     @property

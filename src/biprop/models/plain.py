@@ -54,6 +54,7 @@ class PlainNet(nn.Module):
         self.linear, _ = builder.stack(plan.head, features * height * width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, channels, H, W] float."""
         x = self.convs(x)
         x = x.flatten(1)[:, :, None, None]
         return self.linear(x).flatten(1)  # type: ignore[no-any-return]

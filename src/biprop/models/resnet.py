@@ -62,6 +62,7 @@ class Block(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to [B, C', H', W'], float."""
         out = x
         for i in range(1, self.convs + 1):
             out = self.get_submodule(f"conv{i}")(out)
@@ -116,6 +117,7 @@ class PreActBlock(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to [B, C', H', W'], float."""
         o = self.activation(self.bn1(x))
         out = self.conv2(self.activation(self.bn2(self.conv1(o))))
         return out + self.shortcut(o)  # type: ignore[no-any-return]
@@ -179,6 +181,7 @@ class ResNet(nn.Module):
         return width
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, channels, H, W] float."""
         x = self.conv1(x)
         for token in self.plan.stem_order.split():
             x = self._stem_layer(token, x)

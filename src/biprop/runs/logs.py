@@ -26,6 +26,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the pace was started."""
         return time.monotonic() - self._started
 
     def so_far(self, step: int, images: int) -> dict[str, float]:

@@ -45,6 +45,7 @@ class TrainingForward:
             self._module = torch.compile(self._module)  # type: ignore[assignment]
 
     def set_training_mode(self) -> None:
+        """Put the model into training mode."""
         self._module.train()
 
     def logits(self, images: Tensor) -> Tensor:

@@ -116,6 +116,7 @@ class Search:
 
     @property
     def model(self) -> nn.Module:
+        """The module that is trained."""
         return self.network.model
 
     @property

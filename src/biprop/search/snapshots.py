@@ -48,6 +48,7 @@ class CheckpointWriter:
         self.written = time.monotonic()
 
     def has(self, name: str) -> bool:
+        """Whether a checkpoint of this name is there."""
         return (self._folder / name).exists()
 
     def write(self, name: str, state: SearchState, train: Counts, validation: Counts) -> None:

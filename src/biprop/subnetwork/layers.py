@@ -39,6 +39,7 @@ class BinaryActivation(nn.Module):
         self.zero = zero
 
     def forward(self, x: Tensor) -> Tensor:
+        """Signs of a float tensor of any shape: -1 or +1, same shape."""
         return binary_activation(x, self.zero)
 
     def extra_repr(self) -> str:
@@ -147,6 +148,8 @@ class Masked(nn.Module):
 
 
 class MaskedLinear(Masked, nn.Linear):  # type: ignore[misc]
+    """`nn.Linear` with a mask."""
+
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.effective_weight(), self.bias)
 
@@ -157,15 +160,15 @@ class _MaskedConv(Masked):
 
 
 class MaskedConv1d(_MaskedConv, nn.Conv1d):  # type: ignore[misc]
-    pass
+    """`nn.Conv1d` with a mask."""
 
 
 class MaskedConv2d(_MaskedConv, nn.Conv2d):  # type: ignore[misc]
-    pass
+    """`nn.Conv2d` with a mask."""
 
 
 class MaskedConv3d(_MaskedConv, nn.Conv3d):  # type: ignore[misc]
-    pass
+    """`nn.Conv3d` with a mask."""
 
 
 class _MaskedConvTranspose(Masked):
@@ -196,15 +199,15 @@ _CONV_TRANSPOSE: dict[int, Any] = {
 
 
 class MaskedConvTranspose1d(_MaskedConvTranspose, nn.ConvTranspose1d):  # type: ignore[misc]
-    pass
+    """`nn.ConvTranspose1d` with a mask."""
 
 
 class MaskedConvTranspose2d(_MaskedConvTranspose, nn.ConvTranspose2d):  # type: ignore[misc]
-    pass
+    """`nn.ConvTranspose2d` with a mask."""
 
 
 class MaskedConvTranspose3d(_MaskedConvTranspose, nn.ConvTranspose3d):  # type: ignore[misc]
-    pass
+    """`nn.ConvTranspose3d` with a mask."""
 
 
 MASKED_CLASS: dict[type[nn.Module], type[Masked]] = {

@@ -29,6 +29,7 @@ class LayerReport:
 
     @property
     def density(self) -> float:
+        """Fraction of the weights that is kept, in [0, 1]."""
         return self.kept / self.weights
 
 

@@ -48,6 +48,7 @@ class Layer:
 
     @property
     def weights(self) -> int:
+        """Number of weights."""
         return math.prod(self.shape)
 
     @property

@@ -77,6 +77,7 @@ class Ticket:
 
     @property
     def kept(self) -> int:
+        """Number of weights that all masks keep together."""
         return sum(layer.kept for layer in self.layers)
 
     def sign_plane(self, layer: Layer) -> Plane:
