@@ -4,6 +4,7 @@ and what holds for all of them.
 `pytest tests/test_corruptions.py -rP -k published` prints the table of docs/results.md.
 """
 
+import colorsys
 from functools import cache
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biprop import UserError
-from biprop.robustness.corruptions import Draws, corrupt, filters
-from biprop.robustness.severities import EXTRA, NAMES, SEVERITIES
+from biprop.robustness.corruptions import Draws, corrupt, filters, weather
+from biprop.robustness.severities import EXTRA, NAMES, SEVERITIES, parameters
 
 Array = NDArray[np.float64]
 ALL = NAMES + EXTRA
@@ -304,3 +305,40 @@ def test_mistakes() -> None:
             corrupt(batch, "fog", 1, numbers=numbers)
     with pytest.raises(ValueError, match="seed"):
         corrupt(batch, "fog", 1, seed=2**64)
+
+
+def test_saturation_is_scaled_and_shifted() -> None:
+    """Beside Python's own HSV, at the severity that shifts most."""
+    factor, shift = max(
+        (parameters("saturate", s, 32) for s in (1, 2, 3, 4, 5)), key=lambda p: p[1]
+    )
+    assert shift > 0
+    severity = [parameters("saturate", s, 32) for s in (1, 2, 3, 4, 5)].index((factor, shift)) + 1
+    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    result = corrupt(pixels, "saturate", severity)[0].permute(1, 2, 0).reshape(-1, 3).tolist()
+    for before, after in zip(
+        pixels[0].permute(1, 2, 0).reshape(-1, 3).tolist(), result, strict=True
+    ):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(x / 255 for x in before))
+        expected = colorsys.hsv_to_rgb(hue, min(1, saturation * factor + shift), value)
+        assert after == pytest.approx([255 * x for x in expected], abs=1.01)
+
+
+def test_snow_falls_from_the_right_or_the_left_on_a_paler_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    angles: list[torch.Tensor] = []
+
+    def still(
+        flakes: torch.Tensor, radius: float, sigma: float, angle: torch.Tensor
+    ) -> torch.Tensor:
+        angles.append(angle)
+        return flakes * 0
+
+    monkeypatch.setattr(weather, "motion", still)
+    pixels = torch.full((64, 3, 32, 32), 40, dtype=torch.uint8)
+    result = corrupt(pixels, "snow", 3)
+    share = parameters("snow", 3, 32)[-1]
+    assert result.float().mean() == pytest.approx(40 * share + (60 + 127.5) * (1 - share), abs=1)
+    (angle,) = angles
+    assert -135 <= float(angle.min()) < -115 and -65 < float(angle.max()) <= -45

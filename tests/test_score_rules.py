@@ -142,3 +142,19 @@ def test_scores_and_gradients_that_are_all_zero_stay_finite() -> None:
         parameter.grad = torch.zeros(4, 4)
     optimizer.step()
     assert all(torch.equal(parameter, torch.zeros(4, 4)) for parameter in layers)
+
+
+def test_muon_is_the_formula() -> None:
+    """In weight space: the signs of the weights do not drop out, as they do element by element."""
+    layers = scores_and_weights((6, 2, 3, 3))
+    (scores,), (weight,) = layers, layers.values()
+    before = scores.detach().clone()
+    optimizer = ScoreOptimizer(layers, [], "muon", lr=0.3, lr_others=0.0, momentum=0.5)
+    give_gradients(optimizer, 7)
+    assert scores.grad is not None
+    signs = weight.sign() * before.sign()
+    update = orthogonalized(1.5 * scores.grad * signs)
+    expected = before / before.square().mean().sqrt()
+    expected -= 0.3 * update / update.square().mean().sqrt() * signs
+    optimizer.step()
+    assert torch.allclose(scores, expected, atol=1e-5)
