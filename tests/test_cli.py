@@ -427,7 +427,7 @@ def test_a_run_is_resumed_in_its_folder_with_the_same_bits(
     ]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     state = str(part / "checkpoints" / "epoch_4.state")
-    assert "is at epoch 4 of 4: pass more --epochs" in fails(capsys, "find", "--resume", state)
+    assert "is at epoch 4/4: pass more --epochs" in fails(capsys, "find", "--resume", state)
     # Stopped after its last epoch and before its result, a run gives it when it is resumed.
     result = Path(state).parent.parent / "result.json"
     before = result.read_text()

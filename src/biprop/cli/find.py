@@ -50,7 +50,13 @@ def add(commands: Any) -> None:
         "--config",
         metavar="FILE",
         help="YAML file, or the name of a packaged configuration (biprop list configs)"
-        f" [{options.DEFAULT_CONFIG}]",
+        f" [{options.DEFAULT_CONFIG}; with --minutes {options.FAST_CONFIG}]",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="packaged configuration for a search of a given time or size: cifar10-10min,"
+        " cifar10-small, ... (biprop list recipes)",
     )
     parser.add_argument(
         "--print-config",
@@ -92,6 +98,8 @@ def _add_start_flags(group: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, or only evaluate or print the configuration; returns the exit code."""
     given = overrides(arguments)
+    if arguments.recipe:
+        arguments.config = _config_of_recipe(arguments)
     if arguments.evaluate:
         if not arguments.pretrained:
             raise UserError("--evaluate needs a checkpoint: pass --pretrained FILE")
@@ -116,6 +124,15 @@ def run(arguments: argparse.Namespace) -> int:
     return _search(beginning)
 
 
+def _config_of_recipe(arguments: argparse.Namespace) -> str:
+    """The configuration file that --recipe names."""
+    if arguments.config:
+        raise UserError(
+            f"--recipe {arguments.recipe} and --config {arguments.config}: pass one of them"
+        )
+    return str(options.find_recipe(arguments.recipe))
+
+
 def with_data_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
     """The options given, with the data set that is found in --data if it is not specified.
 
@@ -126,7 +143,7 @@ def with_data_set(given: dict[str, Any], config_file: str | None) -> dict[str, A
     """
     if "data" not in given or "set" in given:
         return given
-    values = options.read_file(options.find_file(config_file or options.DEFAULT_CONFIG))
+    values = options.read_file(options.find_file(config_file or options.default_config(given)))
     if values.get("set") != "digits":
         return given
     from ..data import listings

@@ -8,6 +8,7 @@ from .resolve import as_yaml as as_yaml
 from .resolve import check as check
 from .resolve import check_data_path as check_data_path
 from .resolve import check_data_source as check_data_source
+from .resolve import default_config as default_config
 from .resolve import override as override
 from .resolve import resolve as resolve
 from .resolve import warnings as warnings
@@ -37,8 +38,11 @@ from .values import ALIASES as ALIASES
 from .values import UNSUPPORTED_OPTIONS as UNSUPPORTED_OPTIONS
 from .values import coerce as coerce
 from .yaml_files import DEFAULT_CONFIG as DEFAULT_CONFIG
+from .yaml_files import FAST_CONFIG as FAST_CONFIG
 from .yaml_files import UNSUPPORTED_CONFIGS as UNSUPPORTED_CONFIGS
 from .yaml_files import find_file as find_file
+from .yaml_files import find_recipe as find_recipe
 from .yaml_files import packaged as packaged
 from .yaml_files import packaged_files as packaged_files
 from .yaml_files import read_file as read_file
+from .yaml_files import recipe_files as recipe_files

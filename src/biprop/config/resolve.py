@@ -10,14 +10,14 @@ from typing import Any
 from ..errors import UserError
 from .schema import FIELDS, HAS_WIDTH_MULT, Config
 from .values import coerce, reject_unknown
-from .yaml_files import DEFAULT_CONFIG, find_file, read_file
+from .yaml_files import DEFAULT_CONFIG, FAST_CONFIG, find_file, read_file
 
 
 def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, str]:
     """The options of a run: those of a configuration file, overridden by the command line.
 
     Args:
-        config: path or name of a file, see `find_file`; None: `DEFAULT_CONFIG`.
+        config: path or name of a file, see `find_file`; None: `default_config`.
         overrides: option name -> value, from the command line.
 
     Returns:
@@ -27,11 +27,20 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
     Raises:
         UserError: see `find_file`, `read_file`, `coerce`; or options contradict each other.
     """
-    path = find_file(config or DEFAULT_CONFIG)
+    path = find_file(config or default_config(overrides))
     result = override(Config(**read_file(path)), overrides)
-    # The default file is for the digits: a run on other data is not filed under its name.
+    # The default files are for the digits: a run on other data is not filed under its name.
     is_named_by_file = bool(config) or result.set == "digits"
     return result, path.stem if is_named_by_file else f"{result.set}-{result.arch}"
+
+
+def default_config(overrides: Mapping[str, Any]) -> str:
+    """The name of the configuration where the user names none: with a budget of time one whose
+    search is fast.
+
+    `overrides`: option name -> value, from the command line.
+    """
+    return FAST_CONFIG if overrides.get("minutes") is not None else DEFAULT_CONFIG
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -45,10 +54,25 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         flag = f"--{key.replace('_', '-')}"
         reject_unknown(key, value, flag)
         values[key] = coerce(key, value, flag)
+    _choose_budget(values)
     result = dataclasses.replace(config, **values)
     check(result)
     check_data_path(result, values)
     return result
+
+
+def _choose_budget(values: dict[str, Any]) -> None:
+    """Let --epochs replace the configuration's `minutes`.
+
+    Raises:
+        UserError: both are given.
+    """
+    if "epochs" not in values:
+        return
+    if values.setdefault("minutes", None) is not None:
+        raise UserError(
+            f"--minutes {values['minutes']:g} and --epochs {values['epochs']}: pass one of them"
+        )
 
 
 def check(config: Config) -> None:
@@ -138,6 +162,8 @@ def _check_optimisation(config: Config) -> None:
         raise UserError(
             f"start_epoch = {config.start_epoch}: must be below epochs = {config.epochs}"
         )
+    if config.minutes is not None:
+        _check_clock(config)
     if config.nesterov and not config.momentum:
         raise UserError("nesterov needs a momentum above 0")
     if config.optimizer == "adam" and config.nesterov:
@@ -150,6 +176,22 @@ def _check_optimisation(config: Config) -> None:
         )
     if has_score_rule and config.nesterov:
         raise UserError("muon and score_norm have Nesterov momentum anyway: leave out nesterov")
+
+
+def _check_clock(config: Config) -> None:
+    """Raise UserError for options that count epochs, beside a budget of time."""
+    by_clock = ("constant_lr", "linear_lr", "cosine_lr")
+    if config.lr_policy not in by_clock:
+        raise UserError(
+            f"minutes = {config.minutes:g}: lr_policy = {config.lr_policy} counts epochs; pass"
+            f" --lr-policy {' or '.join(by_clock)}, or --epochs instead of --minutes"
+        )
+    for name in ("warmup_length", "start_epoch"):
+        if getattr(config, name):
+            raise UserError(
+                f"minutes = {config.minutes:g}: {name} = {getattr(config, name)} counts epochs;"
+                f" pass --{name.replace('_', '-')} 0, or --epochs instead of --minutes"
+            )
 
 
 def check_data_source(config: Config) -> None:

@@ -24,6 +24,7 @@ CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
 HAS_WIDTH_MULT = r"Conv\dWide|Wide_VGG_Small|Fast"
 """Regular expression that the names of networks with a `width_mult` start with."""
+MINUTES_A_DAY = 24 * 60
 LR_POLICIES = (
     "constant_lr",
     "linear_lr",
@@ -64,7 +65,7 @@ class Config:
     )
     width_mult: float = option(
         1.0,
-        "width multiplier of Conv2Wide to Conv8Wide and Wide_VGG_Small",
+        "width multiplier of Fast6, Conv2Wide to Conv8Wide and Wide_VGG_Small",
         _NET,
         Role.NETWORK,
         low=0.001,
@@ -394,6 +395,16 @@ class Config:
         False, "clip each element of the gradients to [-1, 1]", _OPT, Role.SEARCH
     )
     epochs: int = option(90, "number of passes over the training images", _OPT, Role.SEARCH, low=1)
+    minutes: float | None = option(
+        None,
+        "budget of time that takes the place of --epochs: minutes of training and validation, at"
+        " most a day; the learning rate follows the clock, with linear_lr down to 0 at the end",
+        _OPT,
+        Role.SEARCH,
+        low=0,
+        high=MINUTES_A_DAY,
+        open_low=True,
+    )
     start_epoch: int = option(
         0,
         "first epoch, counted from 0; skips the earlier epochs of all schedules",
@@ -407,11 +418,11 @@ class Config:
 
     amp: str = option(
         "none",
-        "automatic mixed precision: bf16 trains under autocast with bfloat16; evaluation"
-        " stays in float32",
+        "automatic mixed precision: bf16 trains under autocast with bfloat16; auto does so where"
+        " the processor or the GPU has instructions for it; evaluation stays in float32",
         _SPEED,
         Role.SEARCH,
-        choices=("none", "bf16"),
+        choices=("none", "bf16", "auto"),
     )
     channels_last: bool = option(
         False, "train with images in the channels_last memory format", _SPEED, Role.SEARCH

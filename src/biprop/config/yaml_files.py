@@ -12,6 +12,9 @@ from ..files import is_file
 from .values import ALIASES, NO_RGCONV, coerce, reject_unknown
 
 DEFAULT_CONFIG = "digits"
+FAST_CONFIG = "fast"
+RECIPES = "recipes"
+"""Folder of the packaged configurations for searches of a given time or size."""
 MAX_BYTES = 1 << 20
 """Largest configuration file that is read."""
 
@@ -60,6 +63,26 @@ def find_file(name: str) -> Path:
     if len(matches) == 1:
         return matches[0]
     raise UserError(f"--config {name}: {_why_not_found(path.stem, matches, files)}")
+
+
+def recipe_files() -> list[Path]:
+    """Paths of the packaged recipes, sorted: configurations for a given time, size or kind."""
+    return [path for path in packaged_files() if path.parent.name == RECIPES]
+
+
+def find_recipe(name: str) -> Path:
+    """The packaged recipe `name`.
+
+    Raises:
+        UserError: there is no such recipe; the message names them all.
+    """
+    files = {path.stem: path for path in recipe_files()}
+    if name in files:
+        return files[name]
+    raise UserError(
+        f"--recipe {abbreviated(name)}: must be one of {', '.join(files)}"
+        f"{did_you_mean(name, files)}"
+    )
 
 
 def _why_not_found(stem: str, matches: Sequence[Path], files: Sequence[Path]) -> str:

@@ -32,6 +32,7 @@ from ..runs.logs import Pace
 from ..subnetwork import schedule
 from . import losses
 from .baseline import random_score_accuracy
+from .budget import RAMP_SHARE, Budget
 from .forward import TrainingForward, average_batch_norm_statistics, where_not_finite
 from .optim import build_optimizer
 from .optim import load_state as load_optimizer
@@ -73,6 +74,7 @@ class Search:
     Attributes:
         network, task, optimizer, data, device: what is trained, for what, by what, on what, where.
         state: how far the search is.
+        budget: how far it goes.
         checkpoints, reporter: what it writes; there after `open_folder`.
 
     Raises:
@@ -103,6 +105,7 @@ class Search:
         _check_share(config, data, group)
         self._forward = TrainingForward(self.network, config, self.device, group)
         self.data = data.to(self.device)
+        self.budget = Budget.of(config, self.batches)
         self.optimizer = _optimizer(self.model, config)
         is_baseline_due = config.baseline and not start
         self.state = SearchState(epoch=config.start_epoch, baseline_is_due=is_baseline_due)
@@ -126,11 +129,13 @@ class Search:
         return self._folder
 
     @property
-    def ramp(self) -> int:
-        """Epochs before the final density is reached."""
+    def ramp(self) -> float:
+        """Epochs, or with a budget of time its share, before the final density is reached."""
         config = self.config
         if config.scope != "global":
             return 0
+        if self.budget.is_time:
+            return RAMP_SHARE if config.prune_rate_epoch else 0
         return schedule.ramp_epochs(config.prune_rate_epoch, config.epochs)
 
     @property
@@ -151,25 +156,26 @@ class Search:
         Raises:
             UserError: the search is complete, or the checkpoint is damaged or of other options.
         """
-        self.state.epoch = max(self.state.epoch, start.epoch)
         folder = checkpoint.run_folder(start.path)
-        self._check_that_epochs_are_left(start, folder)
-        _restore_optimizer(self.optimizer, start)
-        if not start.ours:
-            return
-        self.state = _restored_state(start, self.config, self.batches)
+        self.state.epoch = max(self.state.epoch, start.epoch)
+        if start.ours:
+            self.state = _restored_state(start, self.config, self.batches)
+            self._folder_to_resume = folder
         if not self.group.is_first:
             self.state.train = Counts()  # of a checkpoint they are those of all processes
-        self._folder_to_resume = folder
+        self._check_that_something_is_left(start, folder)
+        _restore_optimizer(self.optimizer, start)
 
-    def _check_that_epochs_are_left(self, start: checkpoint.Content, folder: Path | None) -> None:
-        """Raise UserError if there is nothing left to do: neither epochs nor the result."""
-        epoch, epochs = self.state.epoch, self.config.epochs
+    def _check_that_something_is_left(self, start: checkpoint.Content, folder: Path | None) -> None:
+        """Raise UserError if there is nothing left to do: neither training nor the result."""
+        if not self.budget.is_used_up(self.state):
+            return
         has_result = folder is not None and (folder / RESULT).exists()
-        lacks_only_the_result = epoch == epochs and start.ours and not has_result
-        if epoch >= epochs and not lacks_only_the_result:
+        is_at_the_end = self.budget.is_time or self.state.epoch == self.config.epochs
+        if not (is_at_the_end and start.ours and not has_result):
+            where = self.budget.in_words(self.state.epoch, self.state).strip()
             raise UserError(
-                f"--resume {start.path}: is at epoch {start.epoch} of {epochs}: pass more --epochs"
+                f"--resume {start.path}: is at epoch {where}: pass more {self.budget.option}"
             )
 
     def open_folder(self) -> Path:
@@ -213,6 +219,7 @@ class Search:
             self.data,
             self.device,
             self.console,
+            self.budget,
         )
 
     def run(self) -> Result:
@@ -279,10 +286,10 @@ class Search:
         if state.baseline_is_due:
             self._measure_baseline()
         validation = Counts()
-        if state.epoch == self.config.epochs:  # killed between its last epoch and its result
+        if self.budget.is_used_up(state):  # killed between its last epoch and its result
             validation = self._evaluate(self.data.validation)
         with reporter.recording(state):
-            while state.epoch < self.config.epochs:
+            while not self.budget.is_used_up(state):
                 validation = self._run_epoch()
             result = self._finish()
         reporter.on_result(result, state, validation, lambda: bool(self.stop.signal))
@@ -320,26 +327,55 @@ class Search:
         rates = {"lr": rate, **pace.so_far(state.step, self.config.batch_size)}
         average_batch_norm_statistics(self.model, self.group)
         validation = self._evaluate(self.data.validation, save=True)
+        self._look_at_clock()
         state.start_next_epoch()
         self._end_epoch(train, validation, {**rates, "seconds": pace.seconds})
         return validation
 
     def _apply_schedules(self) -> float:
-        """Set learning rate and density of the epoch; returns the learning rate."""
-        config, epoch = self.config, self.state.epoch
-        rate = self._set_learning_rate(epoch)
-        if self.network.subnetwork and self.ramp:
-            assert config.prune_rate is not None
-            density = schedule.scheduled_density(config.prune_rate, epoch, self.ramp)
-            self.network.subnetwork.set_density(density)
-        return rate
+        """Set density and learning rate of the epoch; returns the learning rate."""
+        self._set_density()
+        return self._set_learning_rate(self.state.epoch)
+
+    def _apply_schedules_of_step(self) -> None:
+        """Set what changes within an epoch: with a budget of time everything does."""
+        if self.budget.is_time:
+            self._set_density()
+            self._set_learning_rate(self.state.epoch)
+        elif self.config.lr_policy in PER_STEP:
+            self._set_learning_rate(self.state.epoch + self.state.batch / self.batches)
 
     def _set_learning_rate(self, epoch: float) -> float:
-        """Set the learning rate of an epoch, or of a step within one; returns it."""
-        rate = _learning_rate(self.config, epoch)
+        """Set the learning rate of an epoch, or of a step within one; returns it.
+
+        With a budget of time, the share of it that is used takes the place of the epoch.
+        """
+        is_time = self.budget.is_time
+        position, end = (self.state.progress, 1) if is_time else (epoch, self.config.epochs)
+        rate = _learning_rate(self.config, position, end)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1)
         return rate
+
+    def _set_density(self) -> None:
+        """Set the density that the schedule of global pruning has here."""
+        config, subnetwork = self.config, self.network.subnetwork
+        if not (subnetwork and self.ramp):
+            return
+        assert config.prune_rate is not None
+        position = self.state.progress if self.budget.is_time else self.state.epoch
+        density = schedule.scheduled_density(config.prune_rate, position, self.ramp)
+        if set(subnetwork.densities.values()) != {density}:
+            subnetwork.set_density(density)
+
+    @property
+    def _is_at_final_density(self) -> bool:
+        """Whether the masks of the epoch that has just ended have the density asked for."""
+        if self.budget.is_time:
+            subnetwork = self.network.subnetwork
+            asked = {self.config.prune_rate}
+            return not (subnetwork and self.ramp) or set(subnetwork.densities.values()) == asked
+        return self.state.epoch > self.ramp
 
     def _train_epoch(self, pace: Pace) -> Counts:
         """Train on the batches of the epoch that are still to do.
@@ -356,6 +392,8 @@ class Search:
                 self._train_step(images, labels)
                 self.reporter.on_steps(state, pace)
                 self._save_or_stop()
+                if self.budget.is_used_up(state):
+                    break
         train = state.train.sum_over(self.group, self.device)
         if not math.isfinite(train.loss):
             raise FloatingPointError(NON_FINITE_LOSS)
@@ -377,8 +415,7 @@ class Search:
         Raises:
             FloatingPointError: the loss, or a score, is not finite.
         """
-        if self.config.lr_policy in PER_STEP:
-            self._set_learning_rate(self.state.epoch + self.state.batch / self.batches)
+        self._apply_schedules_of_step()
         loss = self._loss(images, labels)
         self.optimizer.zero_grad()
         (loss * self._gradient_weight(len(labels))).backward()
@@ -433,6 +470,7 @@ class Search:
         """
         if self.group.size > 1 and self.state.step % SYNCHRONISE_EVERY:
             return  # each exchange costs an all-reduce
+        self._look_at_clock()
         signals = [self.stop.signal == number for number in STOP_SIGNALS]
         is_due, is_not_finite, *is_asked = self._in_any_process(
             [self._is_checkpoint_due(), self._loss_is_not_finite, *signals]
@@ -443,6 +481,12 @@ class Search:
             self._save_between_steps()
         for number in itertools.compress(STOP_SIGNALS, is_asked):
             _raise_stop(number)
+
+    def _look_at_clock(self) -> None:
+        """With a budget of time: how much of it is used. Rank 0's clock counts for all."""
+        if self.budget.is_time:
+            own = self.budget.share_of_time(self.state) if self.group.is_first else 0.0
+            (self.state.progress,) = self.group.sum([own], self.device)
 
     def _in_any_process(self, flags: list[bool]) -> list[bool]:
         """Which of the flags are set in at least one process; one all-reduce for all of them."""
@@ -512,7 +556,7 @@ class Search:
             state.best_train = train
         is_better = validation.right >= state.best.validation.right
         is_better = is_better or not self.data.validation_chooses
-        if state.epoch > self.ramp and is_better:
+        if self._is_at_final_density and is_better:
             state.best = Best(state.epoch, validation)
 
     def _finish(self) -> Result:
@@ -607,12 +651,12 @@ def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     )
 
 
-def _learning_rate(config: Config, epoch: float) -> float:
+def _learning_rate(config: Config, epoch: float, epochs: int) -> float:
     return learning_rate(
         config.lr_policy,
         epoch,
         lr=config.lr,
-        epochs=config.epochs,
+        epochs=epochs,
         warmup_length=config.warmup_length,
         lr_adjust=config.lr_adjust,
         lr_gamma=config.lr_gamma,

@@ -24,6 +24,7 @@ from ..runs import logs, results
 from ..runs.folder import LAYERS, LOGS, RESULT, ROW, ProgressFile, read_object
 from ..runs.logs import Pace, RunLog
 from ..subnetwork import LayerReport
+from .budget import Budget
 from .outcome import Result, sample_in_words
 from .state import SearchState
 
@@ -92,6 +93,7 @@ class RunReporter(Reporter):
         folder: the run folder.
         results_file: the table that the run is appended to.
         device: of the network.
+        budget: how long the search goes on.
     """
 
     def __init__(
@@ -104,12 +106,12 @@ class RunReporter(Reporter):
         data: DataSet,
         device: torch.device,
         console: Console,
+        budget: Budget,
     ) -> None:
         self._folder, self._results_file = folder, results_file
         self._config, self._config_name = config, config_name
         self._network, self._data, self._device = network, data, device
-        self._console = console
-        self._batches = -(-len(data.train) // config.batch_size)
+        self._console, self._budget = console, budget
         self._progress = ProgressFile(folder)
         self._run_log: RunLog | None = None
         self._bar = Bar()
@@ -117,7 +119,7 @@ class RunReporter(Reporter):
     def on_start(self, state: SearchState) -> None:
         self._write_progress(state, at_once=True)
         logs.forget_after(self._folder / LOGS, state.epoch)
-        if state.epoch < self._config.epochs:
+        if not self._budget.is_used_up(state):
             (self._folder / ROW).unlink(missing_ok=True)
 
     def on_baseline(self, state: SearchState) -> None:
@@ -134,8 +136,8 @@ class RunReporter(Reporter):
 
     @contextmanager
     def progress_bar(self, state: SearchState) -> Iterator[None]:
-        title = f"epoch {state.epoch + 1}/{self._config.epochs}"
-        with self._console.bar(title, self._batches) as self._bar:
+        title = f"epoch {self._budget.in_words(state.epoch + 1, state).strip()}"
+        with self._console.bar(title, self._budget.batches) as self._bar:
             self._bar.advance(state.batch)
             yield
 
@@ -151,15 +153,13 @@ class RunReporter(Reporter):
     def _speed(self, state: SearchState, pace: Pace) -> dict[str, float]:
         """Speed, loss and remaining time within an epoch, for progress.json."""
         speed = pace.so_far(state.step, self._config.batch_size)
-        epochs_left = self._config.epochs - state.epoch
-        batches_left = epochs_left * self._batches - state.batch
-        seconds_left = speed["seconds_per_step"] * batches_left
+        seconds_left = self._budget.seconds_left(state, speed["seconds_per_step"])
         return {**speed, "loss": state.train.loss, "seconds_left": seconds_left}
 
     def on_epoch(
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
     ) -> None:
-        seconds_left = rates["seconds"] * (self._config.epochs - state.epoch)
+        seconds_left = self._budget.seconds_left(state, rates["seconds"] / self._budget.batches)
         rates = {**rates, "seconds_left": seconds_left}
         assert self._run_log
         self._run_log.epoch(state.epoch, self._metrics(state, train, validation, rates))
@@ -180,7 +180,7 @@ class RunReporter(Reporter):
         validation: Counts,
         is_asked_to_stop: Callable[[], bool],
     ) -> None:
-        row = self._row(result, state.best_train, validation)
+        row = self._row(result, state, validation)
         results.append_result(self._results_file, row, is_asked_to_stop)
         self._write_result(result)
         self._write_progress(state, {"seconds_left": 0}, "complete", at_once=True)
@@ -204,8 +204,10 @@ class RunReporter(Reporter):
         return {
             "epoch": state.epoch,
             "epochs": self._config.epochs,
+            "minutes": self._config.minutes,
+            "elapsed": state.elapsed,
             "batch": state.batch,
-            "batches": self._batches,
+            "batches": self._budget.batches,
             "step": state.step,
             "best_epoch": state.best.epoch,
             "best_validation": state.best.validation.top1,
@@ -236,10 +238,9 @@ class RunReporter(Reporter):
     def _epoch_line(
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
     ) -> str:
-        epochs = self._config.epochs
         is_best = self._data.validation_chooses and state.best.epoch == state.epoch
         parts = [
-            f"epoch {state.epoch:>{len(str(epochs))}}/{epochs}",
+            f"epoch {self._budget.in_words(state.epoch, state)}",
             f"loss {train.loss:.3f}",
             f"train {train.top1:5.1f} %",
             f"validation {validation.top1:5.1f} %",
@@ -262,28 +263,29 @@ class RunReporter(Reporter):
         }
         _write_json(self._folder / RESULT, record)
 
-    def _row(self, result: Result, best_train: Counts, validation: Counts) -> dict[str, Any]:
+    def _row(self, result: Result, state: SearchState, validation: Counts) -> dict[str, Any]:
         """The run's row of results.csv.
 
         If the run was killed after it had written that row into its folder, it is the same row
         again: the table may have it already.
         """
         path = self._folder / ROW
-        row = self._new_row(result, best_train, validation)
+        row = self._new_row(result, state, validation)
         written = read_object(path)
         if written.keys() == row.keys():
             return written
         _write_json(path, row)
         return row
 
-    def _new_row(self, result: Result, best_train: Counts, validation: Counts) -> dict[str, Any]:
+    def _new_row(self, result: Result, state: SearchState, validation: Counts) -> dict[str, Any]:
+        epochs = state.epoch if self._budget.is_time else self._config.epochs
         return {
             "Date Finished": datetime.now().isoformat(sep=" ", timespec="seconds"),
             "Base Config": self._config_name,
             **_accuracy_columns("Current Val", validation),
             **_accuracy_columns("Best Val", result.validation),
-            **_accuracy_columns("Best Train", best_train),
-            **_option_columns(self._config),
+            **_accuracy_columns("Best Train", state.best_train),
+            **_option_columns(self._config, epochs),
             "Run Directory": str(self._folder),
             **_accuracy_columns("Test", result.test),
             "Selected On": self._config.select_on,
@@ -303,13 +305,13 @@ def _accuracy_columns(name: str, counts: Counts) -> dict[str, float]:
     return {f"{name} Top 1": round(counts.top1, 4), f"{name} Top 5": round(counts.top5, 4)}
 
 
-def _option_columns(config: Config) -> dict[str, Any]:
+def _option_columns(config: Config, epochs: int) -> dict[str, Any]:
     return {
         "Name": config.name,
         "Seed": config.seed,
         "Prune Rate": config.prune_rate,
         "Learning Rate": config.lr,
-        "Epochs": config.epochs,
+        "Epochs": epochs,
         "Weight Decay": config.weight_decay,
         "Learn BN": config.learn_batchnorm,
         "Tune BN": config.tune_batchnorm,

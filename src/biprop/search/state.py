@@ -35,6 +35,8 @@ class SearchState:
         random_scores: test counts with random scores, measured before the search.
         baseline_is_due: whether `random_scores` is still to be measured.
         seconds: that the search has taken up to its last whole epoch, without interruptions.
+        progress: with a budget of time, the share of it that was used when the search last looked
+            at the clock, between two steps, in [0, 1]; the schedules follow it.
     """
 
     epoch: int = 0
@@ -46,6 +48,7 @@ class SearchState:
     random_scores: Counts | None = None
     baseline_is_due: bool = False
     seconds: float = 0.0
+    progress: float = 0.0
     _started: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def start_clock(self) -> None:
@@ -70,6 +73,7 @@ class SearchState:
             "random_scores": asdict(self.random_scores) if self.random_scores else None,
             "baseline_is_due": self.baseline_is_due,
             "seconds": self.elapsed,
+            "progress": self.progress,
             "best_epoch": self.best.epoch,
             "best_validation": asdict(self.best.validation),
             "best_train": asdict(self.best_train),
@@ -95,6 +99,7 @@ class SearchState:
         state = cls(epoch=max(config.start_epoch, content.epoch))
         state.step = checkpoint.whole(fields["step"], 0, MOST_STEPS)
         state.seconds = _duration(fields)
+        state.progress = _progress(fields, content.config, config, state.seconds)
         state._restore_counts(fields)
         state.baseline_is_due = config.baseline and fields.get("baseline_is_due", False)
         if _has_the_same_batches(content.config, config):
@@ -121,6 +126,22 @@ def _duration(fields: Mapping[str, Any]) -> float:
     """Seconds recorded in a checkpoint; 0 where the value is negative or not finite."""
     seconds = float(fields.get("seconds", 0.0))
     return seconds if math.isfinite(seconds) and seconds >= 0 else 0.0
+
+
+def _progress(fields: Mapping[str, Any], before: Config, now: Config, seconds: float) -> float:
+    """The share of the budget of time, if there is one, that the search has used.
+
+    As recorded, so that its schedules continue exactly there; if the budget was changed, or is new,
+    the share of it that the `seconds` so far are.
+    """
+    if now.minutes is None:
+        return 0.0
+    if now.minutes != before.minutes:
+        return min(1.0, seconds / (60 * now.minutes))
+    progress = float(fields["progress"])
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress = {progress}: not between 0 and 1")
+    return progress
 
 
 def _has_the_same_batches(before: Config, now: Config) -> bool:

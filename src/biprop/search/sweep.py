@@ -247,10 +247,17 @@ def _checkpoint_of(state: Mapping[str, Any], config: Config) -> Content | None:
     if path is None:
         return None
     start = checkpoint.read(path, {})
-    if start.epoch >= config.epochs:
+    if _is_trained(start, config):
         # The sweep was killed before it recorded the end of this search: the end is done again.
         (path.parents[1] / RESULT).unlink(missing_ok=True)
     return start
+
+
+def _is_trained(start: Content, config: Config) -> bool:
+    """Whether the search of a checkpoint has trained to its end."""
+    if config.minutes is None:
+        return start.epoch >= config.epochs
+    return bool(start.ours and start.ours.get("progress", 0) >= 1)
 
 
 def _facts(result: Result) -> dict[str, Any]:

@@ -12,12 +12,12 @@ def ramp_epochs(prune_rate_epoch: int, epochs: int) -> int:
     return min(prune_rate_epoch, epochs // 3)
 
 
-def scheduled_density(density: float, epoch: int, ramp: int) -> float:
+def scheduled_density(density: float, epoch: float, ramp: float) -> float:
     """Density in `epoch` (from 0) of the progressive schedule of global pruning: one half at first,
     `density` from `ramp` on.
 
     The pruned fraction follows (1 - k) + (0.5 - (1 - k)) * (1 - epoch / ramp)^3. A final density
-    above one half has no schedule.
+    above one half has no schedule. `epoch` and `ramp` may be in another unit, both in the same.
     """
     if density > 0.5 or epoch >= ramp:
         return density
