@@ -95,11 +95,21 @@ class Strict:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write `text`; returns its length.
+
+        Raises:
+            BrokenPipeError, UserError: as the class says.
+        """
         with self._checked():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Pass on what is buffered.
+
+        Raises:
+            BrokenPipeError, UserError: as the class says.
+        """
         with self._checked():
             self._stream.flush()
 
@@ -129,9 +139,11 @@ class Tolerant(Strict):
     _has_failed = False
 
     def write(self, text: str) -> int:
+        """Write `text`, or drop it once the stream has failed; returns its length."""
         return len(text) if self._has_failed else super().write(text)
 
     def flush(self) -> None:
+        """Pass on what is buffered, unless the stream has failed."""
         if not self._has_failed:
             super().flush()
 

@@ -28,6 +28,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are `UserError`, and so one line on standard error."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a mistake in the arguments as a `UserError` that points to --help.
+
+        Raises:
+            UserError: always.
+        """
         raise UserError(f"{message}; see {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -161,10 +161,12 @@ class Streamed:
 
     @property
     def labels(self) -> Tensor:
+        """[n] int64, of the images that belong to this split."""
         return self.all_labels[self.chosen]
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(3, size, size): of a crop, whatever the sizes of the images."""
         return 3, self.size, self.size
 
     def subset(self, mask: Tensor) -> Streamed:

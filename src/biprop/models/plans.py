@@ -20,9 +20,9 @@ class PlainPlan:
     c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary
     activation, with sign(0) = +1; Z: binary activation with sign(0) = 0, behind a ReLU, where the
     other would be +1 for every image; W: fixed 2x2 whitening convolution (`models.whitening`), 8
-    filters a channel, without padding; G: maximum over the whole map. In the head c256 is a linear
-    layer, written as a 1x1 convolution as in the original research code, and c has one output per
-    class.
+    filters a channel, without padding; G: maximum over the whole map, only as the last token of
+    `convs`. In the head c256 is a linear layer, written as a 1x1 convolution as in the original
+    research code, and c has one output per class.
 
     Attributes:
         convs: the convolutions and what follows each.
@@ -33,6 +33,11 @@ class PlainPlan:
     convs: str
     head: str
     wide: bool = False
+
+    @property
+    def has_global_pool(self) -> bool:
+        """Whether the convolutions end with a maximum over the whole map, so that 1 x 1 is left."""
+        return self.convs.endswith("G")
 
 
 _FAST = (64, 128, 256)
