@@ -38,6 +38,7 @@ from .values import UNSUPPORTED_OPTIONS as UNSUPPORTED_OPTIONS
 from .values import coerce as coerce
 from .yaml_files import DEFAULT_CONFIG as DEFAULT_CONFIG
 from .yaml_files import UNSUPPORTED_CONFIGS as UNSUPPORTED_CONFIGS
+from .yaml_files import comments as comments
 from .yaml_files import find_file as find_file
 from .yaml_files import packaged as packaged
 from .yaml_files import packaged_files as packaged_files

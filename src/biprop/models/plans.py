@@ -209,6 +209,38 @@ def takes_width(name: str) -> bool:
     return name in PLAIN and PLAIN[name].wide
 
 
+def in_words(name: str) -> str:
+    """The structure of a network in a few words."""
+    return _plain_in_words(PLAIN[name]) if name in PLAIN else _residual_in_words(RESIDUAL[name])
+
+
+def _plain_in_words(plan: PlainPlan) -> str:
+    convolutions, linear = plan.convs.count("c"), plan.head.count("c")
+    parts = [f"{convolutions} convolutions"] if convolutions else []
+    parts.append(f"{linear} linear layer{'s' if linear > 1 else ''}")
+    if "W" in plan.convs:
+        parts.insert(0, "fixed whitening layer")
+    if "A" in plan.convs.split():
+        parts.append("binary activations")
+    if plan.wide:
+        parts.append("takes --width-mult")
+    return ", ".join(parts)
+
+
+def _residual_in_words(plan: ResidualPlan) -> str:
+    kind = {"preact": "pre-activation"}.get(plan.kind, plan.kind)
+    widths = "-".join(map(str, plan.widths))
+    parts = [f"{sum(plan.blocks)} {kind} blocks of {widths} channels"]
+    if plan.inner > 1:
+        parts.append(f"{plan.inner} times as wide inside")
+    if plan.binary:
+        parts.append("binary activations")
+    if plan.last_norm != "before":
+        where = {"after": "behind", "both": "in front of and behind"}[plan.last_norm]
+        parts.append(f"batch norm {where} the sum")
+    return ", ".join(parts)
+
+
 def check(name: str, bn_type: str, width_mult: float) -> None:
     """Check the arguments of `build.build`, except the size of the images.
 
