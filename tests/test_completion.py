@@ -1,10 +1,12 @@
 """biprop completion: what bash completes, and that the scripts of other shells have the same."""
 
+import argparse
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -93,6 +95,29 @@ def test_every_shell_has_commands_choices_and_names(shell: str, scripts: dict[st
         check = [program, "--no-execute"] if shell == "fish" else [program, "-n"]
         done = subprocess.run(check, input=script, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_the_package_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is not installed."""
+
+    def complete(parser: argparse.ArgumentParser, shell: str) -> str:
+        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        actions = {action.dest: action for action in commands.choices["find"]._actions}
+        assert actions["prune_rate"].option_strings == ["--prune-rate"]
+        assert tuple(actions["set"].choices or ()) == config.SETS
+        assert tuple(actions["arch"].choices or ()) == NETWORKS
+        assert actions["epochs"].choices is None
+        assert actions["data"].complete == "folders"  # type: ignore[attr-defined]
+        assert actions["pretrained"].complete == "files"  # type: ignore[attr-defined]
+        assert not hasattr(actions["epochs"], "complete")
+        return f"script for {shell}"
+
+    package = SimpleNamespace(complete=complete, glob=str, FILE="files", DIRECTORY="folders")
+    monkeypatch.setitem(sys.modules, "shtab", package)
+    assert command_line.main(["completion", "zsh"]) == 0
+    assert capsys.readouterr().out == "script for zsh\n"
 
 
 def test_without_the_package_the_hint_names_the_extra(
