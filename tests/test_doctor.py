@@ -138,6 +138,18 @@ def test_torchvision_of_another_pytorch(
     assert not problem or "biprop does not use it" in problem.remedy
 
 
+def test_an_installed_torchvision_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "torchvision-0.1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1.0\n"
+        "Requires-Dist: numpy\nRequires-Dist: torch (==1.0.0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    problems = [problem.what for problem in doctor_checks.versions(torch).problems]
+    assert sum("torchvision 0.1.0 (built for PyTorch 1.0.0)" in what for what in problems) == 1
+
+
 def test_versions_are_compared_as_numbers() -> None:
     assert too_old("torch>=2.10", "2.9.1+cpu")
     assert too_old("torch>=2.10", "2.10.0+cu130") is None
@@ -197,6 +209,8 @@ def test_places_that_are_full_or_forbidden(tmp_path: Path, monkeypatch: pytest.M
     assert forbidden and forbidden.what == f"{tmp_path}: this user cannot write there"
     full = not_writable(runs, tmp_path, True, 5_000_000)
     assert full and full.what.startswith(f"{runs}: 5 MB free: a search ends")
+    assert doctor_checks.other_encoding("utf-8") is None
+    assert "LC_ALL" in doctor_checks.other_encoding("ascii").remedy  # type: ignore[union-attr]
     assert little_shared_memory(64 << 20) and little_shared_memory(8 << 30) is None
 
     usage = shutil.disk_usage(tmp_path)

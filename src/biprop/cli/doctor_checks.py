@@ -276,7 +276,7 @@ def processors(torch: Any) -> Section:
 def _cpu_limit(file: Path = _CPU_LIMIT) -> float | None:
     """The CPU time that this process's control group may use, in cores; None where unlimited."""
     try:
-        quota, period = file.read_text().split()
+        quota, period = file.read_text(encoding="ascii").split()
         return int(quota) / int(period)
     except (OSError, ValueError):  # no such file; "max"
         return None
@@ -297,17 +297,16 @@ def too_many_threads(
     most = usable if limit is None else min(usable, max(1, round(limit)))
     if threads <= most:
         return None
-    remedy = f"set OMP_NUM_THREADS={most}, and pass --threads {most} to predict and bench"
     if threads > usable:
         return Problem(
             f"OMP_NUM_THREADS={asked}: this process may use {usable} cores, and more threads wait"
             " for each other",
-            remedy,
+            f"set OMP_NUM_THREADS={most}",
         )
     return Problem(
         f"{threads} threads run by default, and the control group (a container, a job) limits CPU"
         f" time to {limit:g} cores: threads wait for each other",
-        remedy,
+        f"set OMP_NUM_THREADS={most}, and pass --threads {most} to predict and bench",
     )
 
 
@@ -398,6 +397,9 @@ def files(runs: Path) -> Section:
     free = shutil.disk_usage(place).free
     section.facts.append(("runs", f"{runs.absolute()}, {_bytes(free)} free"))
     section.add(not_writable(runs, place, os.access(place, os.W_OK), free))
+    encoding = sys.getfilesystemencoding()
+    section.facts.append(("names of files", encoding))
+    section.add(other_encoding(encoding))
     if _SHARED_MEMORY.is_dir():
         shared = shutil.disk_usage(_SHARED_MEMORY).free
         section.facts.append(("shared memory", f"{_bytes(shared)} free"))
@@ -427,6 +429,19 @@ def not_writable(runs: Path, place: Path, is_allowed: bool, free: int) -> Proble
     return Problem(
         f"{runs.absolute()}: {_bytes(free)} free: a search ends when it cannot write checkpoints",
         "free some space, or pass --log-dir to find and sweep",
+    )
+
+
+def other_encoding(encoding: str) -> Problem | None:
+    """Names with other letters than those of English are not read; `encoding` is Python's for names
+    of files.
+    """
+    if encoding.lower() in ("utf-8", "utf8", "mbcs"):
+        return None
+    return Problem(
+        f"names of files are read as {encoding}: those with other letters are shown with escapes,"
+        " and --name does not accept them",
+        "set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
     )
 
 
