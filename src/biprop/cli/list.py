@@ -38,8 +38,8 @@ def add(commands: Any) -> None:
         help="list networks, packaged configurations, data sets or corruptions",
         usage="biprop list WHAT [--names]",
         description="Print the names that --arch (networks), --config (configs), --set (data) and"
-        " robustness --corruptions (corruptions) take, with a description of each. Accuracies are"
-        " those that were measured with exactly these options (docs/results.md).",
+        " robustness --corruptions (corruptions) take, with a description of each. An accuracy is"
+        " given where it was measured (docs/results.md).",
     )
     parser.add_argument("what", metavar="WHAT", choices=tuple(_LISTS), help=", ".join(_LISTS))
     parser.add_argument("--names", action="store_true", help="print only the names, one per line")

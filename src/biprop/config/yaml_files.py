@@ -76,8 +76,8 @@ def _why_not_found(stem: str, matches: Sequence[Path], files: Sequence[Path]) ->
 def comments(path: Path) -> tuple[str, str]:
     """What the comment at the head of a configuration file says: a description, and an accuracy.
 
-    The description ends at the first colon or full stop; the accuracy that was measured with
-    exactly these options stands behind "Measured:", on a line of its own. Each may be empty.
+    The description ends at the first colon or full stop. Behind "Measured:", on a line of its own,
+    stands the test accuracy with these options, and which others were set. Each may be empty.
     """
     description, accuracy = [], ""
     for line in path.read_text(encoding="utf-8").splitlines():
