@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import shared, write_cifar_parquet, write_image_folder, write_photographs
+from conftest import ROOT, shared, write_cifar_parquet, write_image_folder, write_photographs
 
-from biprop import UserError
+from biprop import UserError, config
 from biprop.cli import command_line, multigpu
+from biprop.cli import list as list_command
 from biprop.models.plans import NETWORKS
+from biprop.robustness import severities
 from biprop.runs import status
 from biprop.runs.folder import held
 from biprop.search import baseline
@@ -122,11 +124,51 @@ def test_both_spellings_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert (printed["scale_fan"], printed["weight_decay"], printed["batch_size"]) == (False, 0.1, 7)
 
 
+def listed(what: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Name -> description, as biprop list prints them."""
+    assert command_line.main(["list", what]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = (line.strip().partition("  ") for line in lines if line.startswith("  "))
+    described = {name: description.strip() for name, _, description in rows}
+    assert all(described.values())
+    assert command_line.main(["list", what, "--names"]) == 0
+    assert capsys.readouterr().out.splitlines() == list(described)
+    return described
+
+
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["list", "networks"]) == 0
-    assert capsys.readouterr().out.split() == list(NETWORKS)
-    assert command_line.main(["list", "configs"]) == 0
-    assert "configs/smallscale/conv4/conv4_kn_unsigned.yml" in capsys.readouterr().out.split()
+    networks = listed("networks", capsys)
+    assert list(networks) == list(NETWORKS)
+    assert networks["Conv4"] == "2,425,024 weights; 4 convolutions, 3 linear layers"
+    assert networks["cResNet20_BinAct"] == (
+        "270,896 weights; 9 basic blocks of 16-32-64 channels, binary activations"
+    )
+    # Without the whitening layer, whose weights are not random.
+    assert networks["Fast6"].startswith("1,159,168 weights; fixed whitening layer, 6 convolutions")
+    configs = listed("configs", capsys)
+    assert configs["conv4_kn_unsigned"] == (
+        "CIFAR10, Conv4, MPT-1/32, needs --prune-rate, kaiming_normal, sgd, 100 epochs"
+    )
+    assert configs["conv4_adam_baseline"].startswith("CIFAR10, Conv4, dense baseline, ")
+    assert configs["digits"].endswith(
+        "20 % kept; measured 99.17 % (standard deviation 0.20, n = 5)"
+    )
+    assert tuple(listed("data", capsys)) == config.SETS
+    assert set(listed("corruptions", capsys)) == {*severities.NAMES, *severities.EXTRA}
+
+
+def test_each_name_of_a_configuration_is_that_of_its_file() -> None:
+    files = list_command.configuration_names()
+    assert len(set(files.values())) == len(files) == len(config.packaged_files())
+    assert all(config.find_file(name) == file for file, name in files.items())
+
+
+def test_accuracies_in_configurations_are_those_of_the_results() -> None:
+    results = (ROOT / "docs" / "results.md").read_text()
+    accuracies = [config.comments(file)[1] for file in config.packaged_files()]
+    measured = [accuracy.partition(" %")[0] for accuracy in accuracies if accuracy]
+    assert len(measured) == 4
+    assert all(number in results for number in measured)
 
 
 def test_help_explains_the_prune_rate_and_shows_one_spelling(

@@ -117,3 +117,23 @@ def test_nobody_needs_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", gone)
     screen.report("a mistake")
     assert gone.writes
+
+
+@pytest.mark.parametrize(
+    "text, columns",
+    [("abc", 3), ("日本", 4), ("é", 1), ("e\u0301", 1), ("می\u200cخواهم", 7), ("ＡＢ", 4), ("", 0)],  # noqa: RUF001
+)
+def test_the_width_of_a_text(text: str, columns: int) -> None:
+    assert screen.width(text) == columns
+    assert screen.width(screen.padded(text, 9)) == 9
+    assert screen.padded(text, 9, right=True).endswith(text)
+
+
+@given(st.text(), st.sampled_from(["ascii", "latin-1", "cp1252", "utf-8"]))
+def test_a_shown_text_is_what_the_stream_writes(text: str, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, newline="")
+    screen.escape_what_it_cannot_encode(stream)
+    stream.write(screen.printable(text))
+    stream.flush()
+    written = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert screen.shown(text, stream) == written.decode(encoding)

@@ -62,6 +62,10 @@ struct GenericBits {
     static T lane_bit(T lanes, int i) { return T{} - ((lanes >> uint64_t(i)) & (T{} + 1)); }
 };
 
+// The vectors of bits of an instruction set, from the widest.
+template <class... V>
+struct VectorsOfBits {};
+
 // A plane of 4x4 positions: from rows of eight bits, of which four are used, to rows of four bits, and back.
 inline uint16_t quarter_of_rows(uint32_t rows) {
     rows &= 0x0f0f0f0f;

@@ -314,9 +314,27 @@ void bits_in(const BitTile& t) {
     }
 }
 
-template <class V>
-void words_in(const uint8_t* rows, size_t plane, int channels, const uint64_t* turns, const uint64_t* masks, int taps,
-              uint8_t* out) {
+// Calls use(V()) with the vector of bits of `width` bytes.
+template <class V, class... Narrower, class Use>
+BIPROP_INLINE void with_vector_of(VectorsOfBits<V, Narrower...>, int width, const Use& use) {
+    if constexpr (sizeof...(Narrower) > 0)
+        if (width != V::width) return with_vector_of(VectorsOfBits<Narrower...>(), width, use);
+    use(V());
+}
+
+void bits(const BitTile& t, int width) {
+    with_vector_of(Vectors(), width, [&](auto vector) {
+        using V = decltype(vector);
+        if constexpr (kLooksUp && V::width > 8)
+            if (t.places) return bits_in<Tabled<V>>(t);
+        bits_in<V>(t);
+    });
+}
+
+// In the widest vector.
+template <class V, class... Narrower>
+BIPROP_INLINE void words_in(VectorsOfBits<V, Narrower...>, const uint8_t* rows, size_t plane, int channels,
+                            const uint64_t* turns, const uint64_t* masks, int taps, uint8_t* out) {
     const auto at = [](const uint64_t* words, int k) { return V::load(reinterpret_cast<const uint8_t*>(words + k)); };
     for (int c = 0; c < channels; ++c, rows += plane, out += size_t(taps) * 8) {
         uint64_t word;
@@ -324,6 +342,11 @@ void words_in(const uint8_t* rows, size_t plane, int channels, const uint64_t* t
         for (int k = 0; k < taps; k += V::width / 8)
             V::store(out + k * 8, V::both(V::turn(V::same(word), at(turns, k)), at(masks, k)));
     }
+}
+
+void pack_words(const uint8_t* rows, size_t plane, int channels, const uint64_t* turns, const uint64_t* masks, int taps,
+                uint8_t* out) {
+    words_in(Vectors(), rows, plane, channels, turns, masks, taps, out);
 }
 
 template <class V>
@@ -335,10 +358,20 @@ void rows_in(const uint8_t* plane, const int32_t* offset, const int64_t* shift, 
     }
 }
 
+void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
+               int width, uint8_t* out) {
+    with_vector_of(Vectors(), width,
+                   [&](auto vector) { rows_in<decltype(vector)>(plane, offset, shift, mask, taps, out); });
+}
+
 template <class V>
 void cells_in(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, uint8_t* out) {
     for (int k = 0; k < taps; ++k, out += V::width)
         V::store(out, V::both(V::load(plane + offset[k]), V::load(masks + size_t(k) * V::width)));
+}
+
+void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
+    with_vector_of(Vectors(), width, [&](auto vector) { cells_in<decltype(vector)>(plane, offset, masks, taps, out); });
 }
 
 }  // namespace

@@ -92,6 +92,9 @@ constexpr auto widen = generic_widen<32>;
 constexpr auto compare = generic_compare;
 constexpr auto largest_of_halves = generic_largest_of_halves;
 
+using Vectors = VectorsOfBits<Bits32, Bits8>;
+constexpr bool kLooksUp = true;
+
 }  // namespace
 
 #include "kernels-inl.h"
@@ -99,51 +102,19 @@ constexpr auto largest_of_halves = generic_largest_of_halves;
 namespace {
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
-void bits(const BitTile& t, int width) {
-    if (t.places) return bits_in<Tabled<Bits32>>(t);
-    width == 32 ? bits_in<Bits32>(t) : bits_in<Bits8>(t);
-}
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
-               int width, uint8_t* out) {
-    if (width == 32) return rows_in<Bits32>(plane, offset, shift, mask, taps, out);
-    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
-}
-constexpr auto pack_words = words_in<Bits32>;
-void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
-    width == 32 ? cells_in<Bits32>(plane, offset, masks, taps, out) : cells_in<Bits8>(plane, offset, masks, taps, out);
+
+constexpr biprop::Kernels avx2_kernels() {
+    biprop::Kernels table = shared_kernels(Vectors());
+    table.name = "avx2";
+    table.cycles_per_plane[0] = 1.7f;
+    table.cycles_per_plane[1] = 1.4f;
+    table.cycles_per_popcount = 6.0f;
+    table.gathered = gathered;
+    table.group = Gathered::channels;
+    table.cycles_per_gather = 3.3f;
+    return table;
 }
 
 }  // namespace
 
-const biprop::Kernels biprop::kAvx2 = {
-    "avx2",
-    {32, 8, 0},
-    {1.7f, 1.4f, 0},
-    6.0f,
-    kVectors,
-    bits,
-    gathered,
-    4,
-    3.3f,
-    sum,
-    sum_quantised,
-    generic_dot,
-    finish_quantised,
-    pack_rows,
-    pack_words,
-    pack_cells,
-    popcounts,
-    popcount,
-    widen,
-    finish_counts,
-    pool_counts,
-    finish_floats,
-    signs,
-    compare,
-    pool_floats,
-    pool_quantised,
-    pool_cells,
-    pool_rows,
-    split,
-    true,
-};
+constexpr biprop::Kernels biprop::kAvx2 = avx2_kernels();

@@ -327,6 +327,9 @@ void largest_of_halves(const int16_t* counts, const int16_t* const corrections[2
     _mm512_storeu_ps(largest, _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(most, 16), 16)));
 }
 
+using Vectors = VectorsOfBits<Bits64, Bits32, Bits8>;
+constexpr bool kLooksUp = true;
+
 }  // namespace
 
 #include "kernels-inl.h"
@@ -357,57 +360,22 @@ void shuffled(const BitTile& t, int grain) {
     bits_in<ShuffledHalves<16>>(t);
 }
 constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, 2.7f};
-void bits(const BitTile& t, int width) {
-    if (t.places) return width == 64 ? bits_in<Tabled<Bits64>>(t) : bits_in<Tabled<Bits32>>(t);
-    if (width == 64) return bits_in<Bits64>(t);
-    if (width == 32) return bits_in<Bits32>(t);
-    bits_in<Bits8>(t);
-}
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
-               int width, uint8_t* out) {
-    if (width == 64) return rows_in<Bits64>(plane, offset, shift, mask, taps, out);
-    if (width == 32) return rows_in<Bits32>(plane, offset, shift, mask, taps, out);
-    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
-}
-constexpr auto pack_words = words_in<Bits64>;
-void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
-    if (width == 64) return cells_in<Bits64>(plane, offset, masks, taps, out);
-    if (width == 32) return cells_in<Bits32>(plane, offset, masks, taps, out);
-    cells_in<Bits8>(plane, offset, masks, taps, out);
+
+constexpr biprop::Kernels avx512_kernels() {
+    biprop::Kernels table = shared_kernels(Vectors());
+    table.name = "avx512";
+    table.cycles_per_plane[0] = 1.2f;
+    table.cycles_per_plane[1] = 0.9f;
+    table.cycles_per_plane[2] = 0.8f;
+    table.cycles_per_popcount = 2.0f;
+    table.gathered = gathered;
+    table.group = Gathered::channels;
+    table.cycles_per_gather = 5.0f;
+    table.dot = dot;
+    table.shuffles = &kShuffles;
+    return table;
 }
 
 }  // namespace
 
-const biprop::Kernels biprop::kAvx512 = {
-    "avx512",
-    {64, 32, 8},
-    {1.2f, 0.9f, 0.8f},
-    2.0f,
-    kVectors,
-    bits,
-    gathered,
-    8,
-    5.0f,
-    sum,
-    sum_quantised,
-    dot,
-    finish_quantised,
-    pack_rows,
-    pack_words,
-    pack_cells,
-    popcounts,
-    popcount,
-    widen,
-    finish_counts,
-    pool_counts,
-    finish_floats,
-    signs,
-    compare,
-    pool_floats,
-    pool_quantised,
-    pool_cells,
-    pool_rows,
-    split,
-    true,
-    &kShuffles,
-};
+constexpr biprop::Kernels biprop::kAvx512 = avx512_kernels();

@@ -47,54 +47,24 @@ constexpr auto widen = generic_widen<16>;
 constexpr auto compare = generic_compare;
 constexpr auto largest_of_halves = generic_largest_of_halves;
 
+using Vectors = VectorsOfBits<Bits16, Bits8>;
+constexpr bool kLooksUp = false;
+
 }  // namespace
 
 #include "kernels-inl.h"
 
 namespace {
 
-void bits(const BitTile& t, int width) { width == 16 ? bits_in<Bits16>(t) : bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps,
-               int width, uint8_t* out) {
-    if (width == 16) return rows_in<Bits16>(plane, offset, shift, mask, taps, out);
-    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
-}
-constexpr auto pack_words = words_in<Bits16>;
-void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int width, uint8_t* out) {
-    width == 16 ? cells_in<Bits16>(plane, offset, masks, taps, out) : cells_in<Bits8>(plane, offset, masks, taps, out);
+constexpr biprop::Kernels neon_kernels() {
+    biprop::Kernels table = shared_kernels(Vectors());
+    table.name = "neon";
+    table.cycles_per_plane[0] = 1.2f;
+    table.cycles_per_plane[1] = 1.2f;
+    table.cycles_per_popcount = 8.0f;
+    return table;
 }
 
 }  // namespace
 
-const biprop::Kernels biprop::kNeon = {
-    "neon",
-    {16, 8, 0},
-    {1.2f, 1.2f, 0},
-    8.0f,
-    kVectors,
-    bits,
-    nullptr,
-    0,
-    0,
-    sum,
-    sum_quantised,
-    generic_dot,
-    finish_quantised,
-    pack_rows,
-    pack_words,
-    pack_cells,
-    popcounts,
-    popcount,
-    widen,
-    finish_counts,
-    pool_counts,
-    finish_floats,
-    signs,
-    compare,
-    pool_floats,
-    pool_quantised,
-    pool_cells,
-    pool_rows,
-    split,
-    false,
-};
+constexpr biprop::Kernels biprop::kNeon = neon_kernels();

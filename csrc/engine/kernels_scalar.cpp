@@ -42,53 +42,23 @@ constexpr auto widen = generic_widen<16>;
 constexpr auto compare = generic_compare;
 constexpr auto largest_of_halves = generic_largest_of_halves;
 
+using Vectors = VectorsOfBits<Bits8>;
+constexpr bool kLooksUp = false;
+
 }  // namespace
 
 #include "kernels-inl.h"
 
 namespace {
 
-void bits(const BitTile& t, int) { bits_in<Bits8>(t); }
-void pack_rows(const uint8_t* plane, const int32_t* offset, const int64_t* shift, const uint64_t* mask, int taps, int,
-               uint8_t* out) {
-    rows_in<Bits8>(plane, offset, shift, mask, taps, out);
-}
-constexpr auto pack_words = words_in<Bits8>;
-void pack_cells(const uint8_t* plane, const int32_t* offset, const uint8_t* masks, int taps, int, uint8_t* out) {
-    cells_in<Bits8>(plane, offset, masks, taps, out);
+constexpr biprop::Kernels scalar_kernels() {
+    biprop::Kernels table = shared_kernels(Vectors());
+    table.name = "scalar";
+    table.cycles_per_plane[0] = 1.4f;
+    table.cycles_per_popcount = 30.0f;
+    return table;
 }
 
 }  // namespace
 
-const biprop::Kernels biprop::kScalar = {
-    "scalar",
-    {8, 0, 0},
-    {1.4f, 0, 0},
-    30.0f,
-    kVectors,
-    bits,
-    nullptr,
-    0,
-    0,
-    sum,
-    sum_quantised,
-    generic_dot,
-    finish_quantised,
-    pack_rows,
-    pack_words,
-    pack_cells,
-    popcounts,
-    popcount,
-    widen,
-    finish_counts,
-    pool_counts,
-    finish_floats,
-    signs,
-    compare,
-    pool_floats,
-    pool_quantised,
-    pool_cells,
-    pool_rows,
-    split,
-    false,
-};
+constexpr biprop::Kernels biprop::kScalar = scalar_kernels();

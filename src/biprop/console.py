@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from . import screen
-from .screen import printable
+from .screen import padded, printable, shown, width
+
+LEAST_VALUE = 16
+"""Columns that the values of a table need on a terminal; on a narrower one they get own lines."""
 
 
 class Console:
@@ -21,7 +24,8 @@ class Console:
 
     Attributes:
         stream: what is printed to.
-        is_terminal: whether that is a terminal, which gets colours and progress bars.
+        is_terminal: whether that is a terminal, which gets colours (unless NO_COLOR is set) and
+            progress bars.
     """
 
     def __init__(self, stream: IO[str] | None = None, tolerant: bool = False) -> None:
@@ -32,6 +36,11 @@ class Console:
             from rich.console import Console as RichConsole
 
             self._rich = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
+
+    @property
+    def columns_of_terminal(self) -> int | None:
+        """The width of the terminal; None if the stream is none."""
+        return self._rich.width if self._rich else None
 
     def line(self, *texts: str) -> None:
         """Print each text as a line, or one empty line; on a terminal, above any progress bar."""
@@ -78,33 +87,64 @@ class Console:
 
     def table(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Print a table with two columns, name and value."""
-        title, cells = printable(title), _printable_rows(rows)
-        if self._rich:
+        title, cells = self._shown(title), self._shown_rows(rows)
+        names = max(width(name) for name, _ in cells)
+        if not self._rich:
+            self.line("", title)
+            for name, value in cells:
+                self.line(f"  {padded(name, names)}  {value}")
+        elif self._rich.width - _frame(2) - names < max(LEAST_VALUE, self._rich.width // 3):
+            self._print_records(title, ["", ""], cells)
+        else:
             self._print_rich(title, ["", ""], cells, ["left", "left"], show_header=False)
-            return
-        width = max(len(name) for name, _ in cells)
-        self.line("", title)
-        for name, value in cells:
-            self.line(f"  {name:<{width}}  {value}")
 
     def columns(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table with a header; the first column is left-aligned, the others right-aligned.
+
+        On a terminal that is too narrow for it, each cell gets a line of its own.
 
         Args:
             title: above the table.
             heads: names of the columns.
             rows: each with as many cells as `heads`.
         """
-        title, (head_cells, *cells) = printable(title), _printable_rows([heads, *rows])
-        if self._rich:
+        title, (head_cells, *cells) = self._shown(title), self._shown_rows([heads, *rows])
+        by_column = list(zip(head_cells, *cells, strict=True))
+        if not self._rich:
+            widths = [max(map(width, column)) for column in by_column]
+            self.line("", title)
+            for first, *others in (head_cells, *cells):
+                aligned = (
+                    padded(*cell, right=True) for cell in zip(others, widths[1:], strict=True)
+                )
+                self.line("  " + "  ".join([padded(first, widths[0]), *aligned]).rstrip())
+        elif sum(map(_longest_word, by_column)) + _frame(len(by_column)) > self._rich.width:
+            self._print_records(title, head_cells, cells)
+        else:
             alignment = ["left"] + ["right"] * (len(head_cells) - 1)
             self._print_rich(title, head_cells, cells, alignment, show_header=True)
-            return
-        widths = [max(map(len, column)) for column in zip(head_cells, *cells, strict=True)]
-        self.line("", title)
-        for first, *others in (head_cells, *cells):
-            padded = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
-            self.line("  " + "  ".join(padded).rstrip())
+
+    def _shown(self, text: str) -> str:
+        return shown(text, self.stream)
+
+    def _shown_rows(self, rows: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [[self._shown(cell) for cell in row] for row in rows]
+
+    def _print_records(
+        self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        """Print a table as one paragraph per row: the first cell, and below it the others."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        names = max(map(width, heads[1:]), default=0)
+        self._rich.print(Text(title, style="bold", overflow="fold"))
+        for first, *others in rows:
+            self._rich.print(Padding(Text(first, overflow="fold"), (0, 0, 0, 2)))
+            for head, cell in zip(heads[1:], others, strict=True):
+                if cell:
+                    text = f"{padded(head, names)}  {cell}" if names else cell
+                    self._rich.print(Padding(Text(text, overflow="fold"), (0, 0, 0, 4)))
 
     def _print_rich(
         self,
@@ -127,8 +167,13 @@ class Console:
         self._rich.print(table)
 
 
-def _printable_rows(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[printable(cell) for cell in row] for row in rows]
+def _frame(columns: int) -> int:
+    """Width of what rich draws around the cells of a row: lines, and a space on either side."""
+    return 3 * columns + 1
+
+
+def _longest_word(cells: Sequence[str]) -> int:
+    return max(width(word) for cell in cells for word in cell.split() or [""])
 
 
 class Bar:

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+from .errors import UserError, one_line
 
-from .errors import UserError
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION = 5
 """Version of the functions' arguments; a library of another version is not used."""
@@ -38,21 +39,46 @@ def library() -> ctypes.CDLL | None:
     Raises:
         UserError: BIPROP_ISA names an instruction set that this machine or this core does not have.
     """
-    path = Path(os.environ.get("BIPROP_CORE") or Path(__file__).with_name(FILE))
-    try:
-        core = ctypes.CDLL(str(path))
-    except OSError:
+    core = _opened()
+    if isinstance(core, str):
         return None
-    if core.biprop_core_version() != VERSION:
-        return None
-    core.biprop_instruction_sets.restype = ctypes.c_char_p
-    available = core.biprop_instruction_sets().decode().split()
-    forced = os.environ.get("BIPROP_ISA")
+    forced, available = os.environ.get("BIPROP_ISA"), instruction_sets(core)
     if forced and forced not in available:
         raise UserError(
             f"BIPROP_ISA={forced}: must be one of {', '.join(available)}, the instruction sets of"
             " this machine"
         )
+    return core
+
+
+def path() -> Path:
+    """Where the compiled core is looked for."""
+    return Path(os.environ.get("BIPROP_CORE") or Path(__file__).with_name(FILE))
+
+
+def why_missing() -> str:
+    """Why `library` returns None: a phrase for messages; empty where it does not."""
+    core = _opened()
+    return core if isinstance(core, str) else ""
+
+
+def instruction_sets(core: ctypes.CDLL) -> list[str]:
+    """The instruction sets that this machine and this core have, the fastest first."""
+    core.biprop_instruction_sets.restype = ctypes.c_char_p
+    return core.biprop_instruction_sets().decode().split()  # type: ignore[no-any-return]
+
+
+def _opened() -> ctypes.CDLL | str:
+    """The compiled core, or why there is none."""
+    try:
+        core = ctypes.CDLL(str(path()))
+        version = core.biprop_core_version()
+    except OSError as e:
+        return f"cannot be loaded: {one_line(e)}" if path().is_file() else "no such file"
+    except AttributeError:
+        return "not a compiled core of biprop"
+    if version != VERSION:
+        return f"has version {version}, and this biprop needs version {VERSION}"
     return core
 
 
@@ -64,6 +90,13 @@ def include_dir() -> Path:
 def cmake_dir() -> Path:
     """The folder of biprop-config.cmake: `biprop_DIR` of CMake's find_package(biprop)."""
     return Path(__file__).with_name("cmake")
+
+
+def cores() -> int:
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import IO, Any, TextIO, cast
 from .errors import UserError, one_line
 from .names import escaped
 
-_KEPT = "\u00a0\u3000\u200c\u200d"
+_JOINERS = "\u200c\u200d"
+_KEPT = "\u00a0\u3000" + _JOINERS
 """Spaces and joiners that several languages need in words; `str.isprintable` rejects them."""
 
 
@@ -30,6 +32,38 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character in _KEPT else escaped(character) for character in text)
+
+
+def shown(text: str, stream: Any = None) -> str:
+    r"""The text as a stream shows it, for tables that must know its width before they print it.
+
+    `printable`, and characters that the encoding lacks are escaped too: "\u65e5" in ASCII.
+
+    Args:
+        text: of any origin.
+        stream: None: standard output.
+    """
+    text = printable(text)
+    encoding = getattr(sys.stdout if stream is None else stream, "encoding", None)
+    if text.isascii() or not encoding:
+        return text
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def width(text: str) -> int:
+    """The columns that a line of printable text takes: two for wide characters (East Asian), none
+    for combining marks.
+    """
+    if text.isascii():
+        return len(text)
+    characters = (c for c in text if not unicodedata.combining(c) and c not in _JOINERS)
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in characters)
+
+
+def padded(text: str, columns: int, right: bool = False) -> str:
+    """The text with spaces behind it, or before it if `right`, up to a width of `columns`."""
+    spaces = " " * (columns - width(text))
+    return spaces + text if right else text + spaces
 
 
 def prepare() -> None:
@@ -95,11 +129,21 @@ class Strict:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write `text`; returns its length.
+
+        Raises:
+            BrokenPipeError, UserError: as the class says.
+        """
         with self._checked():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Pass on what is buffered.
+
+        Raises:
+            BrokenPipeError, UserError: as the class says.
+        """
         with self._checked():
             self._stream.flush()
 
@@ -129,9 +173,11 @@ class Tolerant(Strict):
     _has_failed = False
 
     def write(self, text: str) -> int:
+        """Write `text`, or drop it once the stream has failed; returns its length."""
         return len(text) if self._has_failed else super().write(text)
 
     def flush(self) -> None:
+        """Pass on what is buffered, unless the stream has failed."""
         if not self._has_failed:
             super().flush()
 

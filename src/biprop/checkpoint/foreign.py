@@ -16,6 +16,7 @@ class Foreign:
     """Stands in for an object of another program, whose content is not used."""
 
     def __new__(cls, *_: Any) -> Foreign:
+        """A stand-in, whatever the file passes to the constructor."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any) -> None:

@@ -2,9 +2,9 @@
 
 Torch is loaded by the commands that need it, not by --help.
 
-Exit codes: 0 success, 1 the search diverged, 2 invalid command or input, 75 stopped by SIGTERM or
-SIGHUP, or because another process of the search failed (the same command with --resume auto
-continues), 130 interrupted, 141 broken pipe (`| head`).
+Exit codes: 0 success, 1 the search diverged or doctor found a problem, 2 invalid command or input,
+75 stopped by SIGTERM or SIGHUP, or because another process of the search failed (the same command
+with --resume auto continues), 130 interrupted, 141 broken pipe (`| head`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ from collections.abc import Sequence
 from .. import __version__, interrupts, screen
 from .. import config as options
 from ..errors import UserError, did_you_mean
-from . import bench, deck, evaluate, find, inspect, pack, predict, robustness, status, sweep
+from . import (
+    bench,
+    completion,
+    deck,
+    doctor,
+    evaluate,
+    find,
+    inspect,
+    pack,
+    predict,
+    robustness,
+    status,
+    sweep,
+)
 from . import compile as compile_command
 from . import list as list_command
 from .common import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
@@ -57,6 +70,8 @@ COMMANDS = (
     sweep,
     status,
     list_command,
+    doctor,
+    completion,
 )
 """In the order of --help: modules with add(commands) and run(arguments)."""
 
@@ -109,6 +124,7 @@ def _run(argv: Sequence[str] | None) -> int:
         parser = _parser()
         arguments, unknown = parser.parse_known_args(argv)
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
+        arguments.parser = parser
         if unknown:
             raise _unknown_argument(unknown[0], arguments.command, parser)
         return arguments.run(arguments)  # type: ignore[no-any-return]

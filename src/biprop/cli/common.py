@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Exit codes, beside 0 (success) and `interrupts.EXIT_STOPPED`.
 EXIT_DIVERGED = 1
+EXIT_NEEDS_ATTENTION = 1
+"""Of biprop doctor."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 """What a shell reports for SIGINT: 128 + 2."""

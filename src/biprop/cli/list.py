@@ -1,14 +1,32 @@
-"""biprop list: names of the networks and of the packaged configurations."""
+"""biprop list: names that options take, with a description each."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import config as options
 from .. import screen
 from .parser import add_command
+
+DATA_SETS = {
+    "digits": "handwritten digits, 8x8, contained in biprop; needs no --data",
+    "CIFAR10": "parquet files, or cifar-10-batches-py",
+    "CIFAR100": "parquet files, or cifar-100-python",
+    "MNIST": "parquet files, or train-images-idx3-ubyte(.gz) and its companions",
+    "TinyImageNet": "tiny-imagenet-200, or parquet files",
+    "ImageNet": "train/CLASS/ and val/CLASS/, or parquet files; read during training",
+    "folder": "images in one folder per class, or parquet files",
+    "hub": "an image data set that the library datasets loads, by name",
+}
+"""Values of --set, and what the folder --data contains for each."""
+
+Rows = dict[str, list[tuple[str, str]]]
+"""Heading -> (name, description)."""
 
 
 def add(commands: Any) -> None:
@@ -17,20 +35,160 @@ def add(commands: Any) -> None:
         commands,
         "list",
         run,
-        help="list the networks or the packaged configurations",
-        description="Print the names that --arch (networks) or --config (configs) takes.",
+        help="list networks, packaged configurations, data sets or corruptions",
+        usage="biprop list WHAT [--names]",
+        description="Print the names that --arch (networks), --config (configs), --set (data) and"
+        " robustness --corruptions (corruptions) take, with a description of each. An accuracy is"
+        " given where it was measured (docs/results.md).",
     )
-    parser.add_argument("what", choices=("networks", "configs"))
+    parser.add_argument("what", metavar="WHAT", choices=tuple(_LISTS), help=", ".join(_LISTS))
+    parser.add_argument("--names", action="store_true", help="print only the names, one per line")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the names, one per line; returns the exit code."""
-    if arguments.what == "configs":
-        root = Path(str(options.packaged()))
-        names = [f"configs/{path.relative_to(root)}" for path in options.packaged_files()]
-    else:
-        from ..models.plans import NETWORKS
+    """Print the names; returns the exit code."""
+    from ..console import Console
 
-        names = list(NETWORKS)
-    screen.print_text("\n".join(names) + "\n")
+    if arguments.names:
+        names = _NAMES.get(arguments.what) or _names_of(_LISTS[arguments.what])
+        screen.print_text("\n".join(names()) + "\n")
+        return 0
+    console = Console()
+    for heading, rows in _LISTS[arguments.what]().items():
+        console.table(heading, rows)
     return 0
+
+
+def _names_of(rows: Callable[[], Rows]) -> Callable[[], list[str]]:
+    return lambda: [name for group in rows().values() for name, _ in group]
+
+
+# ---- configurations ----
+
+
+def configuration_names() -> dict[Path, str]:
+    """The packaged configurations by name: without folder and suffix where that is unambiguous,
+    else as a path below configs/.
+    """
+    root, files = Path(str(options.packaged())), options.packaged_files()
+    count = Counter(file.stem for file in files)
+    return {
+        file: file.stem if count[file.stem] == 1 else str(file.relative_to(root)) for file in files
+    }
+
+
+def _configurations() -> Rows:
+    root = Path(str(options.packaged()))
+    rows: Rows = {}
+    for file, name in configuration_names().items():
+        heading = str(Path("configs") / file.parent.relative_to(root))
+        description, accuracy = options.comments(file)
+        facts = _in_words(options.read_file(file), has_description=bool(description))
+        texts = [description, facts, accuracy and f"measured {accuracy}"]
+        rows.setdefault(heading, []).append((name, "; ".join(filter(None, texts))))
+    return rows
+
+
+def _in_words(values: Mapping[str, Any], has_description: bool) -> str:
+    """A configuration in a few words.
+
+    Args:
+        values: its options.
+        has_description: it has one of its own, and what it has in common with others is left out.
+    """
+    network = values["arch"]
+    if values.get("width_mult", 1) != 1:
+        network += f" x {values['width_mult']:g}"
+    parts = [values["set"], network]
+    if values.get("conv_type") == "DenseConv":
+        parts.append("dense baseline")
+    else:
+        parts += ["MPT-1/1" if "BinAct" in network else "MPT-1/32", _kept(values)]
+    if minutes := values.get("minutes"):
+        parts.append(f"{minutes:g} minutes")
+    if has_description:
+        return ", ".join(parts)
+    if values.get("conv_type") != "DenseConv":
+        parts.append(values.get("init", options.Config().init))
+    if values.get("bn_type") != "NonAffineBatchNorm":
+        parts.append("affine batch norm")
+    parts += [values["optimizer"], f"{values['epochs']} epochs"]
+    return ", ".join(parts)
+
+
+def _kept(values: Mapping[str, Any]) -> str:
+    rate = values.get("prune_rate")
+    where = " globally" if values.get("conv_type") == "GlobalSubnetConv" else ""
+    return f"{100 * rate:g} % kept{where}" if rate else "needs --prune-rate"
+
+
+# ---- networks, data sets, corruptions ----
+
+
+def _networks() -> Rows:
+    from ..models.plans import NETWORKS, RESIDUAL, in_words
+
+    rows: Rows = {}
+    for name in NETWORKS:
+        is_large = name in RESIDUAL and RESIDUAL[name].imagenet
+        size, classes = (224, 1000) if is_large else (32, 10)
+        heading = (
+            f"networks, with their weights for {size}x{size} RGB images of {classes:,} classes"
+        )
+        weights = f"{_weights(name, size, classes):,} weights"
+        rows.setdefault(heading, []).append((name, f"{weights}; {in_words(name)}"))
+    return rows
+
+
+def _network_names() -> list[str]:
+    from ..models.plans import NETWORKS
+
+    return list(NETWORKS)
+
+
+def _weights(name: str, size: int, classes: int) -> int:
+    """Weights of the convolutions and linear layers that a search prunes, for RGB images."""
+    from ..models.graph import graph_of
+
+    nodes = graph_of(
+        {
+            "name": name,
+            "bn_type": "NonAffineBatchNorm",
+            "width_mult": 1.0,
+            "channels": 3,
+            "input_size": (size, size),
+            "num_classes": classes,
+            "ancestor": False,
+        }
+    )
+    whitening = (2, 2)  # its weights are computed from images, and not pruned
+    return sum(
+        nodes[node.inputs[0]].shape[0] * node.shape[0] * math.prod(node.kernel)
+        for node in nodes
+        if node.op == "conv" and node.kernel != whitening
+    )
+
+
+def _data_sets() -> Rows:
+    return {"values of --set, and what --data contains": list(DATA_SETS.items())}
+
+
+def _corruptions() -> Rows:
+    from ..robustness.severities import EXTRA, GROUPS
+
+    rows = [(name, group) for group, names in GROUPS.items() for name in names]
+    rows += [(name, "not part of the score") for name in EXTRA]
+    return {"corruptions, and their groups": rows}
+
+
+_LISTS: dict[str, Callable[[], Rows]] = {
+    "configs": _configurations,
+    "networks": _networks,
+    "data": _data_sets,
+    "corruptions": _corruptions,
+}
+_NAMES: dict[str, Callable[[], list[str]]] = {
+    "configs": lambda: list(configuration_names().values()),
+    "networks": _network_names,
+}
+"""Where names are faster than descriptions: shell completion runs these."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ TICKET_SUFFIX = ".mpt"
 DECK_SUFFIX = ".deck"
 PROGRAM_SUFFIX = ".bprog"
 
+MOST_COLUMNS = 110
+"""Width of help on wide terminals and in files."""
 DEBUG: dict[str, Any] = {"action": "store_true", "help": "print the traceback of an error"}
 """Keywords of `add_argument` for the flag --debug."""
 DATA_AND_NETWORK = (*options.DATA_SOURCE_OPTIONS, "device", *options.NETWORK_OPTIONS)
@@ -28,6 +32,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are `UserError`, and so one line on standard error."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a mistake in the arguments as a `UserError` that points to --help.
+
+        Raises:
+            UserError: always.
+        """
         raise UserError(f"{message}; see {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -36,10 +45,35 @@ class Parser(argparse.ArgumentParser):
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help that lists --prune-rate and leaves out its other spelling, --prune_rate."""
+    """Help that lists --prune-rate and leaves out its other spelling, --prune_rate.
+
+    It is as wide as the terminal, at most 110 columns. Descriptions keep their lines where these
+    fit.
+    """
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=110)
+        columns = shutil.get_terminal_size((MOST_COLUMNS, 24)).columns
+        super().__init__(prog, max_help_position=32, width=min(MOST_COLUMNS, max(columns, 20)))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if all(len(indent + line) <= width for line in text.splitlines()):
+            return super()._fill_text(text, width, indent)
+        # Runs of lines at the margin are prose; an indented line stays a line.
+        lines = re.sub(r"(?<=\S)\n(?=\S)", " ", text).splitlines()
+        return "\n".join(self._wrapped(line, width, indent) for line in lines)
+
+    def _wrapped(self, line: str, width: int, indent: str) -> str:
+        margin = indent + " " * (len(line) - len(line.lstrip()))
+        hanging = margin + ("    " if margin else "")
+        return "\n".join(
+            textwrap.wrap(
+                line.strip(),
+                width,
+                initial_indent=margin,
+                subsequent_indent=hanging,
+                break_on_hyphens=False,
+            )
+        )
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_on_hyphens=False)  # flags stay whole

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import screen
 from ..errors import UserError
-from ..screen import printable
+from ..screen import padded, shown, width
 from .common import (
     MAX_CALIBRATION_IMAGES,
     check_count,
@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: images could not be classified; the others have been printed.
     """
     from .. import images
+    from ..console import Console
     from ..engine import cores
 
     batch = check_count(arguments.batch, "--batch")
@@ -131,12 +132,14 @@ def run(arguments: argparse.Namespace) -> int:
         reason = f"takes {channels} channels: images have one (grey) or three (RGB)"
         raise UserError(f"{arguments.file}: {reason}")
     names = _class_names(model.engine.ticket, model.engine.outputs)
+    console = Console()
     if arguments.json:
         output: _Table | _Json = _Json(names)
     else:
-        output = _Table(names, paths, min(top, model.engine.outputs))
+        top = min(top, model.engine.outputs)
+        output = _Table(names, paths, top, console.columns_of_terminal)
     with memory_error_names_batch():
-        failures = _print_predictions(model, paths, batch, output)
+        failures = _print_predictions(model, paths, batch, output, console)
     if failures:
         raise UserError(
             f"{failures:,} of {len(paths):,} images failed (see above); the others were classified"
@@ -145,12 +148,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_predictions(
-    model: _Model, paths: Sequence[Path], batch: int, output: _Table | _Json
+    model: _Model, paths: Sequence[Path], batch: int, output: _Table | _Json, console: Console
 ) -> int:
     """Classify and print the images batch by batch; returns the number of failures."""
     from ..console import Console
 
-    console = Console()
     failures = 0
     with ExitStack() as stack:
         # On a terminal the bar belongs to the same console, so that lines appear above it.
@@ -162,7 +164,7 @@ def _print_predictions(
                     lines += _report_failure(output, path, result, is_only=len(paths) == 1)
                     failures += 1
                 else:
-                    lines.append(output.row(path, result))
+                    lines += output.rows(path, result)
             if lines:
                 console.line(*lines)
             lines = []
@@ -288,28 +290,48 @@ def _is_cropped(ticket: Ticket) -> bool:
 
 
 class _Table:
-    """A row per image with its `top` classes.
+    """A row per image with its `top` classes; on a narrow terminal, a line for the file and lines
+    of classes.
 
     `Console.columns` would need all rows before it prints the first; there may be many.
+
+    Args:
+        names: of the classes.
+        paths: of all images.
+        top: classes to show.
+        columns: of the terminal; None for a file.
     """
 
-    def __init__(self, names: Sequence[str], paths: Sequence[Path], top: int) -> None:
-        self.names = [printable(name) for name in names]
+    def __init__(
+        self, names: Sequence[str], paths: Sequence[Path], top: int, columns: int | None
+    ) -> None:
+        self.names = [shown(name) for name in names]
         self.top = top
-        self.width = max(4, *(len(printable(str(path))) for path in paths))
-        self.name_width = max(5, *map(len, self.names))
+        self.width = max(4, *(width(shown(str(path))) for path in paths))
+        self.name_width = max(5, *map(width, self.names))
+        cell = self.name_width + 11
+        self.is_narrow, self.cells_in_line = False, top
+        if columns is not None and self.width + top * cell > columns:
+            self.is_narrow, self.cells_in_line = True, max(1, columns // cell)
 
     def head(self) -> list[str]:
+        if self.is_narrow:
+            return []
         titles = ["class"] + ["next"] * (self.top - 1)
-        cells = [f"{title:<{self.name_width}}" + " " * 9 for title in titles]
-        return ["  ".join([f"{'file':<{self.width}}", *cells]).rstrip()]
+        cells = [padded(title, self.name_width + 9) for title in titles]
+        return ["  ".join([padded("file", self.width), *cells]).rstrip()]
 
-    def row(self, path: Path, probabilities: Any) -> str:
+    def rows(self, path: Path, probabilities: Any) -> list[str]:
         best = (-probabilities).argsort(kind="stable")[: self.top]
         cells = [
-            f"{self.names[i]:<{self.name_width}}  {100 * probabilities[i]:5.1f} %" for i in best
+            f"{padded(self.names[i], self.name_width)}  {100 * probabilities[i]:5.1f} %"
+            for i in best
         ]
-        return "  ".join([f"{printable(str(path)):<{self.width}}", *cells])
+        file = shown(str(path))
+        if not self.is_narrow:
+            return ["  ".join([padded(file, self.width), *cells])]
+        starts = range(0, len(cells), self.cells_in_line)
+        return [file, *("  " + "  ".join(cells[i : i + self.cells_in_line]) for i in starts)]
 
     def failure(self, path: Path, error: UserError) -> list[str]:
         return []  # failures are on standard error only
@@ -324,7 +346,7 @@ class _Json:
     def head(self) -> list[str]:
         return []
 
-    def row(self, path: Path, probabilities: Any) -> str:
+    def rows(self, path: Path, probabilities: Any) -> list[str]:
         best = int(probabilities.argmax())
         content = {
             "file": str(path),
@@ -333,7 +355,7 @@ class _Json:
             "probability": float(probabilities[best]),
             "probabilities": dict(zip(self.names, probabilities.tolist(), strict=True)),
         }
-        return json.dumps(content, allow_nan=False)
+        return [json.dumps(content, allow_nan=False)]
 
     def failure(self, path: Path, error: UserError) -> list[str]:
         return [json.dumps({"file": str(path), "error": str(error)})]

@@ -40,6 +40,7 @@ from .values import coerce as coerce
 from .yaml_files import DEFAULT_CONFIG as DEFAULT_CONFIG
 from .yaml_files import FAST_CONFIG as FAST_CONFIG
 from .yaml_files import UNSUPPORTED_CONFIGS as UNSUPPORTED_CONFIGS
+from .yaml_files import comments as comments
 from .yaml_files import find_file as find_file
 from .yaml_files import find_recipe as find_recipe
 from .yaml_files import packaged as packaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -93,6 +94,24 @@ def _why_not_found(stem: str, matches: Sequence[Path], files: Sequence[Path]) ->
     if stem in UNSUPPORTED_CONFIGS:
         return f"left out: it asks for RGConv, and {NO_RGCONV}"
     return f"no such file{did_you_mean(stem, [file.stem for file in files])}"
+
+
+def comments(path: Path) -> tuple[str, str]:
+    """What the comment at the head of a configuration file says: a description, and an accuracy.
+
+    The description ends at the first colon or full stop. Behind "Measured:", on a line of its own,
+    stands the test accuracy with these options, and which others were set. Each may be empty.
+    """
+    description, accuracy = [], ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.removeprefix("#").strip()
+        if text.startswith("Measured:"):
+            accuracy = text.removeprefix("Measured:").strip()
+        else:
+            description.append(text)
+    return re.split(r"[.:](?=\s|$)", " ".join(description))[0], accuracy
 
 
 def read_file(path: Path) -> dict[str, Any]:

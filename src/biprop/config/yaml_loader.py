@@ -20,6 +20,11 @@ class PlainLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node of the document.
+
+        Raises:
+            yaml.YAMLError: it is an alias, or more than `MAX_DEPTH` levels deep.
+        """
         if self.check_event(yaml.AliasEvent):
             raise _error("an alias (*name): write the value itself", self.peek_event().start_mark)
         self._depth += 1
@@ -30,6 +35,11 @@ class PlainLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """The dictionary of a node.
+
+        Raises:
+            yaml.YAMLError: a key comes twice.
+        """
         if isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
             for key, _ in node.value:

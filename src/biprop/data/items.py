@@ -92,9 +92,11 @@ class Files:
         return len(self.paths)
 
     def read(self, index: int) -> Path:
+        """The path of the file, which is decoded from there."""
         return self.paths[index]
 
     def name(self, index: int) -> str:
+        """The path of the file."""
         return str(self.paths[index])
 
 
@@ -171,6 +173,11 @@ class Parquet:
         return {**self.__dict__, "_kept": {}}
 
     def read(self, index: int) -> bytes:
+        """The content of the image file in a row; reads its whole row group if that is not cached.
+
+        Raises:
+            UserError: the row holds no image, or the parquet file cannot be read.
+        """
         group = int(self.groups[index])
         if group not in self._kept:
             while len(self._kept) >= self.pool:
@@ -196,6 +203,7 @@ class Parquet:
             raise _unreadable(self.paths[file], e) from None
 
     def name(self, index: int) -> str:
+        """The parquet file, and the number of the image in it, from 0."""
         file, _ = self.row_groups[int(self.groups[index])]
         first_group = next(i for i, (f, _) in enumerate(self.row_groups) if f == file)
         return f"{self.paths[file]}, image {index - int(self.starts[first_group])}"
@@ -414,12 +422,18 @@ class Hub:
         return len(self.rows)
 
     def read(self, index: int) -> bytes | Path:
+        """The content of the image file in a row, or its path where the row has only that.
+
+        Raises:
+            UserError: the row holds no image.
+        """
         image = self.rows[index][self.column] or {}
         if not (image.get("bytes") or image.get("path")):
             raise UserError(f"{self.name(index)}: holds no image")
         return image["bytes"] or Path(image["path"])
 
     def name(self, index: int) -> str:
+        """The name of the data set, and the number of the row, from 0."""
         return f"{self._name}, image {index}"
 
 

@@ -71,8 +71,16 @@ class Split(Protocol):
     def to(self, device: torch.device) -> Split:
         """The same images on a device."""
 
-    def order(self, generator: np.random.Generator) -> Indices: ...
-    def batches(self, batches: Iterable[Indices], seed: int | None) -> Batches: ...
+    def order(self, generator: np.random.Generator) -> Indices:
+        """The indices [N] int64 of all images, in a random order that is fast to read in."""
+
+    def batches(self, batches: Iterable[Indices], seed: int | None) -> Batches:
+        """Batches of the images with these indices: uint8 [B, C, H, W], int64 [B].
+
+        Args:
+            batches: indices, one array per batch.
+            seed: of random crops where `crops` is true; None for centre crops.
+        """
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
@@ -96,6 +105,7 @@ class Images:
         return Images(self.images[mask], self.labels[mask])
 
     def to(self, device: torch.device) -> Images:
+        """A copy on `device`; the same tensors if they are there already."""
         return Images(self.images.to(device), self.labels.to(device))
 
     def order(self, generator: np.random.Generator) -> Indices:

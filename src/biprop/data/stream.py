@@ -8,7 +8,6 @@ batches on the device. A crop follows from (seed, image), not from the worker th
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError, one_line
 from ..images import as_mode, centre_crop, opened, pixels, upright_size
+from ..native import cores
 from .items import Items
 from .sources import Batches, Indices
 
@@ -33,11 +33,6 @@ ATTEMPTS = 10
 """Draws of a random crop before the largest centred one is taken."""
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels."""
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def random_box(width: int, height: int, generator: np.random.Generator) -> Box:
@@ -161,10 +156,12 @@ class Streamed:
 
     @property
     def labels(self) -> Tensor:
+        """[n] int64, of the images that belong to this split."""
         return self.all_labels[self.chosen]
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(3, size, size): of a crop, whatever the sizes of the images."""
         return 3, self.size, self.size
 
     def subset(self, mask: Tensor) -> Streamed:
@@ -200,7 +197,7 @@ class Streamed:
         loader = DataLoader(
             _CroppedImages(self.items, self.all_labels, self.size, seed),
             batch_sampler=[self.chosen[batch].tolist() for batch in batches],
-            num_workers=min(self.workers, available_cores()),
+            num_workers=min(self.workers, cores()),
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
         )

@@ -6,7 +6,6 @@ Kernels: csrc/engine; how: docs/engine.md.
 from __future__ import annotations
 
 import ctypes
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,20 +49,13 @@ class Step:
     microseconds: float
 
 
-def cores() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def instruction_sets() -> list[str]:
     """The instruction sets that this machine has and the engine was compiled for, best first.
 
     The list is empty without a compiled core.
     """
     core = _core()
-    return core.biprop_instruction_sets().decode().split() if core else []
+    return native.instruction_sets(core) if core else []
 
 
 class Engine:
@@ -333,9 +325,10 @@ def _checked_threads(threads: int) -> int:
         UserError: it is no whole number, or out of range.
     """
     threads = integer(threads, "threads")
-    if not 1 <= threads <= min(cores(), _MOST_THREADS):
+    if not 1 <= threads <= min(native.cores(), _MOST_THREADS):
         raise UserError(
-            f"threads = {threads}: must be 1 .. {cores()}, the processors that this process may use"
+            f"threads = {threads}: must be 1 .. {native.cores()}, the processors that this process"
+            " may use"
         )
     return threads
 
@@ -426,7 +419,7 @@ def _rebuilt(
 ) -> Engine:
     """A copied engine; on a machine with fewer processors, with fewer threads."""
     images = _as_nchw(*calibration) if calibration else None
-    possible = min(threads, cores(), _MOST_THREADS)
+    possible = min(threads, native.cores(), _MOST_THREADS)
     return Engine(Ticket.from_bytes(ticket), possible, instruction_set, images)
 
 

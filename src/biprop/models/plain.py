@@ -5,7 +5,7 @@ forms, as modules.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -45,12 +45,10 @@ class PlainNet(nn.Module):
         head_bias: bool = False,
     ) -> None:
         super().__init__()
-        height, width = _map_size(plan, input_size)
-        before_global_pool = _map_size(
-            replace(plan, convs=plan.convs.partition("G")[0]), input_size
-        )
-        builder = _Builder(num_classes, width_mult, norm, binary, head_bias, before_global_pool)
+        whole_map = _map_size(plan, input_size)
+        builder = _Builder(num_classes, width_mult, norm, binary, head_bias, whole_map)
         self.convs, features = builder.stack(plan.convs, channels, kernel=3)
+        height, width = (1, 1) if plan.has_global_pool else whole_map
         self.linear, _ = builder.stack(plan.head, features * height * width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +59,8 @@ class PlainNet(nn.Module):
 
 
 def _map_size(plan: PlainPlan, input_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the feature maps after the plan's convolutions and pools.
+    """(height, width) of the feature maps after the plan's convolutions and pools, or before its
+    global pool, which is the last of them.
 
     Raises:
         ValueError: nothing is left of the input.
@@ -75,7 +74,7 @@ def _map_size(plan: PlainPlan, input_size: tuple[int, int]) -> tuple[int, int]:
         raise ValueError(
             f"input size {size}: the network halves it {pools} times, so it needs {least} or more"
         )
-    return (1, 1) if "G" in tokens else (height, width)
+    return height, width
 
 
 @dataclass(frozen=True)

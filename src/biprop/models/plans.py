@@ -20,9 +20,9 @@ class PlainPlan:
     c64: 3x3 convolution without bias; M: 2x2 max pool; B: batch norm; R: ReLU; A: binary
     activation, with sign(0) = +1; Z: binary activation with sign(0) = 0, behind a ReLU, where the
     other would be +1 for every image; W: fixed 2x2 whitening convolution (`models.whitening`), 8
-    filters a channel, without padding; G: maximum over the whole map. In the head c256 is a linear
-    layer, written as a 1x1 convolution as in the original research code, and c has one output per
-    class.
+    filters a channel, without padding; G: maximum over the whole map, only as the last token of
+    `convs`. In the head c256 is a linear layer, written as a 1x1 convolution as in the original
+    research code, and c has one output per class.
 
     Attributes:
         convs: the convolutions and what follows each.
@@ -33,6 +33,11 @@ class PlainPlan:
     convs: str
     head: str
     wide: bool = False
+
+    @property
+    def has_global_pool(self) -> bool:
+        """Whether the convolutions end with a maximum over the whole map, so that 1 x 1 is left."""
+        return self.convs.endswith("G")
 
 
 _FAST = (64, 128, 256)
@@ -202,6 +207,38 @@ Affine and Learned are the same module: what trains is the run's choice.
 def takes_width(name: str) -> bool:
     """Whether the network's widths can be multiplied."""
     return name in PLAIN and PLAIN[name].wide
+
+
+def in_words(name: str) -> str:
+    """The structure of a network in a few words."""
+    return _plain_in_words(PLAIN[name]) if name in PLAIN else _residual_in_words(RESIDUAL[name])
+
+
+def _plain_in_words(plan: PlainPlan) -> str:
+    convolutions, linear = plan.convs.count("c"), plan.head.count("c")
+    parts = [f"{convolutions} convolutions"] if convolutions else []
+    parts.append(f"{linear} linear layer{'s' if linear > 1 else ''}")
+    if "W" in plan.convs:
+        parts.insert(0, "fixed whitening layer")
+    if "A" in plan.convs.split():
+        parts.append("binary activations")
+    if plan.wide:
+        parts.append("takes --width-mult")
+    return ", ".join(parts)
+
+
+def _residual_in_words(plan: ResidualPlan) -> str:
+    kind = {"preact": "pre-activation"}.get(plan.kind, plan.kind)
+    widths = "-".join(map(str, plan.widths))
+    parts = [f"{sum(plan.blocks)} {kind} blocks of {widths} channels"]
+    if plan.inner > 1:
+        parts.append(f"{plan.inner} times as wide inside")
+    if plan.binary:
+        parts.append("binary activations")
+    if plan.last_norm != "before":
+        where = {"after": "behind", "both": "in front of and behind"}[plan.last_norm]
+        parts.append(f"batch norm {where} the sum")
+    return ", ".join(parts)
 
 
 def check(name: str, bn_type: str, width_mult: float) -> None:

@@ -117,12 +117,14 @@ class RunReporter(Reporter):
         self._bar = Bar()
 
     def on_start(self, state: SearchState) -> None:
+        """Write progress.json; drop what the logs have of epochs that will be repeated."""
         self._write_progress(state, at_once=True)
         logs.forget_after(self._folder / LOGS, state.epoch)
         if not self._budget.is_used_up(state):
             (self._folder / ROW).unlink(missing_ok=True)
 
     def on_baseline(self, state: SearchState) -> None:
+        """Print the accuracy with random scores, and on how many images it was measured."""
         counts = state.random_scores
         assert counts
         part = sample_in_words(counts, len(self._data.test))
@@ -131,11 +133,13 @@ class RunReporter(Reporter):
 
     @contextmanager
     def recording(self, state: SearchState) -> Iterator[None]:
+        """Within the block, the logs of the run folder are open."""
         with RunLog(self._folder / LOGS, state.epoch) as self._run_log:
             yield
 
     @contextmanager
     def progress_bar(self, state: SearchState) -> Iterator[None]:
+        """Within the block, a terminal shows a progress bar of the epoch's batches."""
         title = f"epoch {self._budget.in_words(state.epoch + 1, state).strip()}"
         with self._console.bar(title, self._budget.batches) as self._bar:
             self._bar.advance(state.batch)
@@ -159,6 +163,7 @@ class RunReporter(Reporter):
     def on_epoch(
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
     ) -> None:
+        """Write the epoch to the logs and to progress.json, and print its line."""
         seconds_left = self._budget.seconds_left(state, rates["seconds"] / self._budget.batches)
         rates = {**rates, "seconds_left": seconds_left}
         assert self._run_log
@@ -169,6 +174,7 @@ class RunReporter(Reporter):
         self._console.line(self._epoch_line(state, train, validation, rates))
 
     def on_layers(self, layers: list[LayerReport]) -> None:
+        """Write layers.json, if there are masked layers."""
         if layers:
             records = [{**asdict(layer), "density": layer.density} for layer in layers]
             _write_json(self._folder / LAYERS, records)
@@ -180,12 +186,14 @@ class RunReporter(Reporter):
         validation: Counts,
         is_asked_to_stop: Callable[[], bool],
     ) -> None:
+        """Append the row to the table of results; write result.json and progress.json."""
         row = self._row(result, state, validation)
         results.append_result(self._results_file, row, is_asked_to_stop)
         self._write_result(result)
         self._write_progress(state, {"seconds_left": 0}, "complete", at_once=True)
 
     def on_error(self, state: SearchState, status: str) -> None:
+        """Write the status to progress.json; a full disk is no further error."""
         with suppress(OSError):
             self._write_progress(state, status=status, at_once=True)
 

@@ -43,6 +43,7 @@ class BinaryActivation(nn.Module):
         return binary_activation(x, self.zero)
 
     def extra_repr(self) -> str:
+        """What `print(model)` shows in the parentheses: "zero=0" where sign(0) is 0."""
         return "" if self.zero == 1 else "zero=0"
 
 
@@ -151,6 +152,7 @@ class MaskedLinear(Masked, nn.Linear):  # type: ignore[misc]
     """`nn.Linear` with a mask."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] float to [..., out_features], with the effective weight."""
         return F.linear(input, self.effective_weight(), self.bias)
 
 
