@@ -363,7 +363,10 @@ def test_without_a_screen_or_with_few_letters() -> None:
     assert ended(null, "sh", "-c", 'exec "$@" >&-', "sh", *BIPROP, "list", "networks") == (0, "")
     null = os.open(os.devnull, os.O_WRONLY)
     code, said = ended(null, *BIPROP, "status", "\x1b[2J日", PYTHONIOENCODING="ascii")
-    assert (code, said) == (2, "biprop: \\x1b[2J\\u65e5: no run folder: it has no settings.txt\n")
+    assert (code, said) == (
+        2,
+        "biprop: \\x1b[2J\\u65e5: not a run folder: it has no settings.txt\n",
+    )
 
 
 def test_a_search_needs_no_screen(
@@ -490,7 +493,7 @@ def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> N
     assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
     with held(folder):
         assert dict(status.status(folder))["state"].startswith("searches (process ")
-    assert "no run folder: it has no settings.txt" in fails(capsys, "status", "runs")
+    assert "not a run folder: it has no settings.txt" in fails(capsys, "status", "runs")
 
 
 def test_resuming_and_starting_from_the_ancestors_checkpoint(

@@ -10,6 +10,16 @@ from .. import config as options
 from .. import screen
 from .parser import add_command
 
+_DESCRIPTION = """\
+Print the names of the networks or the paths of the packaged configurations, one per line. Names
+of networks with BinAct have binary activations (MPT-1/1), the others float activations
+(MPT-1/32); cResNet and cWideResNet are the versions for small images, as in CIFAR-10. A
+configuration can also be given by its name alone, such as conv4_kn_unsigned."""
+_EPILOG = """\
+examples:
+  biprop list networks
+  biprop list configs | grep conv4"""
+
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
@@ -18,9 +28,15 @@ def add(commands: Any) -> None:
         "list",
         run,
         help="list the networks or the packaged configurations",
-        description="Print the names that --arch (networks) or --config (configs) takes.",
+        usage="biprop list {networks,configs}",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
-    parser.add_argument("what", choices=("networks", "configs"))
+    parser.add_argument(
+        "what",
+        choices=("networks", "configs"),
+        help="networks: the names that --arch takes; configs: what --config takes",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

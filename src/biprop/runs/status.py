@@ -32,7 +32,7 @@ def status(folder: Path) -> Rows:
         UserError: not the folder of a run, or its files are damaged.
     """
     if not (folder / SETTINGS).is_file():
-        raise UserError(f"{folder}: no run folder: it has no {SETTINGS}")
+        raise UserError(f"{folder}: not a run folder: it has no {SETTINGS}")
     try:
         return _rows(folder)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
