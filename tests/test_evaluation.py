@@ -85,6 +85,7 @@ def test_mistakes_are_one_line(
         (["evaluate", name, "--arch", "Conv2"], "--arch Conv2: but"),
         (["evaluate", name, "--set", "MNIST", "--data", str(tmp_path)], "MNIST"),
         (["evaluate"], "name one file"),
+        (["evaluate", "a.deck"], "a.deck: a deck: biprop robustness measures decks"),
     ):
         assert command_line.main(command) == 2, command
         error = capsys.readouterr().err

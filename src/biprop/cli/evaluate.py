@@ -13,6 +13,7 @@ from .common import ACTIVATIONS_HELP, layer_rows, load_engine, plural, warn
 from .parser import (
     DATA_AND_NETWORK,
     DEBUG,
+    DECK_SUFFIX,
     TICKET_SUFFIX,
     add_command,
     add_options,
@@ -101,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.file) == bool(arguments.pretrained):
         raise UserError("name one file to evaluate: biprop evaluate FILE")
     path = arguments.file or arguments.pretrained
+    if path.endswith(DECK_SUFFIX):
+        raise UserError(f"{path}: a deck: biprop robustness measures decks, on clean images too")
     return show_accuracy(path, overrides(arguments), engine=_engine_choice(arguments, path))
 
 

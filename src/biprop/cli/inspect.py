@@ -11,9 +11,9 @@ from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 _DESCRIPTION = """\
 Show the layers of a ticket and the size of each part of the file, or the tickets and the gate of
 a deck. Columns of the layers: weights kept; bits/weight, the size of the coded mask; H(k), the
-entropy in bits of a mask that keeps as many weights, at random positions; the gain, which is the
-magnitude of the kept weights; signs: whether they follow from the seed, are all positive, or are
-stored."""
+binary entropy of the fraction kept, which no code can beat on average unless the kept weights form
+a pattern; gain, the magnitude of the kept weights; signs: whether they follow from the seed, are
+all positive, or are stored."""
 _EPILOG = """\
 examples:
   biprop inspect digits.mpt
