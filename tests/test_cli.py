@@ -24,6 +24,7 @@ from biprop.runs import status
 from biprop.runs.folder import held
 from biprop.search import baseline
 
+COMMANDS = tuple(module.__name__.rpartition(".")[2] for module in command_line.COMMANDS)
 QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 
 
@@ -141,6 +142,41 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(
     with pytest.raises(SystemExit):
         command_line.main(["--help"])
     assert "find" in capsys.readouterr().out
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        command_line.main([*command, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def examples(text: str) -> list[list[str]]:
+    """The arguments of the commands in a help's examples, without comments, pipes and redirections.
+
+    A comment is set off by three spaces or more.
+    """
+    block = re.sub(r"\\\n +", "", text.partition("\nexamples:\n")[2])
+    commands = re.findall(r"^  biprop (.*)$", block, re.M)
+    return [re.split(r" {3,}| [|>] ", command)[0].split() for command in commands]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), *((name,) for name in COMMANDS), ("deck", "build")],
+    ids=lambda command: " ".join(command) or "biprop",
+)
+def test_every_help_has_examples_that_the_parser_accepts(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(capsys, *command)
+    assert max(map(len, text.splitlines())) <= 110
+    shown = examples(text)
+    assert shown
+    for arguments in shown:
+        assert tuple(arguments[: len(command)]) == command
+        _, unknown = command_line._parser().parse_known_args(arguments)
+        assert not unknown, arguments
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         commands,
         "pack",
         run,
-        help="write the result of a search to a ticket: under one bit per weight",
+        help="write the result of a search to a ticket, in about one bit per weight or less",
         usage="biprop pack RUN -o NAME.mpt [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
