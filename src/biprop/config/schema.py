@@ -538,8 +538,8 @@ class Config:
     )
     seed: int = option(
         0,
-        "random seed of weights, scores, image order and augmentation; on a CPU, the same command"
-        " gives the same ticket",
+        "random seed of weights, scores, image order and augmentation; on the same CPU, with the"
+        " same version of PyTorch and number of threads, the same command gives the same ticket",
         _RUN,
         Role.SEED,
         low=0,
