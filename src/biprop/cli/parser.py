@@ -16,10 +16,7 @@ TICKET_SUFFIX = ".mpt"
 DECK_SUFFIX = ".deck"
 PROGRAM_SUFFIX = ".bprog"
 
-DEBUG: dict[str, Any] = {
-    "action": "store_true",
-    "help": "if an error ends the command, print its traceback",
-}
+DEBUG: dict[str, Any] = {"action": "store_true", "help": "print the traceback of an error"}
 """Keywords of `add_argument` for the flag --debug."""
 DATA_AND_NETWORK = (*options.DATA_SOURCE_OPTIONS, "device", *options.NETWORK_OPTIONS)
 """Options of the commands that evaluate a file: where its data are, and what older files do not
