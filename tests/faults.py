@@ -130,7 +130,7 @@ def going_on(folder: Path, *flags: str, run: Path = RUN, only: str = "") -> str:
     outcome = end_of(start(folder, *flags, "--resume", "auto"), time.monotonic())
     assert outcome.code == 0, outcome.message
     assert same_bits(folder / run, uninterrupted(*flags) / run, only)
-    return f"goes on; {only or 'final state'} bit-identical"
+    return f"resumed; {only or 'final state'} bit-identical"
 
 
 def killed(
@@ -140,8 +140,7 @@ def killed(
     run: Path = RUN,
     spread: float = 0.5,
 ) -> Outcome:
-    """kill -9: while a checkpoint is being written, at random moments between, and while the run
-    begins or goes on
+    """kill -9, while a checkpoint is written, at random moments, and during start or resumption
 
     `spread`: seconds within which a random moment lies, after a checkpoint.
     """
@@ -178,7 +177,7 @@ def killed(
 
 
 def terminated(folder: Path) -> Outcome:
-    """SIGTERM, as a scheduler sends it before the time is up"""
+    """SIGTERM, as a scheduler sends it before the time limit"""
     process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
@@ -231,7 +230,7 @@ def small_disk(folder: Path, size: str = "8m", options: str = "rw") -> Iterator[
 
 
 def disk_full(folder: Path) -> Outcome:
-    """The disk fills up in the middle of the run"""
+    """The disk becomes full during the run"""
     with small_disk(folder) as disk:
         process = start(disk)
         wait_for((disk / RUN / LAST).exists, process)
@@ -245,7 +244,7 @@ def disk_full(folder: Path) -> Outcome:
         outcome = end_of(process, since, where=disk)
         assert torch.load(disk / RUN / LAST, weights_only=True)["epoch"] < 3
         (disk / "other").unlink()
-        outcome.after = f"room made: {going_on(disk)}"
+        outcome.after = f"space freed: {going_on(disk)}"
         return outcome
 
 
@@ -255,13 +254,13 @@ def read_only(folder: Path) -> Outcome:
         return end_of(
             start(folder, "--log-dir", str(disk / "runs")),
             time.monotonic(),
-            "nothing was begun",
+            "no run was started",
             folder,
         )
 
 
 def read_only_later(folder: Path) -> Outcome:
-    """The folder of a run that is to go on has become read-only"""
+    """The folder of a run that is resumed has become read-only"""
     with small_disk(folder) as disk:
         process = start(disk)
         wait_for((disk / RUN / LAST).exists, process)
@@ -310,11 +309,11 @@ def streamed_going_on(folder: Path) -> str:
     outcome = end_of(start(folder, *STREAMED, "--resume", "auto"), time.monotonic())
     assert outcome.code == 0, outcome.message
     assert same_bits(folder / STREAMED_RUN, streamed_uninterrupted() / STREAMED_RUN)
-    return "goes on; final state bit-identical"
+    return "resumed; final state bit-identical"
 
 
 def data_vanish(folder: Path) -> Outcome:
-    """An image that has yet to be read is deleted"""
+    """An image that has not been read yet is deleted"""
     images = photographs(folder)
     process = start(folder, *STREAMED)
     wait_for((folder / STREAMED_RUN / LAST).exists, process)
@@ -353,7 +352,7 @@ TWO = ("--multigpu", "0,1")
 
 
 def rank_killed(folder: Path, rank: int = 1) -> Outcome:
-    """The second of two processes that search together is killed"""
+    """Of a search in two processes, rank 1 is killed"""
     process = start(folder, *TWO)
     wait_for((folder / RUN / LAST).exists, process)
     since = time.monotonic()
@@ -364,7 +363,7 @@ def rank_killed(folder: Path, rank: int = 1) -> Outcome:
 
 
 def first_rank_killed(folder: Path) -> Outcome:
-    """The first of them is killed, which writes the checkpoints"""
+    """Of a search in two processes, rank 0 is killed, which writes the checkpoints"""
     return rank_killed(folder, 0)
 
 
@@ -386,7 +385,7 @@ def launcher_killed(folder: Path) -> Outcome:
 
 
 def restarted(folder: Path) -> Outcome:
-    """One of two processes below torchrun --max-restarts 1 is killed"""
+    """One of two processes of torchrun --max-restarts 1 is killed"""
     agent = [
         sys.executable,
         "-m",
@@ -408,12 +407,12 @@ def restarted(folder: Path) -> Outcome:
         "",
         0,
     )  # a page of torchrun's; and it did not end, but went on
-    outcome.after = "both are started again and go on by themselves; scores bit-identical"
+    outcome.after = "both are restarted and resume by themselves; scores bit-identical"
     return outcome
 
 
 def both_terminated(folder: Path) -> Outcome:
-    """SIGTERM to two processes that search together, whose epochs are few steps long"""
+    """SIGTERM to a search in two processes, whose epochs have few steps"""
     long = (*TWO, "--batch-size", "300", "--epochs", "12")
     process = start(folder, *long)
     wait_for((folder / RUN / LAST).exists, process)
@@ -425,26 +424,26 @@ def both_terminated(folder: Path) -> Outcome:
 
 
 def not_a_number(folder: Path) -> Outcome:
-    """The scores grow beyond all numbers"""
+    """The scores become infinite"""
     return diverged(folder)
 
 
 def two_not_a_number(folder: Path) -> Outcome:
-    """The weights of a dense network in two processes grow beyond all numbers"""
+    """The weights of a dense network in two processes become infinite"""
     return diverged(folder, *TWO, "--conv-type", "DenseConv", "--no-freeze-weights")
 
 
 def diverged(folder: Path, *flags: str) -> Outcome:
     """A search that takes far too long steps."""
     outcome = end_of(
-        start(folder, *flags, "--lr", "1e38"), time.monotonic(), "the checkpoint before it stays"
+        start(folder, *flags, "--lr", "1e38"), time.monotonic(), "the checkpoints before it remain"
     )
     assert list(folder.rglob("initial.state"))
     return outcome
 
 
 def clock_set_back(folder: Path) -> Outcome:
-    """The clock runs backwards, an hour at every look"""
+    """The clock runs backwards, by an hour whenever it is read"""
     lines = "import itertools, time; from biprop import cli; now = itertools.count(2e9, -3600)"
     program = (
         f"{lines}; time.time = lambda: float(next(now)); raise"
@@ -457,12 +456,12 @@ def clock_set_back(folder: Path) -> Outcome:
 
 
 def same_name(folder: Path) -> Outcome:
-    """Two runs of one name start at the same moment"""
+    """Two runs with the same name start at the same moment"""
     both = [start(folder) for _ in range(2)]
     outcomes = [end_of(process, time.monotonic()) for process in both]
     assert [o.code for o in outcomes] == [0, 0]
     assert all(same_bits(run, uninterrupted() / RUN) for run in (folder / RUN, folder / RUN / "0"))
-    outcomes[0].after = "a folder each, both complete"
+    outcomes[0].after = "each has its own folder, both are complete"
     return outcomes[0]
 
 
@@ -476,12 +475,12 @@ def resumed_twice(folder: Path) -> Outcome:
     outcome.message = re.sub(r"process \d+ on [^)]*", "process N on HOST", outcome.message)
     assert end_of(first, time.monotonic()).code == 0
     assert same_bits(folder / RUN, uninterrupted() / RUN)
-    outcome.after = "the first one: final state bit-identical"
+    outcome.after = "the first run: final state bit-identical"
     return outcome
 
 
 def damaged(folder: Path) -> Outcome:
-    """The checkpoint to go on from is truncated by something else"""
+    """The checkpoint to resume from has been truncated"""
     process = start(folder)
     wait_for((folder / RUN / LAST).exists, process)
     process.terminate()
@@ -489,7 +488,7 @@ def damaged(folder: Path) -> Outcome:
     data = (folder / RUN / LAST).read_bytes()
     (folder / RUN / LAST).write_bytes(data[: len(data) // 2])
     outcome = end_of(start(folder, "--resume", "auto"), time.monotonic())
-    outcome.after = "the other checkpoints stay: --resume initial.state or model_best.pth"
+    outcome.after = "the other checkpoints remain: --resume initial.state or model_best.pth"
     return outcome
 
 

@@ -26,6 +26,7 @@ from biprop.runs import status
 from biprop.runs.folder import held
 from biprop.search import baseline
 
+COMMANDS = tuple(module.__name__.rpartition(".")[2] for module in command_line.COMMANDS)
 QUICK = ["--width-mult", "0.25", "--epochs", "1", "--device", "cpu"]
 
 
@@ -183,6 +184,41 @@ def test_help_explains_the_prune_rate_and_shows_one_spelling(
     with pytest.raises(SystemExit):
         command_line.main(["--help"])
     assert "find" in capsys.readouterr().out
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        command_line.main([*command, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def examples(text: str) -> list[list[str]]:
+    """The arguments of the commands in a help's examples, without comments, pipes and redirections.
+
+    A comment is set off by three spaces or more.
+    """
+    block = re.sub(r"\\\n +", "", text.partition("\nexamples:\n")[2])
+    commands = re.findall(r"^  biprop (.*)$", block, re.M)
+    return [re.split(r" {3,}| [|>] ", command)[0].split() for command in commands]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), *((name,) for name in COMMANDS), ("deck", "build")],
+    ids=lambda command: " ".join(command) or "biprop",
+)
+def test_every_help_has_examples_that_the_parser_accepts(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(capsys, *command)
+    assert max(map(len, text.splitlines())) <= 110
+    shown = examples(text)
+    assert shown
+    for arguments in shown:
+        assert tuple(arguments[: len(command)]) == command
+        _, unknown = command_line._parser().parse_known_args(arguments)
+        assert not unknown, arguments
 
 
 @pytest.mark.parametrize(
@@ -349,7 +385,7 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
     assert "Traceback" not in err
     run = last.parents[1].relative_to(tmp_path)
     assert "best so far: epoch" in err
-    assert f"Go on with: biprop find --resume {run}" in err
+    assert f"Continue with: biprop find --resume {run}" in err
     assert torch.load(last, weights_only=True)["epoch"] >= 1
     assert dict(status.status(last.parents[1]))["state"].startswith("stopped: Ctrl-C, ")
     assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
@@ -405,7 +441,10 @@ def test_without_a_screen_or_with_few_letters() -> None:
     assert ended(null, "sh", "-c", 'exec "$@" >&-', "sh", *BIPROP, "list", "networks") == (0, "")
     null = os.open(os.devnull, os.O_WRONLY)
     code, said = ended(null, *BIPROP, "status", "\x1b[2J日", PYTHONIOENCODING="ascii")
-    assert (code, said) == (2, "biprop: \\x1b[2J\\u65e5: no run folder: it has no settings.txt\n")
+    assert (code, said) == (
+        2,
+        "biprop: \\x1b[2J\\u65e5: not a run folder: it has no settings.txt\n",
+    )
 
 
 def test_a_search_needs_no_screen(
@@ -528,11 +567,11 @@ def test_status_says_how_a_run_is_doing(capsys: pytest.CaptureFixture[str]) -> N
     assert state["state"].startswith(
         f"crashed: no final status recorded (process {os.getpid()} on "
     )
-    assert state["state"].endswith(f"go on with: biprop find --resume {folder}")
+    assert state["state"].endswith(f"continue with: biprop find --resume {folder}")
     assert (state["epochs done"], state["time left"]) == ("1 of 1, step 5 of 20", "2 h 5 min")
     with held(folder):
         assert dict(status.status(folder))["state"].startswith("searches (process ")
-    assert "no run folder: it has no settings.txt" in fails(capsys, "status", "runs")
+    assert "not a run folder: it has no settings.txt" in fails(capsys, "status", "runs")
 
 
 def test_resuming_and_starting_from_the_ancestors_checkpoint(

@@ -76,7 +76,7 @@ def test_mistakes_are_one_line(
             ["pack", str(found_run), "-o", str(tmp_path / "a.bin")],
             "the name of a ticket ends with .mpt",
         ),
-        (["pack", str(tmp_path), "-o", name], "no run folder"),
+        (["pack", str(tmp_path), "-o", name], "not a run folder"),
         (["pack", str(found_run), "-o", str(tmp_path / "no" / "a.mpt")], "cannot be written"),
         (["pack", str(found_run)], "required: -o"),
         (["inspect", str(tmp_path / "d.mpt")], "the checksum does not fit the content"),
@@ -85,6 +85,7 @@ def test_mistakes_are_one_line(
         (["evaluate", name, "--arch", "Conv2"], "--arch Conv2: but"),
         (["evaluate", name, "--set", "MNIST", "--data", str(tmp_path)], "MNIST"),
         (["evaluate"], "name one file"),
+        (["evaluate", "a.deck"], "a.deck: a deck: biprop robustness measures decks"),
     ):
         assert command_line.main(command) == 2, command
         error = capsys.readouterr().err

@@ -169,7 +169,7 @@ def test_status_tells_why_a_run_ended(tmp_path: Path, recorded: str) -> None:
     assert has_final_status(folder)
     assert (
         dict(status.status(folder))["state"]
-        == f"{recorded}, 0 s ago; go on with: biprop find --resume {folder}"
+        == f"{recorded}, 0 s ago; continue with: biprop find --resume {folder}"
     )
 
 

@@ -289,7 +289,7 @@ def test_what_cannot_be_rebuilt_is_refused_and_named(tmp_path: Path) -> None:
         TicketError, match=r"1\.running_var has a number that float32 does not hold"
     ):
         Ticket.from_model(norm, subnetwork)
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         pack.pack(tmp_path, {})
     with pytest.raises(UserError, match="no such checkpoint"):
         pack.pack(tmp_path / "x.pth", {})

@@ -122,7 +122,7 @@ def _check(file: IO[bytes], path: Path) -> Iterator[str]:
         )
     elif start[8:9] == b"{":
         raise UserError(
-            f"{path}: a ticket or a deck, not a checkpoint: pass the run folder, or a file of its"
+            f"{path}: a ticket or a deck, not a checkpoint: pass the run folder, or a file in its"
             " checkpoints/"
         )
     elif not start.startswith(_ZIP):

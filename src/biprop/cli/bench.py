@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Measure how long a ticket takes on this machine, from uint8 pixels to logits. If PyTorch is
-installed, the same network is measured there as well: eager mode, float32, the same number of
-threads, normalised pixels as input. Both are measured in alternation."""
+installed, the same network is measured in it as well: eager mode, float32, the same number of
+threads, normalised pixels as input. The two take turns, so that other load meets both. Columns:
+the median time of a batch, its quartiles, the number n of batches that were measured, and ratio,
+PyTorch's median divided by the engine's."""
+_EPILOG = """\
+examples:
+  biprop bench digits.mpt
+  biprop bench digits.mpt --batch 1 --threads 1,2,4 --explain"""
 
 
 def add(commands: Any) -> None:
@@ -44,8 +50,9 @@ def add(commands: Any) -> None:
         help="measure the speed of a ticket, compared with PyTorch",
         usage="biprop bench NAME.mpt [options]",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
-    parser.add_argument("file", metavar="NAME.mpt")
+    parser.add_argument("file", metavar="NAME.mpt", help="ticket")
     parser.add_argument("--batch", default="1,64", metavar="N,N", help="batch sizes [1,64]")
     parser.add_argument(
         "--threads", metavar="N,N", help="numbers of threads [1 and the number of cores]"
@@ -55,16 +62,20 @@ def add(commands: Any) -> None:
         type=float,
         default=1.0,
         metavar="S",
-        help="seconds to measure each of the two, for each row of the table [1]",
+        help="seconds to measure the engine, and as many for PyTorch, in each row of the table [1]",
     )
     parser.add_argument(
-        "--instruction-set", metavar="NAME", help="instruction set [the best of this machine]"
+        "--instruction-set",
+        metavar="NAME",
+        help="scalar, avx2, avx512, amx or neon [the best that this machine supports]",
     )
     parser.add_argument(
         "--activations", choices=("float", "u8"), default="float", help=ACTIVATIONS_HELP
     )
     parser.add_argument(
-        "--explain", action="store_true", help="show the kernel and the time of each layer"
+        "--explain",
+        action="store_true",
+        help="show which kernel the engine chose for each layer, and its time",
     )
     parser.add_argument("--no-torch", action="store_true", help="do not measure PyTorch")
     parser.add_argument(

@@ -39,23 +39,26 @@ from .parser import Help, Parser
 
 _DESCRIPTION = """\
 Find Multi-Prize Tickets: accurate binary subnetworks of networks with random, never-trained
-weights. Examples:
-
-  biprop find                              search on the built-in digits, in less than a minute
+weights. A search (find) writes a run folder; pack writes its result to a ticket, a small file
+(.mpt), which the other commands read."""
+_EPILOG = """\
+examples:
+  biprop find                              search on the embedded digits, in less than a minute
   biprop find --config conv4_kn_unsigned --set CIFAR10 --data DIR --prune-rate 0.2
   biprop find --resume runs/digits/prune-rate=0.2/find
-  biprop status runs/digits/prune-rate=0.2/find    progress of the run, or its result
+  biprop status runs/digits/prune-rate=0.2/find
   biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt
   biprop inspect digits.mpt                size of the ticket, layer by layer
   biprop evaluate digits.mpt               accuracy
   biprop predict digits.mpt images/        classes of images, without PyTorch
   biprop bench digits.mpt                  speed, compared with PyTorch
   biprop robustness digits.mpt             accuracy under corruptions
-  biprop deck build A.mpt B.mpt -o AB.deck --data DIR    several tickets as one classifier
+  biprop deck build A.mpt B.mpt -o AB.deck --data DIR
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
       --set CIFAR10 --data DIR             several searches
   biprop list networks
-"""
+
+biprop COMMAND --help explains the options of a command."""
 
 COMMANDS = (
     find,
@@ -134,7 +137,11 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="biprop", description=_DESCRIPTION, formatter_class=Help, allow_abbrev=False
+        prog="biprop",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=Help,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"biprop {__version__}")
     commands = parser.add_subparsers(

@@ -27,8 +27,8 @@ EXIT_BROKEN_PIPE = 141
 """What a shell reports for SIGPIPE: 128 + 13."""
 
 ACTIVATIONS_HELP = (
-    "u8: quantise activations that are not binary to 8 bits, which is faster and slightly less"
-    " accurate [float]"
+    "u8: quantise float activations to 8 bits (binary ones stay bits), which is faster and slightly"
+    " less accurate [float]"
 )
 MAX_CALIBRATION_IMAGES = 256
 MAX_BATCH = 1 << 16

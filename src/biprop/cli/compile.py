@@ -10,9 +10,13 @@ from .common import load_engine, warn
 from .parser import DEBUG, PROGRAM_SUFFIX, add_command, check_suffix
 
 _DESCRIPTION = """\
-Write the file that the C interface loads (include/biprop.h, biprop_load_file). It holds the
-network with batch norm folded and masks decoded, and is larger than the ticket. In Python,
-biprop.Engine loads the ticket itself."""
+Write the program of a ticket: a file with the operations of the network, batch norm folded and
+masks decoded, which is larger than the ticket. Applications in C and other languages load it with
+biprop_load_file (include/biprop.h). It is not needed in Python, where biprop.Engine loads the
+ticket itself."""
+_EPILOG = f"""\
+examples:
+  biprop compile digits.mpt -o digits{PROGRAM_SUFFIX}"""
 
 
 def add(commands: Any) -> None:
@@ -21,11 +25,12 @@ def add(commands: Any) -> None:
         commands,
         "compile",
         run,
-        help="write a ticket as a program for C",
+        help="write a ticket in the form that the C interface loads",
         usage=f"biprop compile NAME.mpt -o NAME{PROGRAM_SUFFIX}",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
-    parser.add_argument("file", metavar="NAME.mpt")
+    parser.add_argument("file", metavar="NAME.mpt", help="ticket")
     parser.add_argument(
         "-o",
         "--output",

@@ -50,6 +50,7 @@ def add(commands: Any) -> None:
         help="print a script for completion in bash, zsh or fish",
         usage=f"biprop completion {{{','.join(SHELLS)}}}",
         description=_DESCRIPTION,
+        epilog="examples:\n  biprop completion bash",
     )
     parser.add_argument("shell", choices=SHELLS)
 

@@ -26,10 +26,21 @@ if TYPE_CHECKING:
     from ..deck import Deck
 
 _DESCRIPTION = """\
+A deck is an ensemble of tickets, its cards, in one file: the predict and robustness commands read
+it, and inspect shows it."""
+_EPILOG = """\
+examples:
+  biprop deck build noise.mpt augmix.mpt -o hand.deck --data DIR"""
+_BUILD_DESCRIPTION = """\
 Put several tickets into one file, a deck, whose prediction is a weighted mean of the tickets'
-predictions. The weights come from a gate that looks at the power spectrum of the images. The
-gate is fitted on held-out training images, without augmentation and with that of each ticket:
-pass --data, the folder that contains them. In Python: biprop.Deck.load(NAME).predict(images)."""
+predictions. The weights come from a gate that looks at the power spectrum of the images. The gate
+is fitted on held-out training images, both without augmentation and with the augmentation that
+each ticket was trained with: pass --data, the folder that contains them, except for the embedded
+digits. In Python: biprop.Deck.load(NAME).predict(images)."""
+_BUILD_EPILOG = """\
+examples:
+  biprop deck build noise.mpt augmix.mpt -o hand.deck --data DIR
+  biprop deck build a.mpt b.mpt c.mpt -o mean.deck --no-gate"""
 
 
 def add(commands: Any) -> None:
@@ -37,6 +48,8 @@ def add(commands: Any) -> None:
     deck = commands.add_parser(
         "deck",
         help="combine several tickets into one classifier",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=Help,
         allow_abbrev=False,
     )
@@ -47,11 +60,12 @@ def add(commands: Any) -> None:
         actions,
         "build",
         run,
-        help="write a deck",
+        help="write several tickets as one deck",
         usage=f"biprop deck build A.mpt B.mpt ... -o NAME{DECK_SUFFIX} [options]",
-        description=_DESCRIPTION,
+        description=_BUILD_DESCRIPTION,
+        epilog=_BUILD_EPILOG,
     )
-    parser.add_argument("tickets", nargs="+", metavar="NAME.mpt")
+    parser.add_argument("tickets", nargs="+", metavar="NAME.mpt", help="tickets")
     parser.add_argument(
         "-o", "--output", required=True, metavar=f"NAME{DECK_SUFFIX}", help="deck to write"
     )

@@ -14,7 +14,12 @@ _DESCRIPTION = """\
 Show what biprop finds on this machine: versions, the compiled core and its instruction sets,
 processors, GPUs, and where files are. What needs attention comes last, with what to do. The output
 belongs in every report of an error."""
-_EXIT_CODES = "Exit codes: 0 nothing needs attention, 1 something does."
+_EPILOG = """\
+Exit codes: 0 nothing needs attention, 1 something does.
+
+examples:
+  biprop doctor
+  biprop doctor --log-dir /scratch/runs"""
 
 
 def add(commands: Any) -> None:
@@ -26,7 +31,7 @@ def add(commands: Any) -> None:
         help="check the installation and this machine",
         usage="biprop doctor [--log-dir DIR]",
         description=_DESCRIPTION,
-        epilog=_EXIT_CODES,
+        epilog=_EPILOG,
     )
     default = options.Config().log_dir
     parser.add_argument(

@@ -13,6 +13,7 @@ from .common import ACTIVATIONS_HELP, layer_rows, load_engine, plural, warn
 from .parser import (
     DATA_AND_NETWORK,
     DEBUG,
+    DECK_SUFFIX,
     TICKET_SUFFIX,
     add_command,
     add_options,
@@ -29,8 +30,15 @@ if TYPE_CHECKING:
 Rows = list[tuple[str, str]]
 
 _DESCRIPTION = """\
-Measure the accuracy of a ticket or a checkpoint on validation and test images. Options that the
-file records need no flag. Paths are not recorded: pass --data."""
+Measure the accuracy of a ticket or a checkpoint on validation and test images. The file records
+the network and the data set, but not where the data are: pass --data, except for the embedded
+digits. The options of the network are for checkpoints that do not record them, such as the oldest
+of the original research code. biprop robustness measures decks."""
+_EPILOG = """\
+examples:
+  biprop evaluate digits.mpt
+  biprop evaluate runs/cifar10-small/width_mult=0.5/prune-rate=0.3/find --data DIR
+  biprop evaluate digits.mpt --engine --compare    by the engine, checked against PyTorch"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ def add(commands: Any) -> None:
         help="measure the accuracy of a ticket or a checkpoint",
         usage="biprop evaluate FILE [options]",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "file",
@@ -65,17 +74,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--pretrained",
         metavar="FILE",
-        help="alternative spelling, as in the original research code",
+        help="the same as FILE, as in the original research code",
     )
     parser.add_argument(
         "--engine",
         action="store_true",
-        help="compute a ticket with the engine, on the CPU, instead of PyTorch",
+        help="run the ticket with biprop's engine, on the CPU, instead of PyTorch",
     )
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="with --engine: count the images that PyTorch assigns to another class",
+        help="with --engine: run PyTorch as well, and count the images to which it assigns another"
+        " class",
     )
     parser.add_argument(
         "--activations",
@@ -92,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     if bool(arguments.file) == bool(arguments.pretrained):
         raise UserError("name one file to evaluate: biprop evaluate FILE")
     path = arguments.file or arguments.pretrained
+    if path.endswith(DECK_SUFFIX):
+        raise UserError(f"{path}: a deck: biprop robustness measures decks, on clean images too")
     return show_accuracy(path, overrides(arguments), engine=_engine_choice(arguments, path))
 
 

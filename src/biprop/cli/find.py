@@ -25,14 +25,26 @@ if TYPE_CHECKING:
 
 
 _DESCRIPTION = """\
-Search for a ticket: train one score per random weight, keep the weights with the highest
-scores, and replace each of them by its sign times one gain per layer. Options come from a
-configuration file; flags override it. Values in [brackets] are the defaults where neither sets
-an option."""
-_EXIT_CODES = """\
-Exit codes: 0 success, 1 the search diverged, 2 invalid command or input, 75 stopped by SIGTERM
+Search for a ticket: train one score per random weight, keep the weights whose scores have the
+largest magnitude, and replace each of them by its sign times one gain per layer. Options come
+from a configuration file, and flags override it. Without --config, the configuration is digits, a
+short search on images that are embedded in the program. A value in [brackets] is the default of
+an option that neither the configuration nor a flag sets."""
+_EPILOG = """\
+examples:
+  biprop find                              the embedded digits, in less than a minute
+  biprop find --data photos --minutes 10   your own images, in photos/train/CLASS/ for example
+  biprop find --recipe cifar10-1h --data DIR
+                                           CIFAR-10, one hour on two cores
+  biprop find --data photos --arch cResNet20 --prune-rate 0.1 --epochs 50 --augmix --jsd
+                                           another network, with augmentation against corruptions
+  biprop find --config conv4_kn_unsigned --set CIFAR10 --data DIR --prune-rate 0.2 --print-config
+                                           the options of a search, without running it
+  biprop find --resume runs/digits/prune-rate=0.2/find
+
+exit codes: 0 success, 1 the search diverged, 2 invalid command or input, 75 stopped by SIGTERM
 or SIGHUP, or because another process of the search failed (continue with --resume auto), 130
-interrupted, 141 broken pipe."""
+interrupted with Ctrl-C, 141 the reader of standard output has ended (a broken pipe)"""
 
 
 def add(commands: Any) -> None:
@@ -44,7 +56,7 @@ def add(commands: Any) -> None:
         help="search for a ticket",
         usage="biprop find [--config FILE] [options]",
         description=_DESCRIPTION,
-        epilog=_EXIT_CODES,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "--config",
@@ -62,7 +74,7 @@ def add(commands: Any) -> None:
         "--print-config",
         "--print_config",
         action="store_true",
-        help="print all options as YAML and exit",
+        help="print the resulting values of all options as YAML, and exit",
     )
     _add_start_flags(parser.add_argument_group("start"))
     add_options(parser)
@@ -70,8 +82,8 @@ def add(commands: Any) -> None:
     machine.add_argument(
         "--multigpu",
         metavar="IDS",
-        help="GPUs to use, e.g. 0,1: starts one process per GPU (instead of torchrun, srun, mpirun"
-        " or jsrun)",
+        help="GPUs of this machine to use, e.g. 0,1: starts one process per GPU, instead of"
+        " torchrun, srun, mpirun or jsrun",
     )
     machine.add_argument("--debug", **DEBUG)
 
@@ -80,18 +92,21 @@ def _add_start_flags(group: Any) -> None:
     group.add_argument(
         "--resume",
         metavar="RUN",
-        help="continue the run of this run folder or checkpoint; needs no --config. auto: continue"
-        " the last run with exactly these options, or start one if there is none; this is the"
-        " default when torchrun or SLURM restarts a job",
+        help="continue an interrupted run: its folder, or one of its checkpoints; its options are"
+        " known and need not be repeated. auto: continue the newest run that was started with the"
+        " same options, or start one if there is none; this is the default when torchrun or SLURM"
+        " restarts a job",
     )
     group.add_argument(
-        "--pretrained", metavar="FILE", help="start from the weights and scores of this checkpoint"
+        "--pretrained",
+        metavar="FILE",
+        help="start a new run from the weights and scores of this checkpoint",
     )
     group.add_argument(
         "-e",
         "--evaluate",
         action="store_true",
-        help="evaluate the checkpoint --pretrained and exit, like biprop evaluate",
+        help="only measure the accuracy of the checkpoint --pretrained, like biprop evaluate",
     )
 
 
@@ -318,7 +333,7 @@ def _how_it_ended(search: Search, error: BaseException) -> tuple[int, str]:
     """The exit code and the message of a search that `error` ended."""
     from ..search.outcome import SearchDiverged, SearchStopped
 
-    how_to_go_on = f"Go on with: biprop find --resume {search.folder}"
+    how_to_go_on = f"Continue with: biprop find --resume {search.folder}"
     if isinstance(error, SearchDiverged):
         where = f"Checkpoints so far are in {search.folder}/checkpoints"
         return EXIT_DIVERGED, f"the search diverged: {error}. {where}"

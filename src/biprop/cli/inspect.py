@@ -8,6 +8,17 @@ from typing import Any
 
 from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 
+_DESCRIPTION = """\
+Show the layers of a ticket and the size of each part of the file, or the tickets and the gate of
+a deck. Columns of the layers: weights kept; bits/weight, the size of the coded mask; H(k), the
+binary entropy of the fraction kept, which no code can beat on average unless the kept weights form
+a pattern; gain, the magnitude of the kept weights; signs: whether they follow from the seed, are
+all positive, or are stored."""
+_EPILOG = """\
+examples:
+  biprop inspect digits.mpt
+  biprop inspect AB.deck"""
+
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
@@ -17,8 +28,8 @@ def add(commands: Any) -> None:
         run,
         help="show the contents of a ticket or a deck",
         usage="biprop inspect FILE",
-        description="Show the layers of a ticket and the size of each part of the file; or the"
-        " tickets of a deck.",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "file", metavar="FILE", help=f"ticket ({TICKET_SUFFIX}) or deck ({DECK_SUFFIX})"

@@ -25,6 +25,12 @@ DATA_SETS = {
 }
 """Values of --set, and what the folder --data contains for each."""
 
+_EPILOG = """\
+examples:
+  biprop list networks
+  biprop list recipes
+  biprop list configs --names"""
+
 Rows = dict[str, list[tuple[str, str]]]
 """Heading -> (name, description)."""
 
@@ -37,9 +43,10 @@ def add(commands: Any) -> None:
         run,
         help="list networks, packaged configurations, data sets or corruptions",
         usage="biprop list WHAT [--names]",
-        description="Print the names that --arch (networks), --config (configs), --set (data) and"
-        " robustness --corruptions (corruptions) take, with a description of each. An accuracy is"
-        " given where it was measured (docs/results.md).",
+        description="Print the names that --arch (networks), --config (configs), --recipe"
+        " (recipes), --set (data) and robustness --corruptions (corruptions) take, with a"
+        " description of each. An accuracy is given where it was measured (docs/results.md).",
+        epilog=_EPILOG,
     )
     parser.add_argument("what", metavar="WHAT", choices=tuple(_LISTS), help=", ".join(_LISTS))
     parser.add_argument("--names", action="store_true", help="print only the names, one per line")
@@ -82,11 +89,21 @@ def _configurations() -> Rows:
     rows: Rows = {}
     for file, name in configuration_names().items():
         heading = str(Path("configs") / file.parent.relative_to(root))
-        description, accuracy = options.comments(file)
-        facts = _in_words(options.read_file(file), has_description=bool(description))
-        texts = [description, facts, accuracy and f"measured {accuracy}"]
-        rows.setdefault(heading, []).append((name, "; ".join(filter(None, texts))))
+        rows.setdefault(heading, []).append((name, _described(file)))
     return rows
+
+
+def _recipes() -> Rows:
+    heading = "recipes: configurations for a given time or size"
+    return {heading: [(file.stem, _described(file)) for file in options.recipe_files()]}
+
+
+def _described(file: Path) -> str:
+    """What a configuration is for, its main options and, where it was measured, its accuracy."""
+    description, accuracy = options.comments(file)
+    facts = _in_words(options.read_file(file), has_description=bool(description))
+    texts = [description, facts, accuracy and f"measured {accuracy}"]
+    return "; ".join(filter(None, texts))
 
 
 def _in_words(values: Mapping[str, Any], has_description: bool) -> str:
@@ -183,6 +200,7 @@ def _corruptions() -> Rows:
 
 _LISTS: dict[str, Callable[[], Rows]] = {
     "configs": _configurations,
+    "recipes": _recipes,
     "networks": _networks,
     "data": _data_sets,
     "corruptions": _corruptions,

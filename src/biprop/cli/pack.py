@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Write the result of a search as a ticket: a seed, coded masks, one gain per layer, and batch
 norm. Before the file is written, every weight is rebuilt from it and compared with the
-network's."""
+network's. Of a run folder, the best checkpoint is packed. The options of the network are for
+checkpoints that do not record them, such as the oldest of the original research code; those of
+the data are for --compact."""
+_EPILOG = """\
+examples:
+  biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt
+  biprop pack runs/digits/prune-rate=0.2/find -o digits.mpt --compact
+  biprop pack conv4/checkpoints/model_best.pth -o conv4.mpt"""
 
 
 def add(commands: Any) -> None:
@@ -37,9 +44,10 @@ def add(commands: Any) -> None:
         commands,
         "pack",
         run,
-        help="write the ticket of a search to a file: under one bit per weight",
+        help="write the result of a search to a ticket, in about one bit per weight or less",
         usage="biprop pack RUN -o NAME.mpt [options]",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "source",
@@ -51,7 +59,7 @@ def add(commands: Any) -> None:
         "--compact",
         action="store_true",
         help="store batch norm and dense layers in 16 bits per number instead of 32, and measure"
-        " the accuracy on the test set before and after",
+        " the accuracy on the test set before and after (pass --data)",
     )
     add_options(parser, DATA_AND_NETWORK)
     parser.add_argument("--debug", **DEBUG)

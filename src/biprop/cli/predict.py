@@ -44,6 +44,10 @@ Print the most probable classes of images, computed by a ticket or a deck, witho
 Images are resized to the input size of the network as its training images were. An image that
 cannot be read is reported on standard error, and with --json also as an object with the key
 "error"; the other images are still classified, and the exit code is 2."""
+_EPILOG = """\
+examples:
+  biprop predict digits.mpt photo.png images/
+  biprop predict digits.mpt images/ --json > predictions.jsonl"""
 
 
 def add(commands: Any) -> None:
@@ -55,6 +59,7 @@ def add(commands: Any) -> None:
         help="classify images, without PyTorch",
         usage="biprop predict FILE IMAGE-OR-FOLDER ... [options]",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "file", metavar="FILE", help=f"ticket ({TICKET_SUFFIX}) or deck ({DECK_SUFFIX})"
@@ -65,7 +70,9 @@ def add(commands: Any) -> None:
         metavar="IMAGE",
         help="image files, or folders whose images are taken in sorted order",
     )
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes to print [3]")
+    parser.add_argument(
+        "--top", type=int, default=3, metavar="K", help="classes to print per image [3]"
+    )
     parser.add_argument(
         "--json",
         action="store_true",
@@ -75,23 +82,28 @@ def add(commands: Any) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help=f"threads [one per core, but at most one per image and {MAX_THREADS} in all]",
+        help=f"number of threads [one per core, at most {MAX_THREADS}, at most one per image]",
     )
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="some dozens of typical images, from which the ranges of 8-bit quantised activations"
-        " are determined; faster and slightly less accurate",
+        help="quantise float activations to 8 bits, which is faster and slightly less accurate;"
+        " their ranges are determined on the images in FOLDER, some dozens of"
+        " typical ones",
     )
     parser.add_argument(
         "--gating",
         choices=("image", "batch", "none"),
         default="image",
-        help="weights of a deck's cards: computed from the spectrum of each image, from the mean"
-        " spectrum of each batch, or equal [image]",
+        help="how a deck weights the predictions of its tickets: by the spectrum of each image, by"
+        " the mean spectrum of each batch, or equally [image]",
     )
     parser.add_argument(
-        "--batch", type=int, default=64, metavar="N", help="images in memory at a time [64]"
+        "--batch",
+        type=int,
+        default=64,
+        metavar="N",
+        help="images that are read and classified at a time [64]",
     )
     parser.add_argument("--debug", **DEBUG)
 

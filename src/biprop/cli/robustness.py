@@ -41,11 +41,19 @@ Reference = Mapping[str, Mapping[int, float]]
 
 _DESCRIPTION = """\
 Measure the accuracy of a ticket, a deck or a checkpoint on clean test images, and under 15
-corruptions at five severities (Hendrycks and Dietterich, 2019). The corruptions are computed,
-unless --corrupted names a published benchmark such as CIFAR-10-C. A deck is evaluated card by
-card, and as a whole: with equal weights, and with the gate applied per batch and per image.
-Results are written to NAME.json, NAME.csv and, if matplotlib is installed (pip install
-'biprop[plots]'), NAME.png."""
+corruptions at five severities (Hendrycks and Dietterich, 2019). The corrupted images are computed
+from the test images, unless --corrupted names a published benchmark such as CIFAR-10-C. Of a deck,
+every ticket is measured, and the whole: with equal weights, and with weights from its gate, per
+batch and per image. Results are written to NAME.json, NAME.csv and, if matplotlib is installed
+(pip install 'biprop[plots]'), NAME.png. The file records the network and the data set, but not
+where the data are: pass --data, except for the embedded digits. The options of the network are for
+checkpoints that do not record them, such as the oldest of the original research code."""
+_EPILOG = """\
+examples:
+  biprop robustness digits.mpt
+  biprop robustness AB.deck --data DIR --corruptions noise,fog --severities 1,5 --images 1000
+  biprop robustness cifar.mpt --data DIR --corrupted CIFAR-10-C
+  biprop robustness cifar.mpt --data DIR --reference other.robustness.json    adds mCE"""
 
 
 def add(commands: Any) -> None:
@@ -54,9 +62,10 @@ def add(commands: Any) -> None:
         commands,
         "robustness",
         run,
-        help="measure the accuracy under corruptions: noise, blur, weather, digital",
+        help="measure the accuracy under common corruptions, such as noise and blur",
         usage="biprop robustness FILE [options]",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "file",
@@ -66,10 +75,15 @@ def add(commands: Any) -> None:
     )
     _add_corruption_flags(parser)
     parser.add_argument(
-        "--engine", action="store_true", help="compute tickets with the engine, on the CPU"
+        "--engine",
+        action="store_true",
+        help="run tickets with biprop's engine, on the CPU, instead of PyTorch",
     )
     parser.add_argument(
-        "-o", "--output", metavar="NAME", help="files to write, without suffix [FILE.robustness]"
+        "-o",
+        "--output",
+        metavar="NAME",
+        help="name of the files to write, without suffix [that of FILE, and .robustness]",
     )
     add_options(parser, DATA_AND_NETWORK)
     parser.add_argument("--debug", **DEBUG)
@@ -79,24 +93,26 @@ def _add_corruption_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corruptions",
         metavar="NAME,NAME",
-        help="corruptions or groups of them: noise, blur, weather, digital; extra (the 4 that do"
-        " not count towards the mean), all (19) [the 15 of the mean]",
+        help="names of corruptions or groups: noise, blur, weather and digital, 15 in all; extra,"
+        " the 4 that do not count towards the mean; all, these 19 [the 15]",
     )
-    parser.add_argument("--severities", metavar="N,N", help="severities from 1 to 5 [all]")
+    parser.add_argument(
+        "--severities", metavar="N,N", help="severities, from 1 (weakest) to 5 [all]"
+    )
     parser.add_argument(
         "--corrupted",
         metavar="DIR",
-        help="folder of a published benchmark: NAME.npy and labels.npy as in CIFAR-10-C and"
-        " CIFAR-100-C, or NAME/SEVERITY/CLASS/ as in ImageNet-C",
+        help="read the corrupted images from the folder of a published benchmark: NAME.npy and"
+        " labels.npy as in CIFAR-10-C and CIFAR-100-C, or NAME/SEVERITY/CLASS/ as in ImageNet-C",
     )
     parser.add_argument(
         "--reference",
         metavar="FILE.json",
-        help="network that mCE (mean corruption error) is relative to: what this command wrote for"
-        " it; or alexnet, for ImageNet-C",
+        help="also compute mCE, the mean corruption error relative to another network: the JSON"
+        " file that this command wrote for it; or alexnet, for ImageNet-C",
     )
     parser.add_argument(
-        "--images", type=int, metavar="N", help="test images to use, evenly spaced [all]"
+        "--images", type=int, metavar="N", help="number of test images to use, evenly spaced [all]"
     )
     parser.add_argument(
         "--seed",

@@ -8,6 +8,13 @@ from typing import Any
 
 from .parser import add_command
 
+_DESCRIPTION = """\
+Show from the files of a run whether it is complete, running or interrupted, its accuracy so far,
+its speed, and the time left."""
+_EPILOG = """\
+examples:
+  biprop status runs/digits/prune-rate=0.2/find"""
+
 
 def add(commands: Any) -> None:
     """Add the command to the command line's `commands`."""
@@ -17,10 +24,10 @@ def add(commands: Any) -> None:
         run,
         help="show the progress of a run, or its result",
         usage="biprop status RUN",
-        description="Show the state of a run, its speed and the time left, from the files in its"
-        " folder.",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
-    parser.add_argument("folder", metavar="RUN", help="run folder")
+    parser.add_argument("folder", metavar="RUN", help="run folder, as biprop find printed it")
 
 
 def run(arguments: argparse.Namespace) -> int:

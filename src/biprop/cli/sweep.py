@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
 
 _DESCRIPTION = """\
-Run one search for each cell of a grid, which is a combination of values. If the same command is
-started again, it skips the cells that are done and continues those that were interrupted.
-Without --grid: Conv2, Conv4, Conv6 and Conv8, MPT-1/32 and MPT-1/1, on CIFAR-10, at prune rates
-0.8, 0.6, 0.5, 0.4, 0.2 and 0.1 (48 cells). The state of the sweep is in
-<log-dir>/sweeps/<name>/, its results are in results.csv."""
+Run one search for each cell of a grid, that is for each combination of the values that --grid
+lists. If the same command is started again, it skips the cells that are done and continues those
+that were interrupted. Without --grid, it is the grid of the first paper: Conv2, Conv4, Conv6 and
+Conv8, MPT-1/32 and MPT-1/1, on CIFAR-10, with a fraction of 0.8, 0.6, 0.5, 0.4, 0.2 and 0.1 of
+the weights kept (48 cells). The state of the sweep is in LOG_DIR/sweeps/NAME/, its results are in
+results.csv."""
+_EPILOG = """\
+examples:
+  biprop sweep --grid prune_rate=0.5,0.2 seed=0,1,2
+                                           six searches on the embedded digits
+  biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
+      --set CIFAR10 --data DIR
+  biprop sweep --set CIFAR10 --data DIR --list
+  biprop sweep --set CIFAR10 --data DIR --slurm > sweep.sh && sbatch sweep.sh"""
 
 
 def add(commands: Any) -> None:
@@ -34,9 +43,10 @@ def add(commands: Any) -> None:
         help="search over a grid of configurations, options and seeds",
         usage="biprop sweep [--grid KEY=V1,V2 ...] [options of biprop find]",
         description=_DESCRIPTION,
+        epilog=_EPILOG,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="as for biprop find, unless the grid names configurations"
+        "--config", metavar="FILE", help="as for biprop find, unless --grid lists configurations"
     )
     parser.add_argument(
         "--grid",
@@ -44,14 +54,16 @@ def add(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="KEY=V1,V2",
-        help="values of an option, or of config:"
+        help="values of an option of biprop find, or of config, the configuration:"
         " config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1,2",
     )
-    parser.add_argument("--cell", type=int, metavar="N", help="run only this cell, counted from 0")
+    parser.add_argument(
+        "--cell", type=int, metavar="N", help="run only cell N, where 0 is the first of --list"
+    )
     parser.add_argument(
         "--slurm",
         action="store_true",
-        help="print a SLURM script with one array task per cell, and exit",
+        help="print a SLURM script that runs each cell as one task of an array job, and exit",
     )
     parser.add_argument(
         "--list", action="store_true", help="print the cells and their results so far, and exit"

@@ -73,26 +73,39 @@ class Config:
     )
     bn_type: str = option(
         "NonAffineBatchNorm",
-        "batch norm: NonAffineBatchNorm has no weight and bias; AffineBatchNorm and"
+        "kind of batch norm: NonAffineBatchNorm has neither weight nor bias; AffineBatchNorm and"
         " LearnedBatchNorm, two names of the same layer, have both",
         _NET,
         Role.NETWORK,
         choices=BN_TYPES,
     )
     learn_batchnorm: bool = option(
-        False, "train weight and bias of batch norm together with the scores", _NET, Role.SEARCH
-    )
-    bn_bias_only: bool = option(
-        False, "train only the bias of batch norm together with the scores", _NET, Role.SEARCH
-    )
-    tune_batchnorm: bool = option(
         False,
-        "freeze the scores and train batch norm only; needs --learn-batchnorm or --bn-bias-only",
+        "train weight and bias of batch norm together with the scores; needs --bn-type"
+        " AffineBatchNorm",
         _NET,
         Role.SEARCH,
     )
-    bn_weight_init: float | None = option(None, "initial weight of batch norm", _NET, Role.SEARCH)
-    bn_bias_init: float | None = option(None, "initial bias of batch norm", _NET, Role.SEARCH)
+    bn_bias_only: bool = option(
+        False,
+        "train the bias of batch norm, but not its weight, together with the scores; needs"
+        " --bn-type AffineBatchNorm",
+        _NET,
+        Role.SEARCH,
+    )
+    tune_batchnorm: bool = option(
+        False,
+        "freeze the scores and train batch norm only, usually from --pretrained; needs"
+        " --learn-batchnorm or --bn-bias-only",
+        _NET,
+        Role.SEARCH,
+    )
+    bn_weight_init: float | None = option(
+        None, "initial weight of batch norm; needs --bn-type AffineBatchNorm", _NET, Role.SEARCH
+    )
+    bn_bias_init: float | None = option(
+        None, "initial bias of batch norm; needs --bn-type AffineBatchNorm", _NET, Role.SEARCH
+    )
 
     prune_rate: float | None = option(
         None,
@@ -105,31 +118,32 @@ class Config:
     )
     layer_prune_rates: dict[str, float | str] | None = option(
         None,
-        "fraction of weights KEPT in the layers whose name matches PATTERN, or 'dense' for a"
-        " layer that is not pruned and whose weights are trained: fc=0.5 conv1=dense",
+        "fraction of weights KEPT in the layers whose name matches PATTERN (with * and ?), or"
+        " 'dense' for layers that are not pruned and whose weights are trained: conv1=dense"
+        " layer4.*=0.1",
         _PRUNE,
         Role.SEARCH,
     )
     conv_type: str = option(
         "SubnetConv",
-        "SubnetConv: every layer keeps the fraction --prune-rate; GlobalSubnetConv: the"
-        " scores of all layers are ranked together; DenseConv: no pruning, the weights are"
-        " trained (the baseline)",
+        "SubnetConv: every layer keeps the fraction --prune-rate of its weights; GlobalSubnetConv:"
+        " the scores of all layers are ranked together, and layers keep different fractions;"
+        " DenseConv: no pruning, the weights are trained as usual (the dense baseline)",
         _PRUNE,
         Role.NETWORK,
         choices=CONV_TYPES,
     )
     prune_rate_epoch: int = option(
         10,
-        "with GlobalSubnetConv: epochs over which the kept fraction falls from 0.5 to"
-        " --prune-rate (at most a third of all epochs)",
+        "with GlobalSubnetConv: epochs over which the fraction kept falls from 0.5 to"
+        " --prune-rate, at most a third of all epochs",
         _PRUNE,
         Role.SEARCH,
         low=0,
     )
     layer_floor: float = option(
         0.001,
-        "with GlobalSubnetConv: smallest fraction of weights kept in any layer; every layer"
+        "with GlobalSubnetConv: smallest fraction of its weights that a layer keeps; every layer"
         " keeps at least one weight",
         _PRUNE,
         Role.SEARCH,
@@ -144,67 +158,83 @@ class Config:
     )
     freeze_weights: bool = option(
         False,
-        "keep the random weights fixed (always so in SubnetConv and GlobalSubnetConv)",
+        "accepted for configurations of the original research code: the random weights of pruned"
+        " layers are always frozen, and DenseConv trains all weights",
         _PRUNE,
         Role.SEARCH,
     )
 
     init: str = option(
-        "kaiming_normal", "distribution of the random weights", _INIT, Role.SEARCH, choices=INITS
+        "kaiming_normal",
+        "distribution of the random weights. With std = gain / sqrt(fan): kaiming_normal,"
+        " kaiming_uniform, signed_constant (+std or -std), unsigned_constant (std), usc_bernoulli"
+        " (0 or std). With Xavier's std: xavier_normal, xavier_constant (+std or -std). Others:"
+        " standard (uniform up to 1 / sqrt(fan in)), binary (+1 or -1), ones, bernoulli (0 or 1)",
+        _INIT,
+        Role.SEARCH,
+        choices=INITS,
     )
     mode: str = option(
         "fan_in",
-        "fan that scales the random weights, as in torch.nn.init",
+        "which fan the std above divides by, as in torch.nn.init",
         _INIT,
         Role.SEARCH,
         choices=("fan_in", "fan_out"),
     )
     nonlinearity: str = option(
         "relu",
-        "nonlinearity whose gain scales the random weights, as in torch.nn.init.calculate_gain",
+        "nonlinearity whose gain the std above has, as in torch.nn.init.calculate_gain",
         _INIT,
         Role.SEARCH,
         choices=("relu", "leaky_relu", "linear", "sigmoid", "tanh", "selu"),
     )
     scale_fan: bool = option(
         False,
-        "multiply the fan by (1 - prune rate) instead of the fraction kept, as the published"
-        " results did",
+        "multiply the fan by (1 - prune rate), the fraction of weights that is PRUNED, as the"
+        " published results did; acts on kaiming_normal, signed_constant, unsigned_constant and"
+        " usc_bernoulli",
         _INIT,
         Role.SEARCH,
     )
 
     set: str = option(
         "CIFAR10",
-        "data set; folder: images in one subfolder per class, or Parquet files; hub: any"
-        " image data set that the library datasets loads (Hugging Face)",
+        "data set; digits: embedded in the program; folder: images in one subfolder per class, or"
+        " Parquet files; hub: any image data set that Hugging Face's library datasets loads",
         _DATA,
         Role.DATA_SET,
         choices=SETS,
     )
     data: str = option(
         "data",
-        "folder that contains the data; with --set hub: name of the data set on the Hugging"
+        "folder that contains the data; if neither --set nor the configuration names a data set,"
+        " biprop find detects which one it is; with --set hub: name of a data set on the Hugging"
         " Face Hub, or a folder",
         _DATA,
         Role.DATA_PATH,
     )
     hub_config: str | None = option(
-        None, "with --set hub: configuration of a data set that has several", _DATA, Role.DATA_SET
+        None,
+        "with --set hub: which configuration, if the data set has several",
+        _DATA,
+        Role.DATA_SET,
     )
     train_split: str | None = option(
         None,
-        "with --set hub: name of the training split, if it is not train",
+        "with --set hub: name of the training split, if it is not a usual one (train, training)",
         _DATA,
         Role.DATA_SET,
     )
     test_split: str | None = option(
-        None, "with --set hub: name of the test split", _DATA, Role.DATA_SET
+        None,
+        "with --set hub: name of the test split, if it is not a usual one (test, validation, ...)",
+        _DATA,
+        Role.DATA_SET,
     )
     channels: int | None = option(
         None,
-        "with --set folder or hub: read images as grey (1) or RGB (3); by default grey if all"
-        " images are grey",
+        "with --set folder or hub: read images as greyscale (1) or RGB (3); by default greyscale"
+        " if all images are greyscale",
         _DATA,
         Role.CHANNELS,
         low=1,
@@ -219,8 +249,8 @@ class Config:
     )
     image_size: int | None = option(
         None,
-        "with --set folder or hub: height and width in pixels to which images are resized;"
-        " streamed images: size of the crop (default 224)",
+        "with --set folder or hub: height and width in pixels to which images are resized, needed"
+        " if their sizes differ; streamed images: size of the crop (default 224)",
         _DATA,
         Role.DATA_SET,
         low=1,
@@ -228,14 +258,14 @@ class Config:
     )
     stream: bool = option(
         False,
-        "with --set folder or hub: read images during training, with random resized crops,"
-        " instead of holding them in memory (ImageNet always does)",
+        "with --set folder or hub: decode images while the network trains, with random resized"
+        " crops, for data that do not fit into memory (ImageNet is always streamed)",
         _DATA,
         Role.DATA_SET,
     )
     workers: int | None = option(
         None,
-        "processes that load streamed images, at most one per core (default 8)",
+        "processes that load streamed images (default 8, but at most one per core)",
         _DATA,
         Role.DATA_WORKERS,
         low=0,
@@ -243,7 +273,7 @@ class Config:
     )
     low_data: float = option(
         1.0,
-        "fraction of the training images to use",
+        "fraction of the training images to use, for quick trials",
         _DATA,
         Role.BATCHES,
         low=0,
@@ -258,8 +288,9 @@ class Config:
     )
     augment: str = option(
         "auto",
-        "random crops (padding 4) and horizontal flips of training images; auto: the usual"
-        " choice for the data set",
+        "random crops (padding 4) and horizontal flips of training images; auto: the usual choice"
+        " for the data set, which is crop+flip for photographs, crop for the digits, none for"
+        " MNIST",
         _DATA,
         Role.VIEWS,
         choices=("auto", "none", "crop", "flip", "crop+flip"),
@@ -275,14 +306,19 @@ class Config:
     )
     mixture_depth: int = option(
         -1,
-        "with --augmix: operations per chain; -1 draws 1 to 3",
+        "with --augmix: operations per chain; -1: 1 to 3, drawn for each chain",
         _DATA,
         Role.AUGMENTATION,
         low=-1,
         high=16,
     )
     aug_severity: float = option(
-        3, "with --augmix: severity of the operations", _DATA, Role.AUGMENTATION, low=0.1, high=10
+        3,
+        "with --augmix: largest severity of an operation",
+        _DATA,
+        Role.AUGMENTATION,
+        low=0.1,
+        high=10,
     )
     all_augmix_augmentations: bool = option(
         False,
@@ -292,7 +328,10 @@ class Config:
         Role.AUGMENTATION,
     )
     gaussian_aug: bool = option(
-        False, "add Gaussian noise to training images", _DATA, Role.AUGMENTATION
+        False,
+        "add Gaussian noise to training images; set --p-clean too",
+        _DATA,
+        Role.AUGMENTATION,
     )
     std_gauss: float = option(
         0.1,
@@ -303,8 +342,8 @@ class Config:
     )
     p_clean: float = option(
         1.0,
-        "with --gaussian-aug: probability that an image stays without noise (at 1,"
-        " --gaussian-aug has no effect)",
+        "with --gaussian-aug: probability that an image stays without noise, e.g. 0.5; at the"
+        " default 1, --gaussian-aug has no effect",
         _DATA,
         Role.VIEWS,
         low=0,
@@ -312,15 +351,15 @@ class Config:
     )
     jsd: bool = option(
         False,
-        "add the Jensen-Shannon consistency loss between each image and two augmented views"
-        " of it; needs --augmix or --gaussian-aug",
+        "add the Jensen-Shannon consistency loss between the predictions for each image and for"
+        " two augmented views of it; needs --augmix or --gaussian-aug",
         _DATA,
         Role.VIEWS,
     )
     select_on: str = option(
         "validation",
-        "images that select the best epoch: validation, held out from the training images; or"
-        " test, as in the papers",
+        "images on which the best epoch is chosen: validation, held out from the training images;"
+        " or test, as in the papers",
         _DATA,
         Role.SELECTION,
         choices=("validation", "test"),
@@ -328,37 +367,41 @@ class Config:
 
     optimizer: str = option(
         "sgd",
-        "optimizer; adam ignores momentum and weight decay; muon orthogonalises the momentum of the"
-        " scores, layer by layer, and implies score_norm",
+        "optimizer of the scores; adam ignores --momentum and --weight-decay; muon (Jordan et al.,"
+        " 2024) orthogonalises the momentum of each layer's scores, and implies --score-norm",
         _OPT,
         Role.SEARCH,
         choices=("sgd", "adam", "muon"),
     )
     score_norm: bool = option(
         False,
-        "rescale scores to root mean square 1 at every step; lr is then the size of a step in that"
-        " unit, and weight_decay is not used",
+        "rescale the scores to root mean square 1 at every step, so that --lr is the size of a"
+        " step relative to the scores; --weight-decay is then not used",
         _OPT,
         Role.SEARCH,
     )
     dense_lr: float = option(
         0.01,
-        "with muon or score_norm: learning rate of Adam for parameters that are no scores",
+        "with --optimizer muon or --score-norm: learning rate of the parameters that are not scores"
+        " (batch norm, biases), which Adam updates",
         _OPT,
         Role.SEARCH,
         low=0,
     )
-    lr: float = option(0.1, "learning rate", _OPT, Role.SEARCH, low=0)
+    lr: float = option(0.1, "largest learning rate of the schedule", _OPT, Role.SEARCH, low=0)
     lr_policy: str = option(
         "constant_lr",
-        "learning-rate schedule, evaluated once per epoch; linear_lr: once per step, down to 0",
+        "learning-rate schedule: constant_lr, cosine_lr (to 0) and multistep_lr change once per"
+        " epoch; linear_lr changes at every step, up from a fifth of --lr and then down to 0;"
+        " xnor_lr, cos_multi_lr, mpt132_w34_2_lr, mpt11_w34_2_v2_lr, mpt11_w18_2_lr and"
+        " mpt11_w18_2_v2_lr decay at the fixed epochs of the published searches",
         _OPT,
         Role.SEARCH,
         choices=LR_POLICIES,
     )
     warmup_fraction: float = option(
         0.1,
-        "linear_lr: fraction of the run in which the learning rate rises",
+        "with linear_lr: fraction of the run in which the learning rate rises",
         _OPT,
         Role.SEARCH,
         low=0,
@@ -372,12 +415,20 @@ class Config:
         low=1,
     )
     lr_gamma: float = option(
-        0.1, "with multistep_lr: factor of each decay", _OPT, Role.SEARCH, low=0
+        0.1,
+        "with multistep_lr: factor by which each decay multiplies the learning rate",
+        _OPT,
+        Role.SEARCH,
+        low=0,
     )
     warmup_length: int = option(
-        0, "epochs of linear warm-up of the learning rate", _OPT, Role.SEARCH, low=0
+        0,
+        "with constant_lr or cosine_lr: epochs of linear warm-up of the learning rate",
+        _OPT,
+        Role.SEARCH,
+        low=0,
     )
-    momentum: float = option(0.9, "momentum of sgd", _OPT, Role.SEARCH, low=0, high=1)
+    momentum: float = option(0.9, "momentum of sgd and muon", _OPT, Role.SEARCH, low=0, high=1)
     weight_decay: float = option(
         1e-4,
         "weight decay of sgd; it applies to the scores as well",
@@ -386,7 +437,12 @@ class Config:
         low=0,
         short=("--wd",),
     )
-    nesterov: bool = option(False, "Nesterov momentum", _OPT, Role.SEARCH)
+    nesterov: bool = option(
+        False,
+        "Nesterov momentum for sgd (muon and --score-norm always use it)",
+        _OPT,
+        Role.SEARCH,
+    )
     no_bn_decay: bool = option(False, "exclude batch norm from weight decay", _OPT, Role.SEARCH)
     label_smoothing: float = option(
         0.0, "label smoothing of the cross-entropy loss", _OPT, Role.SEARCH, low=0, high=1
@@ -407,13 +463,18 @@ class Config:
     )
     start_epoch: int = option(
         0,
-        "first epoch, counted from 0; skips the earlier epochs of all schedules",
+        "number of the first epoch, counted from 0: a search that starts later in all schedules",
         _OPT,
         Role.SEARCH,
         low=0,
     )
     batch_size: int = option(
-        256, "training images per step", _OPT, Role.BATCHES, low=1, short=("-b",)
+        256,
+        "training images per step, of all processes together",
+        _OPT,
+        Role.BATCHES,
+        low=1,
+        short=("-b",),
     )
 
     amp: str = option(
@@ -428,12 +489,16 @@ class Config:
         False, "train with images in the channels_last memory format", _SPEED, Role.SEARCH
     )
     compile: bool = option(
-        False, "train with torch.compile; the first step takes about a minute", _SPEED, Role.SEARCH
+        False,
+        "train with torch.compile; compilation takes about a minute in the first step",
+        _SPEED,
+        Role.SEARCH,
     )
 
     sync_batchnorm: bool = option(
         False,
-        "synchronise batch norm: compute its training statistics over the batches of all processes",
+        "compute the training statistics of batch norm over the images of all processes, instead"
+        " of each process's share of the batch",
         _MANY,
         Role.SEARCH,
     )
@@ -446,15 +511,19 @@ class Config:
 
     name: str = option(
         "find",
-        "name of the experiment, which is the last folder of the run folder",
+        "name of the run, the end of its folder's path LOG_DIR/CONFIGURATION/prune-rate=K/NAME;"
+        " if that exists already, the folder is /0, /1, ... in it",
         _RUN,
         Role.RUN_NAME,
         is_file_name=True,
     )
-    log_dir: str = option("runs", "folder for run folders and results.csv", _RUN, Role.OUTPUT_PATH)
+    log_dir: str = option(
+        "runs", "folder that holds the run folders and results.csv", _RUN, Role.OUTPUT_PATH
+    )
     results: str | None = option(
         None,
-        "table of results: a .csv file, or the folder that contains it (default: --log-dir)",
+        "table to which the run appends its results: a .csv file, or the folder of results.csv"
+        " (default: --log-dir)",
         _RUN,
         Role.OUTPUT_PATH,
     )
@@ -473,15 +542,15 @@ class Config:
     )
     trainer: str = option(
         "default",
-        "accepted for configurations of the original research code; there is only one trainer",
+        "accepted for configurations of the original research code; has no effect",
         _RUN,
         Role.COMPATIBILITY,
         choices=("default",),
     )
     seed: int = option(
         0,
-        "random seed of weights, scores, image order and augmentation; the same command gives"
-        " the same ticket",
+        "random seed of weights, scores, image order and augmentation; on the same CPU, with the"
+        " same version of PyTorch and number of threads, the same command gives the same ticket",
         _RUN,
         Role.SEED,
         low=0,
@@ -489,13 +558,13 @@ class Config:
     )
     device: str = option(
         "auto",
-        "device of PyTorch: cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one",
+        "PyTorch device: cpu, cuda, cuda:1, mps, ...; auto: a GPU if there is one",
         _RUN,
         Role.MACHINE,
     )
     print_freq: int = option(
         10,
-        "steps between two updates of the progress display",
+        "steps between two updates of the progress bar",
         _RUN,
         Role.MACHINE,
         low=1,
@@ -503,15 +572,16 @@ class Config:
     )
     save_every: int = option(
         -1,
-        "epochs between two checkpoints that are kept beside the first, the best and the"
-        " last; -1: none",
+        "keep one more checkpoint every N epochs, beside the first, the best and the most recent;"
+        " -1: keep none",
         _RUN,
         Role.MACHINE,
         low=-1,
     )
     save_minutes: float = option(
         10,
-        "minutes between two writes of the last checkpoint; 0: write it after each epoch only",
+        "minutes between two writes of the most recent checkpoint, within epochs too; 0: write it"
+        " after each epoch only",
         _RUN,
         Role.MACHINE,
         low=0,

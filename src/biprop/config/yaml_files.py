@@ -93,7 +93,8 @@ def _why_not_found(stem: str, matches: Sequence[Path], files: Sequence[Path]) ->
         return f"several files have that name: {paths}"
     if stem in UNSUPPORTED_CONFIGS:
         return f"left out: it asks for RGConv, and {NO_RGCONV}"
-    return f"no such file{did_you_mean(stem, [file.stem for file in files])}"
+    hint = did_you_mean(stem, [file.stem for file in files])
+    return f"no such file{hint or '; biprop list configs shows the packaged ones'}"
 
 
 def comments(path: Path) -> tuple[str, str]:

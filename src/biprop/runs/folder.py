@@ -291,5 +291,5 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     best = path / CHECKPOINTS / BEST
     if not best.is_file():
-        raise UserError(f"{path}: no run folder: it has no {CHECKPOINTS}/{BEST}")
+        raise UserError(f"{path}: not a run folder: it has no {CHECKPOINTS}/{BEST}")
     return best

@@ -32,7 +32,7 @@ def status(folder: Path) -> Rows:
         UserError: not the folder of a run, or its files are damaged.
     """
     if not (folder / SETTINGS).is_file():
-        raise UserError(f"{folder}: no run folder: it has no {SETTINGS}")
+        raise UserError(f"{folder}: not a run folder: it has no {SETTINGS}")
     try:
         return _rows(folder)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
@@ -71,7 +71,7 @@ def _state(
 
 def _next_step(folder: Path, checkpoint: Path | None) -> str:
     """What the user can do after a run has ended before its time."""
-    return f"go on with: biprop find --resume {folder}" if checkpoint else "it left no checkpoint"
+    return f"continue with: biprop find --resume {folder}" if checkpoint else "it left no checkpoint"
 
 
 def _epoch_rows(folder: Path, progress: Mapping[str, Any]) -> Rows:
