@@ -12,6 +12,7 @@ from test_search import go_on, stop_at
 
 from biprop import UserError, checkpoint, config, data
 from biprop.console import Console
+from biprop.evaluation.counts import Counts
 from biprop.runs import status
 from biprop.runs.folder import BEST, LAST, RESULT, newest_checkpoint
 from biprop.search import state
@@ -39,6 +40,15 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    def that_takes(self, seconds: float) -> Any:
+        """A function that takes some seconds."""
+
+        def wait(*_: Any) -> Counts:
+            self.now += seconds
+            return Counts(10, 1, 5, 23.0)
+
+        return wait
 
     def watch(self, search: Search) -> Search:
         search.optimizer.register_step_post_hook(self._tick)
@@ -97,6 +107,16 @@ def test_a_stopped_search_continues_its_schedule_with_the_same_bits(
             for folder in (expected.folder, result.folder)
         )
         assert all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_the_baseline_takes_no_time_of_the_search(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = clock.that_takes(1000)
+    monkeypatch.setattr("biprop.search.loop.random_score_accuracy", slow)
+    search = build(tmp_path, clock, baseline=True)
+    assert search.run().seconds == SECONDS
+    assert search.state.step == SECONDS
 
 
 def test_the_density_of_global_pruning_falls_in_the_first_third(

@@ -71,7 +71,9 @@ def _state(
 
 def _next_step(folder: Path, checkpoint: Path | None) -> str:
     """What the user can do after a run has ended before its time."""
-    return f"continue with: biprop find --resume {folder}" if checkpoint else "it left no checkpoint"
+    return (
+        f"continue with: biprop find --resume {folder}" if checkpoint else "it left no checkpoint"
+    )
 
 
 def _epoch_rows(folder: Path, progress: Mapping[str, Any]) -> Rows:

@@ -299,10 +299,11 @@ class Search:
         """Measure the accuracy with random scores, and add it to the first checkpoint.
 
         That is there already: a search that is stopped meanwhile continues from it, and measures
-        then.
+        then. The time that this takes is no part of the search's.
         """
         self.state.random_scores = self._random_score_accuracy()
         self.state.baseline_is_due = False
+        self.state.start_clock()
         self._save(INITIAL, Counts(), Counts())
         self.reporter.on_baseline(self.state)
 
