@@ -112,7 +112,7 @@ class RunReporter(Reporter):
         self._batches = -(-len(data.train) // config.batch_size)
         self._progress = ProgressFile(folder)
         self._run_log: RunLog | None = None
-        self._bar = Bar()
+        self._bar, self._kept = Bar(), ""
 
     def on_start(self, state: SearchState) -> None:
         self._write_progress(state, at_once=True)
@@ -135,6 +135,8 @@ class RunReporter(Reporter):
     @contextmanager
     def progress_bar(self, state: SearchState) -> Iterator[None]:
         title = f"epoch {state.epoch + 1}/{self._config.epochs}"
+        # Once an epoch: it does not change within one, and counting waits for a GPU.
+        self._kept = f"kept {100 * self._network.density:.1f} %"
         with self._console.bar(title, self._batches) as self._bar:
             self._bar.advance(state.batch)
             yield
@@ -144,8 +146,7 @@ class RunReporter(Reporter):
         if state.batch % self._config.print_freq:
             return
         accuracy = f"loss {state.train.loss:.3f}  train {state.train.top1:.1f} %"
-        kept = f"kept {100 * self._network.density:.1f} %"
-        self._bar.advance(self._config.print_freq, f"{accuracy}  {kept}")
+        self._bar.advance(self._config.print_freq, f"{accuracy}  {self._kept}")
         self._write_progress(state, self._speed(state, pace))
 
     def _speed(self, state: SearchState, pace: Pace) -> dict[str, float]:
