@@ -79,7 +79,8 @@ def orthogonalized(update: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.addmm(x, polynomial, x, beta=a)
     result: Tensor = (x.T if is_tall else x).reshape(update.shape)
     return result
 
