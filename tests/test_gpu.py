@@ -50,11 +50,11 @@ def started(folder: Path, limit: int) -> subprocess.Popen[str]:
 def killed_after(text: str, process: subprocess.Popen[str]) -> None:
     """Kill the program and its children as soon as it prints a line with this text."""
     assert process.stdout
-    for line in process.stdout:
-        if text in line:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return
+    with process:
+        for line in process.stdout:
+            if text in line:
+                os.killpg(process.pid, signal.SIGKILL)
+                return
     raise AssertionError(f"it never printed {text}")
 
 
@@ -87,7 +87,7 @@ def _check_results(out: Path) -> None:
     for name in names:
         ticket = Ticket.load(out / f"{name}.mpt")
         assert ticket.found["test"]["images"] == 20
-        assert record[name]["epochs"] == len(record[name]["curve"]) == 3
+        assert record[name]["epochs"] == len(record[name]["curve"]) in (2, 3)
         assert record[name]["weights"] == ticket.weights
     text = (out / "summary.md").read_text()
     assert all(f"| {name} |" in text for name in names)

@@ -422,7 +422,7 @@ class Search:
         if self._look_every == 1:
             return  # all is counted and checked
         if not math.isfinite(self._uncounted.count(self.state.train)):
-            raise FloatingPointError(NON_FINITE_LOSS)
+            raise FloatingPointError("the loss has become infinite or not a number")
         if self.network.subnetwork:
             self.network.subnetwork.check_finite()
 
