@@ -10,6 +10,9 @@ In this order, each with a fixed time:
     rules      10 epochs with each update rule and some learning rates; the best goes on
     searches   two fast networks, VGG_Small by the paper's recipe, cResNet18 with learned batch norm
 
+For fifteen minutes in two commands of at most ten, of which a machine takes two to be there:
+LIMIT=560, then LIMIT=200; the last search is for the second.
+
 A search gets as many epochs as fit into its time, by the duration of one epoch. Out of time, the
 program stops after a checkpoint: start it again, and it goes on, from WORK (OUT/work), where each
 finished step is in results.json. OUT gets the tickets, results.json and summary.md, whose tables
@@ -512,6 +515,7 @@ def summary(record: Record, scale: Scale) -> str:
     """The results as tables in Markdown."""
     device = torch.cuda.get_device_name() if scale.device == "cuda" else platform.machine()
     parts = [
+        "A rehearsal at toy size: the numbers mean nothing." if scale.is_toy else "",
         f"`benchmarks/gpu.sh DIR OUT`, {date.today():%Y-%m}, {device}, PyTorch {torch.__version__},"
         " bfloat16 (float32 parts with TF32). Test accuracy of the last epoch, all 50,000 training"
         " images, one seed.",
