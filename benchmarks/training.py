@@ -12,6 +12,9 @@ Other tables:
     noise       three times the same dense step: the differences that this machine can resolve
     masks       share of a forward pass that checks whether the masks are up to date
 
+With --steps N, as many steps are timed together: a GPU computes one while the CPU prepares the
+next.
+
 A step is zero_grad, forward, loss, backward, optimizer step and, for a search, recomputing the
 mask. In every round each kind takes its turn, and a ratio is of two times of the same round: other
 load of the machine affects both.
@@ -50,6 +53,7 @@ from biprop.subnetwork import Subnetwork
 KINDS = {"dense": "DenseConv", "layer": "SubnetConv", "global": "GlobalSubnetConv"}
 NETWORKS = {
     "Conv4": ("Conv4", "Conv4_BinAct"),
+    "Fast6": ("Fast6", "Fast6_BinAct"),
     "VGG_Small": ("VGG_Small", "VGG_Small_BinAct"),
     "cResNet18": ("cResNet18", "cResNet18_BinAct"),
     "cResNet110": ("cResNet110", "cResNet110_BinAct"),
@@ -111,7 +115,7 @@ def make_step(
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
         if network.subnetwork:
-            network.subnetwork.update()
+            network.subnetwork.update(check=how.device == "cpu")  # as the search does
 
     return step
 
@@ -126,25 +130,31 @@ def random_batch(batch: int, device: str) -> tuple[Tensor, Tensor]:
     return images, torch.randint(10, (batch,), device=device)
 
 
-def take_turns(steps: dict[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every step in every round, in changing order; the first two rounds warm up."""
+def take_turns(
+    steps: dict[str, Step], rounds: int, device: str, together: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every step in every round, in changing order; the first two rounds warm up.
+
+    `together`: how many steps are timed as one; a duration is then their mean.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     for turn in range(rounds + 2):
         order.append(order.pop(0))  # the first step meets another state of caches and heap
         for name in order:
-            duration = timed_step(steps[name], device)
+            duration = timed_step(steps[name], device, together)
             if turn > 1:
                 seconds[name].append(duration)
     return seconds
 
 
-def timed_step(step: Step, device: str) -> float:
+def timed_step(step: Step, device: str, together: int = 1) -> float:
     start = time.perf_counter()
-    step()
+    for _ in range(together):
+        step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / together
 
 
 def show(title: str, seconds: dict[str, list[float]], base: str) -> None:
@@ -157,7 +167,8 @@ def show(title: str, seconds: dict[str, list[float]], base: str) -> None:
         if name != base
     ]
     milliseconds = 1000 * statistics.median(seconds[base])
-    print(f"{title}  {'  '.join(columns)}  [{base} {milliseconds:.0f} ms]", flush=True)
+    digits = 0 if milliseconds >= 100 else 1
+    print(f"{title}  {'  '.join(columns)}  [{base} {milliseconds:.{digits}f} ms]", flush=True)
 
 
 def ratios_in_words(seconds: list[float], base: list[float]) -> str:
@@ -247,7 +258,9 @@ def checking_time(forward: Callable[[], Any]) -> float:
     return spent
 
 
-def measure(what: str, arch: str, batch: int, rounds: int, how: StepOptions) -> None:
+def measure(
+    what: str, arch: str, batch: int, rounds: int, how: StepOptions, together: int = 1
+) -> None:
     """Print the lines of table `what` for one network and batch size."""
     title = f"{arch:18} batch {batch:4} "
     if what == "memory":
@@ -257,7 +270,7 @@ def measure(what: str, arch: str, batch: int, rounds: int, how: StepOptions) -> 
             show_masks(title, arch, kind, batch, rounds)
     else:
         steps, base = STEPS_OF[what](arch, batch, how)
-        show(title, take_turns(steps, rounds, how.device), base)
+        show(title, take_turns(steps, rounds, how.device, together), base)
 
 
 def show_memory(title: str, arch: str, batch: int, how: StepOptions) -> None:
@@ -318,6 +331,7 @@ def main() -> None:
         "--activations", nargs="+", choices=("float", "binary"), default=["float", "binary"]
     )
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=1, help="steps that are timed together [1]")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--amp", choices=("none", "bf16"), default="none")
     parser.add_argument("--channels-last", action="store_true")
@@ -342,6 +356,7 @@ def main() -> None:
                     batch,
                     arguments.rounds,
                     how,
+                    arguments.steps,
                 )
 
 

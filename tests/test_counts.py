@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from biprop.evaluation.counts import Counts, confidence_interval, evaluate, is_better
+from biprop.evaluation.counts import Counts, Uncounted, confidence_interval, evaluate, is_better
 
 
 def test_counts_are_of_images_not_of_batches() -> None:
@@ -20,6 +20,21 @@ def test_counts_are_of_images_not_of_batches() -> None:
     assert (counts.images, counts.right, counts.right_in_5) == (7, 2, 5)
     assert (counts.top1, counts.top5) == (100 * 2 / 7, 100 * 5 / 7)
     assert counts.loss == (4 * 0.5 + 3 * 1.0) / 7
+
+
+def test_batches_counted_together_are_counted_once_and_to_the_last_bit() -> None:
+    generator = torch.Generator().manual_seed(1)
+    together, one_by_one, uncounted = Counts(), Counts(), Uncounted()
+    for size in (5, 9, 1):
+        logits = torch.randn(size, 7, generator=generator)
+        batch = logits, torch.arange(size) % 7, torch.rand((), generator=generator)
+        one_by_one.add(*batch)
+        uncounted.add(*batch)
+    assert uncounted.count(together) > 0
+    assert uncounted.count(together) == 0
+    assert together == one_by_one
+    uncounted.add(torch.ones(1, 7), torch.zeros(1, dtype=torch.int64), torch.tensor(torch.nan))
+    assert uncounted.count(together) != uncounted.count(together)
 
 
 def test_fewer_than_five_classes() -> None:

@@ -303,8 +303,8 @@ with group.together("cpu"):
     search = Search(chosen, name, data.load(chosen), Console(open(os.devnull, "w")), group=group)
     subnetwork, seen = search.network.subnetwork, []
     choose = subnetwork.update
-    def update():
-        choose()
+    def update(check):
+        choose(check)
         parts = [t for layer in subnetwork.layers.values() for t in (layer.mask, layer.gain)]
         seen.append(hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest())
     subnetwork.update = update

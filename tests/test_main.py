@@ -2,15 +2,11 @@
 checkout.
 """
 
-import csv
-import json
-import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 from conftest import ROOT, shared, write_cifar_parquet
 
@@ -96,25 +92,3 @@ def test_the_grid_script_is_a_sweep() -> None:
     assert done.returncode == 0, done.stderr
     assert "--array=0-47" in done.stdout
     assert "--data somewhere" in done.stdout
-
-
-@pytest.mark.slow
-def test_the_gpu_script_at_toy_size_goes_on_until_all_is_done(tmp_path: Path) -> None:
-    write_cifar_parquet(tmp_path / "data", 60, 20)
-    environment = {**os.environ, "TOY": "1", "LIMIT": "25", "PYTHON": sys.executable}
-    command = ["bash", "benchmarks/gpu.sh", str(tmp_path / "data"), str(tmp_path / "out")]
-    for _ in range(40):
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        if "all done" in done.stdout:
-            break
-        assert "start me again" in done.stdout
-    with (tmp_path / "out" / "runs" / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 12
-    measured = json.loads((tmp_path / "out" / "hand.robustness.json").read_text())
-    assert [one["name"] for one in measured["results"]][:3] == [
-        "augmix-0",
-        "gaussian-0",
-        "deck, mean",
-    ]
-    assert (tmp_path / "out" / "steps.txt").read_text().count("Conv4") == 3

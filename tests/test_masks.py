@@ -11,6 +11,7 @@ from biprop import native
 from biprop.subnetwork import schedule
 from biprop.subnetwork.masks import (
     Ranking,
+    _keep_top_global_traced,
     floor_count,
     keep_top,
     keep_top_global,
@@ -131,6 +132,8 @@ def test_keep_top_global_keeps_exactly_k_and_every_floor(
     floors = [floor_count(s.numel(), floor) for s in scores]
     kept = max(kept_count(sum(s.numel() for s in scores), density), sum(floors))
     masks = keep_top_global(scores, kept, floors)
+    without_the_core = _keep_top_global_traced(scores, kept, floors)
+    assert all(map(torch.equal, masks, without_the_core))
     assert sum(int(m.sum()) for m in masks) == kept
     assert all(m.sum() >= f for m, f in zip(masks, floors, strict=True))
     # Within a layer the kept ones are its top; and the same set follows from pinning the floors

@@ -144,6 +144,28 @@ def test_scores_and_gradients_that_are_all_zero_stay_finite() -> None:
     assert all(torch.equal(parameter, torch.zeros(4, 4)) for parameter in layers)
 
 
+@pytest.mark.parametrize("direction", ["momentum", "adam", "muon"])
+def test_a_gradient_that_is_no_number_shows_in_the_scores(direction: Any) -> None:
+    layers = scores_and_weights((4, 4))
+    optimizer = ScoreOptimizer(layers, [], direction, lr=0.1, lr_others=0.0)
+    for parameter in layers:
+        parameter.grad = torch.full((4, 4), torch.nan)
+    optimizer.step()
+    assert all(parameter.isnan().all() for parameter in layers)
+
+
+def test_steps_counted_by_plain_numbers_go_on() -> None:
+    """As in states of older versions of PyTorch."""
+    layers, other = scores_and_weights((2, 2)), nn.Parameter(torch.ones(3))
+    optimizer = ScoreOptimizer(layers, [other], "adam", lr=0.1, lr_others=0.1)
+    for step in range(2):
+        give_gradients(optimizer, step)
+        optimizer.step()
+        for state in optimizer.state.values():
+            assert state["step"] == step + 1
+            state["step"] = step + 1
+
+
 def test_muon_is_the_formula() -> None:
     """In weight space: the signs of the weights do not drop out, as they do element by element."""
     layers = scores_and_weights((6, 2, 3, 3))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import native
+from .transfer import on_device
 
 Indices = NDArray[np.int64]
 
@@ -86,7 +87,7 @@ def pick_rows(images: Tensor, rows: Indices) -> Tensor:
     is_outside = (rows < 0) | (rows >= height)
     places = np.where(is_outside[:, None], zeros, first + rows[:, None])  # [B, C, H]
     source = torch.cat([images.reshape(-1, width), images.new_zeros(1, width)])
-    index = torch.from_numpy(places.ravel()).to(images.device)
+    index = on_device(places.ravel(), images.device)
     return source.index_select(0, index).view_as(images)
 
 
@@ -132,5 +133,5 @@ def gaussian_noise(
     generator = torch.Generator(device).manual_seed(seed)
     shape = (len(noisy), *images.shape[1:])
     noise = torch.randn(shape, generator=generator, device=device)[share]
-    scale = torch.from_numpy((255 * std * noisy[share]).astype(np.float32)).to(device)
+    scale = on_device((255 * std * noisy[share]).astype(np.float32), device)
     return (noise * scale[:, None, None, None]).add_(images).clamp_(0, 255)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .. import native
 from .augment import pick_columns, pick_rows
+from .transfer import on_device
 
 Array = NDArray[Any]
 
@@ -174,12 +175,12 @@ def _applied_chains(images: Tensor, parameters: Draw) -> Callable[[int], Tensor]
     for step in range(longest):
         keys = np.where(step < depths, operations[:, step], ended)
         order = keys[chain_of].argsort(kind="stable")
-        rows = rows.index_select(0, _on(images.device, order if step else order // width))
+        rows = rows.index_select(0, on_device(order if step else order // width, images.device))
         chain_of = chain_of[order]
         running = chain_of[: np.count_nonzero(step < depths)]
         apply(rows, operations[running, step], levels[running, step], signs[running, step])
     row_of = chain_of.argsort().reshape(count, width)
-    return lambda chain: rows.index_select(0, _on(images.device, row_of[:, chain]))
+    return lambda chain: rows.index_select(0, on_device(row_of[:, chain], images.device))
 
 
 def apply(images: Tensor, operations: Array, levels: Array, signs: Array) -> None:
@@ -221,13 +222,9 @@ def _resample(images: Tensor, operations: Array, levels: Array, signs: Array) ->
         images[part] = affine(images[part], maps)
 
 
-def _on(device: torch.device, values: Array) -> Tensor:
-    return torch.from_numpy(values).to(device)
-
-
 def _per_image(values: Array, device: torch.device) -> Tensor:
     """[n] to [n, 1, 1, 1] on the device."""
-    return _on(device, values)[:, None, None, None]
+    return on_device(values, device)[:, None, None, None]
 
 
 def _rounded_down(images: Tensor) -> Tensor:
@@ -349,8 +346,8 @@ def _grid(maps: Array, height: int, width: int, device: torch.device) -> Tensor:
     x, y = np.arange(width)[:, None] + 0.5, np.arange(height)[:, None] + 0.5
     across = scaled[:, None, :, 0] * x
     down = scaled[:, None, :, 1] * y + scaled[:, None, :, 2]
-    of_columns = _on(device, across.astype(np.float32))  # [n, W, 2]
-    of_rows = _on(device, down.astype(np.float32))  # [n, H, 2]
+    of_columns = on_device(across.astype(np.float32), device)  # [n, W, 2]
+    of_rows = on_device(down.astype(np.float32), device)  # [n, H, 2]
     return of_columns[:, None] + of_rows[:, :, None]
 
 
@@ -369,7 +366,7 @@ def _grey(images: Tensor) -> Tensor:
     """Luminance, [n, 1, H, W] float32; an image of one channel is its own."""
     if images.shape[1] == 1:
         return images.float()
-    weights = torch.tensor(_LUMA, device=images.device, dtype=torch.float32)[:, None, None]
+    weights = on_device(np.array(_LUMA, np.float32), images.device)[:, None, None]
     return ((images * weights).sum(1, keepdim=True) + 2**15).div_(2**16).floor_()
 
 

@@ -18,6 +18,7 @@ from . import augment, augmix
 from .augmix import AugMix
 from .sources import Source, Split
 from .splits import ENOUGH_TO_CHOOSE, ENOUGH_TO_TRUST, VALIDATION_LAYER, stratified, validation_size
+from .transfer import on_device
 
 CROP_PADDING = 4
 """Pixels, on each side, of the random crop."""
@@ -233,7 +234,7 @@ class DataSet:
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
         mean, std = (
-            torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+            on_device(np.array(values, np.float32), images.device).view(1, -1, 1, 1)
             for values in (self.mean, self.std)
         )
         return (images * (1 / (255 * std))).sub_(mean / std)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .items import Listing
+from .transfer import on_device
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """(iterable, description, length) -> the same items, while a progress bar is shown."""
@@ -115,7 +116,7 @@ class Images:
     def batches(self, batches: Iterable[Indices], seed: int | None) -> Batches:
         """Batches of the images with these indices, as they are: uint8 [B, C, H, W], int64 [B]."""
         for batch in batches:
-            index = torch.from_numpy(batch).to(self.labels.device)
+            index = on_device(batch, self.labels.device)
             yield self.images[index], self.labels[index]
 
 

@@ -48,23 +48,17 @@ class Counts:
         return counts
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> float:
-        """Count a batch; returns its mean loss as a number.
+        """Count a batch; returns its mean loss as a number. On a GPU, this waits for the batch:
+        `Uncounted` does not.
 
         Args:
             logits: [B, classes] float.
             labels: [B] int64.
             loss: the mean loss of the batch, a scalar.
         """
-        top5 = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
-        hits = top5 == labels[:, None]
-        # One host-device synchronisation for all three numbers.
-        sums = torch.stack([hits[:, 0].sum(), hits.sum(), loss.detach().float()])
-        right, right_in_5, mean_loss = sums.tolist()
-        self.images += len(labels)
-        self.right += int(right)
-        self.right_in_5 += int(right_in_5)
-        self.loss_sum += mean_loss * len(labels)
-        return float(mean_loss)
+        uncounted = Uncounted()
+        uncounted.add(logits, labels, loss)
+        return uncounted.count(self)
 
     def sum_over(self, group: Group, device: torch.device) -> Counts:
         """The sums of these counts over all processes; `device` is that of their tensors."""
@@ -87,6 +81,38 @@ class Counts:
     def loss(self) -> float:
         """Mean loss of an image."""
         return self.loss_sum / max(1, self.images)
+
+
+class Uncounted:
+    """Batches whose counts are still on their device: they are read together, because each reading
+    makes the CPU wait for a GPU.
+    """
+
+    def __init__(self) -> None:
+        self._images: list[int] = []
+        self._sums: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch; arguments as of `Counts.add`."""
+        top5 = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
+        hits = top5 == labels[:, None]
+        self._images.append(len(labels))
+        self._sums.append(torch.stack([hits[:, 0].sum(), hits.sum(), loss.detach().float()]))
+
+    def count(self, counts: Counts) -> float:
+        """Add all batches to `counts`, and forget them: one host-device synchronisation.
+
+        Returns:
+            The sum of their mean losses: finite if each of them is; 0 where there is no batch.
+        """
+        sums = torch.stack(self._sums).tolist() if self._sums else []
+        for images, (right, right_in_5, mean_loss) in zip(self._images, sums, strict=True):
+            counts.images += images
+            counts.right += int(right)
+            counts.right_in_5 += int(right_in_5)
+            counts.loss_sum += images * mean_loss
+        self._images, self._sums = [], []
+        return float(sum(mean_loss for _, _, mean_loss in sums))
 
 
 def _is_count(value: object) -> bool:
@@ -136,9 +162,10 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Coun
     """
     was_training = model.training
     model.eval()
-    counts = Counts()
+    uncounted, counts = Uncounted(), Counts()
     for images, labels in batches:
         logits = model(images)
-        counts.add(logits, labels, F.cross_entropy(logits, labels))
+        uncounted.add(logits, labels, F.cross_entropy(logits, labels))
+    uncounted.count(counts)
     model.train(was_training)
     return counts

@@ -21,7 +21,7 @@ from ..data import DataSet, Split
 from ..data.stream import reader_death
 from ..distributed import ALONE, Group
 from ..errors import UserError, one_line
-from ..evaluation.counts import Counts, evaluate
+from ..evaluation.counts import Counts, Uncounted, evaluate
 from ..evaluation.device import choose_device, evaluation_batch
 from ..interrupts import STOP_SIGNALS, StopRequest
 from ..models.network import Network, Task, build_network
@@ -45,6 +45,10 @@ from .state import SearchState
 SYNCHRONISE_EVERY = 10
 """Steps after which several processes exchange whether to stop, whether to write a checkpoint, and
 whether a loss is not finite.
+"""
+LOOK_EVERY = 50
+"""Steps after which a search on one GPU looks at losses, counts and scores: each look waits for the
+GPU. On the CPU, and in one of several processes, it looks at every step.
 """
 NON_FINITE_LOSS = "the loss is infinite or not a number in at least one of the processes"
 PATIENCE_WITH_RANK_0 = 2.0
@@ -111,6 +115,9 @@ class Search:
         self.state = SearchState(epoch=config.start_epoch, baseline_is_due=is_baseline_due)
         self.stop = StopRequest()
         self._loss_is_not_finite = False
+        self._uncounted = Uncounted()
+        is_alone_on_gpu = self.device.type != "cpu" and group.size == 1
+        self._look_every = LOOK_EVERY if is_alone_on_gpu else 1
         self._folder: Path | None = None
         self._folder_to_resume: Path | None = None
         self._may_take_over = resume and not start
@@ -395,6 +402,7 @@ class Search:
                 self._save_or_stop()
                 if self.budget.is_used_up(state):
                     break
+        self._catch_up()
         train = state.train.sum_over(self.group, self.device)
         if not math.isfinite(train.loss):
             raise FloatingPointError(NON_FINITE_LOSS)
@@ -424,7 +432,7 @@ class Search:
             _clip_gradients(self.optimizer)
         self.optimizer.step()
         if self.network.subnetwork:
-            self.network.subnetwork.update()
+            self.network.subnetwork.update(check=self._looks_now)
         self.state.step += 1
         self.state.batch += 1
 
@@ -433,9 +441,28 @@ class Search:
         logits = self._forward.logits(images)
         loss = losses.classification(logits, labels, self.config.label_smoothing)
         plain_views = logits[: len(labels)]
-        if not math.isfinite(self.state.train.add(plain_views, labels, loss)):
+        self._uncounted.add(plain_views, labels, loss)
+        if self._looks_now and not math.isfinite(self._uncounted.count(self.state.train)):
             self._note_non_finite_loss(images)
         return loss
+
+    @property
+    def _looks_now(self) -> bool:
+        """Whether losses and scores are looked at in the step that is running."""
+        return self.state.batch % self._look_every == 0
+
+    def _catch_up(self) -> None:
+        """Count the batches since the last look, and check losses and scores.
+
+        Raises:
+            FloatingPointError: a loss or a score is not finite.
+        """
+        if self._look_every == 1:
+            return  # all is counted and checked
+        if not math.isfinite(self._uncounted.count(self.state.train)):
+            raise FloatingPointError("the loss has become infinite or not a number")
+        if self.network.subnetwork:
+            self.network.subnetwork.check_finite()
 
     def _note_non_finite_loss(self, images: Tensor) -> None:
         """One process alone raises at once; several do so together, in `_save_or_stop`."""
@@ -502,6 +529,7 @@ class Search:
         return time.monotonic() - self.checkpoints.written >= 60 * minutes
 
     def _save_between_steps(self) -> None:
+        self._catch_up()
         average_batch_norm_statistics(self.model, self.group)
         train = self.state.train.sum_over(self.group, self.device)
         self._save(LAST, train, Counts())

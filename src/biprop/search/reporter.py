@@ -114,7 +114,7 @@ class RunReporter(Reporter):
         self._console, self._budget = console, budget
         self._progress = ProgressFile(folder)
         self._run_log: RunLog | None = None
-        self._bar = Bar()
+        self._bar, self._kept = Bar(), ""
 
     def on_start(self, state: SearchState) -> None:
         """Write progress.json; drop what the logs have of epochs that will be repeated."""
@@ -141,6 +141,8 @@ class RunReporter(Reporter):
     def progress_bar(self, state: SearchState) -> Iterator[None]:
         """Within the block, a terminal shows a progress bar of the epoch's batches."""
         title = f"epoch {self._budget.in_words(state.epoch + 1, state).strip()}"
+        # Once an epoch: counting waits for a GPU.
+        self._kept = f"kept {100 * self._network.density:.1f} %"
         with self._console.bar(title, self._budget.batches) as self._bar:
             self._bar.advance(state.batch)
             yield
@@ -150,8 +152,7 @@ class RunReporter(Reporter):
         if state.batch % self._config.print_freq:
             return
         accuracy = f"loss {state.train.loss:.3f}  train {state.train.top1:.1f} %"
-        kept = f"kept {100 * self._network.density:.1f} %"
-        self._bar.advance(self._config.print_freq, f"{accuracy}  {kept}")
+        self._bar.advance(self._config.print_freq, f"{accuracy}  {self._kept}")
         self._write_progress(state, self._speed(state, pace))
 
     def _speed(self, state: SearchState, pace: Pace) -> dict[str, float]:

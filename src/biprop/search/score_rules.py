@@ -23,15 +23,19 @@ because an update of a score and one of its weight differ by exactly these signs
 
 Under global pruning all layers share one ranking: then one scale, the root mean square of all
 scores together, takes the place of the layer's own.
+
+No step reads a value back from a GPU: a host-device synchronisation in each layer would take longer
+than the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 Direction = Literal["momentum", "adam", "muon"]
 
@@ -40,7 +44,15 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 singular values come near 1 in few steps, at the price of staying only within about 0.3 of it.
 """
 NEWTON_SCHULZ_STEPS = 3
-ADAM_BETAS = (0.9, 0.999)
+ADAM: dict[str, Any] = {
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "amsgrad": False,
+    "maximize": False,
+}
+"""Arguments of PyTorch's Adam besides the learning rate."""
 TINY = 1e-20
 """Below this root mean square a tensor counts as zero: it is not rescaled."""
 
@@ -59,15 +71,16 @@ def orthogonalized(update: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     is_tall = matrix.shape[0] > matrix.shape[1]
     if is_tall:
         matrix = matrix.T
-    largest = matrix.abs().max()
-    if not largest > 0:
-        return torch.zeros_like(update)
-    x = matrix / largest  # first, so that squares neither overflow nor vanish
-    x = x / x.norm()  # singular values at most 1, where the iteration converges
+    # First by the largest element, so that squares neither overflow nor vanish.
+    x = matrix / _nonzero(matrix.abs().amax())
+    # Singular values at most 1, where the iteration converges. The norm is at least 1 now, except
+    # that of zeros.
+    x = x / x.norm().clamp(min=1)
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.addmm(x, polynomial, x, beta=a)
     result: Tensor = (x.T if is_tall else x).reshape(update.shape)
     return result
 
@@ -81,8 +94,11 @@ def root_mean_square(tensors: Iterable[Tensor]) -> Tensor:
     return root
 
 
-def _rescaled(tensor: Tensor, scale: Tensor) -> Tensor:
-    return tensor / scale if scale > TINY else tensor
+def _nonzero(scale: Tensor, least: float = 0.0) -> Tensor:
+    """The scalar tensor, or 1 where it is not above `least`: a divisor for zeros, which stay zeros.
+    A scale that is not a number stays as it is.
+    """
+    return scale.masked_fill(scale <= least, 1.0)
 
 
 class ScoreOptimizer(torch.optim.Optimizer):
@@ -129,10 +145,9 @@ class ScoreOptimizer(torch.optim.Optimizer):
             for parameter in trained:
                 self._step_scores(parameter, scores["lr"], scores["momentum"], common)
         for group in rest:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    step = self._adam(parameter, parameter.grad)
-                    parameter.sub_(group["lr"] * step)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in parameters]
+            self._adam(parameters, gradients, parameters, group["lr"])
         return loss
 
     def _step_scores(
@@ -143,12 +158,14 @@ class ScoreOptimizer(torch.optim.Optimizer):
         gradient = scores.grad * signs
         update = self._update(scores, gradient, momentum)
         scale = root_mean_square([scores]) if common is None else common
-        update = _rescaled(update, root_mean_square([update]))
-        scores.copy_(_rescaled(scores, scale) - lr * update * signs)
+        update = update / _nonzero(root_mean_square([update]), TINY)
+        scores.copy_(scores / _nonzero(scale, TINY) - lr * update * signs)
 
     def _update(self, scores: nn.Parameter, gradient: Tensor, momentum: float) -> Tensor:
         if self.direction == "adam":
-            return self._adam(scores, gradient)
+            minus_direction = torch.zeros_like(gradient)
+            self._adam([scores], [gradient], [minus_direction], lr=1.0)
+            return -minus_direction
         state = self.state[scores]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
@@ -162,19 +179,33 @@ class ScoreOptimizer(torch.optim.Optimizer):
         is_momentum = parameter in self.weights and self.direction != "adam"
         return {"momentum_buffer"} if is_momentum else {"step", "exp_avg", "exp_avg_sq"}
 
-    def _adam(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """Adam's direction: the bias-corrected mean over the root of the bias-corrected square."""
-        state = self.state[parameter]
+    def _adam(
+        self,
+        parameters: Sequence[nn.Parameter],
+        gradients: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        lr: float,
+    ) -> None:
+        """PyTorch's step of Adam.
+
+        Args:
+            parameters: whose moments it takes and updates.
+            gradients: one for each.
+            targets: what it changes, in place: `lr` times the direction is subtracted.
+        """
+        states = [self._moments(parameter) for parameter in parameters]
+        averages, squares, steps = (
+            [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
+        )
+        adam([*targets], [*gradients], averages, squares, [], steps, lr=lr, **ADAM)
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """Adam's state of a parameter, which starts at 0."""
+        state: dict[str, Any] = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(gradient)
-            state["exp_avg_sq"] = torch.zeros_like(gradient)
-        first, second = ADAM_BETAS
-        state["step"] += 1
-        state["exp_avg"].lerp_(gradient, 1 - first)
-        state["exp_avg_sq"].lerp_(gradient.square(), 1 - second)
-        count = float(state["step"])
-        mean = state["exp_avg"] / (1 - first**count)
-        square = state["exp_avg_sq"] / (1 - second**count)
-        direction: Tensor = mean / (square.sqrt() + 1e-8)
-        return direction
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        # On the CPU, also where the parameters are on a GPU: it is read at every step. In states
+        # from files it may be a plain number.
+        state["step"] = torch.as_tensor(state.get("step", 0), dtype=torch.float32, device="cpu")
+        return state

@@ -106,7 +106,10 @@ def keep_top(scores: Tensor, kept: int) -> Tensor:
 
 
 def keep_top_of_each(
-    scores: Sequence[Tensor], kept: Sequence[int], rankings: Sequence[Ranking] | None = None
+    scores: Sequence[Tensor],
+    kept: Sequence[int],
+    rankings: Sequence[Ranking] | None = None,
+    check: bool = True,
 ) -> list[Tensor]:
     """`keep_top` of several tensors, each on its own.
 
@@ -114,6 +117,8 @@ def keep_top_of_each(
         scores: float tensors.
         kept: for each tensor, how many are kept.
         rankings: one for each tensor, kept from step to step.
+        check: False: the caller makes sure that all scores are finite, and nothing here waits for a
+            GPU.
     """
     rankings = rankings or [Ranking() for _ in scores]
     if core := _core(scores):
@@ -121,7 +126,8 @@ def keep_top_of_each(
             _keep_top_by_core(core, [layer], count, ranking)[0]
             for layer, count, ranking in zip(scores, kept, rankings, strict=True)
         ]
-    _check_finite(scores)
+    if check:
+        check_finite(scores)
     return [keep_top_traced(layer, count) for layer, count in zip(scores, kept, strict=True)]
 
 
@@ -131,7 +137,7 @@ def keep_top_of_all(
     """`keep_top` over several tensors as if they were one, concatenated: one mask for each."""
     if core := _core(scores):
         return _keep_top_by_core(core, scores, kept, ranking or Ranking())
-    _check_finite(scores)
+    check_finite(scores)
     joined = torch.cat([layer.detach().flatten() for layer in scores])
     masks = _keep_top_flat(joined, kept).split([layer.numel() for layer in scores])
     return [mask.view(layer.shape) for mask, layer in zip(masks, scores, strict=True)]
@@ -155,7 +161,7 @@ def _core(scores: Sequence[Tensor]) -> ctypes.CDLL | None:
     return native.library() if usable else None
 
 
-def _check_finite(scores: Sequence[Tensor]) -> None:
+def check_finite(scores: Sequence[Tensor]) -> None:
     """Raise FloatingPointError if a score is infinite or not a number."""
     # One comparison for all tensors: on a GPU, each is a host-device synchronisation.
     largest = [layer.detach().abs().amax() for layer in scores if layer.numel()]
@@ -353,7 +359,11 @@ def _smallest_kept(magnitudes: Tensor, kept: int) -> Tensor:
 
 
 def keep_top_global(
-    scores: Sequence[Tensor], kept: int, floors: Sequence[int], ranking: Ranking | None = None
+    scores: Sequence[Tensor],
+    kept: int,
+    floors: Sequence[int],
+    ranking: Ranking | None = None,
+    check: bool = True,
 ) -> list[Tensor]:
     """Masks of the `kept` largest |scores| of all layers together, with a floor for each layer.
 
@@ -366,6 +376,7 @@ def keep_top_global(
         kept: how many are kept in all.
         floors: for each layer, how many it keeps at least.
         ranking: of the common selection, kept from step to step.
+        check: as of `keep_top_of_each`.
 
     Returns:
         Bool tensors of the shapes of `scores`.
@@ -375,6 +386,8 @@ def keep_top_global(
         UserError: the floors add up to more than `kept`.
     """
     check_floors(kept, floors)
+    if not check and _core(scores) is None:
+        return _keep_top_global_traced(scores, kept, floors)
     masks: dict[int, Tensor] = {}
     shared = list(range(len(scores)))
     while shared:
@@ -389,3 +402,21 @@ def keep_top_global(
         masks |= {i: keep_top(scores[i], floors[i]) for i in below}
         shared = [i for i in shared if i not in masks]
     return [masks[i] for i in range(len(scores))]
+
+
+def _keep_top_global_traced(
+    scores: Sequence[Tensor], kept: int, floors: Sequence[int]
+) -> list[Tensor]:
+    """`keep_top_global` by tensor operations alone: each layer's floor comes first, then the
+    largest |scores| of the rest.
+
+    A layer above its floor has its floor among what it keeps, so this is the same selection.
+    """
+    magnitudes = [layer.detach().abs() for layer in scores]
+    first = [keep_top_traced(layer, floor) for layer, floor in zip(scores, floors, strict=True)]
+    ranked = [
+        layer.masked_fill(mask, torch.inf).flatten()
+        for layer, mask in zip(magnitudes, first, strict=True)
+    ]
+    masks = _keep_top_flat(torch.cat(ranked), kept).split([layer.numel() for layer in scores])
+    return [mask.view(layer.shape) for mask, layer in zip(masks, scores, strict=True)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from . import binarize, masks
 from .binarize import addressable
 from .layers import Masked
 from .masks import Ranking
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,28 @@ class Subnetwork:
         """Fraction of the masked weights that the masks keep now."""
         return self.kept / self.weights
 
-    def update(self) -> None:
+    def update(self, check: bool = True) -> None:
         """Recompute all masks and gains: after each optimizer step, or any change of the scores.
 
         Layers on the meta device and sharded layers (FSDP) follow in their next forward pass.
+
+        Args:
+            check: False: do not make the CPU wait for a GPU. Where a score is not finite, the
+                layer's gain is NaN, and with it the loss; see `check_finite`.
 
         Raises:
             FloatingPointError: a score is infinite or not a number; the message names the layer.
         """
         for layer in self.layers.values():
             layer.source.forget()
-        self._refresh()
+        self._refresh(check)
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError, with the layer's name, if a score is infinite or not a number.
+
+        On a GPU, one host-device synchronisation.
+        """
+        self._raising_by_name(lambda layers: masks.check_finite(_scores(layers)), self.layers)
 
     def mask_and_gain(self, layer: Masked) -> tuple[Tensor, Tensor]:
         """The mask and the gain of the scores and the weight that a layer has at this moment.
@@ -231,8 +244,11 @@ class Subnetwork:
         ]
 
     @torch.no_grad()
-    def _refresh(self) -> None:
-        """Recompute the masks that are out of date, of layers whose values can be read."""
+    def _refresh(self, check: bool = True) -> None:
+        """Recompute the masks that are out of date, of layers whose values can be read.
+
+        `check`: as of `update`.
+        """
         outdated = self._outdated()
         if outdated and torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise UserError(
@@ -247,39 +263,47 @@ class Subnetwork:
         # Masks are ordinary tensors, also where the layer computes inside one of torch.func's
         # transforms; and tensors of inference mode could not be changed outside of it.
         with torch._C._DisableFuncTorch(), torch.inference_mode(False):
-            for (name, layer), mask in zip(layers.items(), self._masks(layers), strict=True):
-                _store(layer, mask, binarize.gain(layer.weight, mask, self._divisor(name)))
+            new_masks = self._raising_by_name(lambda some: self._masks(some, check), layers)
+            for (name, layer), mask in zip(layers.items(), new_masks, strict=True):
+                gain = binarize.gain(layer.weight, mask, self._divisor(name))
+                _store(layer, mask, gain if check else gain + _not_a_number_in(layer.scores))
 
-    def _masks(self, layers: Mapping[str, Masked]) -> list[Tensor]:
+    def _masks(self, layers: Mapping[str, Masked], check: bool) -> list[Tensor]:
         """The masks of these layers; under global scope of all layers.
 
         Raises:
-            FloatingPointError: a score is infinite or not a number; the message names the layer.
+            FloatingPointError: a score is infinite or not a number.
         """
+        if self.scope == "layer":
+            return self._layerwise_masks(layers, check)
+        return self._global_masks(_scores(layers), check)
+
+    def _raising_by_name(
+        self, compute: Callable[[Mapping[str, Masked]], T], layers: Mapping[str, Masked]
+    ) -> T:
+        """`compute(layers)`; the message of its FloatingPointError gets the name of the layer."""
         try:
-            if self.scope == "layer":
-                return self._layerwise_masks(layers)
-            return self._global_masks([layer.scores for layer in layers.values()])
+            return compute(layers)
         except FloatingPointError as e:
             name = next(
                 name for name, layer in layers.items() if not torch.isfinite(layer.scores).all()
             )
             raise FloatingPointError(f"layer {name}: {e}") from None
 
-    def _layerwise_masks(self, layers: Mapping[str, Masked]) -> list[Tensor]:
+    def _layerwise_masks(self, layers: Mapping[str, Masked], check: bool) -> list[Tensor]:
         kept = [
             masks.kept_count(layer.scores.numel(), self.densities[name])
             for name, layer in layers.items()
         ]
         rankings = [self._rankings[name] for name in layers]
-        return masks.keep_top_of_each([layer.scores for layer in layers.values()], kept, rankings)
+        return masks.keep_top_of_each(_scores(layers), kept, rankings, check)
 
-    def _global_masks(self, scores: Sequence[Tensor]) -> list[Tensor]:
+    def _global_masks(self, scores: Sequence[Tensor], check: bool) -> list[Tensor]:
         density = next(iter(self.densities.values()))
         kept = masks.kept_count(self.weights, density)
         floors = [masks.floor_count(layer.numel(), self.floor) for layer in scores]
         ranking = next(iter(self._rankings.values()))
-        return masks.keep_top_global(scores, kept, floors, ranking)
+        return masks.keep_top_global(scores, kept, floors, ranking, check)
 
     def _divisor(self, name: str) -> int | None:
         """The divisor of a layer's gain; None: the number of weights that it keeps.
@@ -366,6 +390,15 @@ def _is_readable(layer: Masked) -> bool:
     if scores.shape != weight.shape or weight.shape != layer.mask.shape:
         return False
     return addressable(scores) and addressable(weight)
+
+
+def _scores(layers: Mapping[str, Masked]) -> list[Tensor]:
+    return [layer.scores for layer in layers.values()]
+
+
+def _not_a_number_in(scores: Tensor) -> Tensor:
+    """0, or NaN where a score is infinite or not a number: a scalar, without reading it."""
+    return 0 * scores.detach().abs().amax() if scores.numel() else scores.new_zeros(())
 
 
 def _store(layer: Masked, mask: Tensor, gain: Tensor) -> None:
