@@ -18,7 +18,20 @@ from collections.abc import Sequence
 from .. import __version__, interrupts, screen
 from .. import config as options
 from ..errors import UserError, did_you_mean
-from . import bench, deck, evaluate, find, inspect, pack, predict, robustness, status, sweep
+from . import (
+    bench,
+    deck,
+    evaluate,
+    find,
+    inspect,
+    pack,
+    plot,
+    predict,
+    report,
+    robustness,
+    status,
+    sweep,
+)
 from . import compile as compile_command
 from . import list as list_command
 from .common import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
@@ -56,6 +69,8 @@ COMMANDS = (
     deck,
     sweep,
     status,
+    report,
+    plot,
     list_command,
 )
 """In the order of --help: modules with add(commands) and run(arguments)."""
