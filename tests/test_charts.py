@@ -84,7 +84,7 @@ def test_bars_add_up() -> None:
     assert spans[1] == (pytest.approx(2 + 0.3 * whole), pytest.approx(0.7 * whole, abs=0.01))
     assert spans[2][1] == pytest.approx(0.5 * whole)
     assert spans[3][1] == 0
-    assert [rect.text for rect in svg.all("rect")][0] == "a: x 30 bytes"
+    assert svg.all("rect")[0].text == "a: x 30 bytes"
 
 
 def test_each_row_has_its_dots() -> None:
@@ -168,9 +168,7 @@ def lab(colour: tuple[int, int, int], deficiency: str) -> np.ndarray:  # type: i
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_colours_differ_for_everybody(
-    colours: list[tuple[int, int, int]], deficiency: str
-) -> None:
+def test_colours_differ_for_everybody(colours: list[tuple[int, int, int]], deficiency: str) -> None:
     """The first four by much; a difference of 2.3 can just be seen."""
     seen = [lab(colour, deficiency) for colour in colours[:-1]]
     distances = {

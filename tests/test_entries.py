@@ -31,7 +31,8 @@ def test_a_run_has_the_ticket_that_pack_would_write(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     ticket = Ticket.load(DIGITS_TICKET)
     (entry,) = entries.read([str(folder)], lambda path: ticket, lambda items, *_: items)
-    assert entry.ticket is ticket
+    assert entry.ticket is not None
+    assert entry.ticket.to_bytes() == DIGITS_TICKET.read_bytes()
     assert entry.size == DIGITS_TICKET.stat().st_size
     assert entry.density == pytest.approx(20, abs=0.01)
     assert entry.missing == []
@@ -64,7 +65,9 @@ def test_a_deck_has_cards(tmp_path: Path) -> None:
     assert [card.size for card in cards] == [DIGITS_TICKET.stat().st_size] * 2
 
 
-@pytest.mark.parametrize("recorded", ["{}", '{"lr": "fast"}', '{"lr": [1]}', "[]", '{"nothing": 1}'])
+@pytest.mark.parametrize(
+    "recorded", ["{}", '{"lr": "fast"}', '{"lr": [1]}', "[]", '{"nothing": 1}']
+)
 def test_options_of_a_ticket_that_are_none_are_left_out(recorded: str) -> None:
     ticket = Ticket.load(DIGITS_TICKET)
     ticket.found["options"] = json.loads(recorded)
@@ -96,7 +99,9 @@ def test_a_sweep_that_was_moved_is_found_again(tmp_path: Path) -> None:
     assert len(read_all(tmp_path / "after/runs/sweeps/s")) == 1
 
 
-@pytest.mark.parametrize("recorded", ["../../outside", "{outside}", "runs/../../outside", "a\0b", 3])
+@pytest.mark.parametrize(
+    "recorded", ["../../outside", "{outside}", "runs/../../outside", "a\0b", 3]
+)
 def test_a_sweep_names_no_folder_outside_its_own(tmp_path: Path, recorded: Any) -> None:
     outside = write_run(tmp_path / "outside")
     sweep = tmp_path / "log/sweeps/s"

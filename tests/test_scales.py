@@ -91,4 +91,8 @@ def test_every_value_is_between_the_ends_of_a_logarithmic_axis(values: list[floa
 
 
 def test_byte_counts() -> None:
-    assert [byte_count(value) for value in (900, 11_152, 2_500_000)] == ["900 B", "11.2 kB", "2.5 MB"]
+    assert [byte_count(value) for value in (900, 11_152, 2_500_000)] == [
+        "900 B",
+        "11.2 kB",
+        "2.5 MB",
+    ]

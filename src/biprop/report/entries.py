@@ -280,13 +280,14 @@ def _layers_of(path: Path) -> list[Density]:
 def _pack(entry: Entry, pack: Pack) -> None:
     """Give a run its ticket, as `biprop pack` would write it."""
     try:
-        entry.ticket = pack(find_checkpoint(entry.path))
-        entry.size = len(entry.ticket.to_bytes())
-        entry.layers = _densities(entry.ticket)
-    except UserError as e:
+        packed = pack(find_checkpoint(entry.path))
+    except (UserError, ImportError) as e:
         entry.missing.append(f"no ticket, so no bytes and no filters: {one_line(e)}")
-    except ImportError as e:
-        entry.missing.append(f"no ticket, so no bytes and no filters: {one_line(e)}")
+        return
+    content = packed.to_bytes()
+    # Read back, a ticket knows how each mask is coded; else that would be chosen at every question.
+    entry.ticket, entry.size = Ticket.from_bytes(content, packed.weights), len(content)
+    entry.layers = _densities(entry.ticket)
 
 
 def _densities(ticket: Ticket) -> list[Density]:
