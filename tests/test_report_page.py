@@ -299,6 +299,7 @@ def test_a_filter_has_a_square_for_each_weight() -> None:
 
 def test_a_heat_map_of_corruptions() -> None:
     answer = Answer("a", 99.0, {("fog", 1): 60.0, ("fog", 5): 20.0, ("snow", 1): 95.0})
+    answer.cells["jpeg_compression", 1] = 95.0
     measured = [("x", Measured(Path("x"), "", [answer]))]
     nodes = heat_maps.section(measured)
     root = parse(document(element("div", *nodes)))
@@ -308,7 +309,8 @@ def test_a_heat_map_of_corruptions() -> None:
         ["no corruption", "", "", "99"],
         ["snow", "95", "", "95"],
         ["fog", "60", "20", "40"],
-        ["mean", "", "", "68"],
+        ["JPEG", "95", "", "95"],
+        ["mean", "", "", "77"],
     ]
     assert "pale: 20 %" in root.text
     assert heat_maps.section([]) == []
@@ -376,6 +378,26 @@ def test_the_largest_page_is_small(tmp_path: Path) -> None:
         of_networks[entry.name] = predictions(count=30)
         of_networks[entry.name].mistakes[:] = [Mistake(noise, 0, 1, 0.5)] * 24
     assert len(written(entries, predictions=of_networks)) < 2_000_000
+
+
+# Configuration
+
+
+def test_the_configuration_and_its_command(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a run", seed=7)
+    (run,) = read_all(folder)
+    section = sections(written([run]))["recipe"]
+    assert section.one("code").text.startswith("biprop find --config digits --arch Conv2 ")
+    assert "--seed 7" in section.one("code").text
+    changed, unchanged = (dict(table.rows()) for table in section.all("table"))
+    assert changed == {"arch": "Conv2", "set": "digits", "prune_rate": "0.2"} | {
+        "epochs": "3",
+        "seed": "7",
+    }
+    assert unchanged["augmix"] == "off"
+    run.settings["prune_rate"] = None
+    command = sections(written([run]))["recipe"].one("code").text
+    assert command == f"biprop find --config '{folder}/settings.txt'"
 
 
 # A browser
