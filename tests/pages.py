@@ -22,9 +22,9 @@ class Element:
             below = [part for part in below if class_ in part.attributes.get("class", "").split()]
         return [part for part in below if tag in ("*", part.tag)]
 
-    def one(self, tag: str, class_: str | None = None) -> Element:
-        (only,) = self.all(tag, class_)
-        return only
+    def only(self, tag: str, class_: str | None = None) -> Element:
+        (element,) = self.all(tag, class_)
+        return element
 
     @property
     def text(self) -> str:

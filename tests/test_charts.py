@@ -16,7 +16,7 @@ STYLE = (Path(charts.__file__).parent / "style.css").read_text()
 
 def drawn(svg: Node | None) -> Element:
     assert svg is not None
-    return parse(document(svg)).one("svg")
+    return parse(document(svg)).only("svg")
 
 
 def numbers(path: str) -> list[float]:
@@ -51,6 +51,9 @@ def test_a_mark_and_its_error_bar() -> None:
     assert numbers(mark.attributes["transform"]) == [vertical[0], pytest.approx(middle, abs=0.1)]
     assert [cap[1] for cap in caps] == [vertical[1], vertical[3]]
     assert mark.text == "1, 50"
+    ends = chart("", [series], Axis("x"), Axis("y"))  # the bar decides where the axis ends
+    vertical, *_ = [numbers(path.attributes["d"]) for path in drawn(ends).all("path", "bar")]
+    assert 22 <= vertical[3] < vertical[1] <= 184
     assert not svg.all("path", "line")
 
 
@@ -104,6 +107,10 @@ def test_each_row_has_its_dots() -> None:
     (first, second), (other,) = places["e3"], places["e4"]
     assert first[1] == other[1] < second[1]
     assert first[0] < second[0] < other[0]
+    names = {text.text: float(text.attributes["y"]) for text in svg.all("text")}
+    lines = [numbers(path.attributes["d"])[1] for path in svg.all("path", "grid")]
+    for name, line, dot in zip(("conv1", "conv2"), lines, (first, second), strict=True):
+        assert line == dot[1] == names[name] - 4
     assert {text.text for text in svg.all("text")} >= {"conv1", "conv2", "kept, %"}
 
 
@@ -112,7 +119,7 @@ def test_a_legend_names_each_series_beside_its_mark() -> None:
     first, second = root.all("li")
     assert first.text == " <b>"
     assert second.attributes == {"class": "c1", "title": "c" * 200}
-    shapes = [item.one("path").attributes["d"] for item in (first, second)]
+    shapes = [item.only("path").attributes["d"] for item in (first, second)]
     assert len(set(shapes)) == 2
     assert len(set(charts._SHAPES)) == charts.SLOTS == len(charts._SHAPES)
 
@@ -122,9 +129,9 @@ def test_a_legend_names_each_series_beside_its_mark() -> None:
 
 def palette(part: str) -> list[tuple[int, int, int]]:
     """The colours of the series, from the style sheet."""
-    found = dict(re.findall(r"--(\w+): #(\w{6})", part))
-    colours = [found[f"c{slot}"] for slot in range(charts.SLOTS)]
-    return [tuple(bytes.fromhex(colour)) for colour in [*colours, found["back"]]]  # type: ignore[misc]
+    values = dict(re.findall(r"--(\w+): #(\w{6})", part))
+    colours = [values[f"c{slot}"] for slot in range(charts.SLOTS)]
+    return [tuple(bytes.fromhex(colour)) for colour in [*colours, values["back"]]]  # type: ignore[misc]
 
 
 LIGHT, DARK = (palette(part) for part in STYLE.split("@media", 2)[:2])

@@ -37,7 +37,7 @@ def test_a_ticket_gets_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     size = Path("a.html").stat().st_size
     assert f"a.html written  ({size:,} bytes)" in capsys.readouterr().out
     root = parse(Path("a.html").read_text())
-    assert root.one("h1").text == "<b>"
+    assert root.only("h1").text == "<b>"
     assert "of 30 test images" in root.text
     assert [s.attributes["id"] for s in root.all("section")] == [
         *("summary", "layers", "bytes", "filters", "mistakes", "recipe", "missing")
@@ -61,7 +61,7 @@ def test_a_sweep_without_checkpoints_still_has_its_comparison() -> None:
     write_sweep(Path(), [("0.5", 0), ("0.5", 1)])
     assert command_line.main(["report", "runs/sweeps/s", "-o", "a.html"]) == 0
     root = parse(Path("a.html").read_text())
-    assert root.one("h1").text == "prune_rate=0.5  seed=0 and 1 more"
+    assert root.only("h1").text == "prune_rate=0.5  seed=0 and 1 more"
     assert "no ticket" in root.text
     assert "90.50 ± 0.71" in root.text
 

@@ -157,6 +157,16 @@ def test_a_damaged_file_of_a_run_leaves_out_its_part(
     assert sum(kept) >= 3
 
 
+@pytest.mark.parametrize(("weights", "kept"), [(1, 2), (1, -1), (2**62, 5), ("x", 1)])
+def test_layers_of_impossible_sizes_are_left_out(
+    weights: object, kept: object, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "a")
+    record = [{"name": "a", "weights": weights, "kept": kept}]
+    (folder / "layers.json").write_text(json.dumps(record))
+    assert read_all(folder)[0].layers == []
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

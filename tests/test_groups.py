@@ -51,6 +51,11 @@ def test_another_option_is_another_line(option: dict[str, object]) -> None:
     assert all(group.line.startswith(f"c, {name}=") for group in points)
 
 
+def test_the_prune_rate_names_no_line() -> None:
+    points = groups([entry("a"), entry("b", epochs=3, prune_rate=0.5)])
+    assert [group.line for group in points] == ["c, epochs=90", "c, epochs=3"]
+
+
 def test_configurations_name_lines() -> None:
     points = groups([entry("a", config_name="x"), entry("b", config_name="y", epochs=3)])
     assert [group.line for group in points] == ["x", "y"]

@@ -14,7 +14,7 @@ HOSTILE = '<script>alert("1")</script> & \' "'
 def test_texts_and_attributes_are_escaped() -> None:
     page = document(element("p", HOSTILE, element("b", "x"), HOSTILE, title=HOSTILE))
     assert "<script" not in page
-    paragraph = parse(page).one("p")
+    paragraph = parse(page).only("p")
     assert "".join(paragraph.texts) == 2 * HOSTILE
     assert paragraph.attributes == {"title": HOSTILE}
 
@@ -23,7 +23,7 @@ def test_texts_and_attributes_are_escaped() -> None:
 def test_any_text_survives_but_for_control_characters(text: str, title: str) -> None:
     page = document(element("div", element("p", text, title=title)))
     assert page.isprintable() or page.count("\n") == 1
-    paragraph = parse(page).one("p")
+    paragraph = parse(page).only("p")
     if text.isprintable():
         assert paragraph.text == text
     if title.isprintable():
@@ -43,9 +43,9 @@ def test_attributes_are_named_as_in_html() -> None:
 def test_a_table_says_how_many_rows_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(markup, "MOST_ROWS", 3)
     root = parse(document(markup.table(["a", "b"], [[str(i), "x"] for i in range(5)], "t")))
-    assert root.one("table").rows() == [["a", "b"], ["0", "x"], ["1", "x"], ["2", "x"]]
+    assert root.only("table").rows() == [["a", "b"], ["0", "x"], ["1", "x"], ["2", "x"]]
     assert "... and 2 more" in root.text
-    region = root.one("div", "scroll")
+    region = root.only("div", "scroll")
     assert region.attributes["tabindex"] == "0"
     assert region.attributes["aria-label"] == "t"
     scopes = [cell.attributes["scope"] for cell in root.all("th")]

@@ -66,5 +66,6 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_a_file_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurements, "MOST_BYTES", 100)
+    answer = {"name": "a" * 100, "corruptions": {"fog": {"1": {"accuracy": 50.0}}}}
     with pytest.raises(UserError, match="not a file"):
-        measurements.read(written(tmp_path / "a.json", {"results": ["x" * 100]}))
+        measurements.read(written(tmp_path / "a.json", {"results": [answer]}))

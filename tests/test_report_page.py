@@ -69,8 +69,8 @@ def test_every_section_is_there_and_linked(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     links = {link.attributes["href"] for link in root.all("a")}
     assert links <= {f"#{name}" for name in ids}
-    assert root.one("html").attributes["lang"] == "en"
-    assert root.one("head").one("title").text == root.one("h1").text == "a title"
+    assert root.only("html").attributes["lang"] == "en"
+    assert root.only("head").only("title").text == root.only("h1").text == "a title"
 
 
 def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
             if name in ("src", "href", "action", "data", "poster", "srcset"):
                 assert value.startswith(("data:image/png;base64,", "#"))
             assert name == "content" or "url(" not in value
-    style = root.one("style").text
+    style = root.only("style").text
     assert "url(" not in style
     assert "@import" not in style
     assert "http" not in re.sub(r"http-equiv", "", text)
@@ -162,10 +162,10 @@ def test_what_is_missing_says_what_adds_it(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     (folder / "logs/metrics.jsonl").unlink()
     (folder / "result.json").unlink()
-    found = sections(written(read_all(folder)))
-    assert "training" not in found
-    assert "comparison" not in found
-    text = found["missing"].text
+    parts = sections(written(read_all(folder)))
+    assert "training" not in parts
+    assert "comparison" not in parts
+    text = parts["missing"].text
     assert f"biprop find --resume {folder} continues it" in text
     assert f"biprop robustness {folder} adds them" in text
     assert "no curves" in text
@@ -222,18 +222,18 @@ def test_a_sweep_is_mean_and_spread(tmp_path: Path) -> None:
     section = sections(written(entries))["comparison"]
     (svg,) = section.all("svg", "chart")  # no tickets: no chart of bytes
     assert len(svg.all("path", "bar")) == 2 * 3
-    _, first, second = section.one("table").rows()
+    _, first, second = section.only("table").rows()
     assert first[1:5] == ["2", "28.75 ± 0.00", "", "91.00 ± 1.41"]
     assert second[4:] == ["92.00 ± 2.83", "90.00", "94.00"]
 
 
 def test_more_runs_than_a_chart_can_tell_apart(tmp_path: Path) -> None:
     entries = read_all(write_sweep(tmp_path, [("0.5", seed) for seed in range(10)]))
-    found = sections(written(entries))
-    assert len(found["summary"].one("table").rows()) == 11
-    assert "8 of the 10 are drawn below" in found["summary"].text
-    assert len(found["training"].all("table")) == 8
-    assert found["comparison"].one("table").rows()[1][1] == "10"
+    parts = sections(written(entries))
+    assert len(parts["summary"].only("table").rows()) == 11
+    assert "8 of the 10 are drawn below" in parts["summary"].text
+    assert len(parts["training"].all("table")) == 8
+    assert parts["comparison"].only("table").rows()[1][1] == "10"
     chosen = [entry.name for entry in detailed(entries)]
     assert chosen == [entries[i].name for i in (0, 1, 2, 3, 5, 6, 7, 8)]
 
@@ -256,7 +256,7 @@ def test_cards_of_a_deck_are_hidden_with_their_deck(tmp_path: Path) -> None:
     Deck([ticket, ticket], ["a", "b"]).save(tmp_path / "two.deck")
     entries = read_all(tmp_path / "two.deck", DIGITS_TICKET)
     assert [entry.kind for entry in detailed(entries)] == ["ticket", "deck"]
-    groups = sections(written(entries))["layers"].one("svg", "chart").all("g", "e1")
+    groups = sections(written(entries))["layers"].only("svg", "chart").all("g", "e1")
     assert sorted(group.attributes["class"] for group in groups) == ["c1 e1", "c2 e1"]
 
 
@@ -269,6 +269,7 @@ def test_cards_of_a_deck_are_hidden_with_their_deck(tmp_path: Path) -> None:
         ((300, 784, 1, 1), (1, 28, 28), (7, 1, 28, 28)),
         ((300, 784), None, None),
         ((300, 784), (3, 28, 28), None),
+        ((300, 1568), (1, 28, 28), None),
         ((8, 4, 3), None, None),
         ((0, 4, 3, 3), None, None),
         ((8, 3, 99, 99), None, None),
@@ -285,13 +286,13 @@ def test_a_filter_has_a_square_for_each_weight() -> None:
     ticket = random_ticket(network_of("Conv2Wide", width_mult=0.0625))
     entry = Entry("a", "ticket", Path("a"), ticket=ticket)
     signs = np.sign(ticket.weight(ticket.layers[0]))
-    svg = parse(written([entry])).one("svg", "filters")
+    svg = parse(written([entry])).only("svg", "filters")
     counts = {
-        name: svg.one("path", name).attributes["d"].count("h1v1h-1z") for name in ("plus", "minus")
+        name: svg.only("path", name).attributes["d"].count("h1v1h-1z") for name in ("plus", "minus")
     }
     assert counts == {"plus": (signs > 0).sum(), "minus": (signs < 0).sum()}
     top_left = f"M{0} {0}h1v1h-1z"
-    assert (top_left in svg.one("path", "plus").attributes["d"]) == (signs[0, 0, 0, 0] > 0)
+    assert (top_left in svg.only("path", "plus").attributes["d"]) == (signs[0, 0, 0, 0] > 0)
 
 
 # Heat maps
@@ -303,7 +304,7 @@ def test_a_heat_map_of_corruptions() -> None:
     measured = [("x", Measured(Path("x"), "", [answer]))]
     nodes = heat_maps.section(measured)
     root = parse(document(element("div", *nodes)))
-    rows = root.one("table").rows()
+    rows = root.only("table").rows()
     assert rows[0] == ["severity", "1", "5", "mean"]
     assert rows[1:] == [
         ["no corruption", "", "", "99"],
@@ -321,10 +322,10 @@ def test_classifiers_beside_each_other() -> None:
         Answer(name, None, {("fog", 1): value}) for name, value in (("a", 50.0), ("b", 70.0))
     ]
     nodes = heat_maps.section([("x", Measured(Path("x"), "", answers))])
-    first, *others = parse(document(element("div", *nodes))).all("table")
-    assert first.rows()[0] == ["corruption", "a", "b"]
-    assert first.rows()[2] == ["fog", "50", "70"]
-    assert len(others) == 2
+    together, *single = parse(document(element("div", *nodes))).all("table")
+    assert together.rows()[0] == ["corruption", "a", "b"]
+    assert together.rows()[2] == ["fog", "50", "70"]
+    assert len(single) == 2
 
 
 # Mistakes
@@ -332,17 +333,17 @@ def test_classifiers_beside_each_other() -> None:
 
 def test_a_confusion_matrix_and_its_mistakes() -> None:
     (entry,) = read_all(DIGITS_TICKET)
-    found = sections(written([entry], predictions={"digits.mpt": predictions("cat", "dog")}))
-    section = found["mistakes"]
+    parts = sections(written([entry], predictions={"digits.mpt": predictions("cat", "dog")}))
+    section = parts["mistakes"]
     matrix, confusions = section.all("table")
     assert matrix.rows() == [["", "cat", "dog"], ["cat", "7", "3"], ["dog", "", "7"]]
     assert confusions.rows()[1:] == [["cat", "dog", "3"]]
     cell = matrix.all("td")[1]
     assert cell.attributes["title"] == "3 images of cat taken for dog"
     assert "82.35 %: 14 of 17 test images" in section.text
-    image = section.one("img")
+    image = section.only("img")
     assert image.attributes["alt"] == "an image of cat"
-    assert "cat, taken for dog (88 %)" in section.text
+    assert "cat, taken for dog (88\u00a0%)" in section.text
 
 
 def test_many_classes_have_a_list_in_place_of_a_matrix() -> None:
@@ -387,16 +388,19 @@ def test_the_configuration_and_its_command(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a run", seed=7)
     (run,) = read_all(folder)
     section = sections(written([run]))["recipe"]
-    assert section.one("code").text.startswith("biprop find --config digits --arch Conv2 ")
-    assert "--seed 7" in section.one("code").text
+    assert section.only("code").text.startswith("biprop find --config digits --arch Conv2 ")
+    assert "--seed 7" in section.only("code").text
     changed, unchanged = (dict(table.rows()) for table in section.all("table"))
     assert changed == {"arch": "Conv2", "set": "digits", "prune_rate": "0.2"} | {
         "epochs": "3",
         "seed": "7",
     }
     assert unchanged["augmix"] == "off"
+    assert "--data" not in section.text
+    run.settings["set"] = "CIFAR10"
+    assert "Pass --data too: the folder of CIFAR10." in written([run])
     run.settings["prune_rate"] = None
-    command = sections(written([run]))["recipe"].one("code").text
+    command = sections(written([run]))["recipe"].only("code").text
     assert command == f"biprop find --config '{folder}/settings.txt'"
 
 

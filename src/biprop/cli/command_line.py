@@ -54,6 +54,8 @@ weights. Examples:
   biprop deck build A.mpt B.mpt -o AB.deck --data DIR    several tickets as one classifier
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
       --set CIFAR10 --data DIR             several searches
+  biprop report runs/digits/prune-rate=0.2/find -o report.html    curves, layers, mistakes: one page
+  biprop plot runs/results.csv --x prune_rate --y "Test Top 1" --by config -o figure.pdf
   biprop list networks
 """
 

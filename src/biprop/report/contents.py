@@ -34,9 +34,8 @@ def layers_section(entries: Sequence[tuple[int, Entry]]) -> list[Node]:
     names = list(dict.fromkeys(layer.layer for *_, entry in numbered for layer in entry.layers))
     drawn = names[:MOST_LAYERS]
     series = [_dots(slot, owner, entry, drawn) for slot, owner, entry in numbered]
-    svg = dot_rows(
-        "Weights kept in each layer, in percent", drawn, series, Axis("weights kept, %", low=0)
-    )
+    x = Axis("weights kept, %", low=0, high=100, least_span=4)
+    svg = dot_rows("Weights kept in each layer, in percent", drawn, series, x)
     tables = [_layer_table(entry) for *_, entry in numbered]
     more = len(names) - len(drawn)
     note = f"The first {len(drawn)} of {len(names)} layers." if more else ""
@@ -145,8 +144,8 @@ def _filters(entry: Entry, ticket: Ticket) -> Node | None:
     per_filter = tiles.shape[1]
     shape = " x ".join(map(str, layer.shape))
     title = f"{short(entry.name)}: {layer.name}, {shape}"
-    if len(tiles) < layer.shape[0]:
-        title += f", the first {len(tiles)} filters"
+    if tiles.size < layer.weights:
+        title += f", the first {len(tiles)} filters and {per_filter} channels"
     label = (
         f"Signs of the weights of {layer.name}: {len(tiles)} filters, {per_filter} channels each"
     )

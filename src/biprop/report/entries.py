@@ -404,11 +404,11 @@ def _stem(key: str, value: str) -> str:
     return Path(value).stem if key == "config" else value
 
 
-def _shortest_end(path: Path, others: Sequence[Path], least: int) -> str:
-    """The last `least` parts of a path, or as many more as tell it from the others."""
+def _shortest_end(path: Path, rest: Sequence[Path], least: int) -> str:
+    """The last `least` parts of a path, or as many more as tell it from the rest."""
     for count in range(least, len(path.parts)):
         end = path.parts[-count:]
-        if all(other.parts[-count:] != end for other in others):
+        if all(other.parts[-count:] != end for other in rest):
             return "/".join(end)
     return str(path)
 

@@ -69,7 +69,7 @@ def draw(
     if is_log:
         _make_logarithmic(axes, curves)
     if legend:
-        axes.legend(title=legend, fontsize="small", title_fontsize="small", frameon=False)
+        axes.legend(title=_as_text(legend), fontsize="small", title_fontsize="small", frameon=False)
     save(figure, path, format)
 
 
@@ -79,7 +79,7 @@ def _add(axes: Axes, curve: Curve, number: int) -> None:
         curve.x,
         curve.mean,
         yerr=curve.spread if has_spread else None,
-        label=curve.name or "(empty)",
+        label=_as_text(curve.name) or "(empty)",
         color=COLOURS[number % len(COLOURS)],
         marker=_MARKS[number % len(_MARKS)],
         linestyle=_LINES[number // len(COLOURS) % len(_LINES)],
@@ -91,7 +91,8 @@ def _add(axes: Axes, curve: Curve, number: int) -> None:
 
 def _label(axes: Axes, labels: Sequence[str], axes_names: tuple[str, str], title: str) -> None:
     if labels:
-        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
+        texts = [*map(_as_text, labels)]
+        axes.set_xticks(range(len(labels)), texts, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlabel(_as_text(axes_names[0]))
     axes.set_ylabel(_as_text(axes_names[1]))
     axes.spines[["top", "right"]].set_visible(False)

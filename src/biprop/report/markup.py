@@ -115,8 +115,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> No
 
 
 def _row(cells: Sequence[str]) -> Node:
-    first, *others = cells
-    return element("tr", element("th", first, scope="row"), *(element("td", c) for c in others))
+    name, *values = cells
+    return element("tr", element("th", name, scope="row"), *(element("td", v) for v in values))
 
 
 def scrollable(content: Node, label: str, after: Node | None = None) -> Node:

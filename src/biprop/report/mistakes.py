@@ -97,7 +97,7 @@ def _gallery(predictions: Predictions, budget: int) -> Node:
 
 def _mistake(mistake: Mistake, image: bytes, classes: Sequence[str]) -> Node:
     label, answer = classes[mistake.label], classes[mistake.answer]
-    text = f"{short(label)}, taken for {short(answer)} ({100 * mistake.confidence:.0f} %)"
+    text = f"{short(label)}, taken for {short(answer)} ({100 * mistake.confidence:.0f}\u00a0%)"
     source = "data:image/png;base64," + base64.b64encode(image).decode("ascii")
     picture = element("img", src=source, alt=f"an image of {label}", width="64", height="64")
     return element("div", picture, element("p", text))

@@ -31,6 +31,9 @@ def _recipe(entry: Entry) -> list[Node]:
     parts: list[Node] = []
     if line:
         parts.append(element("pre", element("code", line), tabindex="0"))
+    if line and entry.settings["set"] != "digits" and "--data" not in line:
+        text = f"Pass --data too: the folder of {entry.settings['set']}."
+        parts.append(element("p", text, class_="note"))
     if entry.versions:
         parts.append(element("p", entry.versions, class_="note"))
     default = options.as_dict(Config())

@@ -14,9 +14,7 @@ def drawable(value: object) -> float | None:
     """A number that can be drawn: finite and within `LARGEST`; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return float(value) if abs(value) <= LARGEST else None
+    return float(value) if abs(value) <= LARGEST else None  # nan is not <= anything
 
 
 def plain(value: float) -> str:
