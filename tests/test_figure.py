@@ -92,3 +92,15 @@ def test_a_figure_that_cannot_be_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(UserError, match="cannot be written"):
         figure.draw(CURVES, [], NAMES, "", tmp_path / "none" / "a.png")
+
+
+def test_a_legend_of_many_curves_stands_beside_the_axes(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sizes = []
+    for count in (4, 5, 30):
+        curves = [Curve(str(i), [1, 2], [i, i], [0, 0], [1, 1]) for i in range(count)]
+        figure.draw(curves, [], NAMES, "a", tmp_path / "a.svg")
+        text = (tmp_path / "a.svg").read_text()
+        sizes.append([float(x) for x in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]])
+    assert sizes[0][0] < sizes[1][0] == sizes[2][0]
+    assert sizes[0][1] == sizes[1][1] < sizes[2][1]

@@ -166,7 +166,7 @@ def test_what_is_missing_says_what_adds_it(tmp_path: Path) -> None:
     assert "training" not in parts
     assert "comparison" not in parts
     text = parts["missing"].text
-    assert f"biprop find --resume {folder} continues it" in text
+    assert f"see biprop status {folder}" in text
     assert f"biprop robustness {folder} adds them" in text
     assert "no curves" in text
 

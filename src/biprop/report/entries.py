@@ -222,7 +222,7 @@ def _run(folder: Path, pack: Pack) -> Entry:
     entry.counts = _counts(result)
     if not result:
         entry.missing.append(
-            f"no test accuracy: the run is not complete; biprop find --resume {folder} continues it"
+            f"no test accuracy: the run is not complete; see biprop status {folder}"
         )
     entry.layers = _layers_of(folder / LAYERS)
     _pack(entry, pack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..robustness.plots import COLOURS, is_installed, save
@@ -12,9 +12,12 @@ from .results_table import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = (".pdf", ".png", ".svg")
 _MARKS = "os^Dv*PX"
+_MOST_INSIDE = 4
+"""Curves whose legend is inside the axes."""
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -59,9 +62,9 @@ def draw(
     format = check(path)
     if is_log and (labels or any(x <= 0 for curve in curves for x in curve.x)):
         raise UserError(f"--log-x: {axes_names[0]} must be a number above 0 in every row")
-    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
+    from matplotlib import figure as figures  # not pyplot, which looks for a screen
 
-    figure = Figure(figsize=(4.8, 3.4), layout="constrained", dpi=200)
+    figure = figures.Figure(figsize=_size(len(curves)), layout="constrained", dpi=200)
     axes = figure.add_subplot()
     for number, curve in enumerate(curves):
         _add(axes, curve, number)
@@ -69,8 +72,15 @@ def draw(
     if is_log:
         _make_logarithmic(axes, curves)
     if legend:
-        axes.legend(title=_as_text(legend), fontsize="small", title_fontsize="small", frameon=False)
+        _add_legend(figure, axes, _as_text(legend), is_beside=len(curves) > _MOST_INSIDE)
     save(figure, path, format)
+
+
+def _size(curves: int) -> tuple[float, float]:
+    """Width and height in inches: a legend of many curves stands beside the axes."""
+    if curves <= _MOST_INSIDE:
+        return 4.8, 3.4
+    return 6.2, max(3.4, 0.6 + 0.19 * curves)
 
 
 def _add(axes: Axes, curve: Curve, number: int) -> None:
@@ -87,6 +97,15 @@ def _add(axes: Axes, curve: Curve, number: int) -> None:
         linewidth=1.3,
         capsize=2.5,
     )
+
+
+def _add_legend(figure: Figure, axes: Axes, title: str, is_beside: bool) -> None:
+    """A legend beside the axes, or inside them where it hides least."""
+    style: dict[str, Any] = {"fontsize": "small", "title_fontsize": "small", "frameon": False}
+    if is_beside:
+        figure.legend(title=title, loc="outside right upper", **style)
+    else:
+        axes.legend(title=title, **style)
 
 
 def _label(axes: Axes, labels: Sequence[str], axes_names: tuple[str, str], title: str) -> None:
