@@ -96,8 +96,8 @@ class Scale:
 
 
 def round_ticks(low: float, high: float, most: int = 5, least_step: float = 0) -> list[float]:
-    """At most `most` + 1 multiples of 1, 2 or 5 times a power of ten, from `low` to `high`."""
-    rough = (high - low) / most
+    """About `most` multiples of 1, 2 or 5 times a power of ten, from `low` to `high`."""
+    rough = 0.85 * (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     step = max(step, least_step)
