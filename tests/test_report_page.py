@@ -46,8 +46,10 @@ def sections(text: str) -> dict[str, Element]:
     return {section.attributes["id"]: section for section in parse(text).all("section")}
 
 
-def full_page(folder: Path) -> str:
+@pytest.fixture(scope="module")
+def whole_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A page with every section."""
+    folder = tmp_path_factory.mktemp("page")
     sweep = write_sweep(folder, [("0.5", 0), ("0.5", 1), ("0.2", 0)])
     ticket = Ticket.load(DIGITS_TICKET)
     Deck([ticket, ticket], ["a", "b"]).save(folder / "two.deck")
@@ -58,8 +60,8 @@ def full_page(folder: Path) -> str:
     return written(entries, predictions=of_networks, measured=measured)
 
 
-def test_every_section_is_there_and_linked(tmp_path: Path) -> None:
-    text = full_page(tmp_path)
+def test_every_section_is_there_and_linked(whole_page: str) -> None:
+    text = whole_page
     assert list(sections(text)) == [
         *("summary", "training", "comparison", "decks", "layers", "bytes", "filters"),
         *("robustness", "mistakes", "recipe", "missing"),
@@ -73,8 +75,8 @@ def test_every_section_is_there_and_linked(tmp_path: Path) -> None:
     assert root.only("head").only("title").text == root.only("h1").text == "a title"
 
 
-def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    text = full_page(tmp_path)
+def test_a_page_loads_nothing_and_runs_nothing(whole_page: str) -> None:
+    text = whole_page
     root = parse(text)
     assert not root.all("script") + root.all("link") + root.all("iframe") + root.all("object")
     for part in root.all("*"):
@@ -92,8 +94,8 @@ def test_a_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert len(text) < 500_000
 
 
-def test_each_chart_has_its_numbers_beside_it(tmp_path: Path) -> None:
-    for name, section in sections(full_page(tmp_path)).items():
+def test_each_chart_has_its_numbers_beside_it(whole_page: str) -> None:
+    for name, section in sections(whole_page).items():
         if section.all("svg", "chart"):
             tables = [table for part in section.all("details") for table in part.all("table")]
             assert tables, name
@@ -369,7 +371,7 @@ def test_images_of_mistakes_keep_to_their_budget(monkeypatch: pytest.MonkeyPatch
 
 def test_the_largest_page_is_small(tmp_path: Path) -> None:
     """Eight long runs, and images that do not compress."""
-    runs = [write_run(tmp_path / f"run-{i}", epochs=300, seed=i) for i in range(8)]
+    runs = [write_run(tmp_path / f"run-{i}", epochs=160, seed=i) for i in range(8)]
     entries = read_all(*runs)
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
     content = random_ticket(network_of("Conv2Wide", width_mult=0.125)).to_bytes()
@@ -438,9 +440,12 @@ addEventListener("load", () => {
 @pytest.mark.skipif(not BROWSER, reason="no chromium on the PATH")
 @pytest.mark.parametrize("width", [360, 1400])
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-def test_a_browser_shows_the_page(width: int, is_dark: bool, tmp_path: Path) -> None:
-    text = full_page(tmp_path)
-    frame = f'<iframe srcdoc="{html.escape(text)}" style="width:{width}px;height:900px;border:0">'
+def test_a_browser_shows_the_page(
+    width: int, is_dark: bool, whole_page: str, tmp_path: Path
+) -> None:
+    frame = (
+        f'<iframe srcdoc="{html.escape(whole_page)}" style="width:{width}px;height:900px;border:0">'
+    )
     probe = tmp_path / "probe.html"
     probe.write_text(f"<!DOCTYPE html><meta charset=utf-8><pre></pre>{PROBE}{frame}</iframe>")
     command = [

@@ -33,6 +33,7 @@ class Spread:
         return Spread(statistics.fmean(values), deviation, len(values))
 
     def __str__(self) -> str:
+        """ "91.00 ± 1.41"; of one value, "91.00"."""
         if self.count == 1:
             return f"{self.mean:.2f}"
         return f"{self.mean:.2f} ± {self.deviation:.2f}"
