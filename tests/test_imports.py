@@ -20,6 +20,7 @@ LAYERS = (
     "evaluation",
     "deck search",
     "robustness",
+    "report",
     "__init__ cli",
     "__main__",
 )
@@ -27,7 +28,7 @@ LAYERS = (
 for type checkers only or not. Inside a package the order of its files is free of circles."""
 TORCH_FREE = {
     *("cli", "config", "console", "engine", "errors", "files", "images", "interrupts", "names"),
-    *("native", "rng", "runs", "screen"),
+    *("native", "report", "rng", "runs", "screen"),
     *("distributed.group", "distributed.launchers", "distributed.spawn"),
     *(
         "ticket.ticket",

@@ -27,7 +27,9 @@ from . import (
     find,
     inspect,
     pack,
+    plot,
     predict,
+    report,
     robustness,
     status,
     sweep,
@@ -56,6 +58,8 @@ examples:
   biprop deck build A.mpt B.mpt -o AB.deck --data DIR
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
       --set CIFAR10 --data DIR             several searches
+  biprop report runs/digits/prune-rate=0.2/find -o report.html    curves, layers, mistakes: one page
+  biprop plot runs/results.csv --x prune_rate --y "Test Top 1" --by config -o figure.pdf
   biprop list networks
 
 biprop COMMAND --help explains the options of a command."""
@@ -72,6 +76,8 @@ COMMANDS = (
     deck,
     sweep,
     status,
+    report,
+    plot,
     list_command,
     doctor,
     completion,

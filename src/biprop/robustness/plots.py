@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .scores import Scores
 
 
-_COLOURS = ("#33629a", "#c8792b", "#4c9c7b", "#8d5ba6", "#b0485a", "#7a7a7a")
+COLOURS = ("#33629a", "#c8792b", "#4c9c7b", "#8d5ba6", "#b0485a", "#7a7a7a")
+"""Of classifiers, or of other series."""
 
 
 def is_installed() -> bool:
@@ -49,12 +50,12 @@ def corruption_bars(scores: Sequence[Scores], title: str, path: str | Path) -> N
     axes = figure.add_subplot()
     width = 0.8 / len(scores)
     for number, of_classifier in enumerate(scores):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         _add_bars(axes, of_classifier, names, -0.4 + width * (number + 0.5), width, colour)
     _label(axes, names, title)
     columns = 3 if wide > 7 else 1
     figure.legend(fontsize="small", frameon=False, ncols=columns, loc="outside upper left")
-    _save(figure, Path(path))
+    save(figure, Path(path), "png")
 
 
 def _add_bars(
@@ -74,7 +75,7 @@ def _add_bars(
 
 
 def _label(axes: Axes, names: Sequence[str], title: str) -> None:
-    from .scores import display_name
+    from .severities import display_name
 
     labels = [display_name(name) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=40, ha="right", rotation_mode="anchor")
@@ -85,9 +86,23 @@ def _label(axes: Axes, names: Sequence[str], title: str) -> None:
     axes.set_title(title, fontsize="medium", loc="left")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, format: str) -> None:
+    """Write a figure, by an atomic write. The same figure gives the same bytes each time.
+
+    Args:
+        figure: of matplotlib.
+        path: of the file.
+        format: "png", "pdf" or "svg". The text of a PDF file is text, in TrueType fonts.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from matplotlib import rc_context
+
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    no_date = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(format)
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "biprop"}):
+        figure.savefig(content, format=format, metadata=no_date)
     try:
         with atomic_write(path) as file:
             file.write(content.getvalue())

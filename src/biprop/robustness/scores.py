@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import UserError, did_you_mean, one_line
 from ..evaluation.counts import Counts
 from .severities import EXTRA, GROUPS, NAMES, SEVERITIES
+from .severities import display_name as display_name
 
 Cell = tuple[str, int]
 """A corruption and a severity."""
@@ -246,9 +247,3 @@ def _as_row(name: str, cell: Cell, counts: Counts) -> list[str]:
     corruption, severity = cell
     numbers = [str(severity), str(counts.right), str(counts.images)]
     return [name, corruption, *numbers, f"{counts.top1:.4f}"]
-
-
-def display_name(name: str) -> str:
-    """A corruption's name as people write it."""
-    words = name.replace("_", " ").replace("jpeg", "JPEG")
-    return words.removesuffix(" compression").removesuffix(" transform")

@@ -135,3 +135,9 @@ def parameters(name: str, severity: int, side: int) -> Any:
     """
     table = next(table for limit, table in TABLES if side < limit)
     return table[name][severity - 1]
+
+
+def display_name(name: str) -> str:
+    """A corruption's name as people write it."""
+    words = name.replace("_", " ").replace("jpeg", "JPEG")
+    return words.removesuffix(" compression").removesuffix(" transform")

@@ -69,20 +69,38 @@ def _network(ticket: Ticket) -> str:
     return f"{name}, {channels} x {height} x {width} images"
 
 
+def byte_parts(ticket: Ticket, size: int) -> dict[str, int]:
+    """Where the `size` bytes of a ticket's file go, by part: "masks", "signs", "batch norm and
+    dense" and "the rest", which add up to `size`.
+    """
+    signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
+    parts = {
+        "masks": len(ticket.coded_masks()[0]),
+        "signs": signs,
+        "batch norm and dense": _numbers(ticket) * (2 if ticket.compact else 4),
+    }
+    return {**parts, "the rest": size - sum(parts.values())}
+
+
+def _numbers(ticket: Ticket) -> int:
+    """How many numbers the state of a ticket has."""
+    return sum(value.size for value in ticket.state.values())
+
+
 def _sizes(ticket: Ticket, size: int) -> list[tuple[str, str]]:
     """Where the `size` bytes of the file go."""
-    numbers = sum(value.size for value in ticket.state.values())
-    state = numbers * (2 if ticket.compact else 4)
-    signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
-    masks = len(ticket.coded_masks()[0])
+    parts = byte_parts(ticket, size)
+    masks, signs, state, rest = parts.values()
+    numbers = _numbers(ticket)
     precision = "16" if ticket.compact else "32"
-    return [
-        ("file", _size_of_file(ticket, size, numbers)),
-        ("  masks", _size_of_masks(ticket, masks)),
-        ("  signs", _size_of_signs(ticket, signs)),
-        ("  batch norm and dense", f"{state:,} bytes: {numbers:,} numbers in {precision} bits"),
-        ("  the rest", f"{size - masks - signs - state:,} bytes"),
-    ]
+    texts = (
+        _size_of_masks(ticket, masks),
+        _size_of_signs(ticket, signs),
+        f"{state:,} bytes: {numbers:,} numbers in {precision} bits",
+        f"{rest:,} bytes",
+    )
+    rows = [(f"  {part}", text) for part, text in zip(parts, texts, strict=True)]
+    return [("file", _size_of_file(ticket, size, numbers)), *rows]
 
 
 def _size_of_file(ticket: Ticket, size: int, numbers: int) -> str:
