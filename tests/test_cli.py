@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -200,7 +201,7 @@ def examples(text: str) -> list[list[str]]:
     """
     block = re.sub(r"\\\n +", "", text.partition("\nexamples:\n")[2])
     commands = re.findall(r"^  biprop (.*)$", block, re.M)
-    return [re.split(r" {3,}| [|>] ", command)[0].split() for command in commands]
+    return [shlex.split(re.split(r" {3,}| [|>] ", command)[0]) for command in commands]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ shown as a heat map. Mistakes need the images: the digits are built in, for othe
 _EPILOG = """\
 examples:
   biprop report runs/digits/prune-rate=0.2/find -o report.html
-  biprop report runs/sweeps/sweep -o sweep.html --images 0
+  biprop report runs/sweeps/sweep -o sweep.html
   biprop report digits.mpt cifar10-small.mpt --data DIR -o tickets.html"""
 
 
