@@ -63,16 +63,20 @@ def _contents(ticket: Ticket) -> list[tuple[str, str]]:
 
 def _network(ticket: Ticket) -> str:
     name = str(ticket.network["name"]) if ticket.network else "of the user's own"
-    if not ticket.input_size:
+    if ticket.graph:
+        name += f", {len(ticket.graph.operations)} operations"
+    shape = ticket.input_shape
+    if not shape:
         return name
-    channels, height, width = ticket.input_size
-    return f"{name}, {channels} x {height} x {width} images"
+    what = "images" if len(shape) == 3 else "inputs"
+    return f"{name}, {' x '.join(map(str, shape))} {what}"
 
 
 def _sizes(ticket: Ticket, size: int) -> list[tuple[str, str]]:
     """Where the `size` bytes of the file go."""
     numbers = sum(value.size for value in ticket.state.values())
-    state = numbers * (2 if ticket.compact else 4)
+    stored = numbers - ticket.left_out
+    state = stored * (2 if ticket.compact else 4)
     signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
     masks = len(ticket.coded_masks()[0])
     precision = "16" if ticket.compact else "32"
@@ -80,7 +84,7 @@ def _sizes(ticket: Ticket, size: int) -> list[tuple[str, str]]:
         ("file", _size_of_file(ticket, size, numbers)),
         ("  masks", _size_of_masks(ticket, masks)),
         ("  signs", _size_of_signs(ticket, signs)),
-        ("  batch norm and dense", f"{state:,} bytes: {numbers:,} numbers in {precision} bits"),
+        ("  batch norm and dense", f"{state:,} bytes: {stored:,} numbers in {precision} bits"),
         ("  the rest", f"{size - masks - signs - state:,} bytes"),
     ]
 
