@@ -183,7 +183,8 @@ def test_a_ticket_of_a_users_own_network_is_enough_by_itself(
     assert list(row["probabilities"].values()) == pytest.approx(expected.tolist(), rel=1e-4)
 
     contents = shown("inspect", "own.mpt")
-    assert "of the user's own, 5 operations, 1 x 32 x 32 images" in contents
+    assert "of the user's own, 1 x 32 x 32 images" in contents
+    assert "5: 1 conv, 1 silu, 1 adaptive_avg_pool, 1 reshape, 1 linear" in contents
     speed = shown("bench", "own.mpt", "--batch", "2", "--threads", "1", "--seconds", "0.01")
     assert "numpy, with threads" in speed and "same class to 2 of 2 images" in speed
     assert command_line.main(["compile", "own.mpt", "-o", "own.bprog"]) == 2

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, network_of, random_ticket
-from own_networks import batch_for, packed
+from own_networks import batch_for, packed, trained
 from test_ticket import taken_apart, with_sum
 
 from biprop import Ticket, TicketError
@@ -87,6 +88,17 @@ def test_a_norm_that_is_read_twice_is_not_folded() -> None:
     operations = (*ticket.graph.operations, ticket.graph.operations[1])
     twice = replace(ticket.graph, operations=operations)
     assert list(batch_norms(None, twice, ticket.state)) == ["norm2"]
+
+
+def test_from_model_folds_where_the_ticket_is_compact() -> None:
+    model, subnetwork = trained("resnet")
+    batch = batch_for("resnet")
+    ticket = Ticket.from_model(model, subnetwork, example=batch, compact=True)
+    assert ticket.left_out == 2 * (16 + 16)
+    rebuilt = Ticket.from_bytes(ticket.to_bytes()).to_model()
+    with torch.no_grad():
+        expected = model(batch)
+        assert (rebuilt(batch) - expected).abs().max() < 0.1 * expected.std()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def of_maps(self: Of, x: Tensor) -> Tensor:
         same(x),
         F.max_pool2d(x, 2, 1, dilation=2),
         F.avg_pool2d(x, 3, 2, 1),
+        F.max_pool2d(x[..., :5], 2, 2, 1, ceil_mode=True),
         F.avg_pool2d(x, (3, 2), 2, (1, 0), ceil_mode=True),
         F.adaptive_avg_pool2d(x, (4, 5)),
         F.adaptive_max_pool2d(x, (1, 5)),

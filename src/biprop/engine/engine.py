@@ -164,6 +164,9 @@ class Engine:
     def run(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.float32]:
         """The logits of images; normalisation is the ticket's.
 
+        A network of the user's own may take other samples, [B, ...], as its graph says, and give
+        other results than logits.
+
         Args:
             images: [B, C, H, W] or [B, H, W, C], or one image without B (one of grey also without
                 C): uint8 of 0 .. 255, or floats of 0 .. 1 (any finite numbers if the ticket has no

@@ -16,6 +16,8 @@ from .operations import Graph, Operation, Shape
 Compute = Callable[[Sequence[Tensor], Mapping[str, Tensor], Mapping[str, Any]], Tensor]
 
 _ON_BUFFERS = ("running_mean", "running_var")
+_MOST_PARTS = 100
+"""Modules one in the other: PyTorch's own methods recurse."""
 
 
 class Interpreter(nn.Module):
@@ -35,8 +37,14 @@ class Interpreter(nn.Module):
         super().__init__()
         self._graph = graph
         buffers = {*graph.constants, *_statistics(graph)}
-        for name, shape in shapes.items():
-            self._register(name, shape, is_buffer=name in buffers)
+        places = {
+            name: self._register(name, shape, is_buffer=name in buffers)
+            for name, shape in shapes.items()
+        }
+        self._tensors = [
+            {role: places[name] for role, name in operation.tensor_of.items()}
+            for operation in graph.operations
+        ]
         self._last_use = {
             i: number
             for number, operation in enumerate(graph.operations, start=1)
@@ -44,9 +52,11 @@ class Interpreter(nn.Module):
         }
         self.eval()
 
-    def _register(self, name: str, shape: Shape, is_buffer: bool) -> None:
-        """Add an empty tensor, in modules of its name's parts."""
+    def _register(self, name: str, shape: Shape, is_buffer: bool) -> tuple[nn.Module, str]:
+        """Add an empty tensor, in modules of its name's parts; returns the module and the last."""
         *path, leaf = name.split(".")
+        if len(path) > _MOST_PARTS:
+            raise TicketError(f"a tensor in {len(path)} modules, one in the other: {name:.40}")
         module: nn.Module = self
         try:
             for part in path:
@@ -60,14 +70,15 @@ class Interpreter(nn.Module):
                 module.register_parameter(leaf, nn.Parameter(tensor))
         except (KeyError, AttributeError, TypeError):
             raise TicketError(f"no module has a tensor of the name {name!r:.80}") from None
+        return module, leaf
 
     def forward(self, x: Tensor) -> Tensor:
         """The output [B, ...] of a batch [B, ...]."""
-        named = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         results: dict[int, Tensor] = {0: x}
         for number, operation in enumerate(self._graph.operations, start=1):
             inputs = [results[i] for i in operation.inputs]
-            tensors = {role: named[name] for role, name in operation.tensor_of.items()}
+            places = self._tensors[number - 1].items()
+            tensors = {role: getattr(module, leaf) for role, (module, leaf) in places}
             results[number] = compute(operation, inputs, tensors, len(x))
             for i in set(operation.inputs):
                 if self._last_use[i] == number:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ def _contents(ticket: Ticket) -> list[tuple[str, str]]:
     seed = "none (no signs follow from one)" if ticket.seed is None else str(ticket.seed)
     return [
         ("network", _network(ticket)),
+        *_operations(ticket),
         ("classes", _abridged(ticket.classes)),
         ("seed", seed),
         ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({density:.2f} %)"),
@@ -63,13 +65,20 @@ def _contents(ticket: Ticket) -> list[tuple[str, str]]:
 
 def _network(ticket: Ticket) -> str:
     name = str(ticket.network["name"]) if ticket.network else "of the user's own"
-    if ticket.graph:
-        name += f", {len(ticket.graph.operations)} operations"
     shape = ticket.input_shape
     if not shape:
         return name
     what = "images" if len(shape) == 3 else "inputs"
     return f"{name}, {' x '.join(map(str, shape))} {what}"
+
+
+def _operations(ticket: Ticket) -> list[tuple[str, str]]:
+    """How often each operation of a graph comes."""
+    if not ticket.graph:
+        return []
+    counts = Counter(operation.op for operation in ticket.graph.operations)
+    each = ", ".join(f"{count} {op}" for op, count in counts.most_common())
+    return [("operations", f"{len(ticket.graph.operations)}: {each}")]
 
 
 def _sizes(ticket: Ticket, size: int) -> list[tuple[str, str]]:

@@ -60,7 +60,8 @@ class Ticket:
         mean, std: of the normalisation, per channel, for pixels in [0, 1]; empty if there is none.
         found: how the subnetwork was found: options that differ from the default, accuracies, date,
             versions. Plain JSON.
-        compact: whether `state` is stored in 16 bits (bfloat16) a number.
+        compact: whether `state` is stored in 16 bits (bfloat16) a number, and folded batch norms in
+            two numbers a channel (`fold`).
         graph: the operations of a network of the user's own; None for a network of the registry,
             and where it is not known: then only the user's class can compute it.
     """
