@@ -220,6 +220,8 @@ REFUSALS: list[tuple[Callable[[Any, Tensor], Any], str]] = [
     (lambda _, x: x + len(x), "for one batch size only; take x.shape"),
     (lambda _, x: x[:, : int(x[0, 0, 0])], "control flow depends on the data"),
     (lambda _, x: x[[0]] + x, "computes aten"),
+    (lambda _, x: F.softmax(x.mul(x.shape[0]), 1), "depends on the input|of another kind"),
+    (lambda _, x: F.adaptive_max_pool1d(x, 2, return_indices=True)[1] + x[..., :2], "depends on"),
     (in_place_of_view, r"add_\.Tensor on a view"),
     (lambda _, x: x.undefined, "cannot be traced: AttributeError"),
 ]

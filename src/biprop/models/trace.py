@@ -209,12 +209,13 @@ class _Tracer:
         convert = CONVERTERS.get(name)
         if convert is None:
             raise RefusedError(str(node.target))
-        result = convert(self.builder, node, _looked_up(arguments, self.results))
-        return result
+        try:
+            return convert(self.builder, node, _looked_up(arguments, self.results))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise RefusedError(f"{node.target} with arguments of another kind") from None
 
     def folded(self, node: fx.Node) -> Any:
         """What depends on no input, computed."""
-
         target: Any = node.target
         if torch.Tag.nondeterministic_seeded in target.tags:
             raise RefusedError(f"{target}, which is random,")
@@ -295,8 +296,6 @@ class _Tracer:
 
 
 _LISTED = "docs/ticket-format.md lists the operations that a ticket's graph has"
-
-
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
 """Operations that compute nothing."""
 
