@@ -1,7 +1,8 @@
 """Mutated tickets, decks, checkpoints and configurations: each is read, or refused in one line, and
 both decoders agree.
 
-    python tests/fuzz.py [tickets] [decks] [checkpoints] [configurations] [--seconds 60] [--seed 0]
+    python tests/fuzz.py [tickets] [graphs] [decks] [checkpoints] [configurations] [--seconds 60]
+        [--seed 0]
 
 Mutants keep their structure and a right checksum, so that they come past the first checks. One
 whose outcome is new becomes a parent of others. A fault is an exception that is no `UserError`, a
@@ -17,6 +18,7 @@ import copy
 import hashlib
 import io
 import json
+import math
 import random
 import re
 import resource
@@ -34,15 +36,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from conftest import ROOT, checkpoint_fields, network_of, random_ticket
+from own_networks import packed
 
 from biprop import Deck, Ticket, UserError, checkpoint, config, native
 from biprop.checkpoint import archive
 from biprop.config import Config
 from biprop.deck.report import deck_report
+from biprop.engine.reference import Reference
 from biprop.models.network import Task
+from biprop.models.operations import OPERATIONS, check_graph
 from biprop.search import pack
 from biprop.ticket.report import ticket_report
 
@@ -333,6 +339,93 @@ def execute_ticket(content: bytes) -> None:
         raise Fault("written and read again it is another ticket")
 
 
+# Graphs: the operations of a network of the user's own, in a ticket.
+
+GRAPH_VALUES: list[Any] = [
+    *OPERATIONS,
+    *(None, True, False, -3, -2, -1, 0, 1, 2, 3, 4, 8, 16, 1000, 2**20, 2**28, 2**40, 0.5, 1e300),
+    *([], [-1], [1, 1], [0, 0], [2, 2], [-1, 8], [-1, 1, 1], [2, -1], [1, 0, 2, 3], [0, 1, 2, 3]),
+    *("x", "reflect", "circular", "replicate", [2**14, 2**14], [-1, 2**27], [1] * 9),
+]
+"""What takes the place of a value in a graph."""
+MOST_RUN = 1 << 18
+"""Numbers of all values of a graph that is computed."""
+
+
+def mutated_graph(content: bytes, draw: random.Random) -> bytes:
+    """A ticket with another graph, and a checksum that fits."""
+    try:
+        header, _, data = taken_apart(content)
+        description = json.loads(header["__metadata__"]["ticket"])
+        description["graph"] = _other_graph(description["graph"], draw)
+        header["__metadata__"]["ticket"] = json.dumps(description, separators=(",", ":"))
+        return sealed(json.dumps(header, separators=(",", ":")), data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return mutated_ticket(content, draw)
+
+
+def _other_graph(graph: Any, draw: random.Random) -> Any:
+    """The graph with other values, mostly in one operation: of many, few would come far."""
+    if draw.random() < 0.2 or not graph["operations"]:
+        return changed(graph, draw, GRAPH_VALUES)
+    operations = list(graph["operations"])
+    at = draw.randrange(len(operations))
+    if draw.random() < 0.6:
+        operations[at] = _similar(operations[at], draw)
+    else:
+        operations[at] = changed(operations[at], draw, GRAPH_VALUES)
+    return {**graph, "operations": operations}
+
+
+def _similar(operation: Any, draw: random.Random) -> Any:
+    """The operation with another number among its attributes, or another one of its kind."""
+    op, inputs, tensors, attributes = copy.deepcopy(operation)
+    kind = OPERATIONS[op]
+    alike = [name for name, k in OPERATIONS.items() if k.attributes == kind.attributes]
+    lists = [attributes, *(value for value in attributes if isinstance(value, list) and value)]
+    chosen = draw.choice(lists)
+    numbers = [i for i, value in enumerate(chosen) if type(value) in (int, bool)]
+    if not numbers or draw.random() < 0.2:
+        return [draw.choice(alike), inputs, tensors, attributes]
+    number = draw.choice(numbers)
+    if type(chosen[number]) is bool:
+        chosen[number] = not chosen[number]
+    else:
+        chosen[number] += draw.choice([-2, -1, 1, 1, 2])
+    return [op, inputs, tensors, attributes]
+
+
+def execute_graph(content: bytes) -> None:
+    """What is read is computed as well, by numpy and by PyTorch, in the shape that was checked."""
+    execute_ticket(content)
+    ticket = Ticket.from_bytes(content, MOST_WEIGHTS)
+    if ticket.graph is None:
+        return
+    shapes = check_graph(ticket.graph, ticket.shapes)
+    if sum(abs(math.prod(shape)) for shape in shapes) > MOST_RUN:
+        return
+    size = (3, *ticket.graph.input[1:])
+    generator = np.random.default_rng(0)
+    batch = generator.integers(0, 11, size) if ticket.graph.indices else generator.random(size)
+    batch = batch if ticket.graph.indices else batch.astype(np.float32)
+    with np.errstate(all="ignore"):
+        computed = Reference(ticket).run(batch)
+    with torch.no_grad():
+        by_torch = ticket.to_model()(torch.from_numpy(batch))
+    shape = (3, *shapes[-1][1:])
+    if computed.shape != shape or tuple(by_torch.shape) != shape:
+        raise Fault(f"shapes {computed.shape} and {tuple(by_torch.shape)} in the place of {shape}")
+    expected = by_torch.numpy()
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=1)
+    differs = ~np.isclose(computed, expected, rtol=0, atol=1e-3 * largest, equal_nan=True)
+    if differs.mean() > 0.02:  # a sign may turn with a rounding
+        raise Fault("numpy and PyTorch compute other results")
+
+
+def sample_graphs() -> list[bytes]:
+    return [packed(name)[1].to_bytes() for name in ("concatenation", "transformer", "words")]
+
+
 def execute_deck(content: bytes) -> None:
     deck = read_by_both(lambda file: Deck.from_bytes(file, MOST_WEIGHTS), content)
     deck_report(deck, len(content))
@@ -490,22 +583,34 @@ TARGETS = {
         sample_tickets,
         mutated_ticket,
         execute_ticket,
-        ("ticket.py", "container.py", "coding.py", "inspection.py"),
+        (
+            *("ticket/ticket.py", "ticket/container.py", "ticket/parse_layers.py"),
+            *("ticket/state.py", "ticket/entropy_coding.py", "ticket/report.py"),
+        ),
+    ),
+    "graphs": Target(
+        sample_graphs,
+        mutated_graph,
+        execute_graph,
+        ("models/operations.py", "models/interpreter.py", "engine/compute.py"),
     ),
     "decks": Target(
-        sample_decks, mutated_ticket, execute_deck, ("deck.py", "container.py", "ticket.py")
+        sample_decks,
+        mutated_ticket,
+        execute_deck,
+        ("deck/deck.py", "ticket/container.py", "ticket/ticket.py"),
     ),
     "checkpoints": Target(
         lambda: [_SEALED + as_file(_FIELDS)],
         mutated_checkpoint,
         execute_checkpoint,
-        ("archive.py", "checkpoint.py", "ancestor.py"),
+        ("checkpoint/archive.py", "checkpoint/format.py", "checkpoint/legacy.py"),
     ),
     "configurations": Target(
         sample_configurations,
         mutated_configuration,
         execute_configuration,
-        ("config.py", "yaml_loader.py"),
+        ("config/yaml_files.py", "config/yaml_loader.py", "config/values.py"),
     ),
 }
 

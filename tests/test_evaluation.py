@@ -1,12 +1,16 @@
 """A ticket and its checkpoint are one network: the same counts on the same data."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import network_of, random_ticket
+from conftest import network_of, png, random_ticket
+from own_networks import packed
+from torch import nn
 
-from biprop import Engine, Ticket, UserError
+from biprop import Engine, Ticket, UserError, convert
 from biprop.cli import command_line
 from biprop.config import resolve
 from biprop.console import Console
@@ -142,3 +146,69 @@ def test_double_precision_starts_from_the_pixels_that_the_engine_sees() -> None:
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     packed(pixels)
     assert torch.equal(seen[0], images.normalise(pixels).double())
+
+
+def own_ticket(path: Path, *after: nn.Module, classes: int = 10) -> None:
+    """A ticket of a user's own network on the digits, which the compiled engine cannot run."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), *after
+    )
+    subnetwork = convert(model, 0.5)
+    about = {"mean": (0.4,), "std": (0.3,), "classes": [str(i) for i in range(classes)]}
+    ticket = Ticket.from_model(model, subnetwork, example=torch.randn(2, 1, 32, 32), **about)
+    ticket.save(path)
+
+
+def test_a_ticket_of_a_users_own_network_is_enough_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_ticket(Path("own.mpt"), nn.Linear(128, 10))
+    image = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    Path("a.png").write_bytes(png(image))
+
+    def shown(*command: str) -> str:
+        assert command_line.main(list(command)) == 0
+        return capsys.readouterr().out
+
+    table = shown("evaluate", "own.mpt", "--set", "digits", "--device", "cpu")
+    assert "of the user's own" in table
+    (accuracy,) = (line for line in table.splitlines() if line.startswith("  test accuracy "))
+    by_numpy = shown("evaluate", "own.mpt", "--set", "digits", "--engine", "--compare")
+    assert accuracy in by_numpy and "numpy" in by_numpy and "0 of 540 predictions" in by_numpy
+
+    row = json.loads(shown("predict", "own.mpt", "a.png", "--json"))
+    with torch.no_grad():
+        pixels = torch.from_numpy(image)[None, None]
+        expected = Ticket.load("own.mpt").to_model(on_pixels=True)(pixels).softmax(1)[0]
+    assert list(row["probabilities"].values()) == pytest.approx(expected.tolist(), rel=1e-4)
+
+    contents = shown("inspect", "own.mpt")
+    assert "of the user's own, 1 x 32 x 32 images" in contents
+    assert "5: 1 conv, 1 silu, 1 adaptive_avg_pool, 1 reshape, 1 linear" in contents
+    speed = shown("bench", "own.mpt", "--batch", "2", "--threads", "1", "--seconds", "0.01")
+    assert "numpy, with threads" in speed and "same class to 2 of 2 images" in speed
+    assert command_line.main(["compile", "own.mpt", "-o", "own.bprog"]) == 2
+    assert "the engine has no operation for silu" in capsys.readouterr().err
+
+
+def test_what_does_not_classify_images_is_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_ticket(Path("maps.mpt"), nn.Linear(128, 9), nn.Unflatten(1, (3, 3)), classes=0)
+    own_ticket(Path("nine.mpt"), nn.Linear(128, 9), classes=9)
+    _, series = packed("series")
+    series.save("series.mpt")
+    Path("a.png").write_bytes(png(np.zeros((32, 32), np.uint8)))
+    for command, message in (
+        (["evaluate", "maps.mpt"], "from [1, 32, 32] to [3, 3]: must be from images"),
+        (["evaluate", "series.mpt"], "from [2, 24] to [3]: must be from images"),
+        (["evaluate", "nine.mpt", "--set", "digits"], "made for 9 classes of 1 x 32 x 32 images"),
+        (["evaluate", "nine.mpt"], "does not tell its data: pass --set"),
+        (["predict", "series.mpt", "a.png"], "takes inputs of shape [2, 24], not images"),
+        (["predict", "maps.mpt", "a.png"], "gives results of shape [3, 3], not classes"),
+    ):
+        assert command_line.main(command) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error and command[1] in error

@@ -140,14 +140,13 @@ def test_sums_between_binary_activations_are_exact() -> None:
     """
     ticket = random_ticket(network_of("VGG_Small_BinAct", (8, 8), bn_type="AffineBatchNorm"))
     runner = Reference(ticket)
-    first, second = [node for node in runner.graph if node.op == "conv"][:2]
-    assert runner.graph[second.inputs[0]].op == "sign"
-    x = np.where(
-        np.random.default_rng(0).integers(0, 2, (first.shape[0], 3, 8, 8)),
-        np.float32(1),
-        np.float32(-1),
-    )
-    sums = runner._apply(second, x)
+    operations = list(enumerate(runner.graph.operations, start=1))
+    first, second = [(i, node) for i, node in operations if node.op == "conv"][:2]
+    assert runner.graph.operations[second[1].inputs[0] - 1].op == "sign"
+    channels = runner.shapes[first[0]][1]
+    signs = np.random.default_rng(0).integers(0, 2, (3, channels, 8, 8))
+    x = np.where(signs, np.float32(1), np.float32(-1))
+    sums = runner._apply(second[0], [x], 3)
     gain = np.float32(ticket.layers[1].gain)
     np.testing.assert_array_equal(sums, np.rint(sums / gain) * gain)
     assert np.count_nonzero(sums == 0) > 100
@@ -163,7 +162,7 @@ def test_a_ticket_that_does_not_fit_is_one_clear_line() -> None:
 
     good = random_ticket(network)
     refused(
-        "of a network that biprop does not know: the engine runs the networks of the registry",
+        "of a network that biprop does not know: pack it anew with Ticket.from_model",
         network=None,
     )
     refused("no such network", network={**network, "name": "Conv9"})

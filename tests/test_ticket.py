@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, network_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from biprop.engine.reference import Reference
 from biprop.ticket import Layer, Ticket, TicketError, entropy_coding, report
 from biprop.ticket.entropy_coding import Model
 
 GOLDEN = ROOT / "tests" / "golden"
+NETWORK = network_of("Conv2", (15, 18), num_classes=5)
 
 
 def layer(
@@ -139,10 +141,69 @@ def test_the_planes_are_the_same_on_every_platform() -> None:
 PLANES = "5de1655a602e8022dff73e9b7d7dfbfd3e98f6a89140f0a3c1d1ce51b98cce27"
 
 
-@pytest.mark.parametrize("name", ["tiny", "own", "compact"])
+@pytest.mark.parametrize("name", ["tiny", "own", "compact", "graph", "folded"])
 def test_golden_tickets_read_and_write_as_ever(name: str) -> None:
     content = (GOLDEN / f"{name}.mpt").read_bytes()
     assert Ticket.from_bytes(content).to_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("graph", [-1.6221766, -1.6352475, -1.8108388, -1.7042246, -1.3386587]),
+        ("folded", [0.1190505, -0.1000613, -0.0154525, -0.0027508, -0.1564014]),
+    ],
+)
+def test_golden_tickets_with_a_graph_compute_as_ever(name: str, expected: list[float]) -> None:
+    ticket = Ticket.load(GOLDEN / f"{name}.mpt")
+    assert ticket.input_shape
+    numbers = np.arange(np.prod(ticket.input_shape), dtype=np.float32) % 7 / 7
+    images = numbers.reshape(1, *ticket.input_shape)
+    assert ticket.output_shape == (5,)
+    np.testing.assert_allclose(Reference(ticket).run(images), [expected], atol=1e-6)
+    with torch.no_grad():
+        logits = ticket.to_model()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(logits, [expected], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"graph": []}, "the graph"),
+        ({"network": NETWORK}, "a graph of a network of the registry"),
+        ({"input_size": [3, 15, 17]}, "another size than the graph's"),
+        ({"classes": ["a"]}, "other classes than the graph's"),
+        ({"mean": [0.5, 0.5], "std": [1, 1]}, "of other inputs"),
+        ({"state": []}, "another size"),
+        ({"layers": []}, "gains"),
+    ],
+)
+def test_a_graph_that_contradicts_its_ticket_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    header, description, data = taken_apart((GOLDEN / "graph.mpt").read_bytes())
+    header["__metadata__"]["ticket"] = json.dumps({**description, **changes})
+    with pytest.raises(TicketError, match=message):
+        Ticket.from_bytes(with_sum(header, data))
+    for key, value in (("constants", ["x"]), ("operations", [["run", [0], [], []]])):
+        graph = {**description["graph"], key: value}
+        header["__metadata__"]["ticket"] = json.dumps({**description, "graph": graph})
+        with pytest.raises(TicketError, match=r"constants that|unknown operation"):
+            Ticket.from_bytes(with_sum(header, data))
+
+
+def test_version_1_ignores_a_graph_and_version_2_needs_one_or_null() -> None:
+    header, description, data = taken_apart((GOLDEN / "graph.mpt").read_bytes())
+    header["__metadata__"]["version"] = "1"
+    assert Ticket.from_bytes(with_sum(header, data)).graph is None
+    header["__metadata__"]["version"] = "2"
+    header["__metadata__"]["ticket"] = json.dumps({**description, "graph": None})
+    ticket = Ticket.from_bytes(with_sum(header, data))
+    assert ticket.graph is None and ticket.output_shape is None
+    del description["graph"]
+    header["__metadata__"]["ticket"] = json.dumps(description)
+    with pytest.raises(TicketError, match="graph"):
+        Ticket.from_bytes(with_sum(header, data))
 
 
 def with_sum(header: dict[str, Any], data: bytes) -> bytes:
@@ -298,10 +359,10 @@ def described(**changes: Any) -> bytes:
 
 
 def test_what_a_newer_program_wrote_is_refused_with_advice() -> None:
-    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "version": "2"}}
+    header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], "version": "3"}}
     with pytest.raises(
         TicketError,
-        match=r"version 2 of the ticket format; this biprop reads up to 1: install a newer one",
+        match=r"version 3 of the ticket format; this biprop reads up to 2: install a newer one",
     ):
         Ticket.from_bytes(with_sum(header, DATA))
     with pytest.raises(TicketError, match="generator 2: this biprop has version 1"):

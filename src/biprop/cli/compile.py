@@ -48,10 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_suffix(arguments.output, PROGRAM_SUFFIX, "program")
     engine, warnings = load_engine(arguments.file, 1)
     size = engine.save_program(arguments.output)
-    channels, height, width = engine.shape
+    what = "images" if len(engine.shape) == 3 else "inputs"
+    takes = f"{' x '.join(map(str, engine.shape))} {what}"
     rows = [
         ("bytes", f"{size:,}  (the ticket: {Path(arguments.file).stat().st_size:,})"),
-        ("takes", f"{channels} x {height} x {width} images: bytes 0 .. 255, or floats 0 .. 1"),
+        ("takes", f"{takes}: bytes 0 .. 255, or floats 0 .. 1"),
         ("gives", f"{engine.outputs} logits"),
         ("checked", "not run" if warnings else "the engine loads it"),
     ]

@@ -58,8 +58,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--compact",
         action="store_true",
-        help="store batch norm and dense layers in 16 bits per number instead of 32, and measure"
-        " the accuracy on the test set before and after (pass --data)",
+        help="store batch norm and dense layers in 16 bits per number instead of 32, batch norm as"
+        " scale and shift, and measure the accuracy on the test set before and after (pass --data)",
     )
     add_options(parser, DATA_AND_NETWORK)
     parser.add_argument("--debug", **DEBUG)

@@ -139,10 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads = min(cores(), len(paths), MAX_THREADS)
     is_deck = arguments.file.endswith(DECK_SUFFIX)
     model = (_of_deck if is_deck else _of_ticket)(arguments, threads)
-    channels = model.engine.shape[0]
-    if channels not in (1, 3):
-        reason = f"takes {channels} channels: images have one (grey) or three (RGB)"
-        raise UserError(f"{arguments.file}: {reason}")
+    _check_input(arguments.file, model.engine)
     names = _class_names(model.engine.ticket, model.engine.outputs)
     console = Console()
     if arguments.json:
@@ -157,6 +154,24 @@ def run(arguments: argparse.Namespace) -> int:
             f"{failures:,} of {len(paths):,} images failed (see above); the others were classified"
         )
     return 0
+
+
+def _check_input(file: str, engine: Engine) -> None:
+    """Raise UserError unless the network classifies images."""
+    if len(engine.shape) != 3:
+        reason = f"takes inputs of shape {list(engine.shape)}, not images"
+        raise UserError(f"{file}: {reason}: biprop.Engine runs it in Python")
+    results = engine.ticket.output_shape
+    if results is not None and len(results) != 1:
+        raise UserError(f"{file}: gives results of shape {list(results)}, not classes")
+    if (channels := engine.shape[0]) not in (1, 3):
+        reason = f"takes {channels} channels: images have one (grey) or three (RGB)"
+        raise UserError(f"{file}: {reason}")
+
+
+def _image_shape(engine: Engine) -> tuple[int, int, int]:
+    channels, height, width = engine.shape
+    return channels, height, width
 
 
 def _print_predictions(
@@ -247,7 +262,7 @@ def _pixels(model: _Model, path: Path) -> Any:
     from .. import images
 
     try:
-        return images.read(path, model.engine.shape, _is_cropped(model.engine.ticket))
+        return images.read(path, _image_shape(model.engine), _is_cropped(model.engine.ticket))
     except UserError as e:
         return e
 
@@ -263,7 +278,7 @@ def _of_ticket(arguments: argparse.Namespace, threads: int) -> _Model:
     if arguments.calibration is not None:
         ticket = engine.ticket
         paths = images.find([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
-        pixels = [images.read(path, engine.shape, _is_cropped(ticket)) for path in paths]
+        pixels = [images.read(path, _image_shape(engine), _is_cropped(ticket)) for path in paths]
         engine, _ = load_engine(ticket, threads, calibration=np.stack(pixels))
     return _Model(engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64)))
 

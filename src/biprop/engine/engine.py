@@ -64,7 +64,8 @@ class Engine:
     Many threads may use it at once; its results do not depend on the number of threads.
 
     Args:
-        ticket: a ticket of one of biprop's own networks, or the path of its file.
+        ticket: a ticket of one of biprop's own networks, or one with a graph; or the path of its
+            file.
         threads: number of threads that one call uses, at most the processors that this process may
             use.
         instruction_set: one of `instruction_sets()`; None takes the one that BIPROP_ISA in the
@@ -75,10 +76,10 @@ class Engine:
 
     Attributes:
         ticket: that runs.
-        shape: of an image: (channels, height, width).
+        shape: of an image: (channels, height, width); of any other sample that a network takes.
         outputs: number of logits of an image.
-        compiled: False where there is no compiled core, or a layer is too wide for it, and numpy
-            computes instead.
+        compiled: False where there is no compiled core, or a layer is too wide for it, or it lacks
+            an operation of the user's own network, and numpy computes instead.
         fallback: why numpy computes, and that it does; empty where the network is compiled. Python
             callers get the same as a RuntimeWarning.
 
@@ -99,15 +100,18 @@ class Engine:
         self.threads = _checked_threads(threads)
         _check_instruction_set(instruction_set)
         self._instruction_set = instruction_set
-        self._program = _program(self.ticket, None if isinstance(ticket, Ticket) else ticket)
-        self._too_large = self._load()
+        path = None if isinstance(ticket, Ticket) else ticket
+        self._program, self._refusal = _program(self.ticket, path)
+        self._refusal = self._refusal or self._load()
         self._reference: Reference | None = None
-        why = self._too_large if self._core else "there is no compiled core"
+        why = self._refusal if self._core else "there is no compiled core"
         self.fallback = f"{why}: numpy runs this network, slowly" if why else ""
         if self.fallback:
             warnings.warn(self.fallback, RuntimeWarning, stacklevel=2)
             self._reference = Reference(self.ticket)
-        self.shape = _image_shape(self.ticket)
+        shape = self.ticket.input_shape
+        assert shape
+        self.shape = shape
         self._layouts = _layouts(self.shape)
         self.outputs = self._reference.outputs if self._reference else self._outputs()
         self._row = ctypes.c_float * self.outputs
@@ -152,6 +156,9 @@ class Engine:
     def run(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.float32]:
         """The logits of images; normalisation is the ticket's.
 
+        A network of the user's own may take other samples, [B, ...], as its graph says, and give
+        other results than logits.
+
         Args:
             images: [B, C, H, W] or [B, H, W, C], or one image without B (one of grey also without
                 C): uint8 of 0 .. 255, or floats of 0 .. 1 (any finite numbers if the ticket has no
@@ -165,6 +172,8 @@ class Engine:
             UserError: images of another shape or type, out of range, or not finite.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
+        if self._reference and self._takes_indices:
+            return self._reference.run(pixels)
         if self._reference:
             return self._reference.run(normalised(_as_nchw(pixels, layout), self.ticket))
         assert self._core
@@ -230,8 +239,8 @@ class Engine:
         Raises:
             UserError: it cannot be written, or the core could not load it.
         """
-        if self._too_large:
-            raise UserError(f"{path}: not written, as no core could load it: {self._too_large}")
+        if self._refusal:
+            raise UserError(f"{path}: not written, as no core could load it: {self._refusal}")
         try:
             with atomic_write(Path(path)) as file:
                 file.write(self._program)
@@ -271,7 +280,11 @@ class Engine:
 
     def _pixels(self, images: NDArray[Any], layout: Layout | None) -> tuple[NDArray[Any], Layout]:
         """Contiguous uint8 or float32 [B, ...], and the order of its axes."""
-        from_shape = self._layouts.get(images.shape[1:]) if images.ndim == 4 else None
+        if self._takes_indices:
+            return self._indices(images), "NCHW"
+        if len(self.shape) != 3:
+            images, layout = self._samples(images), "NCHW"
+        from_shape = self._layouts.get(images.shape[1:])
         if from_shape is None or (layout is not None and layout != from_shape):
             images, from_shape = self._with_layout(images, layout)
         if images.dtype is not _FLOAT32 or not images.flags.c_contiguous:
@@ -280,6 +293,25 @@ class Engine:
             images = _as_float32(images)
         self._check_floats(images)
         return images, from_shape
+
+    @property
+    def _takes_indices(self) -> bool:
+        """Whether the network takes whole numbers, which it embeds."""
+        return self.ticket.graph is not None and self.ticket.graph.indices
+
+    def _samples(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """[B, ...] of samples that are no images; B is added to one."""
+        samples = samples[None] if samples.shape == self.shape else samples
+        if samples.shape[1:] != self.shape:
+            wanted = ", ".join(map(str, self.shape))
+            raise UserError(f"inputs of shape {samples.shape}: the network takes [B, {wanted}]")
+        return samples
+
+    def _indices(self, samples: NDArray[Any]) -> NDArray[np.int64]:
+        """Whole numbers [B, ...] for a network that embeds them."""
+        if samples.dtype.kind not in "iu":
+            raise UserError(f"inputs of type {samples.dtype}: the network takes whole numbers")
+        return np.ascontiguousarray(self._samples(samples), dtype=np.int64)
 
     def _check_floats(self, pixels: NDArray[np.float32]) -> None:
         """Floats are in 0 .. 1 where the ticket normalises them. The core itself looks for what is
@@ -342,23 +374,26 @@ def _check_instruction_set(name: str | None) -> None:
         )
 
 
-def _program(ticket: Ticket, path: str | Path | None) -> bytes:
-    """The ticket's program; errors name the file that the ticket was read from, if any."""
+def _program(ticket: Ticket, path: str | Path | None) -> tuple[bytes, str]:
+    """The ticket's program; or why the core has none, of a graph that numpy can compute.
+
+    Raises:
+        TicketError: neither can; the message names the file that the ticket was read from, if any.
+    """
     try:
-        return lower(ticket)
+        return lower(ticket), ""
     except TicketError as e:
+        if ticket.graph:
+            return b"", str(e)
         raise e if path is None else TicketError(f"{path}: {e}") from None
 
 
-def _image_shape(ticket: Ticket) -> tuple[int, int, int]:
-    """(channels, height, width)."""
-    network = ticket.network or {}
-    height, width = network["input_size"]
-    return network["channels"], height, width
-
-
-def _layouts(shape: tuple[int, int, int]) -> dict[tuple[int, ...], Layout]:
-    """The layout by the shape of an image; NCHW where both layouts have the same shape."""
+def _layouts(shape: tuple[int, ...]) -> dict[tuple[int, ...], Layout]:
+    """The layout by the shape of an image; NCHW where both layouts have the same shape, and for
+    samples that are no images.
+    """
+    if len(shape) != 3:
+        return {shape: "NCHW"}
     channels, height, width = shape
     return {(height, width, channels): "NHWC", (channels, height, width): "NCHW"}
 
@@ -397,17 +432,18 @@ def normalised(pixels: NDArray[Any], ticket: Ticket) -> NDArray[np.float32]:
     themselves.
 
     Args:
-        pixels: [B, C, H, W], uint8 of 0 .. 255, or float32 of 0 .. 1.
+        pixels: [B, C, H, W] (or [B, C, ...]), uint8 of 0 .. 255, or float32 of 0 .. 1.
         ticket: gives mean and std; without them, only the scale of uint8 changes.
 
     Returns:
-        float32 [B, C, H, W].
+        float32 of the same shape.
     """
     floats = _as_floats(pixels)
     if not ticket.mean:
         return floats
-    mean = np.array(ticket.mean, np.float32).reshape(1, -1, 1, 1)
-    std = np.array(ticket.std, np.float32).reshape(1, -1, 1, 1)
+    sides = (1, -1, *(1,) * (pixels.ndim - 2))
+    mean = np.array(ticket.mean, np.float32).reshape(sides)
+    std = np.array(ticket.std, np.float32).reshape(sides)
     return (floats - mean) / std
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..models.graph import Node, deviation, graph_of
 from ..ticket import Layer, Ticket, TicketError
+from .nodes import nodes_of
 
 MAGIC = b"BIPROG01"
 _ACTS = {"": 0, "relu": 1, "sign": 2, "sign0": 3}
@@ -77,9 +78,12 @@ def lower(ticket: Ticket) -> bytes:
     """The program of a ticket.
 
     Raises:
-        TicketError: a network of the user's own, or tensors that do not fit the network, or numbers
-            that no batch norm has; the message names them.
+        TicketError: a network without a graph, or an operation that the engine does not have, or
+            tensors that do not fit the network, or numbers that no batch norm has; the message
+            names them.
     """
+    if ticket.graph:
+        return _Lowering(ticket, nodes_of(ticket.graph, ticket.shapes)).program()
     return _Lowering(ticket, graph_of(ticket.network)).program()
 
 
@@ -120,7 +124,7 @@ class _Lowering:
             case "conv":
                 return self.conv(node)
             case "norm":
-                return self.absorbing(node).then(*self.norm(node.name, node.shape[0]))
+                return self.absorbing(node).then(*self.norm(node))
             case "relu" | "sign" | "sign0":
                 return self.emit(self.absorbing(node), node.op)
             case "max_pool" | "avg_pool":
@@ -183,10 +187,10 @@ class _Lowering:
                 return replace(pending, residual=residual, residual_scale=np.ones(node.shape[0]))
         raise TicketError("its network adds what is not a convolution's result; the engine cannot")
 
-    def norm(self, name: str, channels: int) -> tuple[Numbers, Numbers]:
+    def norm(self, node: Node) -> tuple[Numbers, Numbers]:
         """Batch norm with its running statistics as scale and shift, [channels] each."""
-        shape = (channels,)
-        scale = 1 / deviation(self.tensor(f"{name}.running_var", shape), name)
+        name, shape = node.name, node.shape[:1]
+        scale = 1 / deviation(self.tensor(f"{name}.running_var", shape), name, node.eps)
         if f"{name}.weight" in self.state:
             scale = scale * self.tensor(f"{name}.weight", shape)
         shift = -self.tensor(f"{name}.running_mean", shape) * scale

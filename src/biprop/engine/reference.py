@@ -5,14 +5,16 @@ for the tests of its kernels.
 from __future__ import annotations
 
 import math
-from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..models.graph import Node, deviation, graph_of
+from ..models.graph import Node, as_operations, deviation, graph_of
+from ..models.operations import MOST_READ, Graph, Operation, check_graph
 from ..ticket import Ticket, TicketError
+from .compute import COMPUTE
 
 Array = NDArray[np.float32]
 
@@ -23,7 +25,7 @@ faster. A single image may need more.
 
 
 class Reference:
-    """Logits of a ticket of one of biprop's own networks.
+    """Logits of a ticket: of a network of the registry, or of one with a graph.
 
     A masked layer sums +x and -x and multiplies once, by its gain: between binary activations its
     sums are whole numbers, the same in every order, so that a sign that follows does not depend on
@@ -31,6 +33,7 @@ class Reference:
 
     Attributes:
         graph: the network's operations.
+        shapes: of the graph's values, see `operations`.
         outputs: number of logits of an image.
 
     Raises:
@@ -39,175 +42,163 @@ class Reference:
     """
 
     def __init__(self, ticket: Ticket) -> None:
-        self.graph = graph_of(ticket.network)
-        self.outputs = self.graph[-1].shape[0]
-        self._convs: dict[str, tuple[Array, Array, Array | None]] = {}
-        self._norms: dict[str, tuple[Array, Array]] = {}
-        tensors = _Tensors(ticket)
-        for node in self.graph:
-            if node.op == "conv":
-                self._convs[node.name] = tensors.conv(node, self.graph[node.inputs[0]].shape[0])
-            elif node.op == "norm":
-                self._norms[node.name] = tensors.norm(node)
-        tensors.check_all_used()
-        self._last_use = {i: at for at, node in enumerate(self.graph) for i in node.inputs}
+        self.graph = ticket.graph or _graph_of_registry(ticket)
+        self.shapes = check_graph(self.graph, ticket.shapes, MOST_READ)
+        self.outputs = math.prod(self.shapes[-1][1:])
+        source = _Source(ticket)
+        self._tensors = [source.tensors(operation) for operation in self.graph.operations]
+        self._last_use = {
+            i: number
+            for number, operation in enumerate(self.graph.operations, start=1)
+            for i in operation.inputs
+        }
 
-    def run(self, images: Array) -> Array:
-        """The logits of images.
+    def run(self, images: NDArray[Any]) -> Array:
+        """The logits of images, or of other samples of the shape that the network takes.
 
         Args:
-            images: [B, channels, height, width] float32, normalised; B may be 0.
+            images: [B, channels, height, width] float32, normalised; B may be 0. Whole numbers for
+                a network that embeds them.
 
         Returns:
-            [B, outputs] float32.
+            [B, outputs] float32; [B, ...] where the network has another output than logits.
 
         Raises:
             UserError: images of another shape than the network's.
         """
-        shape = self.graph[0].shape
+        shape = self.graph.input[1:]
         if images.shape[1:] != shape:
             wanted = ", ".join(map(str, shape))
             raise UserError(f"images of shape {images.shape}: the network takes [B, {wanted}]")
-        logits = np.empty((len(images), self.outputs), dtype=np.float32)
-        chunk = max(1, _MOST_NUMBERS // max(self._numbers(node) for node in self.graph))
-        for first in range(0, len(images), chunk):
-            part = images[first : first + chunk].astype(np.float32, copy=False)
-            result = self._run(part.transpose(1, 0, 2, 3))
-            logits[first : first + chunk] = result.reshape(self.outputs, -1).T
-        return logits
+        samples = self._converted(images)
+        results = np.empty((len(samples), *self.shapes[-1][1:]), dtype=np.float32)
+        numbers = range(1, len(self.shapes))
+        chunk = max(1, _MOST_NUMBERS // max(map(self._numbers, numbers)))
+        for first in range(0, len(samples), chunk):
+            results[first : first + chunk] = self._run(samples[first : first + chunk])
+        return results
 
-    def _numbers(self, node: Node) -> int:
+    def _converted(self, samples: NDArray[Any]) -> NDArray[Any]:
+        if not self.graph.indices:
+            return samples.astype(np.float32, copy=False)
+        if samples.dtype.kind not in "iu":
+            raise UserError(f"inputs of type {samples.dtype}: the network takes whole numbers")
+        return samples.astype(np.int64, copy=False)
+
+    def _numbers(self, number: int) -> int:
         """Numbers that an operation makes for an image: its result, and the matrix it reads."""
-        channels, height, width = node.shape
+        operation, shape = self.graph.operations[number - 1], self.shapes[number]
         columns = 0
-        if node.op == "conv":
-            columns = self.graph[node.inputs[0]].shape[0] * math.prod(node.kernel)
-        return (columns + channels) * height * width
+        if operation.op == "conv":
+            weight = self._tensors[number - 1]["weight"]
+            columns = self.shapes[operation.inputs[0]][1] * math.prod(weight.shape[2:])
+            columns *= math.prod(shape[2:])
+        return columns + abs(math.prod(shape))
 
-    def _run(self, x: Array) -> Array:
-        """The output for a few images.
-
-        Maps are [C, B, H, W] here, so that a convolution is one product of matrices.
-        """
+    def _run(self, x: NDArray[Any]) -> Array:
+        """The output for a few images."""
         results = {0: x}
-        for at, node in enumerate(self.graph[1:], start=1):
-            results[at] = self._apply(node, *(results[i] for i in node.inputs))
-            for i in set(node.inputs):
-                if self._last_use[i] == at:
+        for number, operation in enumerate(self.graph.operations, start=1):
+            inputs = [results[i] for i in operation.inputs]
+            results[number] = self._apply(number, inputs, len(x))
+            for i in set(operation.inputs):
+                if self._last_use[i] == number:
                     del results[i]
-        return results[at]
+        return results[number]
 
-    def _apply(self, node: Node, x: Array, other: Array | None = None) -> Array:
-        """One operation on [C, B, H, W]."""
-        match node.op:
-            case "conv":
-                return self._conv(node, x)
-            case "norm":
-                scale, shift = self._norms[node.name]
-                return x * scale + shift
-            case "relu":
-                return np.maximum(x, np.float32(0))
-            case "sign":
-                return _sign(x)
-            case "sign0":
-                return np.sign(x)
-            case "max_pool":
-                return _max_pool(x, node)
-            case "avg_pool":
-                return _avg_pool(x, node)
-            case "add":
-                assert other is not None
-                return x + other
-            case "flatten":
-                return x.transpose(0, 2, 3, 1).reshape(node.shape[0], x.shape[1], 1, 1)
-        raise AssertionError(node.op)
-
-    def _conv(self, node: Node, x: Array) -> Array:
-        weight, gain, bias = self._convs[node.name]
-        windows = _windows(x, node).transpose(0, 4, 5, 1, 2, 3)
-        out: Array = weight @ windows.reshape(weight.shape[1], -1)
-        out *= gain
-        if bias is not None:
-            out += bias
-        channels, height, width = node.shape
-        return out.reshape(channels, x.shape[1], height, width)
+    def _apply(self, number: int, inputs: list[NDArray[Any]], batch: int) -> Array:
+        """The result of an operation, by its number from 1."""
+        operation = self.graph.operations[number - 1]
+        attributes = operation.named
+        if "shape" in attributes:
+            attributes["shape"] = [s * -batch if s < 0 else s for s in attributes["shape"]]
+        result: Array = COMPUTE[operation.op](inputs, self._tensors[number - 1], attributes)
+        return result
 
 
-def _sign(x: Array) -> Array:
-    """The sign, with sign(0) = 1; np.where takes ten times as long."""
-    sign: Array = np.float32(2) * (x >= 0) - np.float32(1)
-    return sign
+def _graph_of_registry(ticket: Ticket) -> Graph:
+    """The operations of a network of the registry.
 
-
-def _max_pool(x: Array, node: Node) -> Array:
-    """The maximum over the positions of the kernel; `.max` over two axes takes 20 times as long."""
-    windows = _windows(x, node, padding=-np.inf)
-    return reduce(np.maximum, (windows[..., i, j] for i, j in np.ndindex(node.kernel)))
-
-
-def _avg_pool(x: Array, node: Node) -> Array:
-    mean: Array = _windows(x, node).mean(axis=(4, 5))
-    return mean
-
-
-def _windows(x: Array, node: Node, padding: float = 0.0) -> Array:
-    """The windows that a convolution or a pool moves over, a view of the padded maps.
-
-    Args:
-        x: [C, B, H, W].
-        node: of the convolution or the pool.
-        padding: value of the padded border.
-
-    Returns:
-        [C, B, height and width of the result, height and width of the kernel].
+    Raises:
+        TicketError: the ticket's tensors are not the network's; the message names one.
     """
-    if node.padding:
-        border = (node.padding, node.padding)
-        x = np.pad(x, [(0, 0), (0, 0), border, border], constant_values=padding)
-    windows = np.lib.stride_tricks.sliding_window_view(x, node.kernel, axis=(2, 3))
-    return windows[:, :, :: node.stride, :: node.stride]
+    nodes = graph_of(ticket.network)
+    tensors = _Tensors(ticket)
+    for node in nodes:
+        if node.op == "conv":
+            tensors.check_conv(node, nodes[node.inputs[0]].shape[0])
+        elif node.op == "norm":
+            tensors.check_norm(node)
+    tensors.check_all_used()
+    return as_operations(nodes, ticket.shapes)
 
 
-class _Tensors:
-    """The tensors of a ticket by name, checked as they are taken."""
+class _Source:
+    """The arrays that operations compute with."""
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.masked = {layer.key: layer for layer in ticket.layers}
-        self.shapes = {name: value.shape for name, value in ticket.state.items()}
-        self.shapes |= {key: layer.shape for key, layer in self.masked.items()}
+
+    def tensors(self, operation: Operation) -> dict[str, Any]:
+        """Arrays by role; "gain" beside the signs of a masked layer, and "scale" and "shift" for
+        batch norm.
+        """
+        tensors: dict[str, Any] = {}
+        for role, name in operation.tensor_of.items():
+            tensors[role] = self.array(name)
+        if operation.op == "batch_norm":
+            return _scale_and_shift(operation, tensors)
+        layer = self.masked.get(operation.tensors[0] or "") if operation.tensors else None
+        if layer is not None and operation.op in ("conv", "conv_transpose", "linear"):
+            tensors["weight"] = np.sign(tensors["weight"])
+            tensors["gain"] = np.float32(layer.gain)
+        return tensors
+
+    def array(self, name: str) -> Array:
+        layer = self.masked.get(name)
+        return self.ticket.state[name] if layer is None else self.ticket.weight(layer)
+
+
+def _scale_and_shift(operation: Operation, tensors: dict[str, Array]) -> dict[str, Any]:
+    """x * scale + shift is the batch norm."""
+    name = operation.tensor_of["running_var"].removesuffix(".running_var")
+    divisor = deviation(tensors["running_var"], name, operation.named["eps"])
+    scale: Array = np.reciprocal(divisor)
+    if "weight" in tensors:
+        scale = scale * tensors["weight"]
+    shift = -tensors["running_mean"] * scale
+    if "bias" in tensors:
+        shift = shift + tensors["bias"]
+    return {"scale": scale, "shift": shift}
+
+
+class _Tensors:
+    """The tensors of a ticket of the registry, compared with what its network has."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.masked = {layer.key for layer in ticket.layers}
+        self.shapes = ticket.shapes
         self.unused = set(self.shapes)
 
-    def conv(self, node: Node, in_width: int) -> tuple[Array, Array, Array | None]:
-        """Weight [outputs, inputs * kernel], gain (a scalar), and bias [outputs, 1]."""
-        key = f"{node.name}.weight"
-        self._use(key, (node.shape[0], in_width, *node.kernel))
-        layer = self.masked.get(key)
-        weight = self.ticket.state[key] if layer is None else np.sign(self.ticket.weight(layer))
-        gain = 1.0 if layer is None else layer.gain
-        bias = None
-        if f"{node.name}.bias" in self.shapes:
-            bias = self._vector(f"{node.name}.bias", node).reshape(-1, 1)
-        return weight.reshape(node.shape[0], -1), np.array(gain, dtype=np.float32), bias
+    def check_conv(self, node: Node, in_width: int) -> None:
+        """The weight [outputs, inputs, kernel], and the bias if there is one."""
+        self._use(f"{node.name}.weight", (node.shape[0], in_width, *node.kernel))
+        self._vectors(node, ("bias",))
 
-    def norm(self, node: Node) -> tuple[Array, Array]:
-        """Scale and shift, [C, 1, 1, 1] each: x * scale + shift is the batch norm."""
-        name = node.name
-        variance = self._vector(f"{name}.running_var", node)
-        scale: Array = np.reciprocal(deviation(variance, name))
-        if f"{name}.weight" in self.shapes:
-            scale = scale * self._vector(f"{name}.weight", node)
-        shift = -self._vector(f"{name}.running_mean", node) * scale
-        if f"{name}.bias" in self.shapes:
-            shift = shift + self._vector(f"{name}.bias", node)
-        return scale.reshape(-1, 1, 1, 1), shift.reshape(-1, 1, 1, 1)
+    def check_norm(self, node: Node) -> None:
+        self._use(f"{node.name}.running_var", node.shape[:1])
+        self._use(f"{node.name}.running_mean", node.shape[:1])
+        self._vectors(node, ("weight", "bias"))
 
-    def _vector(self, key: str, node: Node) -> Array:
-        """A number per channel, [C], of the state."""
-        self._use(key, node.shape[:1])
-        if key in self.masked:
-            raise TicketError(f"does not fit its network: {key} is of a masked layer")
-        return self.ticket.state[key]
+    def _vectors(self, node: Node, leaves: tuple[str, ...]) -> None:
+        """Numbers per channel, [C], of the state, where they are there."""
+        for leaf in leaves:
+            key = f"{node.name}.{leaf}"
+            if key in self.shapes:
+                self._use(key, node.shape[:1])
+            if key in self.masked:
+                raise TicketError(f"does not fit its network: {key} is of a masked layer")
 
     def _use(self, key: str, shape: tuple[int, ...]) -> None:
         here = self.shapes.get(key, "absent")

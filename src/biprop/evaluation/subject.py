@@ -33,6 +33,10 @@ Paths are not read from it: a file does not choose which other files are opened.
 """
 
 
+OWN_NETWORK = "of the user's own"
+"""What stands for the name of a network that the registry does not have."""
+
+
 @dataclass
 class Subject:
     """A network to evaluate.
@@ -99,18 +103,18 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
     """
     ticket = ticket or Ticket.load(path)
     model = _model(ticket, path)
-    assert ticket.network
-    network = ticket.network
+    task = _task(ticket, path)
     config = _recorded_config(ticket, path)
     if "options" not in ticket.found and "set" not in flags:
         raise UserError(f"{path}: does not tell its data: pass --set (and --data)")
-    _check_flags(flags, config, network, path)
-    config = dataclasses.replace(config, arch=str(network["name"]))
+    arch = str(ticket.network["name"]) if ticket.network else OWN_NETWORK
+    _check_flags(flags, config, {"arch": arch, "num_classes": task.num_classes}, path)
+    config = dataclasses.replace(config, arch=arch)
     return Subject(
         name=str(path),
         model=model,
         config=_here(config, _places(flags)),
-        task=Task(network["num_classes"], network["channels"], tuple(network["input_size"])),
+        task=task,
         mean=ticket.mean,
         std=ticket.std,
         epoch=_recorded_epoch(ticket),
@@ -118,6 +122,26 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
         warnings=[],
         classes=ticket.classes,
     )
+
+
+def _task(ticket: Ticket, path: str | Path) -> Task:
+    """Classes and images of a ticket's network.
+
+    Raises:
+        UserError: it does not classify images.
+    """
+    shape, outputs = ticket.input_shape, ticket.output_shape
+    if shape is None or len(shape) != 3 or outputs is None or len(outputs) != 1:
+        raise UserError(
+            f"{path}: its network is from {_described(shape)} to {_described(outputs)}: must be"
+            " from images [channels, height, width] to [classes]"
+        )
+    channels, height, width = shape
+    return Task(outputs[0], channels, (height, width))
+
+
+def _described(shape: tuple[int, ...] | None) -> str:
+    return "unknown shapes" if shape is None else str(list(shape))
 
 
 def _model(ticket: Ticket, path: str | Path) -> nn.Module:
@@ -151,12 +175,8 @@ def _recorded_epoch(ticket: Ticket) -> int:
 def _check_flags(
     flags: Mapping[str, Any], config: Config, network: Mapping[str, Any], path: str | Path
 ) -> None:
-    """Raise UserError if a flag contradicts the ticket."""
-    facts = {
-        **options.as_dict(config),
-        "arch": network["name"],
-        "num_classes": network["num_classes"],
-    }
+    """Raise UserError if a flag contradicts the ticket, whose `network` are two of these facts."""
+    facts = {**options.as_dict(config), **network}
     for name in options.NETWORK_OPTIONS:
         if flags.get(name) is not None and flags[name] != facts[name]:
             flag = f"--{name.replace('_', '-')} {flags[name]}"

@@ -6,7 +6,7 @@ It reads the plans of `plans`, step by step as `models` does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,14 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TicketError
+from .operations import Graph, Operation
 from .plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan, check
 
 Float = TypeVar("Float", np.float32, np.float64)
 
 
+BATCH_NORM_EPS = 1e-5
+"""Epsilon of every batch norm of the registry's networks."""
+
+
 @dataclass(frozen=True)
 class Node:
-    """One operation on float maps.
+    """One operation on float maps: those of the registry's networks, and all that the engine has.
 
     Attributes:
         op: "input"; "conv", zero-padded, with a bias if the state has one; "norm", batch norm with
@@ -32,6 +37,7 @@ class Node:
         shape: of the result: channels, height, width.
         name: conv, norm: prefix of their entries in the state dict. Two norms may have the same.
         kernel, stride, padding: conv and pools; an incomplete window at the end is left out.
+        eps: norm.
     """
 
     op: str
@@ -41,18 +47,16 @@ class Node:
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: int = 0
+    eps: float = BATCH_NORM_EPS
 
 
-BATCH_NORM_EPS = 1e-5
-"""Epsilon of every batch norm."""
-
-
-def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
+def deviation(variance: NDArray[Float], name: str, eps: float = BATCH_NORM_EPS) -> NDArray[Float]:
     """The divisor of a batch norm: the square root of its running variance and epsilon.
 
     Args:
         variance: [C], float32 or float64.
         name: of the batch norm, for the message.
+        eps: of the batch norm.
 
     Returns:
         [C], of the same dtype.
@@ -60,7 +64,7 @@ def deviation(variance: NDArray[Float], name: str) -> NDArray[Float]:
     Raises:
         TicketError: a divisor is not a positive number.
     """
-    raised = variance + variance.dtype.type(BATCH_NORM_EPS)
+    raised = variance + variance.dtype.type(eps)
     if not (raised > 0).all() or not np.isfinite(raised).all():
         raise TicketError(
             f"{name}.running_var: a variance is negative or not finite; the ticket cannot be"
@@ -82,7 +86,8 @@ def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
     """
     if network is None:
         raise TicketError(
-            "of a network that biprop does not know: the engine runs the networks of the registry"
+            "of a network that biprop does not know: pack it anew with Ticket.from_model(...,"
+            " example=batch), so that the ticket holds its operations"
         )
     name = network["name"]
     try:
@@ -95,6 +100,49 @@ def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
     else:
         graph.residual(RESIDUAL[name])
     return graph.nodes
+
+
+def as_operations(nodes: list[Node], names: Collection[str]) -> Graph:
+    """The nodes of a network of the registry as the operations of any network.
+
+    Args:
+        nodes: of `graph_of`.
+        names: of the network's tensors: a convolution has a bias, and a batch norm a weight and a
+            bias, if they are there.
+    """
+    operations = [_operation(node, names) for node in nodes[1:]]
+    outputs = nodes[-1].shape[0]
+    operations.append(Operation("reshape", (len(operations),), (), ((-1, outputs),)))
+    return Graph((-1, *nodes[0].shape), tuple(operations))
+
+
+def _operation(node: Node, names: Collection[str]) -> Operation:
+    stride, padding = (node.stride,) * 2, (node.padding,) * 2
+
+    def tensors(*leaves: str) -> tuple[str | None, ...]:
+        keys = (f"{node.name}.{leaf}" for leaf in leaves)
+        is_optional = {"weight": node.op == "norm", "bias": True}
+        return tuple(
+            None if is_optional.get(leaf) and key not in names else key
+            for leaf, key in zip(leaves, keys, strict=True)
+        )
+
+    attributes: tuple[Any, ...]
+    if node.op == "conv":
+        attributes = (stride, padding, (1, 1), 1)
+        return Operation("conv", node.inputs, tensors("weight", "bias"), attributes)
+    if node.op == "norm":
+        roles = ("weight", "bias", "running_mean", "running_var")
+        return Operation("batch_norm", node.inputs, tensors(*roles), (node.eps,))
+    if node.op == "max_pool":
+        attributes = (node.kernel, stride, padding, (1, 1), False)
+        return Operation("max_pool", node.inputs, (), attributes)
+    if node.op == "avg_pool":
+        attributes = (node.kernel, stride, padding, False, True)
+        return Operation("avg_pool", node.inputs, (), attributes)
+    if node.op == "flatten":
+        return Operation("reshape", node.inputs, (), ((-1, *node.shape),))
+    return Operation(node.op, node.inputs)
 
 
 class _Graph:

@@ -137,6 +137,14 @@ def _entries(tensors: Mapping[str, tuple[str, NDArray[Any]]]) -> dict[str, dict[
 
 
 def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """Description and tensors of a file; see `unpack_versioned`."""
+    _, description, tensors = unpack_versioned(what, version, content)
+    return description, tensors
+
+
+def unpack_versioned(
+    what: str, version: int, content: bytes
+) -> tuple[int, Any, dict[str, NDArray[Any]]]:
     """The inverse of `pack`; the checksum is verified.
 
     Args:
@@ -145,7 +153,7 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
         content: of a file.
 
     Returns:
-        The description, and the tensors by name as views of `content`.
+        The version, the description, and the tensors by name as views of `content`.
 
     Raises:
         TicketError: it is no such file, damaged, or of a newer version. ValueError or KeyError
@@ -154,18 +162,20 @@ def unpack(what: str, version: int, content: bytes) -> tuple[Any, dict[str, NDAr
     length = _header_length(what, content[:_START])
     check(length <= len(content) - 8, f"a header of {length} bytes in a file of {len(content)}")
     header, metadata = _metadata(what, content[8 : 8 + length])
-    _check_version(what, metadata.get("version", ""), version)
+    declared = _declared_version(what, metadata.get("version", ""), version)
     _check_sum(content, length, metadata.get("sha256", "").encode())
-    return _parse(metadata[what]), dict(_tensors(header, memoryview(content)[8 + length :]))
+    tensors = dict(_tensors(header, memoryview(content)[8 + length :]))
+    return declared, _parse(metadata[what]), tensors
 
 
-def _check_version(what: str, given: str, newest: int) -> None:
+def _declared_version(what: str, given: str, newest: int) -> int:
     check(re.fullmatch("[1-9][0-9]{0,8}", given) is not None, f"version {given!r:.40}")
     if int(given) > newest:
         raise TicketError(
             f"version {given} of the {what} format; this biprop reads up to {newest}: install a"
             " newer one"
         )
+    return int(given)
 
 
 def _check_sum(content: bytes, header_length: int, declared: bytes) -> None:

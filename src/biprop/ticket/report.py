@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ def _contents(ticket: Ticket) -> list[tuple[str, str]]:
     seed = "none (no signs follow from one)" if ticket.seed is None else str(ticket.seed)
     return [
         ("network", _network(ticket)),
+        *_operations(ticket),
         ("classes", _abridged(ticket.classes)),
         ("seed", seed),
         ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}  ({density:.2f} %)"),
@@ -63,10 +65,20 @@ def _contents(ticket: Ticket) -> list[tuple[str, str]]:
 
 def _network(ticket: Ticket) -> str:
     name = str(ticket.network["name"]) if ticket.network else "of the user's own"
-    if not ticket.input_size:
+    shape = ticket.input_shape
+    if not shape:
         return name
-    channels, height, width = ticket.input_size
-    return f"{name}, {channels} x {height} x {width} images"
+    what = "images" if len(shape) == 3 else "inputs"
+    return f"{name}, {' x '.join(map(str, shape))} {what}"
+
+
+def _operations(ticket: Ticket) -> list[tuple[str, str]]:
+    """How often each operation of a graph comes."""
+    if not ticket.graph:
+        return []
+    counts = Counter(operation.op for operation in ticket.graph.operations)
+    each = ", ".join(f"{count} {op}" for op, count in counts.most_common())
+    return [("operations", f"{len(ticket.graph.operations)}: {each}")]
 
 
 def byte_parts(ticket: Ticket, size: int) -> dict[str, int]:
@@ -74,10 +86,11 @@ def byte_parts(ticket: Ticket, size: int) -> dict[str, int]:
     dense" and "the rest", which add up to `size`.
     """
     signs = sum(len(layer.stored) for layer in ticket.layers if layer.stored is not None)
+    stored = _numbers(ticket) - ticket.left_out
     parts = {
         "masks": len(ticket.coded_masks()[0]),
         "signs": signs,
-        "batch norm and dense": _numbers(ticket) * (2 if ticket.compact else 4),
+        "batch norm and dense": stored * (2 if ticket.compact else 4),
     }
     return {**parts, "the rest": size - sum(parts.values())}
 
@@ -96,7 +109,7 @@ def _sizes(ticket: Ticket, size: int) -> list[tuple[str, str]]:
     texts = (
         _size_of_masks(ticket, masks),
         _size_of_signs(ticket, signs),
-        f"{state:,} bytes: {numbers:,} numbers in {precision} bits",
+        f"{state:,} bytes: {numbers - ticket.left_out:,} numbers in {precision} bits",
         f"{rest:,} bytes",
     )
     rows = [(f"  {part}", text) for part, text in zip(parts, texts, strict=True)]

@@ -20,21 +20,25 @@ from numpy.typing import NDArray
 
 from .. import rng
 from ..errors import TicketError
+from ..models.operations import Graph, check_graph, parse
 from ..names import is_name
 from . import container, entropy_coding
 from .container import check, whole_numbers
 from .entropy_coding import Model
+from .fold import batch_norms, fold, folded_norms
 from .layer import Layer, Plane
 from .parse_layers import MOST_ROWS, parse_layers
 from .state import group_names, names_of, to_bfloat16, ungroup
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ..subnetwork import Subnetwork
 
-VERSION = 1
-"""Version of the file format. Newer ones are refused; older ones are read for ever."""
+VERSION = 2
+"""Version of the file format. Newer ones are refused; older ones are read for ever. What version 1
+can say is written in version 1.
+"""
 
 DEFAULT_MOST_WEIGHTS = 1 << 30
 """Number of weights that a reader accepts by default: their planes take 128 MiB each."""
@@ -56,7 +60,10 @@ class Ticket:
         mean, std: of the normalisation, per channel, for pixels in [0, 1]; empty if there is none.
         found: how the subnetwork was found: options that differ from the default, accuracies, date,
             versions. Plain JSON.
-        compact: whether `state` is stored in 16 bits (bfloat16) a number.
+        compact: whether `state` is stored in 16 bits (bfloat16) a number, and folded batch norms in
+            two numbers a channel (`fold`).
+        graph: the operations of a network of the user's own; None for a network of the registry,
+            and where it is not known: then only the user's class can compute it.
     """
 
     network: dict[str, Any] | None
@@ -69,6 +76,27 @@ class Ticket:
     std: tuple[float, ...] = ()
     found: dict[str, Any] = field(default_factory=dict)
     compact: bool = False
+    graph: Graph | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample that the network takes: (channels, height, width) for images;
+        None if it is not known.
+        """
+        if self.graph:
+            return self.graph.input[1:]
+        if self.network:
+            return (self.network["channels"], *self.network["input_size"])
+        return self.input_size
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """The shape of the output for one sample: (classes,) of a classifier; None if it is not
+        known.
+        """
+        if self.graph:
+            return check_graph(self.graph, self.shapes)[-1][1:]
+        return (self.network["num_classes"],) if self.network else None
 
     @property
     def weights(self) -> int:
@@ -79,6 +107,12 @@ class Ticket:
     def kept(self) -> int:
         """Number of weights that all masks keep together."""
         return sum(layer.kept for layer in self.layers)
+
+    @property
+    def left_out(self) -> int:
+        """Numbers of `state` that the file leaves out: running statistics of folded batch norms."""
+        folded = self._folded_norms()
+        return sum(2 * self.state[f"{prefix}.weight"].size for prefix in folded)
 
     def sign_plane(self, layer: Layer) -> Plane:
         """The plane of all signs of a layer, 1 for +; pruned weights of stored signs have 0."""
@@ -129,14 +163,25 @@ class Ticket:
     def to_bytes(self) -> bytes:
         """The file's content. A ticket that was read gives the same bytes again."""
         stream, models = self.coded_masks()
-        directory = group_names({name: value.shape for name, value in self.state.items()})
+        folded = self._folded_norms()
+        directory = group_names({name: value.shape for name, value in self.state.items()}, folded)
         tensors: dict[str, tuple[str, NDArray[Any]]] = {
             "gains": ("F32", np.array([layer.gain for layer in self.layers], dtype="<f4")),
             "state": self._state_tensor(directory),
             "masks": ("U8", stream),
             "signs": ("U8", self._stored_signs()),
         }
-        return container.pack("ticket", VERSION, self._description(models, directory), tensors)
+        description = self._description(models, directory)
+        if not folded and not self.graph:
+            return container.pack("ticket", 1, description, tensors)
+        description["graph"] = self.graph.as_json() if self.graph else None
+        return container.pack("ticket", VERSION, description, tensors)
+
+    def _folded_norms(self) -> dict[str, float]:
+        """The batch norms whose running statistics are left out -> epsilon."""
+        if not self.compact:
+            return {}
+        return folded_norms(self.state, batch_norms(self.network, self.graph, self.state))
 
     def _description(self, models: Sequence[Model], directory: list[list[Any]]) -> dict[str, Any]:
         """What the header says of the ticket, as plain JSON."""
@@ -172,7 +217,7 @@ class Ticket:
             TicketError: it is not one that this version reads.
         """
         with container.errors_as_damage():
-            return _read(*container.unpack("ticket", VERSION, content), most_weights)
+            return _read(*container.unpack_versioned("ticket", VERSION, content), most_weights)
 
     def to_model(self, model: nn.Module | None = None, on_pixels: bool = False) -> nn.Module:
         """The network in PyTorch, in evaluation mode.
@@ -180,14 +225,16 @@ class Ticket:
         It is an ordinary module, whose masked layers have the weights -gain, 0, +gain.
 
         Args:
-            model: for a network of the user's own (`network` is None), a new one of the same class.
+            model: a new module of the network's class, which is filled; needed only for a network
+                of the user's own without a graph. Where it is None, a graph becomes a module that
+                computes its operations, in evaluation, with the names of the user's state dict.
             on_pixels: the module takes pixels in [0, 1] and normalises them itself: RobustBench's
                 convention. Without, it takes what was normalised by `mean` and `std`.
 
         Raises:
             TicketError: the ticket does not fit the model, or has no normalisation for `on_pixels`.
         """
-        from .torch import OnPixels, build_from, fill
+        from .torch import OnPixels, build_from, fill, interpreter
 
         if on_pixels and not self.mean:
             raise TicketError(
@@ -195,18 +242,29 @@ class Ticket:
             )
         tensors = {layer.key: partial(self.weight, layer) for layer in self.layers}
         tensors |= {name: partial(np.array, value) for name, value in self.state.items()}
-        shapes = self._shapes()
-        filled = build_from(self.network, shapes) if model is None else model
+        shapes = self.shapes
+        if model is None and self.graph:
+            filled = interpreter(self.graph, shapes)
+        elif model is None:
+            filled = build_from(self.network, shapes)
+        else:
+            filled = model
+            own = self.graph.constants if self.graph else ()  # the module computes these itself
+            tensors = {name: make for name, make in tensors.items() if name not in own}
+            shapes = {name: shape for name, shape in shapes.items() if name not in own}
         fill(filled, tensors, shapes)
         return OnPixels(filled, self.mean, self.std) if on_pixels else filled
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of all tensors, by their names in the state dict."""
         shapes = {layer.key: layer.shape for layer in self.layers}
         return shapes | {name: value.shape for name, value in self.state.items()}
 
     @staticmethod
-    def from_model(model: nn.Module, subnetwork: Subnetwork, **about: Any) -> Ticket:
+    def from_model(
+        model: nn.Module, subnetwork: Subnetwork, example: Tensor | None = None, **about: Any
+    ) -> Ticket:
         """The ticket of a model that `convert` made a subnetwork of; checked, weight by weight.
 
         Args:
@@ -215,24 +273,46 @@ class Ticket:
                 `torch.compile`) leave no trace in the ticket; layers that took the place of masked
                 ones are dense.
             subnetwork: what `convert` returned for it.
+            example: a batch as the model takes it, [B, ...]: for a network of the user's own. The
+                ticket then holds its operations (`graph`), and is enough by itself.
             about: `network`, `input_size`, `classes`, `mean`, `std`, `found` and `compact` of the
                 ticket.
 
         Raises:
             TicketError: a layer cannot be rebuilt exactly, is sharded or float64, or the subnetwork
                 is another model's; the message says what to pass.
+            UserError: the model cannot be traced with this example; the message names the module
+                and the operation.
         """
         from .torch import content_of
 
         content = content_of(model, subnetwork)
         network = about.pop("network", None)
         ticket = Ticket(network, content.seed, content.layers, content.state, **about)
+        if example is not None:
+            ticket._trace(model, example)
+        if ticket.compact:
+            norms = batch_norms(network, ticket.graph, ticket.state)
+            ticket.state = fold(ticket.state, norms)
         try:
             rebuilt = Ticket.from_bytes(ticket.to_bytes(), ticket.weights)
         except ValueError as e:
             raise TicketError(f"this network cannot be packed: {e}") from None
         content.check_weights(rebuilt.weight(layer) for layer in rebuilt.layers)
         return ticket
+
+    def _trace(self, model: nn.Module, example: Tensor) -> None:
+        """Add the graph of a model, whose outputs for the example are compared."""
+        from .torch import check_same, plain_copy, traced
+
+        if self.network is not None:
+            raise TicketError(
+                "network and example: pass one of them; a network has no graph beside"
+            )
+        plain = plain_copy(model, map(self.weight, self.layers))
+        self.graph, constants = traced(plain, example)
+        self.state |= constants
+        check_same(self.to_model(), plain, example)
 
     def bits(self, layer: Layer) -> float:
         """Bits that the layer's mask takes in the file, to a fraction of a bit.
@@ -280,13 +360,15 @@ def _entry_of(layer: Layer, model: Model) -> list[Any]:
     return [layer.name, layer.number, list(layer.shape), layer.kept, layer.signs, str(model)]
 
 
-def _read(description: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int) -> Ticket:
+def _read(
+    version: int, description: Any, tensors: Mapping[str, NDArray[Any]], most_weights: int
+) -> Ticket:
     check(isinstance(description, dict), "the description is not an object")
     check(set(tensors) == {"gains", "state", "masks", "signs"}, f"tensors {sorted(tensors)!r:.80}")
     _check_generator(description["generator"])
     seed = _seed(description["seed"])
     layers = parse_layers(description["layers"], tensors, seed is not None, most_weights)
-    state = ungroup(description["state"], tensors["state"])
+    state = ungroup(description["state"], tensors["state"], may_fold=version > 1)
     _check_names_differ(layers, state)
     size, classes = description["input_size"], description["classes"]
     _check_size(size)
@@ -294,7 +376,7 @@ def _read(description: Any, tensors: Mapping[str, NDArray[Any]], most_weights: i
     _check_classes(classes)
     mean, std = description["mean"], description["std"]
     _check_normalisation(mean, std, size)
-    return Ticket(
+    ticket = Ticket(
         network=_network(description["network"], size, classes),
         seed=seed,
         layers=layers,
@@ -306,6 +388,24 @@ def _read(description: Any, tensors: Mapping[str, NDArray[Any]], most_weights: i
         found=description["found"],
         compact=tensors["state"].dtype == np.dtype("<u2"),
     )
+    if version > 1 and description["graph"] is not None:
+        ticket.graph = parse(description["graph"])
+        _check_graph_fits(ticket)
+    return ticket
+
+
+def _check_graph_fits(ticket: Ticket) -> None:
+    """The graph fits the tensors, and what else the ticket says of the network."""
+    graph = ticket.graph
+    assert graph
+    check(ticket.network is None, "a graph of a network of the registry")
+    check(set(graph.constants) <= set(ticket.state), "constants that the state does not have")
+    output = check_graph(graph, ticket.shapes)[-1]
+    shape = graph.input[1:]
+    check(ticket.input_size in (None, shape), "images of another size than the graph's")
+    fits_classes = not ticket.classes or output[1:] == (len(ticket.classes),)
+    check(fits_classes, "other classes than the graph's")
+    check(len(ticket.mean) in (0, 1, *shape[:1]), "mean and std are of other inputs")
 
 
 def _check_generator(version: Any) -> None:

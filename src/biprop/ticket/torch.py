@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,11 @@ from torch.optim.swa_utils import AveragedModel
 from .. import rng
 from ..errors import TicketError, one_line
 from ..models.build import build
+from ..models.interpreter import Interpreter
+from ..models.operations import Graph, check_graph
+from ..models.trace import trace
 from ..subnetwork import Subnetwork
-from ..subnetwork.layers import Masked
+from ..subnetwork.layers import MASKED_CLASS, Masked
 from ..subnetwork.subnetwork import sharded_part
 from . import entropy_coding
 from .layer import Layer, Plane, Signs
@@ -241,6 +245,74 @@ def _signs(
     return "stored", np.packbits(positive, bitorder="little")
 
 
+@torch.no_grad()
+def plain_copy(model: nn.Module, weights: Iterable[NDArray[np.float32]]) -> nn.Module:
+    """A copy of a model in evaluation mode, on the CPU and in float32, without wrappers, with plain
+    layers in the place of masked ones.
+
+    Args:
+        model: with masked layers; it is not changed.
+        weights: that they compute with, in the order of the layers.
+    """
+    plain = _unwrapped(copy.deepcopy(model)).cpu().float().eval()
+    plain_classes: dict[Any, Any] = {masked: kind for kind, masked in MASKED_CLASS.items()}
+    masked = [module for module in plain.modules() if isinstance(module, Masked)]
+    for module, weight in zip(masked, weights, strict=True):
+        module.__class__ = plain_classes[type(module)]
+        for name in ("scores", "mask", "gain", "source", "subnetwork"):
+            delattr(module, name)
+        module.weight.copy_(torch.from_numpy(weight))
+    return plain
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model without wrappers around it or its parts; its parts are changed in place."""
+    while attribute := _wrapped_attribute(model):
+        model = getattr(model, attribute)
+    for name, child in model.named_children():
+        setattr(model, name, _unwrapped(child))
+    return model
+
+
+def traced(plain: nn.Module, example: Tensor) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+    """The graph of a copy of `plain_copy`, and its constants by name; see `models.trace.trace`."""
+    result = trace(plain, _as_plain(example))
+    return result.graph, {n: _as_float32(n, value) for n, value in result.constants.items()}
+
+
+def _as_plain(example: Any) -> Any:
+    """An example on the CPU; floats in float32."""
+    if not isinstance(example, Tensor):
+        return example
+    example = example.detach().cpu()
+    return example.float() if example.is_floating_point() else example
+
+
+@torch.no_grad()
+def check_same(rebuilt: nn.Module, plain: nn.Module, example: Tensor) -> None:
+    """Compare what a ticket's module and the model compute.
+
+    Raises:
+        TicketError: they differ by more than rounding.
+    """
+    expected, result = (module(_as_plain(example)) for module in (plain, rebuilt))
+    if not torch.allclose(result, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise TicketError(
+            "the model's graph computes other results for the example than the model itself: does"
+            " it compute something random, or depend on the values of its input?"
+        )
+
+
+def interpreter(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """A module that computes a graph, with tensors of these shapes.
+
+    Raises:
+        TicketError: the graph does not fit them.
+    """
+    check_graph(graph, shapes)
+    return Interpreter(graph, shapes)
+
+
 def build_from(
     options: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> nn.Module:
@@ -256,7 +328,8 @@ def build_from(
     """
     if options is None:
         raise TicketError(
-            "of a network that biprop does not know: pass to_model a new module of its class"
+            "of a network that biprop does not know: pass to_model a new module of its class, or"
+            " pack it anew with Ticket.from_model(..., example=batch)"
         )
     arguments = {**options, "input_size": tuple(options["input_size"])}
     try:
