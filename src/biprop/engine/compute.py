@@ -105,6 +105,7 @@ def conv_transpose(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> 
 
 
 def linear(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """x @ weight.T, times a gain and plus a bias where there are."""
     out: Array = inputs[0] @ tensors["weight"].T
     if "gain" in tensors:
         out = out * tensors["gain"]
@@ -114,6 +115,7 @@ def linear(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
 
 
 def embedding(inputs: Sequence[Any], tensors: Tensors, a: Attributes) -> Array:
+    """Rows of the weight at the given indices."""
     weight, at = tensors["weight"], inputs[0]
     if at.size and not 0 <= at.min() <= at.max() < len(weight):
         raise UserError(
@@ -139,6 +141,7 @@ def _normalised(x: Array, axes: tuple[int, ...], eps: float) -> Array:
 
 
 def group_norm(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """Normalised over the channels of each group and all places; affine where there is a weight."""
     x, groups = inputs[0], a["groups"]
     grouped = x.reshape(len(x), groups, -1)
     out = _normalised(grouped, (2,), a["eps"]).reshape(x.shape)
@@ -146,6 +149,7 @@ def group_norm(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Arra
 
 
 def layer_norm(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """Normalised over the last axes; affine where there is a weight."""
     x, count = inputs[0], a["count"]
     out = _normalised(x, tuple(range(x.ndim - count, x.ndim)), a["eps"])
     return _affine(out, tensors, x.shape[-count:])
@@ -160,6 +164,7 @@ def _affine(x: Array, tensors: Tensors, shape: tuple[int, ...]) -> Array:
 
 
 def relu(x: Array) -> Array:
+    """max(x, 0)."""
     return np.maximum(x, np.float32(0))
 
 
@@ -170,6 +175,7 @@ def sign(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
     with np.errstate(over="ignore"):
         result: Array = np.float32(1) / (np.float32(1) + np.exp(-x))
     return result
@@ -194,31 +200,37 @@ def gelu(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
 
 
 def elu(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """x where it is above 0, else alpha (exp(x) - 1)."""
     x = inputs[0]
     return np.where(x > 0, x, np.float32(a["alpha"]) * np.expm1(np.minimum(x, 0)))
 
 
 def leaky_relu(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """x where it is above 0, else slope x."""
     return np.where(inputs[0] > 0, inputs[0], np.float32(a["slope"]) * inputs[0])
 
 
 def clamp(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """x limited to [low, high]; None leaves a side open."""
     low = -np.inf if a["low"] is None else a["low"]
     high = np.inf if a["high"] is None else a["high"]
     return np.clip(inputs[0], np.float32(low), np.float32(high))
 
 
 def scale(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """factor x + shift, both fixed numbers."""
     return inputs[0] * np.float32(a["factor"]) + np.float32(a["shift"])
 
 
 def softmax(x: Array, axis: int) -> Array:
+    """exp(x) over its sum along an axis."""
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
     result: Array = powers / powers.sum(axis=axis, keepdims=True)
     return result
 
 
 def log_softmax(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """The logarithm of the softmax along an axis."""
     x, axis = inputs[0], a["axis"]
     shifted = x - x.max(axis=axis, keepdims=True)
     result: Array = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
@@ -295,6 +307,7 @@ def attention(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array
 
 
 def pad(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
+    """Padded at both ends of the last axes, by zeros, reflection or repetition of the border."""
     pads = list(zip(a["pads"][::2], a["pads"][1::2], strict=True))
     mode: Any = _PAD_MODES[a["mode"]]
     if mode == "constant":
