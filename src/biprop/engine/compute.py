@@ -307,7 +307,7 @@ def attention(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array
 
 
 def pad(inputs: Sequence[Array], tensors: Tensors, a: Attributes) -> Array:
-    """Padded at both ends of the last axes, by zeros, reflection or repetition of the border."""
+    """Padded at both ends of each axis, by zeros, reflection or repetition of the border."""
     pads = list(zip(a["pads"][::2], a["pads"][1::2], strict=True))
     mode: Any = _PAD_MODES[a["mode"]]
     if mode == "constant":
