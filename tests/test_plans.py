@@ -65,8 +65,8 @@ def test_mistakes_are_one_clear_line(name: str, bn_type: str, width: float, mess
 
 def test_the_list_of_networks_loads_no_torch() -> None:
     code = (
-        "import sys, biprop.cli; biprop.cli.main(['list', 'networks']); sys.exit('torch' in"
-        " sys.modules)"
+        "import sys, biprop.cli; biprop.cli.main(['list', 'networks', '--names']);"
+        " sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == list(NETWORKS), done.stderr

@@ -63,7 +63,9 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return "\n".join(self._wrapped(line, width, indent) for line in lines)
 
     def _wrapped(self, line: str, width: int, indent: str) -> str:
-        margin = indent + " " * (len(line) - len(line.lstrip()))
+        # A remark far to the right of an example moves left, so that words are left to break at.
+        spaces = min(len(line) - len(line.lstrip()), width // 4)
+        margin = indent + " " * spaces
         hanging = margin + ("    " if margin else "")
         return "\n".join(
             textwrap.wrap(
