@@ -283,6 +283,8 @@ def test_inputs_outputs_and_metadata(path: Path) -> None:
     assert json.loads(metadata["std"]) == list(ticket.std)
     assert metadata["network"] == "Wide_VGG_Small_132"
     assert metadata["input"] == "pixels 0 .. 1"
+    numbers = [(i.raw_data, i.data_type, *i.dims) for i in model.graph.initializer]
+    assert len(set(numbers)) == len(numbers)
 
 
 @needs_onnx
@@ -294,6 +296,16 @@ def test_pixels_are_normalised_inside_unless_they_are_not(path: Path) -> None:
     check_close(run(path, pixels), expected)
     assert save_onnx(ticket, path, on_pixels=False).input == "normalised by mean and std"
     check_close(run(path, normalised(pixels, ticket)), expected)
+
+
+@needs_onnx
+def test_whole_numbers_are_not_normalised(path: Path) -> None:
+    ticket = replace(packed("words")[1], mean=(0.5,), std=(0.5,))
+    assert save_onnx(ticket, path).input == "whole numbers"
+    batch = batch_for("words").numpy()
+    check_close(run(path, batch), Reference(ticket).run(batch))
+    with pytest.raises(TicketError, match="has no normalisation"):
+        save_onnx(ticket, path, on_pixels=True)
 
 
 @needs_onnx

@@ -167,7 +167,12 @@ def _reduction(op: str) -> Convert:
 
 
 def _same(op: str, **more: Any) -> Convert:
-    """An operation that ONNX has with the same attributes; `more` are renamed or fixed ones."""
+    """An operation that ONNX has as well.
+
+    Args:
+        op: its name there.
+        more: attributes there: numbers, or names of the ticket's attributes.
+    """
 
     def convert(b: Builder, step: Step) -> str:
         values = {name: step.attributes.get(v, v) for name, v in more.items()}

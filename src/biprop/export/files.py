@@ -117,9 +117,12 @@ def is_installed(package: str) -> bool:
 
 
 def _on_pixels(ticket: Ticket, on_pixels: bool | None) -> bool:
-    if on_pixels and not ticket.mean:
+    """Whether the exported network normalises its input."""
+    takes_indices = ticket.graph is not None and ticket.graph.indices
+    has_normalisation = bool(ticket.mean) and not takes_indices
+    if on_pixels and not has_normalisation:
         raise TicketError("the ticket has no normalisation: leave on_pixels out")
-    return bool(ticket.mean) if on_pixels is None else on_pixels
+    return has_normalisation if on_pixels is None else on_pixels
 
 
 def _write(path: str | Path, content: bytes) -> int:

@@ -134,6 +134,7 @@ def _info(name: str, shape: Shape, is_whole: bool = False) -> Any:
 def _metadata(ticket: Ticket, on_pixels: bool) -> dict[str, str]:
     """Entries of metadata_props: JSON, but for the words of "input"."""
     named = {"classes": ticket.classes, "mean": ticket.mean, "std": ticket.std}
-    network = ticket.network["name"] if ticket.network else ""
-    about = {"input": input_kind(ticket, on_pixels), "network": network}
+    about = {"input": input_kind(ticket, on_pixels)}
+    if ticket.network:
+        about["network"] = ticket.network["name"]
     return about | {name: json.dumps(list(value)) for name, value in named.items()}
