@@ -57,7 +57,7 @@ def _onnx(model: torch.nn.Module, images: torch.Tensor) -> bytes:
 def _onnxruntime(
     model: torch.nn.Module, images: torch.Tensor, threads: int
 ) -> Callable[[], object]:
-    import onnxruntime  # type: ignore[import-not-found]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

@@ -24,6 +24,7 @@ from . import (
     deck,
     doctor,
     evaluate,
+    export,
     find,
     inspect,
     pack,
@@ -54,6 +55,7 @@ examples:
   biprop evaluate digits.mpt               accuracy
   biprop predict digits.mpt images/        classes of images, without PyTorch
   biprop bench digits.mpt                  speed, compared with PyTorch
+  biprop export digits.mpt --to onnx -o digits.onnx
   biprop robustness digits.mpt             accuracy under corruptions
   biprop deck build A.mpt B.mpt -o AB.deck --data DIR
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
@@ -72,6 +74,7 @@ COMMANDS = (
     predict,
     bench,
     compile_command,
+    export,
     robustness,
     deck,
     sweep,

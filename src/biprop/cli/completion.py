@@ -28,6 +28,7 @@ _PATTERNS = {
     "NAME.mpt": ("*.mpt",),
     "NAME.deck": ("*.deck",),
     "NAME.bprog": ("*.bprog",),
+    "NAME.onnx": ("*.onnx",),
     "FILE.json": ("*.json",),
 }
 """Metavariables of files with certain suffixes."""

@@ -148,7 +148,7 @@ class _Source:
         for role, name in operation.tensor_of.items():
             tensors[role] = self.array(name)
         if operation.op == "batch_norm":
-            return _scale_and_shift(operation, tensors)
+            return scale_and_shift(operation, tensors)
         layer = self.masked.get(operation.tensors[0] or "") if operation.tensors else None
         if layer is not None and operation.op in ("conv", "conv_transpose", "linear"):
             tensors["weight"] = np.sign(tensors["weight"])
@@ -160,7 +160,7 @@ class _Source:
         return self.ticket.state[name] if layer is None else self.ticket.weight(layer)
 
 
-def _scale_and_shift(operation: Operation, tensors: dict[str, Array]) -> dict[str, Any]:
+def scale_and_shift(operation: Operation, tensors: dict[str, Array]) -> dict[str, Any]:
     """x * scale + shift is the batch norm."""
     name = operation.tensor_of["running_var"].removesuffix(".running_var")
     divisor = deviation(tensors["running_var"], name, operation.named["eps"])

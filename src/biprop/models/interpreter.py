@@ -79,7 +79,7 @@ class Interpreter(nn.Module):
             inputs = [results[i] for i in operation.inputs]
             places = self._tensors[number - 1].items()
             tensors = {role: getattr(module, leaf) for role, (module, leaf) in places}
-            results[number] = compute(operation, inputs, tensors, len(x))
+            results[number] = compute(operation, inputs, tensors, x.shape[0])
             for i in set(operation.inputs):
                 if self._last_use[i] == number:
                     del results[i]
