@@ -83,7 +83,7 @@ def test_the_learning_rate_follows_the_clock(tmp_path: Path, clock: Clock) -> No
     np.testing.assert_allclose(rates, 0.5 * factor, rtol=1e-6)
     assert (search.state.epoch, search.batches, result.seconds) == (3, 20, SECONDS)
     assert config.read_file(result.folder / "settings.txt")["minutes"] == SMALL["minutes"]
-    assert dict(status.status(result.folder))["epochs done"] == "3, in 0.8 of 0.833333 minutes"
+    assert dict(status.status(result.folder))["epochs done"] == "3, in 0.83 of 0.833333 minutes"
 
 
 @pytest.mark.parametrize("options", [{}, GLOBAL], ids=["layer", "global"])

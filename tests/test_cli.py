@@ -316,6 +316,15 @@ def test_mistakes_in_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["config", "recipe", "resume", "pretrained"])
+def test_an_empty_value_starts_no_default_search(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    message = f"--{name} '': must not be empty; leave out --{name}, or pass a value"
+    assert message in fails(capsys, "find", *QUICK, f"--{name}", "")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_mistakes_in_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no such checkpoint" in fails(capsys, "evaluate", "--pretrained", "none.pth")
     assert "name one file to evaluate" in fails(capsys, "evaluate")

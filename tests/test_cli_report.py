@@ -106,6 +106,18 @@ def test_an_average_over_more_than_seeds_is_told(capsys: pytest.CaptureFixture[s
     assert "warning: Base Config: rows of one point differ in it" in capsys.readouterr().err
 
 
+def test_searches_by_the_clock_may_differ_in_their_epochs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib")
+    lines = ("Prune Rate,Seed,Epochs,Test Top 1", "0.2,0,17,90", "0.2,1,18,91")
+    Path("results.csv").write_text("\n".join(lines) + "\n")
+    assert command_line.main([*PLOT, "-o", "fig.svg"]) == 0
+    assert capsys.readouterr().err.endswith(
+        "--by, unless the searches had a budget of time (--minutes)\n"
+    )
+
+
 def test_mistakes_of_plot_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     results(Path(), ("a", 0.5, 0, 90.0))

@@ -59,6 +59,35 @@ def test_an_unknown_configuration_is_spelt_out(name: str) -> None:
     assert repeated(line)[0] == settings
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "flags"),
+    [
+        ("fast", {}, []),
+        ("fast", {"minutes": 3.5}, ["--minutes", "3.5"]),
+        ("digits", {"minutes": 2, "lr_policy": "linear_lr"}, None),
+        ("fast", {"epochs": 90}, ["--epochs", "90"]),  # as in fast.yml, whose minutes go
+        ("fast", {"epochs": 5}, ["--epochs", "5"]),
+    ],
+)
+def test_epochs_and_minutes_are_not_given_together(
+    name: str, options: dict[str, Any], flags: list[str] | None
+) -> None:
+    settings = settings_of(name, **options)
+    line = command(name, settings)
+    assert line is not None
+    assert repeated(line) == (settings, name)
+    if flags is not None:
+        assert shlex.split(line) == ["biprop", "find", "--config", name, *flags]
+
+
+def test_a_budget_of_time_without_a_file_is_repeated() -> None:
+    settings = settings_of("fast", set="folder", data="photos", minutes=3)
+    line = command("folder-Fast6", settings)
+    assert line is not None
+    again = repeated(line)[0]
+    assert {**again, "epochs": settings["epochs"]} == settings  # by the clock, epochs mean nothing
+
+
 def test_every_packaged_configuration_is_repeated() -> None:
     stems = [file.stem for file in config.packaged_files()]
     for name in stems[::8]:

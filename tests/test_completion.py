@@ -64,6 +64,7 @@ def test_bash_completes(scripts: dict[str, str], tmp_path: Path) -> None:
         "find --conv-type ": list(config.CONV_TYPES),
         "find --config conv4_kn": ["conv4_kn_unsigned"],
         "find --config mi": ["mine.yml"],
+        "find --recipe cifar10-1": ["cifar10-10min", "cifar10-1bit", "cifar10-1h"],
         "find --data ph": ["photos"],
         "sweep --config digi": ["digits"],
         "evaluate di": ["digits.mpt"],

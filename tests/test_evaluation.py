@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,13 +149,18 @@ def test_double_precision_starts_from_the_pixels_that_the_engine_sees() -> None:
     assert torch.equal(seen[0], images.normalise(pixels).double())
 
 
-def own_ticket(path: Path, *after: nn.Module, classes: int = 10) -> None:
+def own_ticket(path: Path, *after: nn.Module, classes: int = 10, **changes: Any) -> None:
     """A ticket of a user's own network on the digits, which the compiled engine cannot run."""
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2), nn.SiLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), *after
     )
     subnetwork = convert(model, 0.5)
-    about = {"mean": (0.4,), "std": (0.3,), "classes": [str(i) for i in range(classes)]}
+    about: dict[str, Any] = {
+        "mean": (0.4,),
+        "std": (0.3,),
+        "classes": [str(i) for i in range(classes)],
+    }
+    about |= changes
     ticket = Ticket.from_model(model, subnetwork, example=torch.randn(2, 1, 32, 32), **about)
     ticket.save(path)
 
@@ -192,6 +198,43 @@ def test_a_ticket_of_a_users_own_network_is_enough_by_itself(
     assert "the engine has no operation for silu" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:the engine has no operation for silu:RuntimeWarning")
+def test_a_users_own_network_without_a_normalisation_takes_plain_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the engine, and not as images of the data set are normalised for a search."""
+    monkeypatch.chdir(tmp_path)
+    own_ticket(Path("own.mpt"), nn.Linear(128, 10), mean=(), std=())
+    subject = of_ticket("own.mpt", {"set": "digits"})
+    images = load_data(subject, Console())
+    pixels, _ = next(images.evaluation_batches(images.test, 100, normalised=False))
+    floats, _ = next(images.evaluation_batches(images.test, 100))
+    assert torch.allclose(floats, pixels.float() / 255)
+    logits = Engine("own.mpt").run(pixels.numpy())
+    assert np.allclose(subject.model(floats).detach().numpy(), logits, atol=1e-5)
+    packed = Packed(Engine("own.mpt"), images, None)
+    assert np.allclose(packed(pixels).numpy(), logits, atol=1e-5)
+
+
+def test_the_data_of_a_users_own_network_are_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_ticket(Path("own.mpt"), nn.Linear(128, 3), classes=0)
+    image = png(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
+    for name in ("train/a", "train/b", "train/c", "test/a", "test/b", "test/c"):
+        folder = Path("photos", name)
+        folder.mkdir(parents=True)
+        for i in range(4):
+            (folder / f"{i}.png").write_bytes(image)
+    assert command_line.main(["evaluate", "own.mpt", "--data", "photos", "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    assert "of 12 images)" in table
+    assert "epoch" not in table  # no search of biprop found it
+    assert command_line.main(["evaluate", "own.mpt", "--data", "none"]) == 2
+    assert "--data none: no such folder" in capsys.readouterr().err
+
+
 def test_what_does_not_classify_images_is_not_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +248,7 @@ def test_what_does_not_classify_images_is_not_evaluated(
         (["evaluate", "maps.mpt"], "from [1, 32, 32] to [3, 3]: must be from images"),
         (["evaluate", "series.mpt"], "from [2, 24] to [3]: must be from images"),
         (["evaluate", "nine.mpt", "--set", "digits"], "made for 9 classes of 1 x 32 x 32 images"),
-        (["evaluate", "nine.mpt"], "does not tell its data: pass --set"),
+        (["evaluate", "nine.mpt"], "does not tell its data: pass --data DIR"),
         (["predict", "series.mpt", "a.png"], "takes inputs of shape [2, 24], not images"),
         (["predict", "maps.mpt", "a.png"], "gives results of shape [3, 3], not classes"),
     ):

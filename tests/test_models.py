@@ -321,7 +321,8 @@ def test_head_bias() -> None:
         ("cResNet81", {}, "did you mean 'cResNet18'"),
         ("Conv4", {"width_mult": 2}, "fixed width"),
         ("Conv4Wide", {"width_mult": 0.01}, "without channels"),
-        ("Conv8", {"input_size": (15, 32)}, "needs 16 or more"),
+        ("Conv8", {"input_size": (15, 32)}, "needs 16 or more: pass --image-size"),
+        ("Fast6", {"input_size": (8, 8)}, "8x8: the network halves it 3 times, so it needs 9"),
         ("Conv4", {"bn_type": "BatchNorm"}, "bn_type"),
     ],
 )

@@ -94,7 +94,8 @@ def test_status_survives_what_a_crash_left(tmp_path: Path, content: str) -> None
     (folder / LOGS / METRICS).write_text('{"epoch": 1, "tr')  # the last line, half-written
     rows = dict(status.status(folder))
     assert rows["state"].startswith(
-        "crashed: no final status recorded (process ? on an unknown machine, no update); continue"
+        "crashed: no final status recorded (process ? on an unknown machine, no update);"
+        " continue with: biprop find --resume "
     )
     assert rows["checkpoint"].startswith("checkpoints/initial.state, written 0 s ago")
 

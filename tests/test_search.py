@@ -601,3 +601,12 @@ def test_a_state_comes_back_from_its_checkpoint(tmp_path: Path) -> None:
     built._save(LAST, built.state.train, Counts())
     start = checkpoint.read(built.folder / "checkpoints" / LAST, {})
     assert SearchState.from_checkpoint(start, built.config, built.batches) == built.state
+
+
+def test_one_image_a_step_is_refused_where_batch_norm_needs_two(tmp_path: Path) -> None:
+    fast = config.resolve("fast", {"batch_size": 1, "width_mult": 0.25, "log_dir": str(tmp_path)})
+    images = data.load(fast[0])
+    with pytest.raises(UserError, match="--batch-size 1: the network's batch norm needs two"):
+        Search(*fast, images, Console())
+    Search(replace(fast[0], batch_size=2), "fast", images, Console())
+    assert build(tmp_path, arch="Conv2", batch_size=1, width_mult=1).batches == 1257

@@ -230,7 +230,8 @@ def other_columns(folder: Path) -> Path:
         (
             no_class,
             "CIFAR10",
-            "no CIFAR10 there: expected cifar10/plain_text/train-.* or cifar-10-batches-py/",
+            "no CIFAR10 there: expected cifar10/plain_text/train-.* or cifar-10-batches-py/;"
+            " for other images pass --set folder",
         ),
         (no_class, "folder", "two classes or more, found none"),
         (lambda folder: write_image_folder(folder, ("cat",)), "folder", "found only 'cat'"),

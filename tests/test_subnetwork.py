@@ -752,6 +752,11 @@ def test_shared_weights_are_refused_and_exempting_them_helps(
     assert convert(model, exempt=exempt).exempt == exempt
 
 
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^model is of type function: must be a torch\.nn"):
+        convert(lambda x: x, 0.5)  # type: ignore[arg-type,return-value]
+
+
 def test_a_second_conversion_is_refused() -> None:
     model = net()
     convert(model)

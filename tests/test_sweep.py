@@ -153,6 +153,10 @@ def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]
             "--config conv5: no such file",
         ),
         (["--grid", "seed=0,1", "--cell", "2"], "--cell 2: must be between 0 and 1"),
+        (["--config", "fast", "--grid", "config=digits"], "and --config or --recipe: pass one"),
+        (["--recipe", "fast", "--grid", "config=digits"], "and --config or --recipe: pass one"),
+        (["--recipe", "", "--grid", "seed=0"], "--recipe '': must not be empty"),
+        (["--recipe", "fat", "--grid", "seed=0"], "did you mean 'fast'?"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -170,6 +174,31 @@ def test_another_grid_under_the_same_name_is_refused() -> None:
     Sweep(Path("s"), cells[0]).record(cells[0][0], RUNNING)
     with pytest.raises(UserError, match="holds cells of another grid: choose another --name"):
         Sweep(Path("s"), cells[1])
+
+
+def test_other_options_under_the_same_name_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["sweep", "--recipe", "fast", "--grid", "seed=0", "--width-mult", "0.25"]
+    minutes = ["--minutes", "1e-9", "--device", "cpu"]
+    assert command_line.main([*command, *minutes]) == 0
+    assert "run folder runs/fast/width_mult=0.25/" in capsys.readouterr().out
+    assert command_line.main([*command, *minutes, "--save-minutes", "3"]) == 0
+    assert "1 cells, 0 to run" in capsys.readouterr().out
+    assert command_line.main([*command, "--minutes", "5"]) == 2
+    assert capsys.readouterr().err == (
+        "biprop: runs/sweeps/sweep/0.json: was searched with minutes = 1e-09, not 5.0:"
+        " choose another --name\n"
+    )
+    path = Path("runs/sweeps/sweep/0.json")
+    state = json.loads(path.read_text())
+    del state["options"]["jsd"]  # of an older version
+    path.write_text(json.dumps(state))
+    assert command_line.main([*command, *minutes]) == 0
+    assert command_line.main([*command, *minutes, "--jsd", "--augmix"]) == 2
+    del state["options"]
+    path.write_text(json.dumps(state))
+    assert command_line.main([*command, "--minutes", "5"]) == 0
 
 
 def test_data_options_are_those_that_loading_reads() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import struct
 import tracemalloc
 from collections.abc import Iterable
@@ -454,12 +455,20 @@ def test_impossible_networks_are_refused(name: str, value: Any) -> None:
     tracemalloc.stop()
 
 
+def test_a_ticket_is_shown_in_one_line() -> None:
+    shown = repr(small_ticket())
+    assert shown.startswith("Ticket(a network of the user's own, 3 layers, ")
+    assert re.search(r", \d+ of 143 weights kept \(\d+\.\d\d %\)\)$", shown)
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="cannot be read: No such file"):
         Ticket.load(tmp_path / "absent.mpt")
     (tmp_path / "x.mpt").write_bytes(b"PK\3\4 a checkpoint")
-    with pytest.raises(TicketError, match=r"x\.mpt: not a ticket"):
+    with pytest.raises(TicketError, match=r"x\.mpt: not a ticket.*; biprop pack makes one"):
         Ticket.load(tmp_path / "x.mpt")
+    with pytest.raises(TicketError, match="a folder, not a ticket; biprop pack makes one of a run"):
+        Ticket.load(tmp_path)
 
 
 def test_saving_where_one_cannot_write_is_one_line(tmp_path: Path) -> None:

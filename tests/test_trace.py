@@ -305,6 +305,24 @@ def test_what_is_random_in_evaluation_is_refused() -> None:
         Ticket.from_model(model, subnetwork, example=torch.randn(2, 6))
 
 
+@pytest.mark.parametrize("kind", [dict, tuple, list])
+def test_a_model_that_returns_no_tensor_is_refused(kind: Any) -> None:
+    class Wrapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            logits = self.layer(x)
+            return {"logits": logits} if kind is dict else kind([logits])
+
+    message = f"^the model returns a {kind.__name__}: must return one tensor; wrap it$"
+    model = Wrapping()
+    subnetwork = convert(model, 0.5)
+    with pytest.raises(UserError, match=message):
+        Ticket.from_model(model, subnetwork, example=torch.randn(2, 6))
+
+
 def test_a_network_of_the_registry_takes_no_example() -> None:
     model, subnetwork = trained("perceptron")
     with pytest.raises(TicketError, match="network and example: pass one"):

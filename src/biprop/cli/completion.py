@@ -103,6 +103,8 @@ def _values(action: argparse.Action) -> Sequence[str] | None:
         from ..models.plans import NETWORKS
 
         return NETWORKS
+    if action.dest == "recipe":
+        return [file.stem for file in options.recipe_files()]
     if action.dest == "corruptions":
         from ..robustness.severities import EXTRA, GROUPS, NAMES
 

@@ -183,7 +183,9 @@ def _splits(subject: Subject, images: DataSet) -> dict[str, Split]:
 
 
 def _network_rows(subject: Subject) -> Rows:
-    rows = [("network", subject.config.arch), ("epoch", str(subject.epoch))]
+    rows = [("network", subject.config.arch)]
+    if subject.epoch:
+        rows.append(("epoch", str(subject.epoch)))
     if not subject.layers:
         return rows
     kept = sum(layer.kept for layer in subject.layers)

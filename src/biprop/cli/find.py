@@ -64,12 +64,7 @@ def add(commands: Any) -> None:
         help="YAML file, or the name of a packaged configuration (biprop list configs)"
         f" [{options.DEFAULT_CONFIG}; with --minutes {options.FAST_CONFIG}]",
     )
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="packaged configuration for a search of a given time or size: cifar10-10min,"
-        " cifar10-small, ... (biprop list recipes)",
-    )
+    add_recipe(parser)
     parser.add_argument(
         "--print-config",
         "--print_config",
@@ -86,6 +81,16 @@ def add(commands: Any) -> None:
         " torchrun, srun, mpirun or jsrun",
     )
     machine.add_argument("--debug", **DEBUG)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the flag --recipe."""
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="packaged configuration for a search of a given time or size: cifar10-10min,"
+        " cifar10-small, ... (biprop list recipes)",
+    )
 
 
 def _add_start_flags(group: Any) -> None:
@@ -113,8 +118,8 @@ def _add_start_flags(group: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, or only evaluate or print the configuration; returns the exit code."""
     given = overrides(arguments)
-    if arguments.recipe:
-        arguments.config = _config_of_recipe(arguments)
+    refuse_empty(arguments, "config", "recipe", "resume", "pretrained")
+    arguments.config = config_of(arguments)
     if arguments.evaluate:
         if not arguments.pretrained:
             raise UserError("--evaluate needs a checkpoint: pass --pretrained FILE")
@@ -139,8 +144,21 @@ def run(arguments: argparse.Namespace) -> int:
     return _search(beginning)
 
 
-def _config_of_recipe(arguments: argparse.Namespace) -> str:
-    """The configuration file that --recipe names."""
+def refuse_empty(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise UserError for a flag whose value is empty, such as an unset variable of the shell."""
+    for name in names:
+        if getattr(arguments, name) == "":
+            raise UserError(f"--{name} '': must not be empty; leave out --{name}, or pass a value")
+
+
+def config_of(arguments: argparse.Namespace) -> str | None:
+    """The configuration file that --config or --recipe names; None: neither is given.
+
+    Raises:
+        UserError: both are given, or there is no such recipe.
+    """
+    if not arguments.recipe:
+        return arguments.config  # type: ignore[no-any-return]
     if arguments.config:
         raise UserError(
             f"--recipe {arguments.recipe} and --config {arguments.config}: pass one of them"

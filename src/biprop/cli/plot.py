@@ -56,6 +56,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--debug", **DEBUG)
 
 
+_MIXED = "rows of one point differ in it: choose with --where or --by"
+_BY_CLOCK = ", unless the searches had a budget of time (--minutes)"
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Draw the figure and report; returns the exit code."""
     from ..console import Console
@@ -71,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = whole.where(arguments.where)
     curves, labels = table.curves(x, y, by)
     if mixed := table.mixed_options(x, y, by):
-        reason = "rows of one point differ in it: choose with --where or --by"
-        warn([f"{column}: {reason}" for column in mixed])
+        warn([f"{column}: {_MIXED}{_BY_CLOCK * (column == 'Epochs')}" for column in mixed])
     figure.draw(curves, labels, (x, y), by or "", output, arguments.log_x, arguments.title)
     points = sum(len(curve.x) for curve in curves)
     rows = sum(sum(curve.counts) for curve in curves)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import config as options
 from .. import interrupts, screen
+from ..errors import UserError
 from .common import EXIT_INTERRUPTED, warn
-from .find import with_data_set
+from .find import add_recipe, config_of, refuse_empty, with_data_set
 from .parser import add_command, add_options, overrides
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="as for biprop find, unless --grid lists configurations"
     )
+    add_recipe(parser)
     parser.add_argument(
         "--grid",
         nargs="+",
@@ -95,11 +97,15 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
     """The cells of the grid; there is at least one."""
     from ..search import sweep
 
+    refuse_empty(arguments, "config", "recipe")
+    config = config_of(arguments)
     grid = sweep.parse_grid(arguments.grid)
+    if config and "config" in grid:
+        raise UserError("--grid config=... and --config or --recipe: pass one of them")
     common = overrides(arguments)
     if "config" not in grid and "set" not in grid:
-        common = with_data_set(common, arguments.config)
-    return sweep.cells(grid, arguments.config, {"name": "sweep", **common})
+        common = with_data_set(common, config)
+    return sweep.cells(grid, config, {"name": "sweep", **common})
 
 
 def _run_cells(state: Sweep, console: Console, number: int | None) -> int:

@@ -123,7 +123,10 @@ def _official_folder(folder: Path, homes: Sequence[Path], name: str) -> Path:
         if (place / layout.meta).is_file():
             return place
     parquet = f"{name.lower()}/{layout.hub}/train-*.parquet"
-    raise UserError(f"--data {folder}: no {name} there: expected {parquet} or {layout.official}/")
+    raise UserError(
+        f"--data {folder}: no {name} there: expected {parquet} or {layout.official}/"
+        "; for other images pass --set folder"
+    )
 
 
 def _parquet_cifar(place: Path, name: str, progress: Progress) -> tuple[Images, Images, list[str]]:

@@ -16,6 +16,7 @@ from .. import config as options
 from ..config import Config
 from ..console import Console
 from ..data import DataSet, Split
+from ..data.listings import recognise
 from ..errors import UserError
 from ..models.network import Task
 from ..subnetwork import LayerReport
@@ -106,7 +107,8 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
     task = _task(ticket, path)
     config = _recorded_config(ticket, path)
     if "options" not in ticket.found and "set" not in flags:
-        raise UserError(f"{path}: does not tell its data: pass --set (and --data)")
+        flags = {**flags, "set": _set_in_data(flags, path)}
+    mean, std = _normalisation(ticket, task.channels)
     arch = str(ticket.network["name"]) if ticket.network else OWN_NETWORK
     _check_flags(flags, config, {"arch": arch, "num_classes": task.num_classes}, path)
     config = dataclasses.replace(config, arch=arch)
@@ -115,13 +117,34 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
         model=model,
         config=_here(config, _places(flags)),
         task=task,
-        mean=ticket.mean,
-        std=ticket.std,
+        mean=mean,
+        std=std,
         epoch=_recorded_epoch(ticket),
         layers=_layers(ticket),
         warnings=[],
         classes=ticket.classes,
     )
+
+
+def _set_in_data(flags: Mapping[str, Any], path: str | Path) -> str:
+    """The data set that the folder --data holds, for a ticket that records none.
+
+    Raises:
+        UserError: no --data, or no folder.
+    """
+    if "data" not in flags:
+        raise UserError(f"{path}: does not tell its data: pass --data DIR, or --set digits")
+    return recognise(Path(flags["data"]))
+
+
+def _normalisation(ticket: Ticket, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation; empty if unknown.
+
+    A ticket of a user's own network that has none takes pixels in [0, 1], as in the engine.
+    """
+    if ticket.graph and not ticket.mean:
+        return (0.0,) * channels, (1.0,) * channels
+    return ticket.mean, ticket.std
 
 
 def _task(ticket: Ticket, path: str | Path) -> Task:

@@ -72,7 +72,8 @@ def _map_size(plan: PlainPlan, input_size: tuple[int, int]) -> tuple[int, int]:
         size = f"{input_size[0]}x{input_size[1]}"
         least = (1 << pools) + windows
         raise ValueError(
-            f"input size {size}: the network halves it {pools} times, so it needs {least} or more"
+            f"input size {size}: the network halves it {pools} times, so it needs {least} or more:"
+            " pass --image-size, or choose another --arch"
         )
     return height, width
 

@@ -33,13 +33,27 @@ def command(config_name: str, settings: Mapping[str, Any]) -> str | None:
     name, base = _base(config_name)
     parts = ["biprop", "find", "--config", name]
     for option, value in settings.items():
-        if option in _LEFT_OUT or value == base[option]:
+        if option in _LEFT_OUT or not _is_said(option, settings, base):
             continue
         flag = _flag(option, value)
         if flag is None:
             return None
         parts += flag
     return shlex.join(parts)
+
+
+def _is_said(option: str, settings: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether the command gives an option: where it differs from the configuration's.
+
+    Of the number of epochs and the budget of time, which takes its place, only one can be given;
+    --epochs switches the configuration's budget off, even with the same number.
+    """
+    has_budget_of_time = settings.get("minutes") is not None
+    if option == ("epochs" if has_budget_of_time else "minutes"):
+        return False
+    if option == "epochs" and base["minutes"] is not None:
+        return True
+    return bool(settings[option] != base[option])
 
 
 def _base(config_name: str) -> tuple[str, dict[str, Any]]:

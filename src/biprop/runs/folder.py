@@ -131,10 +131,11 @@ def _has_options(folder: Path, config: Config) -> bool:
     except UserError:  # of another version of this program: not the same options
         return False
     of_the_run = {**options.as_dict(Config()), **settings}
-    return _without_machine(of_the_run) == _without_machine(options.as_dict(config))
+    return without_machine(of_the_run) == without_machine(options.as_dict(config))
 
 
-def _without_machine(settings: dict[str, Any]) -> dict[str, Any]:
+def without_machine(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in which two starts of one run must agree."""
     return {name: value for name, value in settings.items() if name not in _MACHINE_OPTIONS}
 
 

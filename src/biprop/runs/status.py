@@ -93,7 +93,9 @@ def _epoch_rows(folder: Path, progress: Mapping[str, Any]) -> Rows:
 def _position(progress: Mapping[str, Any]) -> str:
     epochs = f"{progress['epoch']} of {progress['epochs']}"
     if minutes := progress.get("minutes"):
-        epochs = f"{progress['epoch']}, in {progress['elapsed'] / 60:.1f} of {minutes:g} minutes"
+        digits = 1 if minutes >= 10 else 2
+        elapsed = f"{progress['elapsed'] / 60:.{digits}f}"
+        epochs = f"{progress['epoch']}, in {elapsed} of {minutes:g} minutes"
     if not progress.get("batch"):
         return epochs
     return f"{epochs}, step {progress['batch']:,} of {progress['batches']:,}"

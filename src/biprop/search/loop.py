@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import signal
@@ -107,6 +108,8 @@ class Search:
             fit_whitening(self.network.model, data.training_sample)
         self.network.model.to(self.device)
         _check_share(config, data, group)
+        if min(config.batch_size, len(data.train)) * data.views == 1:
+            _check_single_image(self.network.model, self.task, self.device)
         self._forward = TrainingForward(self.network, config, self.device, group)
         self.data = data.to(self.device)
         self.budget = Budget.of(config, self.batches)
@@ -663,6 +666,20 @@ def _check_share(config: Config, data: DataSet, group: Group) -> None:
             f"--batch-size {config.batch_size}: {batch} images a step are too few for"
             f" {group.size} processes"
         )
+
+
+def _check_single_image(model: nn.Module, task: Task, device: torch.device) -> None:
+    """Raise UserError if the network cannot train on one image: behind a global pool, batch norm
+    has one value a channel.
+    """
+    image = torch.zeros(1, task.channels, *task.input_size, device=device)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(image)
+    except ValueError:
+        raise UserError(
+            "--batch-size 1: the network's batch norm needs two images a step; pass 2 or more"
+        ) from None
 
 
 def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

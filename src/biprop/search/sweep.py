@@ -20,6 +20,7 @@ from .. import screen
 from ..config import Config
 from ..errors import UserError, did_you_mean
 from ..files import write_text_atomically
+from ..runs.folder import RESULT, newest_checkpoint, without_machine
 
 if TYPE_CHECKING:
     from ..checkpoint import Content
@@ -155,20 +156,40 @@ class Sweep:
 
     def record(self, cell: Cell, status: str, **facts: Any) -> None:
         """Write the state of a cell (an atomic write)."""
-        state = {"values": cell.values, "status": status, **facts}
+        settings = without_machine(options.as_dict(cell.config))
+        state = {"values": cell.values, "options": settings, "status": status, **facts}
         write_text_atomically(self._path(cell), json.dumps(state, indent=1) + "\n")
 
     def unfinished(self, number: int | None = None) -> Iterator[Cell]:
         """The cells that are neither done nor diverged: all of them, or cell `number` if it is one.
 
         Raises:
-            UserError: there is no cell `number`.
+            UserError: there is no cell `number`; or a cell was begun with other options.
         """
         if number is not None and not 0 <= number < len(self.cells):
             raise UserError(f"--cell {number}: must be between 0 and {len(self.cells) - 1}")
         for cell in self.cells if number is None else [self.cells[number]]:
-            if self.state(cell).get("status") not in (DONE, DIVERGED):
+            state = self.state(cell)
+            self._check_options(cell, state.get("options"))
+            if state.get("status") not in (DONE, DIVERGED):
                 yield cell
+
+    def _check_options(self, cell: Cell, recorded: Mapping[str, Any] | None) -> None:
+        """Raise UserError if a cell was begun with other options than it has now: its result would
+        be shown as theirs.
+
+        `recorded`: those that its file records, without those of the machine; None: it has none.
+        """
+        if recorded is None:
+            return
+        now = json.loads(json.dumps(without_machine(options.as_dict(cell.config))))
+        before = {**options.as_dict(Config()), **recorded}
+        if different := [name for name, value in now.items() if before[name] != value]:
+            name = different[0]
+            raise UserError(
+                f"{self._path(cell)}: was searched with {name} = {before[name]}, not"
+                f" {now[name]}: choose another --name"
+            )
 
     def rows(self) -> list[tuple[str, str]]:
         """The grid's values and the result or status of each cell."""
@@ -240,7 +261,6 @@ def _run_cell(sweep: Sweep, cell: Cell, data: DataSet, console: Console) -> None
 def _checkpoint_of(state: Mapping[str, Any], config: Config) -> Content | None:
     """The checkpoint from which a cell continues; None if there is none."""
     from .. import checkpoint
-    from ..runs.folder import RESULT, newest_checkpoint
 
     folder = state.get("folder")
     path = newest_checkpoint(Path(folder)) if folder else None

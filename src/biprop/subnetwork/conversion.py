@@ -175,6 +175,8 @@ def _check_model(model: nn.Module) -> None:
         raise UserError(
             "inside torch.inference_mode no scores can train: call convert outside of it"
         )
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is of type {type(model).__name__}: must be a torch.nn.Module")
     for name, module in model.named_modules():
         _check_module(name, module)
     if (name := sharded_part(model)) is not None:

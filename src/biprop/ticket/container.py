@@ -31,6 +31,10 @@ MOST_HEADER, MOST_FILE = 1 << 24, 1 << 33
 """Limits in bytes, of the header and of the whole file."""
 _START = 10
 """Bytes that show whether a file begins like a ticket or a deck."""
+_MADE_BY = {
+    "ticket": "biprop pack makes one of a run folder or a checkpoint",
+    "deck": "biprop deck build makes one of tickets",
+}
 _NO_SUM = "0" * 64
 _TYPES = {"F32": "<f4", "BF16": "<u2", "U8": "u1"}
 
@@ -52,6 +56,8 @@ def load(path: str | Path, what: str, parse: Callable[[bytes], T]) -> T:
     try:
         with Path(path).open("rb") as file:
             return parse(_content(file, what))
+    except IsADirectoryError:
+        raise TicketError(f"{path}: a folder, not a {what}; {_MADE_BY[what]}") from None
     except OSError as e:
         raise TicketError(f"{path}: cannot be read: {e.strerror}") from None
     except MemoryError:
@@ -197,7 +203,7 @@ def _header_length(what: str, start: bytes) -> int:
         TicketError: no file of this kind begins like that.
     """
     if len(start) < _START or start[8:9] != b"{":
-        raise TicketError(f"not a {what}: the file does not begin like one")
+        raise TicketError(f"not a {what}: the file does not begin like one; {_MADE_BY[what]}")
     (length,) = struct.unpack("<Q", start[:8])
     check(length <= MOST_HEADER, f"a header of {length} bytes")
     return int(length)

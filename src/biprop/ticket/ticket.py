@@ -78,6 +78,12 @@ class Ticket:
     compact: bool = False
     graph: Graph | None = None
 
+    def __repr__(self) -> str:
+        network = self.network["name"] if self.network else "a network of the user's own"
+        share = 100 * self.kept / max(1, self.weights)
+        kept = f"{self.kept:,} of {self.weights:,} weights kept ({share:.2f} %)"
+        return f"Ticket({network}, {len(self.layers)} layers, {kept})"
+
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """The shape of one sample that the network takes: (channels, height, width) for images;

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .. import rng
-from ..errors import TicketError, one_line
+from ..errors import TicketError, UserError, one_line
 from ..models.build import build
 from ..models.interpreter import Interpreter
 from ..models.operations import Graph, check_graph
@@ -294,8 +294,12 @@ def check_same(rebuilt: nn.Module, plain: nn.Module, example: Tensor) -> None:
 
     Raises:
         TicketError: they differ by more than rounding.
+        UserError: the model returns no tensor.
     """
     expected, result = (module(_as_plain(example)) for module in (plain, rebuilt))
+    if not isinstance(expected, Tensor):
+        kind = type(expected).__name__
+        raise UserError(f"the model returns a {kind}: must return one tensor; wrap it")
     if not torch.allclose(result, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise TicketError(
             "the model's graph computes other results for the example than the model itself: does"
