@@ -104,3 +104,13 @@ def test_a_legend_of_many_curves_stands_beside_the_axes(tmp_path: Path) -> None:
         sizes.append([float(x) for x in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]])
     assert sizes[0][0] < sizes[1][0] == sizes[2][0]
     assert sizes[0][1] == sizes[1][1] < sizes[2][1]
+
+
+@pytest.mark.parametrize(("x", "is_labelled"), [([1, 20, 400], True), ([1, 400, 410], False)])
+def test_values_of_a_logarithmic_axis_are_ticks_where_they_are_apart(
+    x: list[float], is_labelled: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    curves = [Curve("", x, [1.0] * 3, [0.0] * 3, [1] * 3)]
+    figure.draw(curves, [], NAMES, "", tmp_path / "a.svg", is_log=True)
+    assert ("<!-- 400 -->" in (tmp_path / "a.svg").read_text()) == is_labelled

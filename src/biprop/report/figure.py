@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = (".pdf", ".png", ".svg")
 _MARKS = "os^Dv*PX"
+LEAST_GAP = 0.06
+"""Share of the x axis that two labels of ticks need between them."""
 _MOST_INSIDE = 4
 """Curves whose legend is inside the axes."""
 _LINES = ("-", "--", "-.", ":")
@@ -120,10 +124,12 @@ def _label(axes: Axes, labels: Sequence[str], axes_names: tuple[str, str], title
 
 
 def _make_logarithmic(axes: Axes, curves: Sequence[Curve]) -> None:
-    """A logarithmic x axis, with ticks at the values themselves where they are few."""
+    """A logarithmic x axis, with ticks at the values themselves where they are few and apart."""
     axes.set_xscale("log")
     values = sorted({x for curve in curves for x in curve.x})
-    if len(values) <= 8:
+    gap = LEAST_GAP * math.log(values[-1] / values[0])
+    are_apart = all(math.log(b / a) >= gap for a, b in itertools.pairwise(values))
+    if len(values) <= 8 and are_apart:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
 
