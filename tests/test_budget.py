@@ -177,6 +177,22 @@ def test_a_damaged_share_of_the_time_is_reported(
         Search(search.config, search.config_name, search.data, Console(), start, True)
 
 
+def test_about_a_hundred_of_many_short_epochs_are_reported(tmp_path: Path, clock: Clock) -> None:
+    short = {"one_batch": True, "batch_size": 8, "minutes": 4}
+    expected = build(tmp_path / "whole", clock, **short)
+    result = expected.run()
+    lines = (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()
+    assert expected.state.epoch == 240  # of one step and one second each
+    assert 75 <= len(lines) <= 101
+    search = build(tmp_path / "stopped", clock, **short)
+    stop_at(search, 100, signal.SIGTERM)
+    with pytest.raises(SearchStopped):
+        search.run()
+    again = clock.watch(go_on(search))
+    assert again.run().validation == result.validation
+    assert (again.folder / "logs" / "metrics.jsonl").read_text().count("\n") == len(lines)
+
+
 def test_in_words_and_time_left(clock: Clock) -> None:
     now = SearchState(epoch=2, batch=5, seconds=90)
     by_epochs, by_time = Budget(12, None, 10), Budget(90, 600, 10)

@@ -13,6 +13,12 @@ it is the most that the schedule takes (`subnetwork.schedule.ramp_epochs`).
 """
 
 
+REPORTS = 100
+"""With a budget of time, at most about so many epochs are validated, reported and saved: on few
+images an epoch takes a fraction of a second.
+"""
+
+
 @dataclass(frozen=True)
 class Budget:
     """The epochs or the time of a search.
@@ -50,6 +56,12 @@ class Budget:
     def is_time(self) -> bool:
         """Whether it is a time, not a number of epochs."""
         return self.seconds is not None
+
+    def is_report_due(self, state: SearchState) -> bool:
+        """Whether the epoch that ends here is validated, reported and saved."""
+        if not self.is_time or self.is_used_up(state):
+            return True
+        return state.progress - state.reported >= 1 / REPORTS
 
     def seconds_left(self, state: SearchState, seconds_per_step: float) -> float:
         """How long training will still take."""

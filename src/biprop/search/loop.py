@@ -300,7 +300,7 @@ class Search:
             validation = self._evaluate(self.data.validation)
         with reporter.recording(state):
             while not self.budget.is_used_up(state):
-                validation = self._run_epoch()
+                validation = self._run_epoch() or validation
             result = self._finish()
         reporter.on_result(result, state, validation, lambda: bool(self.stop.signal))
         return result
@@ -322,8 +322,9 @@ class Search:
             self.model, self.data, self.config, self.group, self._until_stopped, self._evaluate
         )
 
-    def _run_epoch(self) -> Counts:
-        """Train and evaluate one epoch, or what is left of it; returns its validation counts.
+    def _run_epoch(self) -> Counts | None:
+        """Train and evaluate one epoch, or what is left of it; returns its validation counts, or
+        None where the next report is not due yet.
 
         Raises:
             SearchDiverged: a loss or a score is not finite.
@@ -335,10 +336,14 @@ class Search:
             train = self._train_epoch(pace)
         except FloatingPointError as e:
             raise SearchDiverged(f"epoch {state.epoch + 1}, step {state.step + 1}: {e}") from None
+        if not self.budget.is_report_due(state):
+            state.start_next_epoch()
+            return None
         rates = {"lr": rate, **pace.so_far(state.step, self.config.batch_size)}
         average_batch_norm_statistics(self.model, self.group)
         validation = self._evaluate(self.data.validation, save=True)
         self._look_at_clock()
+        state.reported = state.progress
         state.start_next_epoch()
         self._end_epoch(train, validation, {**rates, "seconds": pace.seconds})
         return validation

@@ -37,6 +37,7 @@ class SearchState:
         seconds: that the search has taken up to its last whole epoch, without interruptions.
         progress: with a budget of time, the share of it that was used when the search last looked
             at the clock, between two steps, in [0, 1]; the schedules follow it.
+        reported: `progress` at the last epoch that was validated.
     """
 
     epoch: int = 0
@@ -49,6 +50,7 @@ class SearchState:
     baseline_is_due: bool = False
     seconds: float = 0.0
     progress: float = 0.0
+    reported: float = 0.0
     _started: float | None = field(default=None, init=False, repr=False, compare=False)
 
     def start_clock(self) -> None:
@@ -74,6 +76,7 @@ class SearchState:
             "baseline_is_due": self.baseline_is_due,
             "seconds": self.elapsed,
             "progress": self.progress,
+            "reported": self.reported,
             "best_epoch": self.best.epoch,
             "best_validation": asdict(self.best.validation),
             "best_train": asdict(self.best_train),
@@ -100,6 +103,7 @@ class SearchState:
         state.step = checkpoint.whole(fields["step"], 0, MOST_STEPS)
         state.seconds = _duration(fields)
         state.progress = _progress(fields, content.config, config, state.seconds)
+        state.reported = min(state.progress, float(fields.get("reported", 0.0)))
         state._restore_counts(fields)
         state.baseline_is_due = config.baseline and fields.get("baseline_is_due", False)
         if _has_the_same_batches(content.config, config):
