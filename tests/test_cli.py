@@ -210,8 +210,9 @@ def examples(text: str) -> list[list[str]]:
     ids=lambda command: " ".join(command) or "biprop",
 )
 def test_every_help_has_examples_that_the_parser_accepts(
-    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "110")  # narrower, lines would be wrapped
     text = help_of(capsys, *command)
     assert max(map(len, text.splitlines())) <= 110
     shown = examples(text)
