@@ -194,7 +194,7 @@ def test_curves_of_several_runs_lie_over_each_other(tmp_path: Path) -> None:
 def test_a_long_run_keeps_its_best_and_its_last_epoch(tmp_path: Path) -> None:
     (entry,) = read_all(write_run(tmp_path / "a", epochs=500))
     entry.best_epoch = 333
-    epochs = [line["epoch"] for line in training.shown(entry)]
+    epochs = [line["epoch"] for line in training.plotted_epochs(entry)]
     assert len(epochs) <= training.MOST_EPOCHS + 2
     assert epochs[0] == 1
     assert {333, 500} <= {*epochs}

@@ -136,4 +136,4 @@ def test_a_shown_text_is_what_the_stream_writes(text: str, encoding: str) -> Non
     stream.write(screen.printable(text))
     stream.flush()
     written = stream.buffer.getvalue()  # type: ignore[attr-defined]
-    assert screen.shown(text, stream) == written.decode(encoding)
+    assert screen.as_displayed(text, stream) == written.decode(encoding)

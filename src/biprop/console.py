@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from . import screen
-from .screen import padded, printable, shown, width
+from .screen import as_displayed, padded, printable, width
 
 LEAST_VALUE = 16
 """Columns that the values of a table need on a terminal; on a narrower one they get own lines."""
@@ -125,7 +125,7 @@ class Console:
             self._print_rich(title, head_cells, cells, alignment, show_header=True)
 
     def _shown(self, text: str) -> str:
-        return shown(text, self.stream)
+        return as_displayed(text, self.stream)
 
     def _shown_rows(self, rows: Sequence[Sequence[str]]) -> list[list[str]]:
         return [[self._shown(cell) for cell in row] for row in rows]

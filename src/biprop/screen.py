@@ -34,7 +34,7 @@ def printable(text: str) -> str:
     return "".join(character if character in _KEPT else escaped(character) for character in text)
 
 
-def shown(text: str, stream: Any = None) -> str:
+def as_displayed(text: str, stream: Any = None) -> str:
     r"""The text as a stream shows it, for tables that must know its width before they print it.
 
     `printable`, and characters that the encoding lacks are escaped too: "\u65e5" in ASCII.

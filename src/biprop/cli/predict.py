@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import screen
 from ..errors import UserError
-from ..screen import padded, shown, width
+from ..screen import as_displayed, padded, width
 from .common import (
     MAX_CALIBRATION_IMAGES,
     check_count,
@@ -332,9 +332,9 @@ class _Table:
     def __init__(
         self, names: Sequence[str], paths: Sequence[Path], top: int, columns: int | None
     ) -> None:
-        self.names = [shown(name) for name in names]
+        self.names = [as_displayed(name) for name in names]
         self.top = top
-        self.width = max(4, *(width(shown(str(path))) for path in paths))
+        self.width = max(4, *(width(as_displayed(str(path))) for path in paths))
         self.name_width = max(5, *map(width, self.names))
         cell = self.name_width + 11
         self.is_narrow, self.cells_in_line = False, top
@@ -354,7 +354,7 @@ class _Table:
             f"{padded(self.names[i], self.name_width)}  {100 * probabilities[i]:5.1f} %"
             for i in best
         ]
-        file = shown(str(path))
+        file = as_displayed(str(path))
         if not self.is_narrow:
             return ["  ".join([padded(file, self.width), *cells])]
         starts = range(0, len(cells), self.cells_in_line)

@@ -33,7 +33,7 @@ def section(entries: Sequence[Entry]) -> list[Node]:
     return [element("p", note, class_="note"), figures, details("the numbers", *tables)]
 
 
-def shown(entry: Entry, most: int = MOST_EPOCHS) -> list[Mapping[str, Any]]:
+def plotted_epochs(entry: Entry, most: int = MOST_EPOCHS) -> list[Mapping[str, Any]]:
     """The epochs of a run that are drawn."""
     every = -(-len(entry.epochs) // most)
     last = len(entry.epochs) - 1
@@ -63,7 +63,7 @@ def _series(slot: int, entry: Entry, split: str, quantity: str) -> Series:
         return Point(epoch, value, title + (", best" if is_best else ""), is_marked=is_best)
 
     lines: list[list[Point]] = [[]]
-    for line in shown(entry):
+    for line in plotted_epochs(entry):
         value, epoch = number(line, f"{split}/{quantity}"), number(line, "epoch")
         if value is None or epoch is None:
             lines.append([])
@@ -77,7 +77,7 @@ def _density_chart(runs: Sequence[tuple[int, Entry]]) -> Node | None:
     """The fraction kept over epochs, where it changes (global pruning)."""
     series = []
     for slot, entry in runs:
-        pairs = [(number(line, "epoch"), number(line, "density")) for line in shown(entry)]
+        pairs = [(number(line, "epoch"), number(line, "density")) for line in plotted_epochs(entry)]
         points = [
             Point(
                 epoch, 100 * density, f"{entry.name}: epoch {epoch:g}, kept {100 * density:.4g} %"
@@ -105,7 +105,7 @@ _COLUMNS = {
 
 
 def _table(entry: Entry) -> Node:
-    lines = shown(entry)
+    lines = plotted_epochs(entry)
     columns = {key: head for key, head in _COLUMNS.items() if any(key in line for line in lines)}
     rows = [[_epoch(entry, line), *(_cell(line, key) for key in columns)] for line in lines]
     heads = ["epoch", *columns.values()]
