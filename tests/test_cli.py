@@ -169,7 +169,7 @@ def test_accuracies_in_configurations_are_those_of_the_results() -> None:
     results = (ROOT / "docs" / "results.md").read_text()
     accuracies = [config.comments(file)[1] for file in config.packaged_files()]
     measured = [accuracy.partition(" %")[0] for accuracy in accuracies if accuracy]
-    assert len(measured) == 4
+    assert len(measured) >= 4
     assert all(number in results for number in measured)
 
 
