@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..errors import UserError, integer
-from ..files import atomic_write
-from ..ticket import Ticket, TicketError
+from ..ticket import Ticket, TicketError, container
 from .lower import lower
 from .reference import Reference
 
@@ -241,12 +240,7 @@ class Engine:
         """
         if self._refusal:
             raise UserError(f"{path}: not written, as no core could load it: {self._refusal}")
-        try:
-            with atomic_write(Path(path)) as file:
-                file.write(self._program)
-        except OSError as e:
-            raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-        return len(self._program)
+        return container.save(path, self._program)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies, pickles and spawned processes make an engine of their own, from the ticket's

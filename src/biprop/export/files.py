@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.reference import Reference
 from ..errors import TicketError, UserError, one_line
-from ..files import atomic_write
-from ..ticket import Ticket
+from ..ticket import Ticket, container
 from .samples import check_difference, input_kind, random_samples, relative
 
 if TYPE_CHECKING:
@@ -64,7 +63,9 @@ def save_onnx(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) -
 
         difference = check.difference(model, ticket, reference, is_on_pixels)
         check_difference(difference)
-    return Exported(_write(path, model.content()), input_kind(ticket, is_on_pixels), difference)
+    return Exported(
+        container.save(path, model.content()), input_kind(ticket, is_on_pixels), difference
+    )
 
 
 def save_pt2(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) -> Exported:
@@ -93,7 +94,7 @@ def save_pt2(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) ->
         logits, expected = module(samples), model(samples)
     difference = relative(logits.numpy(), expected.numpy())
     check_difference(difference)
-    return Exported(_write(path, content), input_kind(ticket, is_on_pixels), difference)
+    return Exported(container.save(path, content), input_kind(ticket, is_on_pixels), difference)
 
 
 def _program(model: nn.Module, batch: Tensor) -> bytes:
@@ -123,17 +124,3 @@ def _on_pixels(ticket: Ticket, on_pixels: bool | None) -> bool:
     if on_pixels and not has_normalisation:
         raise TicketError("the ticket has no normalisation: leave on_pixels out")
     return has_normalisation if on_pixels is None else on_pixels
-
-
-def _write(path: str | Path, content: bytes) -> int:
-    """Write a file atomically; returns its size.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        with atomic_write(Path(path)) as file:
-            file.write(content)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written: {e.strerror}") from None
-    return len(content)

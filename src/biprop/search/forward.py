@@ -16,8 +16,8 @@ from ..models.network import Network
 
 COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
-"""Processor features with which convolutions in bfloat16 were measured to be faster than in
-float32. Without them they are emulated, and several times slower.
+"""Processor features that multiply in bfloat16. Without them a convolution in bfloat16 is slower
+than in float32, because it is emulated. With AMX it was not measured.
 """
 
 
