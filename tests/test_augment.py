@@ -89,3 +89,11 @@ def test_noise_has_its_deviation_on_its_share_of_the_images() -> None:
     assert torch.equal(add_noise(images, 0.1, 1.0), images.float())
     bounded = add_noise(images, 5.0, 0.0)
     assert (float(bounded.min()), float(bounded.max())) == (0, 255)
+
+
+def test_reflection_is_pytorchs() -> None:
+    image = torch.arange(20.0).view(1, 1, 4, 5)
+    padded = torch.nn.functional.pad(image, (4, 4, 3, 3), mode="reflect")
+    rows = augment.reflected(np.arange(-3, 7), 4)
+    columns = augment.reflected(np.arange(-4, 9), 5)
+    assert torch.equal(image[:, :, rows][..., columns], padded)

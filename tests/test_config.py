@@ -200,7 +200,8 @@ AUGMENTATION = {
     *("gaussian_aug", "std_gauss"),
 }
 LOADED = {"channels", "num_classes", "low_data", "one_batch", "batch_size"}
-AUGMENTED = {"augment", "p_clean", "jsd"}
+CROPPED = {"augment", "crop_padding", "crop_padding_mode"}
+AUGMENTED = {*CROPPED, "p_clean", "jsd"}
 LISTS: dict[str, tuple[Any, set[str]]] = {
     "data places": (config.DATA_SOURCE_OPTIONS, {*DATA_SET, "data", "workers"}),
     "places": (config.PATH_OPTIONS, {"data", "log_dir", "results", "name"}),
@@ -234,7 +235,7 @@ def test_every_option_has_a_role_and_every_role_an_option() -> None:
 def test_the_checkpoint_fields_of_the_original_research_code_are_augmentation_options() -> None:
     augmentation = set(config.with_roles(Role.AUGMENTATION, Role.VIEWS))
     fields = set(checkpoint_format._AUGMENTATION_OPTIONS.values())
-    assert augmentation - fields == {"augment", "all_augmix_augmentations"}, "have no field"
+    assert augmentation - fields == {*CROPPED, "all_augmix_augmentations"}, "have no field"
     assert fields < augmentation
 
 

@@ -86,6 +86,12 @@ def test_augmentation_differs_between_steps_and_epochs() -> None:
     assert not torch.equal(a.sort(dim=0).values, b.sort(dim=0).values)
 
 
+def test_images_too_small_to_be_reflected_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--crop-padding 32 .* below the images' smaller side"):
+        load(crop_padding=32, crop_padding_mode="reflect")
+    load(crop_padding=31, crop_padding_mode="reflect")
+
+
 def test_a_last_batch_of_one_image_is_left_out() -> None:
     images = load()
     assert [len(y) for _, y in images.training_batches(628, seed=0, epoch=0)] == [628, 628]

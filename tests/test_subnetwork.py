@@ -566,13 +566,10 @@ def test_densities_by_pattern_and_exempt_layers() -> None:
 
 
 def test_a_transformer_layer_uses_its_masked_weights_in_evaluation_too() -> None:
-    """Its fused evaluation path reads the raw weights; the masked layers' hooks keep it off that
-    path.
-    """
+    """Its fused evaluation path reads the raw weights; split attention keeps it off that path."""
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     subnetwork = convert(model, 0.5)
-    assert list(subnetwork.layers) == ["linear1", "linear2"]
-    assert subnetwork.left_alone["self_attn.out_proj"] == "NonDynamicallyQuantizableLinear"
+    assert list(subnetwork.layers)[-2:] == ["linear1", "linear2"]
     x = torch.randn(2, 5, 8)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), model.train()(x))

@@ -92,15 +92,16 @@ def generator(options: Config, stream: rng.Stream, epoch: int, step: int) -> np.
 
 
 def cropped_and_flipped(
-    pixels: Tensor, flip: bool, padding: int, draws: np.random.Generator
+    pixels: Tensor, flip: bool, padding: int, draws: np.random.Generator, mode: str = "zeros"
 ) -> Tensor:
-    """Each image moved by at most `padding` pixels, black outside, and mirrored with a chance of
-    one half.
+    """Each image moved by at most `padding` pixels, black or reflected outside, and mirrored with a
+    chance of one half.
     """
     count, _, height, width = pixels.shape
     down, right = draws.integers(-padding, padding + 1, size=(2, count, 1))
     mirrored = draws.integers(2, size=(count, 1)) * flip
-    padded = F.pad(pixels, (padding,) * 4)
+    border = "reflect" if mode == "reflect" else "constant"
+    padded = F.pad(pixels.double(), (padding,) * 4, mode=border).to(pixels.dtype)
     images = []
     for image, y, x, mirror in zip(
         padded, down[:, 0] + padding, right[:, 0] + padding, mirrored[:, 0], strict=True
@@ -146,7 +147,9 @@ class Images:
         for step, first in enumerate(range(0, len(order), options.batch_size)):
             chosen = torch.from_numpy(order[first : first + options.batch_size])
             draws = generator(options, rng.Stream.AUGMENT, epoch, step)
-            plain = cropped_and_flipped(self.pixels[chosen], self.flip, 4 * self.crop, draws)
+            padding = options.crop_padding * self.crop
+            mode = options.crop_padding_mode
+            plain = cropped_and_flipped(self.pixels[chosen], self.flip, padding, draws, mode)
             views = [augmented(plain, options, draws)]
             if options.jsd:
                 views = [plain, views[0], augmented(plain, options, draws)]
@@ -375,6 +378,8 @@ def test_global_pruning_and_every_option_of_sgd(tiny_resnet: None, tmp_path: Pat
         weight_decay=0.04,
         no_bn_decay=True,
         label_smoothing=0.3,
+        crop_padding=2,
+        crop_padding_mode="reflect",
         grad_clip=True,
     )
     rates = [

@@ -288,12 +288,27 @@ class Config:
     )
     augment: str = option(
         "auto",
-        "random crops (padding 4) and horizontal flips of training images; auto: the usual choice"
+        "random crops and horizontal flips of training images; auto: the usual choice"
         " for the data set, which is crop+flip for photographs, crop for the digits, none for"
         " MNIST",
         _DATA,
         Role.VIEWS,
         choices=("auto", "none", "crop", "flip", "crop+flip"),
+    )
+    crop_padding: int = option(
+        4,
+        "pixels added to each side of a training image before its random crop",
+        _DATA,
+        Role.VIEWS,
+        low=1,
+        high=1024,
+    )
+    crop_padding_mode: str = option(
+        "zeros",
+        "the pixels that --crop-padding adds: zeros, or the image reflected at its border",
+        _DATA,
+        Role.VIEWS,
+        choices=("zeros", "reflect"),
     )
     augmix: bool = option(
         False,

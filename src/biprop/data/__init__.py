@@ -1,6 +1,5 @@
 """Data sets: recognising, reading, splitting and augmenting images."""
 
-from .dataset import CROP_PADDING as CROP_PADDING
 from .dataset import DataSet as DataSet
 from .dataset import Recipe as Recipe
 from .dataset import other_classes as other_classes

@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 def draw_crop_and_flip(
     count: int, size: tuple[int, int], padding: int, flip: bool, generator: np.random.Generator
 ) -> tuple[Indices, Indices]:
-    """Draw a random crop of each image, padded with `padding` zeros on all sides, and a horizontal
+    """Draw a random crop of each image, padded by `padding` pixels on all sides, and a horizontal
     flip with probability one half.
 
     Args:
@@ -39,6 +39,19 @@ def draw_crop_and_flip(
     flipped = generator.integers(2, size=(count, 1)) * flip
     x = np.arange(width)
     return down + np.arange(height), right + np.where(flipped, width - 1 - x, x)
+
+
+def reflected(places: Indices, size: int) -> Indices:
+    """Places outside of an image, reflected at its border, as with PyTorch's padding mode
+    "reflect": -1 becomes 1, and `size` becomes size - 2.
+
+    Args:
+        places: rows or columns, from 1 - size to 2 (size - 1).
+        size: number of rows or columns of the image.
+    """
+    last = size - 1
+    result: Indices = last - np.abs(last - np.abs(places))
+    return result
 
 
 def pick(images: Tensor, rows: Indices, columns: Indices) -> Tensor:

@@ -20,8 +20,6 @@ from .sources import Source, Split
 from .splits import ENOUGH_TO_CHOOSE, ENOUGH_TO_TRUST, VALIDATION_LAYER, stratified, validation_size
 from .transfer import on_device
 
-CROP_PADDING = 4
-"""Pixels, on each side, of the random crop."""
 _LOW_DATA_LAYER, _ONE_BATCH_LAYER = 2, 3
 """Numbers of the generator's streams, besides those of `splits`."""
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -39,12 +37,16 @@ class Recipe:
             stays clean), or None.
         jsd: three views of each image, for the Jensen-Shannon consistency loss: one without and two
             with AugMix or noise.
+        crop_padding: pixels added to each side of an image before its random crop.
+        crop_padding_mode: their values: "zeros" or "reflect".
     """
 
     augment: str = "auto"
     augmix: AugMix | None = None
     gaussian: tuple[float, float] | None = None
     jsd: bool = False
+    crop_padding: int = 4
+    crop_padding_mode: str = "zeros"
 
 
 class DataSet:
@@ -99,6 +101,16 @@ class DataSet:
             self.train = self.train.subset(_random_mask(count, wanted, _LOW_DATA_LAYER))
         self.recipe = recipe or Recipe()
         self.augment = source.augment if self.recipe.augment == "auto" else self.recipe.augment
+        self._check_padding()
+
+    def _check_padding(self) -> None:
+        """Raise UserError where an image is too small to be reflected that far."""
+        side = min(self.input_size)
+        if self.recipe.crop_padding_mode == "reflect" and self.padding >= side:
+            raise UserError(
+                f"--crop-padding {self.padding} with --crop-padding-mode reflect: must be below the"
+                f" images' smaller side, which is {side} pixels"
+            )
 
     @property
     def channels(self) -> int:
@@ -109,6 +121,12 @@ class DataSet:
     def input_size(self) -> tuple[int, int]:
         """(H, W) of the images in pixels."""
         return self.train.shape[1:]
+
+    @property
+    def padding(self) -> int:
+        """Pixels added to each side of a training image before its random crop; 0: no crop."""
+        crops = "crop" in self.augment and not self.train.crops
+        return self.recipe.crop_padding if crops else 0
 
     @property
     def views(self) -> int:
@@ -176,9 +194,12 @@ class DataSet:
             [V B, C, H, W] float32.
         """
         share = group.share_of(count)
-        padding = CROP_PADDING if "crop" in self.augment and not self.train.crops else 0
         flip = "flip" in self.augment
+        padding = self.padding
         rows, columns = augment.draw_crop_and_flip(count, self.input_size, padding, flip, generator)
+        if self.recipe.crop_padding_mode == "reflect":
+            height, width = self.input_size
+            rows, columns = augment.reflected(rows, height), augment.reflected(columns, width)
         if padding or flip:
             images = augment.pick(images, rows[share], columns[share])
         mixed = [

@@ -72,4 +72,11 @@ def recipe_of(config: Config) -> Recipe:
             config.all_augmix_augmentations,
         )
     noise = (config.std_gauss, config.p_clean) if config.gaussian_aug else None
-    return Recipe(config.augment, method, noise, config.jsd)
+    return Recipe(
+        config.augment,
+        method,
+        noise,
+        config.jsd,
+        config.crop_padding,
+        config.crop_padding_mode,
+    )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, did_you_mean
 from . import init as initialisation
+from .attention import join_attention, split_attention
 from .binarize import addressable
 from .init import draw_scores, draw_signs, draw_weight
 from .layers import Masked, mask_layer, maskable
@@ -49,7 +50,9 @@ def convert(
     """Turn a model into a subnetwork of random binary weights, in place; its forward is unchanged.
 
     Every Linear, Conv1d/2d/3d and ConvTranspose1d/2d/3d (grouped ones too) becomes a masked layer:
-    its weight and bias are frozen, and it gets trainable `scores`, one per weight.
+    its weight and bias are frozen, and it gets trainable `scores`, one per weight. So do the two
+    projections of each MultiheadAttention: its parameter `in_proj_weight` becomes the weight of a
+    layer `in_proj`, under which name state dicts have it.
 
     Args:
         model: any module of float32, bfloat16 or float16 parameters, or on the meta device.
@@ -73,13 +76,18 @@ def convert(
             (the message says why). The model is then unchanged.
     """
     _check_model(model)
-    layers = {name: module for name, module in model.named_modules() if maskable(module)}
-    densities = _densities(layers, density, _exempt_names(layers, exempt))
-    _check_choice(layers, densities, scope, floor)
-    _refuse_shared_weights(model, densities)
     draw = _Draw(seed, init, mode, nonlinearity, scale_fan)
-    draw.check(layers, densities)
-    return _converted(model, layers, densities, scope, floor, draw)
+    split = split_attention(model)
+    try:
+        layers = {name: module for name, module in model.named_modules() if maskable(module)}
+        densities = _densities(layers, density, _exempt_names(layers, exempt))
+        _check_choice(layers, densities, scope, floor)
+        _refuse_shared_weights(model, densities)
+        draw.check(layers, densities)
+        return _converted(model, layers, densities, scope, floor, draw)
+    except BaseException:
+        join_attention(split)
+        raise
 
 
 @torch.no_grad()

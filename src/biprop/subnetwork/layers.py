@@ -221,9 +221,7 @@ MASKED_CLASS: dict[type[nn.Module], type[Masked]] = {
     nn.ConvTranspose2d: MaskedConvTranspose2d,
     nn.ConvTranspose3d: MaskedConvTranspose3d,
 }
-"""Exact types only: a subclass may use its weight in its own way (`nn.MultiheadAttention` reads its
-output projection's).
-"""
+"""Exact types only: a subclass may use its weight in its own way."""
 
 
 def maskable(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from ..models.interpreter import Interpreter
 from ..models.operations import Graph, check_graph
 from ..models.trace import trace
 from ..subnetwork import Subnetwork
+from ..subnetwork.attention import join_attention, split_attention
 from ..subnetwork.layers import MASKED_CLASS, Masked
 from ..subnetwork.subnetwork import sharded_part
 from . import entropy_coding
@@ -365,7 +366,13 @@ def fill(
     """
     if any(isinstance(module, Masked) for module in model.modules()):
         raise TicketError("the model is a subnetwork already: pass a new module")
-    _check_fit(shapes, model)
+    has_split = any(name.endswith("in_proj.weight") for name in shapes)
+    split = split_attention(model) if has_split else []  # as `convert` did to the packed model
+    try:
+        _check_fit(shapes, model)
+    except TicketError:
+        join_attention(split)
+        raise
     state = _state(model)
     for name, value in state.items():
         if value.is_meta:
