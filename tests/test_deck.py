@@ -15,6 +15,7 @@ import torch
 from conftest import network_of, random_ticket
 from hypothesis import given
 from hypothesis import strategies as st
+from own_networks import packed
 
 from biprop import Deck, Engine, Ticket, TicketError, UserError
 from biprop.deck import deck as module
@@ -101,6 +102,34 @@ def test_the_module_gives_logarithms_of_the_same_probabilities(deck: Deck, gatin
     assert taken.grad is not None
     assert bool(taken.grad.abs().sum() > 0)
     assert torch.allclose(model(torch.from_numpy(pixels)), logarithms, atol=1e-5)
+
+
+def own_card(network: str, seed: int = 0) -> Ticket:
+    """A card of a user's own network, which holds its operations."""
+    torch.manual_seed(seed)
+    ticket = Ticket.from_bytes(packed(network)[1].to_bytes())
+    channels = (ticket.input_shape or ())[0]
+    ticket.mean, ticket.std = (0.4 + seed / 10,) * channels, (0.3,) * channels
+    return ticket
+
+
+def test_users_own_networks_are_cards() -> None:
+    cards = [own_card("resnet"), own_card("resnet", 1)]
+    deck = Deck(cards, ["a", "b"])
+    shape = cards[0].input_shape or ()
+    pixels = RANDOM.integers(0, 256, (4, *shape), dtype=np.uint8)
+    read = Deck.from_bytes(deck.to_bytes())
+    answers = [softmax(Engine(c).run(pixels, "NCHW")) for c in cards]
+    assert np.allclose(read.predict(pixels, layout="NCHW"), sum(answers) / 2, atol=1e-6)
+    module = read.to_model()(torch.from_numpy(pixels)).detach().exp().numpy()
+    assert np.allclose(module, sum(answers) / 2, atol=1e-5)
+    assert "of the user's own" in str(deck_report(read, 0))
+
+
+def test_networks_that_do_not_classify_images_are_no_cards() -> None:
+    for network in ("series", "unet"):
+        with pytest.raises(TicketError, match="a: does not classify images"):
+            Deck([own_card(network)], ["a"])
 
 
 def test_cards_that_do_not_fit_together() -> None:

@@ -192,30 +192,30 @@ class Deck:
 
 
 def _check_card(card: Ticket, name: str, first: Ticket, first_name: str) -> None:
-    """A card has a network and a normalisation, and images and classes of the first card."""
-    if card.network is None or not card.mean:
-        lacks = "network" if card.network is None else "normalisation"
+    """A card classifies images that it normalises, and has the images and classes of the first."""
+    has_network = card.network is not None or card.graph is not None
+    if not has_network or not card.mean:
+        lacks = "normalisation" if has_network else "network"
         raise TicketError(f"{name}: does not tell its {lacks}, so it cannot be a card")
-    shape, first_shape = _input_shape(card), _input_shape(first)
-    if shape != first_shape:
+    if len(_input_shape(card)) != 3 or len(card.output_shape or ()) != 1:
+        raise TicketError(f"{name}: does not classify images, so it cannot be a card")
+    if _input_shape(card) != _input_shape(first):
         raise TicketError(
-            f"{name} takes {' x '.join(map(str, shape))} images, and {first_name}"
-            f" {' x '.join(map(str, first_shape))}: they cannot be in one deck"
+            f"{name} takes {_times(card)} images, and {first_name} {_times(first)}: they cannot be"
+            " in one deck"
         )
-    if _classes(card) != _classes(first):
+    if (card.output_shape, card.classes) != (first.output_shape, first.classes):
         raise TicketError(f"{name} has other classes than {first_name}: they cannot be in one deck")
 
 
 def _input_shape(card: Ticket) -> tuple[int, ...]:
     """(channels, height, width) of images."""
-    assert card.network
-    return (card.network["channels"], *card.network["input_size"])
+    return card.input_shape or ()
 
 
-def _classes(card: Ticket) -> tuple[int, list[str]]:
-    """Number of the classes, and their names."""
-    assert card.network
-    return card.network["num_classes"], card.classes
+def _times(card: Ticket) -> str:
+    """The shape of the images, as text."""
+    return " x ".join(map(str, _input_shape(card)))
 
 
 def together(answers: Floats, weights: Floats) -> Floats:

@@ -17,10 +17,9 @@ def deck_report(deck: Deck, size: int) -> Report:
 
 
 def _row(name: str, card: Ticket) -> Row:
-    assert card.network
     return (
         name,
-        str(card.network["name"]),
+        str(card.network["name"]) if card.network else "of the user's own",
         f"{card.kept:,}",
         f"{card.weights:,}",
         f"{100 * card.kept / max(1, card.weights):.2f}",
