@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 RINGS = 12
 """Of equal width in spatial frequency, from the mean to the corner of the spectrum."""
-_FLOOR = 1e-5
+FLOOR = 1e-5
 """Added to the power: a quarter of a grey level's in one frequency, so that the logarithm of black
 areas stays moderate.
 """
@@ -46,7 +46,7 @@ def features(pixels: NDArray[np.uint8]) -> Floats:
         [B, F] float32; F is 12, in colour 24.
     """
     values = pixels.astype(np.float32) / np.float32(255)
-    rings = _rings(*values.shape[2:])
+    rings = ring_weights(*values.shape[2:])
     spectra = [_log_power(signal) @ rings for signal in _signals(values)]
     return np.concatenate(spectra, axis=1).astype(np.float32)
 
@@ -64,7 +64,7 @@ def _log_power(signal: Floats) -> NDArray[Any]:
     """[B, H (W // 2 + 1)], of a signal [B, C, H, W]: summed over channels, a pixel's share."""
     centred = signal - signal.mean(axis=(2, 3), keepdims=True)
     power = (np.abs(np.fft.rfft2(centred)) ** 2).sum(1) / math.prod(signal.shape[2:])
-    logarithms: NDArray[Any] = np.log(power + _FLOOR)
+    logarithms: NDArray[Any] = np.log(power + FLOOR)
     return logarithms.reshape(len(signal), math.prod(power.shape[1:]))
 
 
@@ -73,7 +73,7 @@ def features_of(channels: int) -> int:
     return RINGS * (2 if channels == 3 else 1)
 
 
-def _rings(height: int, width: int) -> Floats:
+def ring_weights(height: int, width: int) -> Floats:
     """[H (W // 2 + 1), RINGS]: the weight of each frequency in the mean over its ring."""
     vertical, horizontal = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     radius = np.hypot(vertical, horizontal).ravel() * math.sqrt(2)

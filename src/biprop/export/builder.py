@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,14 @@ class Builder:
         self._constants: dict[tuple[Any, ...], str] = {}
         self._tensors: dict[str, str] = {}
         self._batch = self._table = ""
+
+    def for_card(self, ticket: Ticket) -> Builder:
+        """A builder of another ticket's part of the same graph."""
+        other = copy.copy(self)
+        other.ticket = ticket
+        other._masked = {layer.key: layer for layer in ticket.layers}
+        other._tensors = {}
+        return other
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """A node with one output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,49 @@ def difference(model: Model, ticket: Ticket, reference: Reference, on_pixels: bo
         UserError: signs of numbers that are not close to 0 differ.
     """
     images = random_samples(ticket, reference, on_pixels)
-    logits, signs = _run(model, images)
+    results = run(model.proto, images, OUTPUT, model.signs.values())
     inputs = normalised(images, ticket) if on_pixels else images
-    expected = _Following(ticket, signs).run_once(inputs)
-    return relative(logits, expected)
+    return relative(results[OUTPUT], following(ticket, inputs, model.signs, results))
 
 
-def _run(model: Model, images: NDArray[Any]) -> tuple[Array, dict[int, Array]]:
-    """The logits of ONNX Runtime, and the results of binary activations by operation."""
+def following(
+    ticket: Ticket, inputs: NDArray[Any], signs: Mapping[int, str], results: Mapping[str, Array]
+) -> Array:
+    """What numpy computes with the binary activations of ONNX Runtime.
+
+    Args:
+        ticket: to compute.
+        inputs: normalised.
+        signs: names of the results of binary activations, by the number of their operation.
+        results: of `run`.
+
+    Raises:
+        UserError: signs of numbers that are not close to 0 differ.
+    """
+    theirs = {number: results[name] for number, name in signs.items()}
+    return _Following(ticket, theirs).run_once(inputs)
+
+
+def run(
+    model: Any, images: NDArray[Any], output: str, more: Iterable[str] = ()
+) -> dict[str, Array]:
+    """What ONNX Runtime computes.
+
+    Args:
+        model: `onnx.ModelProto`.
+        images: its input.
+        output: the name of its output.
+        more: names of other values.
+
+    Returns:
+        Arrays by name.
+    """
     import onnxruntime
     from onnx import TensorProto, helper
 
-    proto = type(model.proto)()
-    proto.CopyFrom(model.proto)
-    for name in set(model.signs.values()) - {OUTPUT}:
+    proto = type(model)()
+    proto.CopyFrom(model)
+    for name in set(more) - {output}:
         proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -60,8 +90,7 @@ def _run(model: Model, images: NDArray[Any]) -> tuple[Array, dict[int, Array]]:
         values = session.run(names, {INPUT: images})
     except Exception as e:  # of several kinds
         raise UserError(f"onnxruntime cannot run the model: {one_line(e)}") from None
-    results = dict(zip(names, values, strict=True))
-    return results[OUTPUT], {number: results[name] for number, name in model.signs.items()}
+    return dict(zip(names, values, strict=True))
 
 
 class _Following(Reference):

@@ -53,7 +53,7 @@ def save_onnx(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) -
     is_on_pixels = _on_pixels(ticket, on_pixels)
     if not is_installed("onnx"):
         raise UserError("onnx is not installed: pip install 'biprop[onnx]'")
-    from .model import make_model
+    from .model import content_of, make_model
 
     reference = Reference(ticket)
     model = make_model(ticket, reference, is_on_pixels)
@@ -64,7 +64,7 @@ def save_onnx(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) -
         difference = check.difference(model, ticket, reference, is_on_pixels)
         check_difference(difference)
     return Exported(
-        container.save(path, model.content()), input_kind(ticket, is_on_pixels), difference
+        container.save(path, content_of(model.proto)), input_kind(ticket, is_on_pixels), difference
     )
 
 

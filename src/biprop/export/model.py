@@ -40,15 +40,16 @@ class Model:
     proto: Any
     signs: dict[int, str]
 
-    def content(self) -> bytes:
-        """The bytes of the file.
 
-        Raises:
-            UserError: they are more than a file of this kind can have.
-        """
-        if (size := self.proto.ByteSize()) > _MOST_BYTES:
-            raise UserError(f"the model takes {size:,} bytes: an ONNX file has at most 2 GiB")
-        return bytes(self.proto.SerializeToString(deterministic=True))
+def content_of(proto: Any) -> bytes:
+    """The bytes of a model's file.
+
+    Raises:
+        UserError: they are more than a file of this kind can have.
+    """
+    if (size := proto.ByteSize()) > _MOST_BYTES:
+        raise UserError(f"the model takes {size:,} bytes: an ONNX file has at most 2 GiB")
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def make_model(ticket: Ticket, reference: Reference, on_pixels: bool) -> Model:
@@ -67,31 +68,68 @@ def make_model(ticket: Ticket, reference: Reference, on_pixels: bool) -> Model:
         UserError: an operation has no converter, or the model is too large.
     """
     b = Builder(ticket)
-    names = _values(b, reference, on_pixels)
+    names = add_network(b, reference, on_pixels)
+    takes = tensor_info(INPUT, reference.graph.input, reference.graph.indices)
+    gives = tensor_info(OUTPUT, reference.shapes[-1])
+    name_output(b, names[-1], OUTPUT)
+    proto = checked_proto(b, "ticket", takes, gives, _metadata(ticket, on_pixels))
+    return Model(proto, signs_of(reference, [*names[:-1], OUTPUT]))
+
+
+def signs_of(reference: Reference, names: list[str]) -> dict[int, str]:
+    """Names of the results of binary activations, by the number of their operation.
+
+    Args:
+        reference: of a ticket.
+        names: of the values of its graph, from `add_network`.
+    """
     operations = enumerate(reference.graph.operations, start=1)
-    signs = {number: names[number] for number, o in operations if o.op in ("sign", "sign0")}
-    graph = helper.make_graph(
-        b.nodes,
-        "ticket",
-        [_info(INPUT, reference.graph.input, reference.graph.indices)],
-        [_info(OUTPUT, reference.shapes[-1])],
-        b.initialisers,
-    )
+    return {number: names[number] for number, o in operations if o.op in ("sign", "sign0")}
+
+
+def name_output(b: Builder, value: str, output: str) -> None:
+    """Rename the last value, which no node reads, to that of the model's output."""
+    if b.nodes[-1].output[0] != value:
+        b.add("Identity", value)
+    b.nodes[-1].output[0] = output
+
+
+def checked_proto(b: Builder, name: str, takes: Any, gives: Any, metadata: dict[str, str]) -> Any:
+    """The model of what a builder collected, after ONNX's checker has accepted it.
+
+    Args:
+        b: has all nodes.
+        name: of the graph.
+        takes, gives: input and output, from `tensor_info`.
+        metadata: entries of metadata_props.
+
+    Raises:
+        UserError: the checker refuses it, or it is too large.
+    """
+    graph = helper.make_graph(b.nodes, name, [takes], [gives], b.initialisers)
     opsets = [helper.make_opsetid("", OPSET)]
     proto = helper.make_model(graph, opset_imports=opsets, producer_name="biprop")
     proto.ir_version, proto.producer_version = _IR_VERSION, __version__
-    helper.set_model_props(proto, _metadata(ticket, on_pixels))
-    model = Model(proto, signs)
-    model.content()
+    helper.set_model_props(proto, metadata)
+    content_of(proto)
     try:
         checker.check_model(proto, full_check=True)
     except Exception as e:  # of several kinds, also of shape inference
         raise UserError(f"ONNX's checker refuses the model: {one_line(e)}") from None
-    return model
+    return proto
 
 
-def _values(b: Builder, reference: Reference, on_pixels: bool) -> list[str]:
-    """Add the nodes of all operations; returns the names of the graph's values."""
+def add_network(b: Builder, reference: Reference, on_pixels: bool) -> list[str]:
+    """Add the nodes of all operations of a ticket; returns the names of its graph's values.
+
+    Args:
+        b: of the ticket.
+        reference: of the ticket.
+        on_pixels: normalise the input before.
+
+    Raises:
+        UserError: an operation has no converter.
+    """
     names = [_normalised(b, len(reference.graph.input)) if on_pixels else INPUT]
     shapes = reference.shapes
     for number, operation in enumerate(reference.graph.operations, start=1):
@@ -101,9 +139,6 @@ def _values(b: Builder, reference: Reference, on_pixels: bool) -> list[str]:
         if operation.op not in CONVERTERS:
             raise UserError(f"operation {number}, {operation.op}: it cannot be exported to ONNX")
         names.append(CONVERTERS[operation.op](b, step))
-    if b.nodes[-1].output[0] != names[-1]:
-        b.add("Identity", names[-1])
-    b.nodes[-1].output[0] = names[-1] = OUTPUT  # no node reads it
     return names
 
 
@@ -126,7 +161,8 @@ def _normalised(b: Builder, axes: int) -> str:
     return b.add("Div", b.add("Sub", INPUT, mean), std)
 
 
-def _info(name: str, shape: Shape, is_whole: bool = False) -> Any:
+def tensor_info(name: str, shape: Shape, is_whole: bool = False) -> Any:
+    """The type of an input or output whose first axis is the batch."""
     kind = TensorProto.INT64 if is_whole else TensorProto.FLOAT
     return helper.make_tensor_value_info(name, kind, [_BATCH, *shape[1:]])
 
