@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,19 +72,31 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_suffix(arguments.output, f".{arguments.to}", f"file of --to {arguments.to}")
     check_folder(arguments.output)
-    export = _deck if arguments.file.endswith(DECK_SUFFIX) else _ticket
-    exported, rows = export(arguments)
+    kind, export = ("deck", _deck) if _is_deck(arguments.file) else ("ticket", _ticket)
+    exported, tickets = export(arguments)
     if exported.difference is None:
         warn(["onnxruntime is not installed: the model was checked by onnx, and not run"])
-    checked = _checked(exported.difference, rows["gives"].rpartition(" ")[2], arguments.file)
-    Console(tolerant=True).table(
-        f"{arguments.output} written", [*rows.items(), ("checked", checked)]
-    )
+    output = "probabilities" if kind == "deck" else "logits"
+    numbers = sum(ticket.weights for ticket in tickets)
+    numbers += sum(value.size for ticket in tickets for value in ticket.state.values())
+    size = Path(arguments.file).stat().st_size
+    beside = f"the {kind}: {size:,}; all numbers in float32: {4 * numbers:,}"
+    rows = [
+        ("bytes", f"{exported.size:,}  ({beside})"),
+        ("takes", f"{_sizes(tickets[0].input_shape)}: {exported.input}"),
+        ("gives", f"{_sizes(tickets[0].output_shape)}: {output}"),
+        ("checked", _checked(exported.difference, output, kind)),
+    ]
+    Console(tolerant=True).table(f"{arguments.output} written", rows)
     return 0
 
 
-def _ticket(arguments: argparse.Namespace) -> tuple[Exported, dict[str, str]]:
-    """Write a ticket; returns what is reported."""
+def _is_deck(file: str) -> bool:
+    return file.endswith(DECK_SUFFIX)
+
+
+def _ticket(arguments: argparse.Namespace) -> tuple[Exported, list[Ticket]]:
+    """Write a ticket, and return it too."""
     from ..export import save_onnx, save_pt2
     from ..ticket import Ticket, TicketError
 
@@ -99,11 +110,11 @@ def _ticket(arguments: argparse.Namespace) -> tuple[Exported, dict[str, str]]:
         exported = save(ticket, arguments.output, False if arguments.normalised else None)
     except TicketError as e:
         raise TicketError(f"{arguments.file}: {e}") from None
-    return exported, _rows(arguments, exported, [ticket], "logits")
+    return exported, [ticket]
 
 
-def _deck(arguments: argparse.Namespace) -> tuple[Exported, dict[str, str]]:
-    """Write a deck; returns what is reported."""
+def _deck(arguments: argparse.Namespace) -> tuple[Exported, list[Ticket]]:
+    """Write a deck, and return its cards too."""
     from ..deck import Deck
     from ..deck.export import save_onnx
 
@@ -113,32 +124,15 @@ def _deck(arguments: argparse.Namespace) -> tuple[Exported, dict[str, str]]:
         raise UserError("--normalised: the cards of a deck normalise images; leave the flag out")
     deck = Deck.load(arguments.file)
     exported = save_onnx(deck, arguments.output, arguments.gating or "batch")
-    return exported, _rows(arguments, exported, deck.cards, "probabilities")
-
-
-def _rows(
-    arguments: argparse.Namespace, exported: Exported, tickets: Sequence[Ticket], output: str
-) -> dict[str, str]:
-    """Sizes, input and output."""
-    numbers = sum(
-        ticket.weights + sum(value.size for value in ticket.state.values()) for ticket in tickets
-    )
-    size = Path(arguments.file).stat().st_size
-    beside = f"{arguments.file}: {size:,}; all numbers in float32: {4 * numbers:,}"
-    first = tickets[0]
-    return {
-        "bytes": f"{exported.size:,}  ({beside})",
-        "takes": f"{_sizes(first.input_shape)}: {exported.input}",
-        "gives": f"{_sizes(first.output_shape)}: {output}",
-    }
+    return exported, deck.cards
 
 
 def _sizes(shape: tuple[int, ...] | None) -> str:
     return " x ".join(("batch", *map(str, shape or ())))
 
 
-def _checked(difference: float | None, output: str, file: str) -> str:
+def _checked(difference: float | None, output: str, kind: str) -> str:
     if difference is None:
         return "by onnx, not run"
-    same = f"its {output} of 3 random images are those of {file}"
+    same = f"its {output} of 3 random images are the {kind}'s"
     return f"{same}, to {difference:.1e} of their spread" if difference else same
