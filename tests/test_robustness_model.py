@@ -92,6 +92,12 @@ def test_a_data_set_gives_its_test_images_and_its_normalisation() -> None:
     torch.testing.assert_close(net.seen[1], pixels / 255)
 
 
+def test_floats_are_rounded_to_the_nearest_of_256_levels() -> None:
+    net = Net()
+    measure(net, (torch.full((2, 1, 32, 32), 0.999), LABELS[:2]), on_pixels=True, **FEW)
+    assert float(net.seen[0].min()) == 1
+
+
 def test_modes_are_restored_and_the_model_is_measured_in_its_own_type() -> None:
     net = Net().double().train()
     net.norm.eval()
