@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import network_of, png, random_ticket
 
 from biprop import Deck, Ticket
 from biprop.cli import command_line
 from biprop.data import DataSet, digits
+from biprop.robustness import measure
 
 DIGITS = DataSet(digits.digits())
 FEW = ["--corruptions", "fog,noise", "--severities", "1,4", "--images", "40"]
@@ -126,7 +128,7 @@ def test_published_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert len({cell["right"] for cell in cells.values()}) == 1
     np.save(folder / "fog.npy", images)
     np.save(folder / "labels.npy", np.zeros(29, dtype=np.int64))
-    assert "fog.npy: 30 images, and 29 labels" in fails(capsys, *arguments)
+    assert "fog.npy: 30 images, and 29 labels" in fails(capsys, *arguments, "--overwrite")
 
 
 def test_inspecting_a_deck(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +197,120 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     )
     assert not Path("x.deck").exists()
     assert "--engine: runs tickets and decks" in fails(capsys, "robustness", "a.pth", "--engine")
+
+
+NET = """\
+import torch
+class Net(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+class Wide(torch.nn.Linear): pass
+made = Net()
+value = torch.nn.functional.relu
+def number(): return 3
+"""
+
+
+@pytest.fixture
+def _own_network() -> None:
+    """net.py with networks, and net.pth with weights of one."""
+    Path("net.py").write_text(NET)
+    torch.manual_seed(3)
+    torch.save(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10)).state_dict(), "net.pth"
+    )
+
+
+OWN = ["robustness", "--arch", "net.py:Net", "--weights", "net.pth"]
+
+
+@pytest.mark.usefixtures("_own_network")
+def test_a_model_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main([*OWN, "--set", "digits", "--on-pixels", *FEW]) == 0
+    assert "net.py:Net: corrupted here, from 40 test images" in capsys.readouterr().out
+    recorded = json.loads(Path("Net.robustness.json").read_text())
+    assert recorded["weights"] == "net.pth"
+    assert recorded["normalised by"] == "the model"
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    model.load_state_dict(torch.load("net.pth"))
+    expected = measure(
+        model, DIGITS, on_pixels=True, corruptions="fog,noise", severities="1,4", images=40
+    )
+    (result,) = recorded["results"]
+    assert result["name"] == "Net"
+    assert result["clean"]["right"] == expected.clean.right
+    for (name, severity), counts in expected.cells.items():
+        assert result["corruptions"][name][str(severity)]["right"] == counts.right
+    normalised = [*OWN, "--set", "digits", "--mean", "0.1", "--std", "0.5", *FEW, "-o", "n"]
+    assert command_line.main(normalised) == 0
+    assert json.loads(Path("n.json").read_text())["normalised by"] == "the given mean and std"
+    reference = ["--reference", "n.json", "-o", "own"]
+    made = ["robustness", "--arch", "net.py:made", "--set", "digits", *FEW, *reference]
+    assert command_line.main(made) == 0
+
+
+@pytest.mark.usefixtures("_own_network")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["robustness"], "name what to measure: biprop robustness FILE, or --arch FILE.py:NAME"),
+        (["robustness", "a.mpt", "--on-pixels"], "--on-pixels: is for a model of your own"),
+        (OWN, "pass --data DIR, or --set digits"),
+        ([*OWN, "--set", "digits", "--engine"], "--engine: runs tickets and decks"),
+        ([*OWN, "--set", "digits", "--mean", "a,b"], "--mean a,b: must be numbers"),
+        ([*OWN, "--set", "digits", "--mean", "1,2"], "mean = [1.0, 2.0]: must be 1 numbers"),
+        ([*OWN, "--data", "none"], "--data none: no such folder"),
+        (
+            ["robustness", "--arch", "net.py:Wide", "--set", "digits"],
+            "net.py:Wide: cannot be made without arguments: TypeError: ",
+        ),
+        (
+            ["robustness", "--arch", "net.py:number", "--set", "digits"],
+            "net.py:number: makes a value of type int: must be a torch.nn.Module",
+        ),
+        (["robustness", "--arch", "cResNet18", "--set", "digits"], "must be FILE.py:NAME"),
+    ],
+)
+def test_mistakes_with_a_model_of_the_users_own(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in fails(capsys, *arguments)
+    assert not list(Path().glob("*.json"))
+
+
+def test_no_measurement_is_overwritten_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--corruptions", "fog", "--severities", "1", "--images", "9"]
+    assert command_line.main(["robustness", "a.mpt", *few]) == 0
+    before = Path("a.robustness.json").read_bytes()
+    assert "a.robustness.csv: exists: pass --overwrite" in fails(
+        capsys, "robustness", "a.mpt", *few
+    )
+    reference = ["--reference", "a.robustness.json", "--overwrite"]
+    assert "would be overwritten by the result: pass another -o" in fails(
+        capsys, "robustness", "a.mpt", *few, *reference
+    )
+    assert Path("a.robustness.json").read_bytes() == before
+    more = ["--corruptions", "fog", "--severities", "1,2", "--images", "9"]
+    assert command_line.main(["robustness", "a.mpt", *more, "--overwrite"]) == 0
+    assert Path("a.robustness.json").read_bytes() != before
+
+
+def test_mce_is_undefined_where_the_reference_makes_no_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = ["--corruptions", "fog,snow", "--severities", "1", "--images", "9"]
+    assert command_line.main(["robustness", "a.mpt", *few]) == 0
+    path = Path("a.robustness.json")
+    recorded = json.loads(path.read_text())
+    recorded["results"][0]["corruptions"]["snow"]["1"]["accuracy"] = 100.0
+    path.write_text(json.dumps(recorded))
+    capsys.readouterr()
+    arguments = ["robustness", "a.mpt", *few, "--reference", str(path), "-o", "b"]
+    assert command_line.main(arguments) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"mCE\n.*undefined\n", shown.out)
+    assert "mCE is undefined: the reference makes no error under snow;" in shown.err
+    assert json.loads(Path("b.json").read_text())["results"][0]["mce"] is None
 
 
 def test_names_of_cards_are_paths_where_names_are_the_same() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from biprop.data import DataSet, digits, spread
 from biprop.errors import UserError
 from biprop.evaluation.counts import Counts
-from biprop.robustness import measure, scores
+from biprop.robustness import classifier, scores
+from biprop.robustness.classifier import Classifier
 from biprop.robustness.corruptions import corrupt
 from biprop.robustness.images import Generated, PublishedArrays, PublishedFolders, published
-from biprop.robustness.measure import Classifier
 from biprop.robustness.scores import Scores, choose_cells
 from biprop.robustness.severities import EXTRA, GROUPS, NAMES
 
@@ -44,6 +44,16 @@ def test_mce_is_the_mean_of_ratios_of_summed_errors() -> None:
     reference = {"fog": {1: 0.1, 5: 0.3}, "snow": {1: 0.2}}
     assert measured.mce(reference) == pytest.approx(100 * ((0.2 + 0.8) / 0.4 + 0.1 / 0.2) / 2)
     assert scores_of({("spatter", 1): 3}).mce(reference) is None
+
+
+def test_mce_is_undefined_where_the_reference_makes_no_error() -> None:
+    measured = scores_of({("fog", 1): 80, ("fog", 5): 20, ("snow", 1): 90, ("snow", 2): 100})
+    reference = {"fog": {1: 0.0, 5: 0.3}, "snow": {1: 0.0, 2: 0.0}}
+    assert measured.mce(reference) is None
+    assert measured.without_errors(reference) == ["snow"]
+    reference["snow"][2] = 0.0001  # one error in ten thousand images
+    assert measured.mce(reference) == pytest.approx(100 * (1 / 0.3 + 0.1 / 0.0001) / 2)
+    assert measured.without_errors(reference) == []
 
 
 def test_a_network_is_its_own_reference(tmp_path: Path) -> None:
@@ -151,9 +161,9 @@ def brightness_of(pixels: Tensor) -> Tensor:
 
 def test_counts_are_those_of_the_images_one_by_one() -> None:
     numbers = spread(len(DIGITS.test), 50)
-    source = Generated(DIGITS, numbers, 16, seed=3)
+    source = Generated(DIGITS.test, numbers, 16, seed=3)
     cells = [("brightness", 5), ("shot_noise", 1)]
-    (measured,) = measure.measure(
+    (measured,) = classifier.count(
         Classifier([brightness_of], ["b"]),
         source.clean(),
         source,

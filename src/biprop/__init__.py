@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import robustness as robustness
     from .deck import Deck as Deck
     from .engine import Engine as Engine
     from .errors import UserError as UserError
@@ -37,7 +38,10 @@ _MODULE_OF = {
     "cmake_dir": "native",
     "convert": "subnetwork",
     "include_dir": "native",
+    "robustness": "robustness",
 }
+"""Public name -> the module that defines it, or which it is."""
+
 
 __all__ = [
     "BinaryActivation",
@@ -52,13 +56,15 @@ __all__ = [
     "cmake_dir",
     "convert",
     "include_dir",
+    "robustness",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'biprop' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    module = importlib.import_module(f".{_MODULE_OF[name]}", __name__)
+    return module if _MODULE_OF[name] == name else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import config as options
 from .. import interrupts, screen
 from ..errors import UserError
-from . import find_report, multigpu
+from . import dry_run, find_report, multigpu
 from .common import EXIT_DIVERGED, EXIT_INTERRUPTED, warn
 from .evaluate import show_accuracy
 from .parser import DEBUG, add_command, add_options, coerced, overrides
@@ -71,6 +71,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="print the resulting values of all options as YAML, and exit",
     )
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help=dry_run.HELP)
     _add_start_flags(parser.add_argument_group("start"))
     add_options(parser)
     machine = parser.add_argument_group("machine")
@@ -130,7 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             "--resume and --pretrained: pass one of them, to continue a run or to start a new one"
         )
-    if arguments.multigpu is not None and not arguments.print_config:
+    is_search = not (arguments.print_config or arguments.dry_run)
+    if arguments.multigpu is not None and is_search:
         gpus = multigpu.choose(arguments.multigpu, _device(arguments, given))
         if len(gpus) > 1:
             return multigpu.start_processes(gpus, arguments.argv)
@@ -141,6 +143,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         screen.print_text(options.as_yaml(beginning.config))
         return 0
+    if arguments.dry_run:
+        return dry_run.show_search(
+            beginning.config, beginning.name, beginning.checkpoint, beginning.resumes
+        )
     return _search(beginning)
 
 

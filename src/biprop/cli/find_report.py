@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import next_step
 from .common import layer_rows
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def headline(
 def show(
     console: Console, config: Config, network: Network, result: Result, images: DataSet
 ) -> None:
-    """Print the result of a search as a table."""
+    """Print the result of a search as a table, and the next command to type."""
     rows = [
         *_network_rows(config, result),
         *_accuracy_rows(config, result, images),
@@ -47,6 +48,7 @@ def show(
         ("files", f"{result.folder}/  (checkpoints/model_best.pth, logs/, settings.txt)"),
     ]
     console.table(_title(network, result, images), rows)
+    console.line("", *next_step.after_find(config, result.folder, bool(result.weights)))
 
 
 def _title(network: Network, result: Result, images: DataSet) -> str:

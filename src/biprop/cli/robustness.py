@@ -7,11 +7,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import write_text_atomically
+from . import robustness_model
 from .common import load_engine, warn
 from .parser import (
     DATA_AND_NETWORK,
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
     from ..data import DataSet
     from ..deck import Deck
     from ..evaluation.subject import Subject
+    from ..robustness.classifier import Classifier, Network
     from ..robustness.images import Corrupted
-    from ..robustness.measure import Classifier, Network
     from ..robustness.scores import Cell, Scores
 
 Reference = Mapping[str, Mapping[int, float]]
 """Corruption -> severity -> error of the network that mCE is relative to."""
+
+_SUFFIXES = (".csv", ".json", ".png")
 
 _DESCRIPTION = """\
 Measure the accuracy of a ticket, a deck or a checkpoint on clean test images, and under 15
@@ -46,14 +50,18 @@ from the test images, unless --corrupted names a published benchmark such as CIF
 every ticket is measured, and the whole: with equal weights, and with weights from its gate, per
 batch and per image. Results are written to NAME.json, NAME.csv and, if matplotlib is installed
 (pip install 'biprop[plots]'), NAME.png. The file records the network and the data set, but not
-where the data are: pass --data, except for the embedded digits. The options of the network are for
-checkpoints that do not record them, such as the oldest of the original research code."""
+where the data are: pass --data, except for the embedded digits. Any other PyTorch model is
+measured if --arch names its class, or a function that makes it: the file is imported, that is
+executed. The other options of the network are for checkpoints that do not record them, such as the
+oldest of the original research code."""
 _EPILOG = """\
 examples:
   biprop robustness digits.mpt
   biprop robustness AB.deck --data DIR --corruptions noise,fog --severities 1,5 --images 1000
   biprop robustness cifar.mpt --data DIR --corrupted CIFAR-10-C
-  biprop robustness cifar.mpt --data DIR --reference other.robustness.json    adds mCE"""
+  biprop robustness cifar.mpt --data DIR --reference other.robustness.json    adds mCE
+  biprop robustness --arch net.py:Net --weights net.pth --on-pixels --set CIFAR10 --data DIR
+                                           a PyTorch model of your own"""
 
 
 def add(commands: Any) -> None:
@@ -63,12 +71,14 @@ def add(commands: Any) -> None:
         "robustness",
         run,
         help="measure the accuracy under common corruptions, such as noise and blur",
-        usage="biprop robustness FILE [options]",
+        usage="biprop robustness FILE [options]\n"
+        "       biprop robustness --arch FILE.py:NAME --weights FILE --data DIR [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
     parser.add_argument(
         "file",
+        nargs="?",
         metavar="FILE",
         help=f"ticket ({TICKET_SUFFIX}), deck ({DECK_SUFFIX}), run folder, or checkpoint of biprop"
         " or of the original research code",
@@ -85,6 +95,10 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="name of the files to write, without suffix [that of FILE, and .robustness]",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the files of an earlier measurement"
+    )
+    robustness_model.add_flags(parser)
     add_options(parser, DATA_AND_NETWORK)
     parser.add_argument("--debug", **DEBUG)
 
@@ -124,36 +138,124 @@ def _add_corruption_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@dataclass
+class _Measurement:
+    """What was measured.
+
+    Attributes:
+        title: of the table.
+        scores: one per classifier.
+        reference: what mCE is relative to; None: there is no mCE.
+        about: how the results were obtained, for the JSON file.
+    """
+
+    title: str
+    scores: Sequence[Scores]
+    reference: Reference | None
+    about: dict[str, Any]
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write the results; returns the exit code."""
-    flags = coerced(overrides(arguments))
+    given = overrides(arguments)
+    spec = robustness_model.taken_spec(arguments, given)
+    flags = coerced(given)
     _check_numbers(arguments)
-    output = _output(arguments)
+    output = _output(arguments, spec)
     check_folder(output)
+    files = _files(output)
+    _check_files(files, arguments)
     from ..console import Console
-    from ..evaluation.device import choose_device
-    from ..evaluation.subject import load_data
-    from ..robustness import measure
-    from ..robustness.scores import choose_cells, read_reference
+    from ..robustness.scores import choose_cells
 
     cells = choose_cells(arguments.corruptions, arguments.severities)
+    console = Console(tolerant=True)
+    measured = (
+        _measure_model(arguments, spec, flags, cells, console)
+        if spec
+        else _measure_file(arguments, flags, cells, console)
+    )
+    _show_corruptions(console, measured.title, measured.scores)
+    _show_means(console, measured.scores, measured.reference)
+    _warn_without_errors(measured)
+    _write(console, files, measured)
+    return 0
+
+
+def _measure_file(
+    arguments: argparse.Namespace,
+    flags: Mapping[str, Any],
+    cells: Sequence[Cell],
+    console: Console,
+) -> _Measurement:
+    """Measure a ticket, a deck or a checkpoint."""
+    from ..evaluation.device import choose_device
+    from ..evaluation.subject import load_data
+    from ..robustness import classifier as classifiers
+
     subjects, deck = _subjects(arguments.file, flags, arguments.engine)
     first = subjects[0]
     device = choose_device("cpu" if arguments.engine else flags.get("device", "auto"))
-    reference = None
-    if arguments.reference:
-        reference = read_reference(arguments.reference, cells, first.task.num_classes)
-    console = Console(tolerant=True)
+    reference = _reference(arguments, cells, first.task.num_classes)
     dataset = load_data(first, console)
     clean, corrupted = _images(arguments, cells, first, dataset, device)
     classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
-    scores = measure.measure(classifier, clean, corrupted, cells, device, console.track)
+    scores = classifiers.count(classifier, clean, corrupted, cells, device, console.track)
+    title = f"{Path(arguments.file)}: {corrupted.description}"
+    return _Measurement(
+        title, scores, reference, _provenance(arguments, first, corrupted.description, device)
+    )
 
-    _show_corruptions(console, f"{Path(arguments.file)}: {corrupted.description}", scores)
-    _show_means(console, scores, reference)
-    about = _provenance(arguments, first, corrupted, device)
-    _write(console, output, scores, about, reference)
-    return 0
+
+def _measure_model(
+    arguments: argparse.Namespace,
+    spec: str,
+    flags: Mapping[str, Any],
+    cells: Sequence[Cell],
+    console: Console,
+) -> _Measurement:
+    """Measure a PyTorch model of the user's own."""
+    from ..evaluation.device import choose_device
+    from ..robustness import measure
+    from ..robustness.model import DEFAULT_BATCH
+
+    if arguments.engine:
+        raise UserError("--engine: runs tickets and decks, not a model of your own")
+    device = choose_device(flags.get("device", "auto"))
+    model = robustness_model.load_model(spec, arguments.weights, device)
+    images = robustness_model.load_data(flags, console)
+    reference = _reference(arguments, cells, len(images.classes))
+    scores = measure(
+        model,
+        images,
+        **robustness_model.normalisation(arguments),
+        corruptions=arguments.corruptions,
+        severities=arguments.severities,
+        corrupted=arguments.corrupted,
+        images=arguments.images,
+        seed=arguments.corruption_seed,
+        name=spec.rpartition(":")[2],
+        progress=console.track,
+    )
+    about = {
+        "file": spec,
+        "weights": arguments.weights,
+        "set": images.about or flags.get("set"),
+        "images": scores.source,
+        "normalised by": robustness_model.normalised_by(arguments),
+        "computed by": f"PyTorch, {device}",
+        "batch": DEFAULT_BATCH,
+        "reference": arguments.reference,
+    }
+    return _Measurement(f"{spec}: {scores.source}", [scores], reference, about)
+
+
+def _reference(
+    arguments: argparse.Namespace, cells: Sequence[Cell], classes: int
+) -> Reference | None:
+    from ..robustness.scores import read_reference
+
+    return read_reference(arguments.reference, cells, classes) if arguments.reference else None
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
@@ -163,13 +265,40 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise UserError(f"--seed {arguments.corruption_seed}: must be in 0 .. 2**64 - 1")
 
 
-def _output(arguments: argparse.Namespace) -> Path:
-    """The name of the files to write, without suffix."""
+def _output(arguments: argparse.Namespace, spec: str | None) -> Path:
+    """The name of the files to write, without suffix.
+
+    Args:
+        arguments: of the command line.
+        spec: the model of the user's own, FILE.py:NAME; None: a file of biprop's.
+    """
     if arguments.output:
         path = Path(arguments.output)
-        return path.with_suffix("") if path.suffix in (".json", ".csv", ".png") else path
+        return path.with_suffix("") if path.suffix in _SUFFIXES else path
+    if spec:
+        return Path(f"{spec.rpartition(':')[2]}.robustness")
     path = Path(arguments.file)
     return path / "robustness" if path.is_dir() else path.with_name(f"{path.stem}.robustness")
+
+
+def _files(output: Path) -> list[Path]:
+    """The files to write: CSV, JSON and plot."""
+    return [output.with_name(output.name + suffix) for suffix in _SUFFIXES]
+
+
+def _check_files(files: Sequence[Path], arguments: argparse.Namespace) -> None:
+    """Raise UserError if a file would replace another measurement, before anything is measured."""
+    there = [file for file in files if file.exists()]
+    reference = Path(arguments.reference) if arguments.reference else None
+    if reference and any(reference.exists() and reference.samefile(file) for file in there):
+        raise UserError(
+            f"--reference {reference}: would be overwritten by the result: pass another -o NAME"
+        )
+    if there and not arguments.overwrite:
+        raise UserError(
+            f"{there[0]}: exists: pass --overwrite to replace the earlier measurement, or another"
+            " -o NAME"
+        )
 
 
 def _subjects(
@@ -210,7 +339,7 @@ def _images(
     batch = evaluation_batch(task)
     limit = arguments.images or len(dataset.test)
     numbers = spread(len(dataset.test), limit)
-    generated = Generated(dataset, numbers, batch, arguments.corruption_seed, device)
+    generated = Generated(dataset.test, numbers, batch, arguments.corruption_seed, device)
     if not arguments.corrupted:
         return generated.clean(), generated
     shape = (task.channels, *task.input_size)
@@ -225,7 +354,7 @@ def _classifier(
     by_engine: bool,
     device: torch.device,
 ) -> Classifier:
-    from ..robustness.measure import Classifier
+    from ..robustness.classifier import Classifier
     from ..ticket import Ticket
 
     if by_engine:
@@ -254,7 +383,7 @@ def _torch_network(subject: Subject, dataset: DataSet, device: torch.device) -> 
 
 
 def _provenance(
-    arguments: argparse.Namespace, subject: Subject, corrupted: Corrupted, device: torch.device
+    arguments: argparse.Namespace, subject: Subject, source: str, device: torch.device
 ) -> dict[str, Any]:
     """How the results were obtained, for the JSON file."""
     from ..evaluation.device import evaluation_batch
@@ -262,7 +391,7 @@ def _provenance(
     return {
         "file": arguments.file,
         "set": subject.config.set,
-        "images": corrupted.description,
+        "images": source,
         "computed by": "engine" if arguments.engine else f"PyTorch, {device}",
         "batch": evaluation_batch(subject.task),
         "reference": arguments.reference,
@@ -307,18 +436,29 @@ def _show_means(console: Console, scores: Sequence[Scores], reference: Reference
         row = [classifier.name, _percent(classifier.clean.top1), _percent(classifier.mean())]
         row += map(_percent, of_groups)
         if reference:
-            row.append(_percent(classifier.mce(reference)))
+            mce = classifier.mce(reference)
+            row.append("undefined" if mce is None else _percent(mce))
         rows.append(row)
     console.columns(f"means ({first.clean.images:,} clean images)", heads, rows)
 
 
-def _write(
-    console: Console,
-    output: Path,
-    scores: Sequence[Scores],
-    about: Mapping[str, Any],
-    reference: Reference | None,
-) -> None:
+def _warn_without_errors(measured: _Measurement) -> None:
+    """Warn where mCE does not exist."""
+    from ..robustness.scores import display_name
+
+    if not measured.reference:
+        return
+    if names := measured.scores[0].without_errors(measured.reference):
+        under = ", ".join(map(display_name, names))
+        warn(
+            [
+                f"mCE is undefined: the reference makes no error under {under}; measure both on"
+                " more images or severities"
+            ]
+        )
+
+
+def _write(console: Console, files: Sequence[Path], measured: _Measurement) -> None:
     """Write the results as CSV and JSON, and a bar chart if matplotlib is installed.
 
     Raises:
@@ -327,20 +467,19 @@ def _write(
     from ..robustness import plots
     from ..robustness.scores import as_json
 
-    csv_file, json_file, png_file = (
-        output.with_name(output.name + suffix) for suffix in (".csv", ".json", ".png")
-    )
-    content = json.dumps(as_json(scores, about, reference), indent=1, allow_nan=False)
+    csv_file, json_file, png_file = files
+    scores, about = measured.scores, measured.about
+    content = json.dumps(as_json(scores, about, measured.reference), indent=1, allow_nan=False)
     try:
         write_text_atomically(csv_file, _csv(scores))
         write_text_atomically(json_file, content + "\n")
     except OSError as e:
         raise UserError(f"{json_file}: cannot be written: {e.strerror}") from None
-    files = [json_file, csv_file]
+    written = [json_file, csv_file]
     if plots.is_installed():
         plots.corruption_bars(scores, f"{about['file']}: {about['images']}", png_file)
-        files.append(png_file)
-    console.line("", f"written: {', '.join(map(str, files))}")
+        written.append(png_file)
+    console.line("", f"written: {', '.join(map(str, written))}")
     if not plots.is_installed():
         console.line("for a bar chart as well: pip install 'biprop[plots]'")
 

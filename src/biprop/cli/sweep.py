@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import config as options
 from .. import interrupts, screen
 from ..errors import UserError
+from . import dry_run, next_step
 from .common import EXIT_INTERRUPTED, warn
 from .find import add_recipe, config_of, refuse_empty, with_data_set
 from .parser import add_command, add_options, overrides
@@ -70,6 +71,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--list", action="store_true", help="print the cells and their results so far, and exit"
     )
+    parser.add_argument("--dry-run", action="store_true", help=dry_run.HELP)
     add_options(parser)
 
 
@@ -86,10 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
         screen.print_text(sweep.slurm_script(command, config.name, len(cells)))
         return 0
     console = Console(tolerant=not arguments.list)
-    state = Sweep(Path(config.log_dir) / "sweeps" / config.name, cells)
+    writes = not arguments.dry_run
+    state = Sweep(Path(config.log_dir) / "sweeps" / config.name, cells, make=writes)
+    if arguments.dry_run:
+        return dry_run.show_sweep(list(state.unfinished(arguments.cell)), console)
     code = 0 if arguments.list else _run_cells(state, console, arguments.cell)
     if code == 0:
         console.table(f"sweep {config.name}", state.rows())
+        if any(state.has_result(cell) for cell in cells):
+            console.line("", *next_step.after_sweep(state.folder))
     return code
 
 

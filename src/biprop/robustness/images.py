@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import DataSet, slices, spread
+from ..data import Split, slices, spread
 from ..data.items import list_classes
 from ..errors import UserError, one_line
 from ..images import read
@@ -42,8 +42,8 @@ class Generated(Corrupted):
     """Test images, corrupted here.
 
     Args:
-        images: the data set.
-        numbers: of the test images to use, [N] int64.
+        images: of the test set.
+        numbers: of those to use, [N] int64.
         batch: batch size.
         seed: of all corruptions, 0 .. 2**64 - 1.
         device: on which corruptions are computed.
@@ -51,7 +51,7 @@ class Generated(Corrupted):
 
     def __init__(
         self,
-        images: DataSet,
+        images: Split,
         numbers: NDArray[np.int64],
         batch: int,
         seed: int,
@@ -66,7 +66,7 @@ class Generated(Corrupted):
 
     def clean(self) -> Batches:
         """The images as they are: [B, C, H, W] uint8, and labels [B] int64."""
-        return self._images.test.batches(slices(self._numbers, self._batch), None)
+        return self._images.batches(slices(self._numbers, self._batch), None)
 
     def batches(self, name: str, severity: int) -> Batches:
         """Images [B, C, H, W] uint8 and labels [B] int64 under a corruption.

@@ -39,11 +39,13 @@ class Scores:
         name: of the classifier.
         clean: counts on the images as they are.
         cells: counts by corruption and severity.
+        source: where the corrupted images come from, for people.
     """
 
     name: str
     clean: Counts = field(default_factory=Counts)
     cells: dict[Cell, Counts] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -70,27 +72,39 @@ class Scores:
     def mce(self, reference: Mapping[str, Mapping[int, float]]) -> float | None:
         """Mean corruption error in percent of the reference's.
 
-        It is over those of the 15 corruptions that were measured, None if there are none: Hendrycks
-        and Dietterich (ICLR 2019), section 4.
+        It is over those of the 15 corruptions that were measured: Hendrycks and Dietterich (ICLR
+        2019), section 4. None if there are none, or if the reference makes no error under one of
+        them (`without_errors`), because a ratio to it does not exist.
 
         Args:
             reference: errors in 0 .. 1 by corruption and severity, see `read_reference`.
         """
-        measured = [name for name in NAMES if name in self.names]
-        ratios = [self._error_ratio(name, reference[name]) for name in measured]
-        return 100 * sum(ratios) / len(ratios) if ratios else None
+        sums = self._error_sums(reference)
+        if not sums or self.without_errors(reference):
+            return None
+        return 100 * sum(own / of_reference for own, of_reference in sums.values()) / len(sums)
 
-    def _error_ratio(self, name: str, reference: Mapping[int, float]) -> float:
-        """The errors summed over severities, divided by the reference's."""
-        pairs = [
-            (1 - counts.top1 / 100, reference[severity])
-            for severity, counts in self.severities(name).items()
-        ]
-        own = sum(error for error, _ in pairs)
-        of_reference = sum(error for _, error in pairs)
-        return own / max(1e-9, of_reference)
+    def without_errors(self, reference: Mapping[str, Mapping[int, float]]) -> list[str]:
+        """Those of the 15 corruptions under which the reference makes no error, where mCE is not
+        defined.
+        """
+        sums = self._error_sums(reference)
+        return [name for name, (_, of_reference) in sums.items() if of_reference < _NO_ERROR]
+
+    def _error_sums(
+        self, reference: Mapping[str, Mapping[int, float]]
+    ) -> dict[str, tuple[float, float]]:
+        """By corruption: the errors summed over severities, its own and the reference's."""
+        sums = {}
+        for name in (name for name in NAMES if name in self.names):
+            by_severity = self.severities(name)
+            own = sum(1 - counts.top1 / 100 for counts in by_severity.values())
+            sums[name] = (own, sum(reference[name][severity] for severity in by_severity))
+        return sums
 
 
+_NO_ERROR = 1e-9
+"""Far below the error of one image in any data set, and above the rounding of no error."""
 IMAGENET_CLASSES = 1000
 
 

@@ -416,6 +416,21 @@ class Search:
             raise FloatingPointError(NON_FINITE_LOSS)
         return train
 
+    def training_steps(self) -> Iterator[None]:
+        """Train step after step on the batches of the epoch, over and over, and record nothing: to
+        measure how long a step takes.
+
+        Raises:
+            FloatingPointError: a loss or a score is not finite.
+        """
+        self._apply_schedules()
+        self._forward.set_training_mode()
+        while True:
+            self.state.batch, self.state.train = 0, Counts()
+            for images, labels in self._training_batches():
+                self._train_step(images, labels)
+                yield
+
     def _training_batches(self) -> Batches:
         config, state = self.config, self.state
         return self.data.training_batches(

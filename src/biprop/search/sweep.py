@@ -125,14 +125,20 @@ def _cell(
 class Sweep:
     """The state of a sweep in <log_dir>/sweeps/<name>/.
 
+    Args:
+        folder: of the sweep.
+        cells: all of them.
+        make: make the folder where there is none.
+
     Raises:
         UserError: the folder holds cells of another grid, or cannot be written.
     """
 
-    def __init__(self, folder: Path, cells: Sequence[Cell]) -> None:
+    def __init__(self, folder: Path, cells: Sequence[Cell], make: bool = True) -> None:
         self.folder, self.cells = folder, cells
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if make:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise UserError(f"{folder}: cannot be made: {e.strerror}") from None
         for cell in cells:
@@ -191,6 +197,10 @@ class Sweep:
                 f" {now[name]}: choose another --name"
             )
 
+    def has_result(self, cell: Cell) -> bool:
+        """Whether the search of a cell is done."""
+        return self.state(cell).get("status") == DONE
+
     def rows(self) -> list[tuple[str, str]]:
         """The grid's values and the result or status of each cell."""
         return [(str(cell), _in_words(self.state(cell))) for cell in self.cells]
@@ -211,13 +221,13 @@ def run(sweep: Sweep, console: Console, number: int | None = None) -> None:
     Raises:
         UserError: data or options do not work; the cells done so far stay.
     """
-    loader = _Loader()
+    loader = Loader()
     for cell in sweep.unfinished(number):
         console.line("", f"cell {cell.number + 1} of {len(sweep.cells)}: {cell}")
         _run_cell(sweep, cell, loader.load(cell.config, console), console)
 
 
-class _Loader:
+class Loader:
     """Loads the data of cells, once for consecutive cells of the same data options."""
 
     def __init__(self) -> None:
@@ -225,6 +235,11 @@ class _Loader:
         self._data: DataSet | None = None
 
     def load(self, config: Config, console: Console) -> DataSet:
+        """The data of a cell.
+
+        Raises:
+            UserError: see `data.load`.
+        """
         from .. import data
 
         values = [getattr(config, name) for name in DATA_OPTIONS]

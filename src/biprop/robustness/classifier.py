@@ -75,7 +75,7 @@ class Classifier:
             yield torch.from_numpy(probabilities.argmax(1))
 
 
-def measure(
+def count(
     classifier: Classifier,
     clean: Batches,
     corrupted: Corrupted,

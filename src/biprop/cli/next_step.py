@@ -1,0 +1,79 @@
+"""The next commands to type, which a command prints at its end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import Config
+from .parser import TICKET_SUFFIX
+
+_START = "next: "
+
+
+def lines(*commands: Sequence[str]) -> list[str]:
+    """Commands below each other, after "next:", quoted for a POSIX shell.
+
+    Words in capitals, such as IMAGES, stand for what only the user knows.
+    """
+    texts = [shlex.join(["biprop", *command]) for command in commands]
+    return [(_START if number == 0 else " " * len(_START)) + t for number, t in enumerate(texts)]
+
+
+def argument(path: str | Path) -> str:
+    """A path as an argument: one that begins with - would be taken for a flag."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def after_find(config: Config, folder: Path, is_ticket: bool) -> list[str]:
+    """What to do with a run: pack it, or evaluate a dense network, which no ticket can store."""
+    if is_ticket:
+        return lines(["pack", argument(folder), "-o", ticket_name(config)])
+    return lines(["evaluate", argument(folder), *_data(config.set, config.data)])
+
+
+def after_pack(ticket: str, data_set: str, data: str | None) -> list[str]:
+    """What to do with a ticket of images of `data_set` in the folder `data`, if it is known."""
+    file = argument(ticket)
+    return lines(
+        ["evaluate", file, *_data(data_set, data or "DIR")],
+        ["predict", file, "IMAGES"],
+        ["bench", file],
+        ["push", file, "USER/REPO"],
+    )
+
+
+def after_sweep(folder: Path) -> list[str]:
+    """What to do with a finished sweep."""
+    name = f"{_file_name(folder.name)}.html"
+    return lines(["report", argument(folder), "-o", str(_unused(Path(name)))])
+
+
+def _data(data_set: str, data: str) -> list[str]:
+    """The flags that say where the data are, for a file that does not record it."""
+    return [] if data_set == "digits" else ["--data", argument(data)]
+
+
+def ticket_name(config: Config) -> str:
+    """A name for a ticket, after its data, of no file that exists."""
+    is_named_by_data = config.set in ("folder", "hub", "ImageNet")
+    name = Path(config.data).name if is_named_by_data else config.set.lower()
+    return str(_unused(Path(f"{_file_name(name)}{TICKET_SUFFIX}")))
+
+
+def _file_name(text: str) -> str:
+    """A text as a plain file name: no spaces, no leading dot or hyphen."""
+    return re.sub(r"[^\w.-]+", "-", text).strip(".-") or "ticket"
+
+
+def _unused(path: Path) -> Path:
+    """The path itself, or the first of name-2, name-3, ... that does not exist."""
+    number = 1
+    unused = path
+    while unused.exists():
+        number += 1
+        unused = path.with_stem(f"{path.stem}-{number}")
+    return unused

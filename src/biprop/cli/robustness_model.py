@@ -1,0 +1,149 @@
+"""What biprop robustness does with a PyTorch model of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import config as options
+from ..errors import UserError, one_line
+from .common import warn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..console import Console
+    from ..data import DataSet
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a model of the user's own; --arch is one of the options."""
+    group = parser.add_argument_group("a PyTorch model of your own (--arch FILE.py:NAME, no FILE)")
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="state dict of the model: a file of torch.save, of which only tensors are read, or"
+        " .safetensors [the model as --arch makes it]",
+    )
+    group.add_argument(
+        "--on-pixels",
+        action="store_true",
+        help="the model takes pixels in 0 .. 1 and normalises them itself, as the models of"
+        " RobustBench do",
+    )
+    group.add_argument(
+        "--mean",
+        metavar="X,X,X",
+        help="mean of the normalisation per channel, of pixels in 0 .. 1 [that of the data set]",
+    )
+    group.add_argument(
+        "--std", metavar="X,X,X", help="standard deviation, likewise [that of the data set]"
+    )
+
+
+def taken_spec(arguments: argparse.Namespace, given: dict[str, Any]) -> str | None:
+    """The model of the user's own that the arguments name, FILE.py:NAME, which is removed from the
+    options; None if they name a file of biprop's.
+
+    Args:
+        arguments: of the command line.
+        given: its options, see `parser.overrides`.
+
+    Raises:
+        UserError: neither is named, or flags that are for a model of the user's own go with FILE.
+    """
+    names = ("weights", "on_pixels", "mean", "std")
+    flags = [name for name in names if getattr(arguments, name)]
+    if arguments.file is not None:
+        if flags:
+            flag = f"--{flags[0].replace('_', '-')}"
+            raise UserError(f"{flag}: is for a model of your own: leave out {arguments.file}")
+        return None
+    if "arch" not in given:
+        raise UserError(
+            "name what to measure: biprop robustness FILE, or --arch FILE.py:NAME for a PyTorch"
+            " model of your own"
+        )
+    return str(given.pop("arch"))
+
+
+def load_data(flags: Mapping[str, Any], console: Console) -> DataSet:
+    """The data set that the flags name.
+
+    Raises:
+        UserError: none is named, or see `data.load`.
+    """
+    from .. import data
+    from ..data.listings import recognise
+
+    if "set" not in flags and "data" not in flags:
+        raise UserError("pass --data DIR, or --set digits: the model does not tell its data")
+    places = {name: flags[name] for name in options.DATA_SOURCE_OPTIONS if name in flags}
+    places.setdefault("set", None)
+    if places["set"] is None:
+        places["set"] = recognise(Path(flags["data"]))
+    config = dataclasses.replace(options.Config(), **places)
+    options.check_data_path(config, places)
+    options.check_data_source(config)
+    images = data.load(config, console.track)
+    warn(images.notes)
+    return images
+
+
+def load_model(spec: str, weights: str | None, device: torch.device) -> nn.Module:
+    """The model: a module, or what a class or function without arguments makes.
+
+    Raises:
+        UserError: it cannot be imported or made, or its weights do not fit.
+    """
+    from torch import nn
+
+    from ..models.user_module import load_callable
+    from ..robustness.weights import load_weights
+
+    make = load_callable(spec)
+    model = make if isinstance(make, nn.Module) else _made(spec, make)
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise UserError(f"--arch {spec}: makes a value of type {kind}: must be a torch.nn.Module")
+    if weights:
+        load_weights(model, weights)
+    return model.to(device)
+
+
+def _made(spec: str, make: Any) -> Any:
+    try:
+        return make()
+    except Exception as e:
+        reason = f"{type(e).__name__}: {one_line(e)}"
+        raise UserError(
+            f"--arch {spec}: cannot be made without arguments: {reason}; a function that returns"
+            " the model can pass them"
+        ) from e
+
+
+def normalisation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `robustness.measure` that say what images the model takes."""
+    return {
+        "on_pixels": arguments.on_pixels,
+        "mean": _numbers("--mean", arguments.mean),
+        "std": _numbers("--std", arguments.std),
+    }
+
+
+def _numbers(flag: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{flag} {text}: must be numbers, e.g. 0.49,0.48,0.45") from None
+
+
+def normalised_by(arguments: argparse.Namespace) -> str:
+    """Who normalises the images, for the result."""
+    if arguments.on_pixels:
+        return "the model"
+    return "the given mean and std" if arguments.mean else "the data set's mean and std"
