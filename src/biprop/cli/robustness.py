@@ -213,7 +213,7 @@ def _images(
     generated = Generated(dataset, numbers, batch, arguments.corruption_seed, device)
     if not arguments.corrupted:
         return generated.clean(), generated
-    shape = (task.channels, *task.input_size)
+    shape = (task.channels, task.input_size[0], task.input_size[1])
     folder = arguments.corrupted
     return generated.clean(), published(folder, cells, shape, dataset.classes, limit, batch)
 

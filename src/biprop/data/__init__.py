@@ -1,5 +1,7 @@
 """Data sets: recognising, reading, splitting and augmenting images."""
 
+from .arrays import inputs_of as inputs_of
+from .arrays import sample_shape as sample_shape
 from .dataset import CROP_PADDING as CROP_PADDING
 from .dataset import DataSet as DataSet
 from .dataset import Recipe as Recipe
@@ -9,6 +11,7 @@ from .dataset import slices as slices
 from .dataset import spread as spread
 from .loading import load as load
 from .loading import recipe_of as recipe_of
+from .sources import Expect as Expect
 from .sources import Progress as Progress
 from .sources import Source as Source
 from .sources import Split as Split

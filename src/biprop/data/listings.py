@@ -21,11 +21,13 @@ from .splits import TEST_LAYER, stratified
 
 def recognise(folder: Path) -> str:
     """The data set in a folder, as `--set` names it: one of those with names, by its official
-    files, or "folder".
+    files, or "folder"; "arrays" for a .npz file.
 
     Raises:
         UserError: no folder, or several data sets.
     """
+    if folder.suffix.lower() == ".npz" and not folder.is_dir():
+        return "arrays"
     checked_folder(folder)
     names = [name for name in _OFFICIAL_FILES if _has_official_files(folder, name)]
     if len(names) > 1:

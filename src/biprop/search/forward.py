@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed
 from ..config import Config
@@ -110,7 +111,7 @@ def _data_parallel(model: nn.Module, config: Config, device: torch.device) -> nn
 
 def average_batch_norm_statistics(model: nn.Module, group: Group) -> None:
     """Replace the running statistics of all batch norms by their means over all processes."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
     group.average([tensor for tensor in statistics if tensor is not None])
 

@@ -25,7 +25,7 @@ from ..runs.folder import RESULT, newest_checkpoint, without_machine
 if TYPE_CHECKING:
     from ..checkpoint import Content
     from ..console import Console
-    from ..data import DataSet
+    from ..data import DataSet, Expect
     from .outcome import Result
 
 CIFAR10_GRID: dict[str, list[str]] = {
@@ -229,9 +229,18 @@ class _Loader:
 
         values = [getattr(config, name) for name in DATA_OPTIONS]
         if self._data is None or values != self._options:
-            self._options, self._data = values, data.load(config, console.track)
+            self._data = data.load(config, console.track, expectation(config))
+            self._options = values
             _warn_about(self._data)
         return self._data
+
+
+def expectation(config: Config) -> Expect:
+    """Rehearses the search of these options as soon as the data's shape is known."""
+    from ..models.network import Task
+    from .rehearsal import rehearse
+
+    return lambda classes, shape: rehearse(config, Task(classes, shape[0], shape[1:]))
 
 
 def _warn_about(data: DataSet) -> None:

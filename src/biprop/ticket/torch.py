@@ -405,8 +405,9 @@ class OnPixels(nn.Module):
     Gradients reach the pixels.
 
     Args:
-        model: takes normalised images.
-        mean, std: of its normalisation, per channel, of pixels in [0, 1].
+        model: takes normalised images, or other normalised samples.
+        mean, std: of its normalisation, per channel, of pixels in [0, 1]; of the values as they are
+            where samples are no pixels.
     """
 
     mean: Tensor
@@ -415,13 +416,19 @@ class OnPixels(nn.Module):
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255."""
-        scale = 255 if pixels.dtype == torch.uint8 else 1
-        normalised = pixels * (1 / (scale * self.std)) - self.mean / self.std
+        """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255; of
+        other samples [B, C, ...] as they are.
+        """
+        channel = (1, -1, *(1,) * (pixels.dim() - 2))
+        mean, std = self.mean.view(channel), self.std.view(channel)
+        if pixels.dtype == torch.uint8:
+            normalised = pixels * (1 / (255 * std)) - mean / std
+        else:  # a mean may be much larger than the deviation
+            normalised = (pixels - mean) / std
         logits: Tensor = self.model(normalised)
         return logits
