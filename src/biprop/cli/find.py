@@ -195,10 +195,10 @@ def _network_for_arrays(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or there is no default network for such samples.
     """
-    from ..data import sample_shape
+    from .. import npz
     from ..models import defaults
 
-    shape = sample_shape(file)
+    shape = npz.sample_shape(file)
     name = defaults.name_for(shape)
     if name is None:
         raise UserError(

@@ -145,6 +145,11 @@ def run(arguments: argparse.Namespace) -> int:
         reference = read_reference(arguments.reference, cells, first.task.num_classes)
     console = Console(tolerant=True)
     dataset = load_data(first, console)
+    if not dataset.is_images:
+        raise UserError(
+            f"{arguments.file}: corruptions are of images, and the data have {first.task}: biprop"
+            " evaluate measures the accuracy"
+        )
     clean, corrupted = _images(arguments, cells, first, dataset, device)
     classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
     scores = measure.measure(classifier, clean, corrupted, cells, device, console.track)

@@ -63,6 +63,7 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     values = as_given(values)
     result = dataclasses.replace(config, **values)
     check(result)
+    check_data_source(result)
     check_data_path(result, values)
     return result
 
@@ -82,8 +83,10 @@ def _choose_budget(values: dict[str, Any]) -> None:
 
 
 def check(config: Config) -> None:
-    """Raise UserError if options contradict each other."""
-    check_data_source(config)
+    """Raise UserError if options contradict each other.
+
+    Where the data are is not looked at: `check_data_source` does that.
+    """
     _check_network(config)
     _check_pruning(config)
     _check_batch_norm(config)

@@ -1,7 +1,5 @@
 """Data sets: recognising, reading, splitting and augmenting images."""
 
-from .arrays import inputs_of as inputs_of
-from .arrays import sample_shape as sample_shape
 from .dataset import CROP_PADDING as CROP_PADDING
 from .dataset import DataSet as DataSet
 from .dataset import Recipe as Recipe

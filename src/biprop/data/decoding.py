@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from .. import images
 from ..errors import UserError
+from ..native import memory_size
 from .items import Items, Listing
 from .sources import (
     IMAGENET_MEAN,
@@ -179,11 +179,3 @@ def _check_memory(count: int, image: NDArray[np.uint8]) -> None:
             f" half of this machine's memory ({available / 2**29:.0f} GiB): pass --stream, or a"
             " smaller --image-size"
         )
-
-
-def memory_size() -> int:
-    """Bytes of this machine's memory; where it is unknown, no limit."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**63
