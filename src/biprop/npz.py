@@ -145,7 +145,7 @@ class Npz:
                 if what not in arrays:
                     (present,) = (header.name for header in arrays.values())
                     raise self.error(
-                        f"has {present}, and no {what} of the {part} part: needs {_EXPECTED}"
+                        f"has {present}, and no {what} of that part ({part}): needs {_EXPECTED}"
                     )
         return parts
 
@@ -260,7 +260,7 @@ class Npz:
             bad = int(np.count_nonzero(~rows))
             raise self.error(
                 f"{header.name}: row {row} has a number that is NaN, infinite or too large for"
-                f" float32 ({bad:,} rows in all): remove or fill them"
+                f" float32 ({bad:,} of {len(array):,} rows do): remove or fill them"
             )
 
     def described(self, parts: Mapping[str, Part]) -> str:

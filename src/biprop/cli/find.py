@@ -293,7 +293,9 @@ def _read_checkpoint(
     path = _checkpoint_of(path)
     if has_options or arguments.config:
         config, name = options.resolve(arguments.config, given)
-        return checkpoint.read(path, coerced(given), options.as_dict(config)), config, name
+        content = checkpoint.read(path, coerced(given), options.as_dict(config))
+        options.check_given(options.as_dict(content.config), given, path)
+        return content, config, name
     content = checkpoint.read(path, coerced(given), None)
     options.check_given(options.as_dict(content.config), given, path)
     if content.ours is None:

@@ -64,7 +64,7 @@ def build(arch: str, arguments: Mapping[str, Any] | None, num_classes: int, shap
         return _of_timm(arch, name, given, facts)
     make = _look_up(arch, source, name)
     keywords = _accepted(make, facts) | given
-    _check_arguments(arch, make, keywords, given)
+    _check_arguments(arch, make, keywords, given, shape)
     return _module(arch, make, keywords)
 
 
@@ -101,7 +101,11 @@ def _parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _check_arguments(
-    arch: str, make: Callable[..., Any], keywords: dict[str, Any], given: Mapping[str, Any]
+    arch: str,
+    make: Callable[..., Any],
+    keywords: dict[str, Any],
+    given: Mapping[str, Any],
+    shape: Shape,
 ) -> None:
     """Raise UserError unless the callable can be called with these keywords."""
     parameters = _parameters(make)
@@ -121,6 +125,12 @@ def _check_arguments(
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and name not in keywords
     ]
+    impossible = [name for name in lacking if any(name in names for names in KEYWORDS.values())]
+    if impossible:
+        raise UserError(
+            f"--arch {arch}: needs {impossible[0]}, which samples of the shape {list(shape)} do not"
+            f" have: pass --arch-args {impossible[0]}=..., or another network"
+        )
     if lacking:
         wanted = " ".join(f"{name}=..." for name in lacking)
         raise UserError(
@@ -159,6 +169,9 @@ def errors_of(arch: str, doing: str) -> Iterator[None]:
         yield
     except UserError as e:
         raise UserError(f"--arch {arch}: {e}") from None
+    except SyntaxError as e:
+        place = f"({Path(e.filename or '').name}, line {e.lineno})"
+        raise UserError(f"--arch {arch}{doing} raises SyntaxError: {e.msg} {place}") from None
     except (Exception, SystemExit) as e:  # whatever the user's code raises
         raise UserError(
             f"--arch {arch}{doing} raises {type(e).__name__}: {one_line(e)}{_place(arch, e)}"
@@ -168,8 +181,6 @@ def errors_of(arch: str, doing: str) -> Iterator[None]:
 def _place(arch: str, error: BaseException) -> str:
     """ " (my.py, line 12)": the last line of the user's file that an error passed through."""
     file = Path(arch.rpartition(":")[0]).name
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({Path(error.filename).name}, line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
     return f" ({file}, line {lines[-1]})" if lines else ""
