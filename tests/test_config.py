@@ -91,7 +91,10 @@ def test_the_published_configurations_are_all_there() -> None:
     assert {Path(name).stem for name in missing} == set(config.UNSUPPORTED_CONFIGS)
     assert all(PUBLISHED[name]["conv_type"] == "RGConv" for name in missing)
     assert (len(PUBLISHED), len(missing)) == (170, 5)
-    own = {Path(name).parent.name for name in ours - set(PUBLISHED) - {"configs/digits.yml", "configs/arrays.yml"}}
+    own = {
+        Path(name).parent.name
+        for name in ours - set(PUBLISHED) - {"configs/digits.yml", "configs/arrays.yml"}
+    }
     assert own == {"cards", "recipes"}
 
 
@@ -191,7 +194,7 @@ def test_warnings_name_options_that_do_nothing() -> None:
 
 
 DATA_SET = {"set", "hub_config", "train_split", "test_split", "image_size", "stream"}
-NETWORK = {"width_mult", "bn_type", "conv_type", "prune_rate"}
+NETWORK = {"arch_args", "width_mult", "bn_type", "conv_type", "prune_rate"}
 OF_THE_MACHINE = {
     *("data", "workers", "log_dir", "results", "device", "baseline", "histograms"),
     *("print_freq", "save_every", "save_minutes"),

@@ -205,7 +205,7 @@ def mean_and_std_of_numbers(samples: Tensor) -> tuple[tuple[float, ...], tuple[f
     for channel in samples.split(max(1, _MOST_NUMBERS // len(samples)), dim=1):
         deviation, mean = torch.std_mean(channel.double(), dim=axes, correction=0)
         means += mean.tolist()
-        is_constant = deviation <= 1e-7 * mean.abs()
+        is_constant = deviation <= 1e-12 * mean.abs()
         deviations += deviation.masked_fill(is_constant | (deviation < 1e-30), 1).tolist()
     return tuple(means), tuple(deviations)
 

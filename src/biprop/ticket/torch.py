@@ -255,6 +255,7 @@ def plain_copy(model: nn.Module, weights: Iterable[NDArray[np.float32]]) -> nn.M
         weights: that they compute with, in the order of the layers.
     """
     plain = _unwrapped(copy.deepcopy(model)).cpu().float().eval()
+    _remove_hooks_of_subnetworks(plain)
     plain_classes: dict[Any, Any] = {masked: kind for kind, masked in MASKED_CLASS.items()}
     masked = [module for module in plain.modules() if isinstance(module, Masked)]
     for module, weight in zip(masked, weights, strict=True):
@@ -263,6 +264,15 @@ def plain_copy(model: nn.Module, weights: Iterable[NDArray[np.float32]]) -> nn.M
             delattr(module, name)
         module.weight.copy_(torch.from_numpy(weight))
     return plain
+
+
+def _remove_hooks_of_subnetworks(model: nn.Module) -> None:
+    """Remove what a subnetwork of global scope does before and after each forward pass."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), Subnetwork):
+                    del hooks[number]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
