@@ -1,4 +1,4 @@
-"""The user's own networks and arrays on the command line, from the search to the deployed ticket."""
+"""The user's own networks, and arrays, on the command line: from search to ticket."""
 
 import json
 import shutil
@@ -133,7 +133,10 @@ def test_global_scope_dense_layers_and_muon(capsys: pytest.CaptureFixture[str]) 
     for folder in ("find", "find/0"):
         path = f"runs/digits/prune-rate=0.2/{folder}"
         run(capsys, "pack", path, "-o", "x.mpt", "--compact", *NET)
-    grid = ["--grid", "arch=nets.py:Net,Wide_VGG_Small_132", "--no-baseline", "--width-mult", "1"]
+    grid = ["--grid", "arch=nets.py:Net,nets.py:Other", "prune_rate=0.5"]
+    assert "has no class or function 'Other'" in fails(capsys, "sweep", *grid, *QUICK)
+    assert not Path("runs/digits/prune-rate=0.5").exists()  # before the first search
+    grid = ["--grid", "arch=nets.py:Net,Wide_VGG_Small_132", "--no-baseline", "--name", "both"]
     assert "arch=nets.py:Net  " in run(capsys, "sweep", *grid, *QUICK)
 
 
@@ -169,6 +172,7 @@ def test_tables_and_series_without_a_network_of_the_users(
     assert rows[3]["file"] == "x.npz[3]"
     assert f"{' x '.join(map(str, shape))} inputs" in run(capsys, "inspect", "x.mpt")
     run(capsys, "bench", "x.mpt", "--seconds", "0.001", "--batch", "2", "--threads", "1")
+    run(capsys, "report", "x.mpt", "-o", "r.html", "--data", "x.npz")
     error = fails(capsys, "robustness", "x.mpt", "--data", "x.npz")
     assert "corruptions are of images, and the data have 3 classes" in error
     write_arrays("other.npz", (shape[0] + 1, *shape[1:]))
@@ -193,7 +197,7 @@ def test_a_network_of_the_users_on_arrays_of_any_shape(
     folder = "runs/arrays-net/prune-rate=0.5/find"
     run(capsys, "pack", folder, "-o", "x.mpt", "--arch", "cube.py:net")
     assert Ticket.load("x.mpt").input_shape == (2, 3, 4, 5)
-    assert "of 12 images" in run(capsys, "evaluate", "x.mpt", "--data", "x.npz")
+    assert "of 12 samples" in run(capsys, "evaluate", "x.mpt", "--data", "x.npz")
 
 
 def test_pixels_in_arrays_are_images_like_others(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Arrays of .npz files: what is recognised, and each mistake in one line, before memory is taken."""
+"""Arrays of .npz files: what is recognised; each mistake in one line, before memory is taken."""
 
 import struct
 import zipfile

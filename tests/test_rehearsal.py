@@ -121,7 +121,7 @@ def test_before_the_data_are_decoded(capsys: pytest.CaptureFixture[str]) -> None
     (folder / "cat" / "9.png").write_bytes(b"broken")
     seen = []
     options, _ = config.resolve(None, {"set": "folder", "data": "photos", "channels": 1})
-    with pytest.raises(UserError, match="9.png"):
+    with pytest.raises(UserError, match=r"9\.png"):
         load(options, expect=lambda classes, shape: seen.append((classes, shape)))
     assert seen == [(2, (1, 12, 12))]
     command = ["find", "--data", "photos", "--arch", "nets.py:thousand", "--channels", "1"]

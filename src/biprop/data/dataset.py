@@ -121,6 +121,11 @@ class DataSet:
         return self.is_pixels and len(shape) == 3 and shape[0] in (1, 3)
 
     @property
+    def noun(self) -> str:
+        """What samples are called, for the user."""
+        return "images" if self.is_images else "samples"
+
+    @property
     def channels(self) -> int:
         """Channels of the images: 1 or 3; of series; features of a table."""
         return self.train.shape[0]

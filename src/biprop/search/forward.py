@@ -60,7 +60,7 @@ class TrainingForward:
         Raises:
             UserError: torch.compile cannot compile this network here.
         """
-        if self._is_channels_last:
+        if self._is_channels_last and images.dim() == 4:
             # The images only: convolutions adopt their memory format, and scores keep the order in
             # which ties of the top-k selection are broken.
             images = images.contiguous(memory_format=torch.channels_last)
