@@ -246,7 +246,8 @@ def test_what_does_not_classify_images_is_not_evaluated(
     Path("a.png").write_bytes(png(np.zeros((32, 32), np.uint8)))
     for command, message in (
         (["evaluate", "maps.mpt"], "from [1, 32, 32] to [3, 3]: must be from images"),
-        (["evaluate", "series.mpt"], "from [2, 24] to [3]: must be from images"),
+        (["evaluate", "series.mpt"], "does not tell its data: pass --data DIR"),
+        (["evaluate", "series.mpt", "--set", "digits"], "made for 3 classes of 2 x 24 series"),
         (["evaluate", "nine.mpt", "--set", "digits"], "made for 9 classes of 1 x 32 x 32 images"),
         (["evaluate", "nine.mpt"], "does not tell its data: pass --data DIR"),
         (["predict", "series.mpt", "a.png"], "takes inputs of shape [2, 24], not images"),

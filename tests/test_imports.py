@@ -13,6 +13,7 @@ PACKAGE = ROOT / "src" / "biprop"
 LAYERS = (
     "errors files interrupts names rng",
     "config images native screen",
+    "npz",
     "console distributed runs subnetwork",
     "data models",
     "checkpoint ticket",
@@ -39,7 +40,7 @@ TORCH_FREE = {
         "interrupts",
         "names",
     ),
-    *("native", "report", "rng", "runs", "screen"),
+    *("native", "npz", "report", "rng", "runs", "screen"),
     *("distributed.group", "distributed.launchers", "distributed.spawn"),
     *(
         "ticket.ticket",

@@ -8,7 +8,7 @@ from conftest import png
 
 from biprop import UserError
 from biprop.data import layouts, listings
-from biprop.data.layouts import TEST, TRAIN, VALIDATION
+from biprop.names import TEST, TRAIN, VALIDATION
 
 PICTURE = png(np.zeros((4, 4), dtype=np.uint8))
 

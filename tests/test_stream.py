@@ -132,7 +132,7 @@ def test_an_image_that_cannot_be_read_is_one_clear_line(workers: int, tmp_path: 
 def test_what_does_not_fit_into_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "_memory_size", lambda: 20_000)
+    monkeypatch.setattr(decoding, "memory_size", lambda: 20_000)
     write_image_folder(tmp_path / "pets")
     with pytest.raises(
         UserError, match=r"more than half of this machine's memory .*: pass --stream"

@@ -13,12 +13,17 @@ from biprop.distributed.sync_batchnorm import SyncBatchNorm2d, synchronise
 SHARES = (slice(0, 3), slice(3, 8))
 
 
-def batch() -> torch.Tensor:
-    return 100 + torch.randn(8, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+"""Number of sides of a map -> its batch norm."""
 
 
-def model(affine: bool, momentum: float | None) -> nn.Sequential:
-    made = nn.Sequential(nn.BatchNorm2d(3, affine=affine, momentum=momentum))
+def batch(sides: int = 2) -> torch.Tensor:
+    shape = (8, 3, *(5, 4, 2)[:sides])
+    return 100 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def model(affine: bool, momentum: float | None, sides: int = 2) -> nn.Sequential:
+    made = nn.Sequential(NORMS[sides](3, affine=affine, momentum=momentum))
     if affine:
         nn.init.uniform_(made[0].weight, 0.5, 2, generator=torch.Generator().manual_seed(1))
     return made
@@ -34,23 +39,25 @@ def results(made: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"y": y.detach(), "x": x.grad, **gradients, **made.state_dict()}  # type: ignore[dict-item]
 
 
-def half(rank: int, folder: Path, affine: bool, momentum: float | None) -> None:
+def half(rank: int, folder: Path, affine: bool, momentum: float | None, sides: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    made = model(affine, momentum)
+    made = model(affine, momentum, sides)
     synchronise(made)
-    assert type(made[0]) is SyncBatchNorm2d
-    torch.save(results(made, batch()[SHARES[rank]]), folder / f"{rank}.pt")
+    assert type(made[0]).__name__ == f"SyncBatchNorm{sides}d"
+    torch.save(results(made, batch(sides)[SHARES[rank]]), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("affine", "momentum"), [(True, 0.1), (False, None)])
+@pytest.mark.parametrize(
+    ("affine", "momentum", "sides"), [(True, 0.1, 2), (False, None, 2), (True, 0.1, 1)]
+)
 def test_two_shares_of_different_size_as_one_batch(
-    affine: bool, momentum: float | None, tmp_path: Path
+    affine: bool, momentum: float | None, sides: int, tmp_path: Path
 ) -> None:
-    torch.multiprocessing.spawn(half, (tmp_path, affine, momentum), nprocs=2)
+    torch.multiprocessing.spawn(half, (tmp_path, affine, momentum, sides), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for key, whole in results(model(affine, momentum), batch()).items():
+    for key, whole in results(model(affine, momentum, sides), batch(sides)).items():
         found = parts[0][key]  # statistics
         if key in ("y", "x"):
             found = torch.cat([part[key] for part in parts])

@@ -99,6 +99,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory_size() -> int:
+    """Bytes of this machine's memory; where it is unknown, no limit."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
+
+
 def run(
     function: Any,
     addresses: Sequence[int],

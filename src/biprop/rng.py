@@ -44,6 +44,7 @@ class Stream(IntEnum):
     SHUFFLE = 5  # order of the images in an epoch
     AUGMENT = 6  # crops, flips, ...
     CUT = 7  # crops of large images, drawn by the processes that read them
+    DROPOUT = 8  # seeds torch before a training step: dropout of a network of the user's own
 
 
 def philox4x32(counters: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:

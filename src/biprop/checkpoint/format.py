@@ -25,6 +25,8 @@ from ..runs.folder import CHECKPOINTS, SETTINGS
 from . import archive, legacy
 
 FORMAT = 1
+MOST_SIDES = 5
+"""Axes of a sample, beside that of the channels."""
 
 _AUGMENTATION_OPTIONS = {
     "use_augmix": "augmix",
@@ -232,6 +234,8 @@ def read(
     else:
         config, task = _our_config(ours, path)
     _check_flags(flags, config, task, path)
+    if isinstance(flags.get("arch"), options.OwnNetwork):  # that of the file is never run
+        config = replace(config, arch=flags["arch"])
     return Content(Path(path), fields, state, ours, epoch, config, task, warnings)
 
 
@@ -261,8 +265,17 @@ def _check_flags(flags: Mapping[str, Any], config: Config, task: Task, path: str
     stored = {**options.as_dict(config), "num_classes": task.num_classes}
     for name in options.NETWORK_OPTIONS:
         flag, value = flags.get(name), stored[name]
-        if flag is not None and _SAME_MODULE.get(flag, flag) != _SAME_MODULE.get(value, value):
+        if flag is not None and not _are_same(name, flag, value):
             raise UserError(f"--{name.replace('_', '-')} {flag}: but {path} says {value}")
+
+
+def _are_same(name: str, flag: Any, value: Any) -> bool:
+    """Whether a flag says what a checkpoint says."""
+    if name == "arch":
+        return options.is_same(flag, value)
+    if isinstance(flag, str) and isinstance(value, str):
+        return _SAME_MODULE.get(flag, flag) == _SAME_MODULE.get(value, value)
+    return bool(flag == value)
 
 
 def _our_config(ours: Any, path: str | Path) -> tuple[Config, Task]:
@@ -299,10 +312,12 @@ def _stored_config(stored: Mapping[str, Any], path: str | Path) -> Config:
 
 
 def _stored_task(ours: Mapping[str, Any]) -> Task:
-    height, width = (whole(side, 1, 1 << 14) for side in ours["input_size"])
+    sides = tuple(whole(side, 1, 1 << 20) for side in ours["input_size"])
+    if len(sides) > MOST_SIDES:
+        raise ValueError(f"input_size of {len(sides)} sides")
     num_classes = whole(ours["num_classes"], 1, 1 << 20)
-    channels = whole(ours["channels"], 1, 1 << 12)
-    return Task(num_classes, channels, (height, width))
+    channels = whole(ours["channels"], 1, 1 << 20)
+    return Task(num_classes, channels, sides)
 
 
 def _coerced(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

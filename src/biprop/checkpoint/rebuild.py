@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import config as options
 from ..config import Config
 from ..errors import UserError, abbreviated, one_line
 from ..models.network import Network, Task, build_network, dense_shapes
@@ -23,6 +24,8 @@ def check_size(config: Config, task: Task, content: Content) -> None:
     Raises:
         UserError: the checkpoint is of another network.
     """
+    if options.is_own(config.arch):
+        return  # code that only its user knows may compute what the meta device cannot
     wanted = dense_shapes(config, task, content.of_ancestor)
     given = {key: value for key, value in content.state.items() if key in wanted}
     raise_differences(differences(wanted, given), content.path)
@@ -52,6 +55,7 @@ def restore(
     and `load_state`.
     """
     content = read(path, flags, fallback)
+    options.check_given(options.as_dict(content.config), flags, path)
     check_size(content.config, content.task, content)
     network = _empty_network(content)
     load_state(network.model, content.state, path)
@@ -71,8 +75,11 @@ def restore(
 def _empty_network(content: Content) -> Network:
     """The network of a checkpoint on the CPU, for `load_state` to fill.
 
-    It is built on the meta device: nothing is drawn that the checkpoint would replace.
+    It is built on the meta device: nothing is drawn that the checkpoint would replace. A network of
+    the user's own is built as its code does it: it may hold tensors that no state dict has.
     """
+    if options.has_graph(content.config.arch):
+        return build_network(content.config, content.task)
     with torch.device("meta"):
         network = build_network(content.config, content.task, ancestor=content.of_ancestor)
     network.model.to_empty(device="cpu")

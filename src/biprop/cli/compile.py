@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import load_engine, warn
 from .parser import DEBUG, PROGRAM_SUFFIX, add_command, check_suffix
+
+if TYPE_CHECKING:
+    from ..engine import Engine
 
 _DESCRIPTION = """\
 Write the program of a ticket: a file with the operations of the network, batch norm folded and
@@ -52,10 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
     takes = f"{' x '.join(map(str, engine.shape))} {what}"
     rows = [
         ("bytes", f"{size:,}  (the ticket: {Path(arguments.file).stat().st_size:,})"),
-        ("takes", f"{takes}: bytes 0 .. 255, or floats 0 .. 1"),
+        ("takes", f"{takes}: {_values(engine)}"),
         ("gives", f"{engine.outputs} logits"),
         ("checked", "not run" if warnings else "the engine loads it"),
     ]
     warn([f"{text.partition(':')[0]}: the program was not tried" for text in warnings])
     Console(tolerant=True).table(f"{arguments.output} written", rows)
     return 0
+
+
+def _values(engine: Engine) -> str:
+    """The numbers that a program takes, in words."""
+    if engine.ticket.mean and not engine.ticket.takes_pixels:
+        return "floats as they are, which it normalises; bytes 0 .. 255 count as 0 .. 1"
+    return "bytes 0 .. 255, or floats 0 .. 1"

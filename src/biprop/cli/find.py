@@ -173,21 +173,45 @@ def config_of(arguments: argparse.Namespace) -> str | None:
 
 
 def with_data_set(given: dict[str, Any], config_file: str | None) -> dict[str, Any]:
-    """The options given, with the data set that is found in --data if it is not specified.
+    """The options given, with the data set that is found in --data if it is not specified, and the
+    network for arrays.
 
-    It is specified by --set, or by a configuration file for other data than the digits.
+    The data set is specified by --set, or by a configuration file for other data than the digits.
 
     Raises:
         UserError: the folder contains no known data set.
     """
-    if "data" not in given or "set" in given:
+    if "data" not in given:
         return given
-    values = options.read_file(options.find_file(config_file or options.default_config(given)))
-    if values.get("set") != "digits":
-        return given
-    from ..data import listings
+    if "set" not in given:
+        default = options.default_config(given)
+        values = options.read_file(options.find_file(config_file or default))
+        if values.get("set") != "digits":
+            return given
+        from ..data import listings
 
-    return {**given, "set": listings.recognise(Path(given["data"]))}
+        given = {**given, "set": listings.recognise(Path(given["data"]))}
+    is_open = given["set"] == "arrays" and config_file is None and "arch" not in given
+    return {**given, **_network_for_arrays(Path(given["data"]))} if is_open else given
+
+
+def _network_for_arrays(file: Path) -> dict[str, Any]:
+    """The default network for the samples of a .npz file, as options.
+
+    Raises:
+        UserError: the file cannot be read, or there is no default network for such samples.
+    """
+    from .. import npz
+    from ..models import defaults
+
+    shape = npz.sample_shape(file)
+    name = defaults.name_for(shape)
+    if name is None:
+        raise UserError(
+            f"{file}: samples of the shape {list(shape)}: there is no default network for them:"
+            " pass --arch FILE.py:NAME"
+        )
+    return {"arch": name}
 
 
 def _device(arguments: argparse.Namespace, given: dict[str, Any]) -> str:
@@ -275,8 +299,11 @@ def _read_checkpoint(
     path = _checkpoint_of(path)
     if has_options or arguments.config:
         config, name = options.resolve(arguments.config, given)
-        return checkpoint.read(path, coerced(given), options.as_dict(config)), config, name
+        content = checkpoint.read(path, coerced(given), options.as_dict(config))
+        options.check_given(options.as_dict(content.config), given, path)
+        return content, config, name
     content = checkpoint.read(path, coerced(given), None)
+    options.check_given(options.as_dict(content.config), given, path)
     if content.ours is None:
         raise UserError(
             f"--resume {path}: does not record the options of its run: pass --config too"
@@ -325,11 +352,12 @@ def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> N
     from .. import checkpoint, data
     from ..console import Console
     from ..search.loop import Search
+    from ..search.sweep import expectation
 
     config, start = beginning.config, beginning.checkpoint
     nowhere = None if group.is_first else Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     console = Console(nowhere, tolerant=True)
-    images = group.by_all(lambda: data.load(config, console.track))
+    images = group.by_all(lambda: data.load(config, console.track, expectation(config)))
     if start and beginning.resumes:
         _check_classes(checkpoint.class_names(start), images.classes, start.path)
     search = Search(config, beginning.name, images, console, start, beginning.takes_over, group)

@@ -26,7 +26,7 @@ def headline(
     """One line with the network, the data set and the device of a search."""
     counts = (
         f"{len(images.train):,} training, {len(images.validation):,} validation, "
-        f"{len(images.test):,} test images"
+        f"{len(images.test):,} test {images.noun}"
     )
     where = f"{device}" if processes == 1 else f"{processes} processes, {device}"
     if network.subnetwork is None:
@@ -81,7 +81,7 @@ def _accuracy_rows(config: Config, result: Result, images: DataSet) -> list[tupl
 
     test = result.test
     chosen = f"epoch {result.epoch}, {_how_chosen(config, result, images)}"
-    accuracy = f"{test.top1:.2f} %  ({test.right:,} of {test.images:,} images; {chosen})"
+    accuracy = f"{test.top1:.2f} %  ({test.right:,} of {test.images:,} {images.noun}; {chosen})"
     rows = [("test accuracy", accuracy)]
     if test.images < FEW_TEST_IMAGES:
         low, high = confidence_interval(test)
@@ -98,7 +98,8 @@ def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
     """How the epoch of the result was selected."""
     if config.select_on == "test":
         return "best on the test data themselves, as in the papers"
-    validation = f"{result.validation.images:,} validation images: {result.validation.top1:.1f} %"
+    count = f"{result.validation.images:,} validation {images.noun}"
+    validation = f"{count}: {result.validation.top1:.1f} %"
     return f"best on {validation}" if images.validation_chooses else f"the last; {validation}"
 
 

@@ -22,6 +22,7 @@ DATA_SETS = {
     "ImageNet": "train/CLASS/ and val/CLASS/, or parquet files; read during training",
     "folder": "images in one folder per class, or parquet files",
     "hub": "an image data set that the library datasets loads, by name",
+    "arrays": "a .npz file with X and y: a table, series or images",
 }
 """Values of --set, and what the folder --data contains for each."""
 

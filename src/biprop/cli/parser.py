@@ -150,6 +150,8 @@ def _keywords(name: str, shows_default: bool) -> dict[str, Any]:
         keywords["action"] = argparse.BooleanOptionalAction
     elif name == "layer_prune_rates":
         keywords |= {"nargs": "+", "metavar": "PATTERN=RATE"}
+    elif name == "arch_args":
+        keywords |= {"nargs": "+", "metavar": "NAME=VALUE"}
     else:
         keywords["metavar"] = options.metavar(name)
     return keywords
@@ -172,11 +174,14 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the schema that the command line gives: name -> value as text or bool.
 
     Raises:
-        UserError: an item of --layer-prune-rates is not PATTERN=RATE.
+        UserError: an item of --layer-prune-rates is not PATTERN=RATE, or one of --arch-args not
+            NAME=VALUE.
     """
     given = {name: value for name, value in vars(arguments).items() if name in options.FIELDS}
     if "layer_prune_rates" in given:
         given["layer_prune_rates"] = dict(map(_pattern_and_rate, given["layer_prune_rates"]))
+    if "arch_args" in given:
+        given["arch_args"] = dict(map(_name_and_value, given["arch_args"]))
     return given
 
 
@@ -189,13 +194,21 @@ def _pattern_and_rate(item: str) -> tuple[str, str]:
     return pattern, rate
 
 
+def _name_and_value(item: str) -> tuple[str, str]:
+    name, separator, value = item.partition("=")
+    if not separator or not name.isidentifier():
+        raise UserError(f"--arch-args {item}: must be NAME=VALUE, e.g. depth=3")
+    return name, value
+
+
 def coerced(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `overrides`, converted to the types of their options.
 
     Raises:
         UserError: see `config.coerce`.
     """
-    return {name: options.coerce(name, value, flag_of(name)) for name, value in given.items()}
+    values = {name: options.coerce(name, value, flag_of(name)) for name, value in given.items()}
+    return options.as_given(values)
 
 
 def check_folder(output: str | Path) -> None:

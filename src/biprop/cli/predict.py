@@ -43,11 +43,13 @@ _DESCRIPTION = """\
 Print the most probable classes of images, computed by a ticket or a deck, without PyTorch.
 Images are resized to the input size of the network as its training images were. An image that
 cannot be read is reported on standard error, and with --json also as an object with the key
-"error"; the other images are still classified, and the exit code is 2."""
+"error"; the other images are still classified, and the exit code is 2. Of a .npz file, the rows of
+its array X_test, or else X, are classified: FILE.npz[0] is the first."""
 _EPILOG = """\
 examples:
   biprop predict digits.mpt photo.png images/
-  biprop predict digits.mpt images/ --json > predictions.jsonl"""
+  biprop predict digits.mpt images/ --json > predictions.jsonl
+  biprop predict table.mpt rows.npz"""
 
 
 def add(commands: Any) -> None:
@@ -68,7 +70,7 @@ def add(commands: Any) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files, or folders whose images are taken in sorted order",
+        help="image files, or folders whose images are taken in sorted order; or .npz files",
     )
     parser.add_argument(
         "--top", type=int, default=3, metavar="K", help="classes to print per image [3]"
@@ -127,19 +129,21 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: images could not be classified; the others have been printed.
     """
-    from .. import images
     from ..console import Console
     from ..engine import cores
 
     batch = check_count(arguments.batch, "--batch")
     top = check_count(arguments.top, "--top")
-    paths = images.find(arguments.images)
+    paths = _items(arguments.images)
     threads = arguments.threads
     if threads is None:
         threads = min(cores(), len(paths), MAX_THREADS)
     is_deck = arguments.file.endswith(DECK_SUFFIX)
+    if is_deck and not isinstance(paths[0], Path):
+        raise UserError(f"{arguments.file}: a deck takes image files, not rows of arrays")
     model = (_of_deck if is_deck else _of_ticket)(arguments, threads)
-    _check_input(arguments.file, model.engine)
+    if isinstance(paths[0], Path):
+        _check_input(arguments.file, model.engine)
     names = _class_names(model.engine.ticket, model.engine.outputs)
     console = Console()
     if arguments.json:
@@ -156,11 +160,50 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a .npz file; as a text "FILE.npz[3]".
+
+    Attributes:
+        values: a sample as the network takes it, uint8 or float32.
+    """
+
+    file: str
+    number: int
+    values: Any
+
+    def __str__(self) -> str:
+        return f"{self.file}[{self.number}]"
+
+
+Item = Path | _Row
+
+
+def _items(names: Sequence[str]) -> Sequence[Item]:
+    """What the arguments name: images, or rows of .npz files.
+
+    Raises:
+        UserError: there is nothing of that name, it cannot be read, or both kinds are named.
+    """
+    from .. import images, npz
+
+    are_arrays = [name.lower().endswith(npz.SUFFIX) and not Path(name).is_dir() for name in names]
+    if not any(are_arrays):
+        return images.find(names)
+    if not all(are_arrays):
+        raise UserError(f"images and {npz.SUFFIX} files: pass one kind at a time")
+    return [
+        _Row(name, number, values)
+        for name in names
+        for number, values in enumerate(npz.inputs_of(Path(name)))
+    ]
+
+
 def _check_input(file: str, engine: Engine) -> None:
     """Raise UserError unless the network classifies images."""
     if len(engine.shape) != 3:
         reason = f"takes inputs of shape {list(engine.shape)}, not images"
-        raise UserError(f"{file}: {reason}: biprop.Engine runs it in Python")
+        raise UserError(f"{file}: {reason}: pass FILE.npz with an array X, [rows, ...]")
     results = engine.ticket.output_shape
     if results is not None and len(results) != 1:
         raise UserError(f"{file}: gives results of shape {list(results)}, not classes")
@@ -174,8 +217,23 @@ def _image_shape(engine: Engine) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def _checked_row(row: _Row, engine: Engine) -> Any:
+    """The values of a row as floats.
+
+    Raises:
+        UserError: they are no sample that the network takes.
+    """
+    import numpy as np
+
+    if row.values.shape != engine.shape:
+        here, there = list(row.values.shape), list(engine.shape)
+        raise UserError(f"{row}: has the shape {here}: the network takes {there}")
+    is_pixels = row.values.dtype == np.uint8
+    return row.values / np.float32(255) if is_pixels else row.values
+
+
 def _print_predictions(
-    model: _Model, paths: Sequence[Path], batch: int, output: _Table | _Json, console: Console
+    model: _Model, paths: Sequence[Item], batch: int, output: _Table | _Json, console: Console
 ) -> int:
     """Classify and print the images batch by batch; returns the number of failures."""
     from ..console import Console
@@ -200,7 +258,7 @@ def _print_predictions(
 
 
 def _report_failure(
-    output: _Table | _Json, path: Path, error: UserError, is_only: bool
+    output: _Table | _Json, path: Item, error: UserError, is_only: bool
 ) -> list[str]:
     """Report an error on standard error; returns the lines for standard output.
 
@@ -214,7 +272,7 @@ def _report_failure(
     return lines
 
 
-def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+def _batches(paths: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     for first in range(0, len(paths), size):
         yield paths[first : first + size]
 
@@ -222,7 +280,7 @@ def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 class _Progress:
     """A progress bar that appears when images remain after `BAR_DELAY` seconds."""
 
-    def __init__(self, console: Console, stack: ExitStack, paths: Sequence[Path]) -> None:
+    def __init__(self, console: Console, stack: ExitStack, paths: Sequence[Item]) -> None:
         self._console, self._stack = console, stack
         self._total, self._done = len(paths), 0
         self._start = time.monotonic()
@@ -238,7 +296,7 @@ class _Progress:
         self._done += images
 
 
-def _results(model: _Model, paths: Sequence[Path]) -> list[Any]:
+def _results(model: _Model, paths: Sequence[Item]) -> list[Any]:
     """For each image its probabilities [classes], or the UserError that prevented them."""
     import numpy as np
 
@@ -257,11 +315,15 @@ def _results(model: _Model, paths: Sequence[Path]) -> list[Any]:
     return results
 
 
-def _pixels(model: _Model, path: Path) -> Any:
-    """The image [C, H, W] uint8, or the UserError that says why it cannot be read."""
+def _pixels(model: _Model, path: Item) -> Any:
+    """The image [C, H, W] uint8, or the row as floats; or the UserError that says why it cannot be
+    read.
+    """
     from .. import images
 
     try:
+        if isinstance(path, _Row):
+            return _checked_row(path, model.engine)
         return images.read(path, _image_shape(model.engine), _is_cropped(model.engine.ticket))
     except UserError as e:
         return e
@@ -330,7 +392,7 @@ class _Table:
     """
 
     def __init__(
-        self, names: Sequence[str], paths: Sequence[Path], top: int, columns: int | None
+        self, names: Sequence[str], paths: Sequence[Item], top: int, columns: int | None
     ) -> None:
         self.names = [as_displayed(name) for name in names]
         self.top = top
@@ -348,7 +410,7 @@ class _Table:
         cells = [padded(title, self.name_width + 9) for title in titles]
         return ["  ".join([padded("file", self.width), *cells]).rstrip()]
 
-    def rows(self, path: Path, probabilities: Any) -> list[str]:
+    def rows(self, path: Item, probabilities: Any) -> list[str]:
         best = (-probabilities).argsort(kind="stable")[: self.top]
         cells = [
             f"{padded(self.names[i], self.name_width)}  {100 * probabilities[i]:5.1f} %"
@@ -360,7 +422,7 @@ class _Table:
         starts = range(0, len(cells), self.cells_in_line)
         return [file, *("  " + "  ".join(cells[i : i + self.cells_in_line]) for i in starts)]
 
-    def failure(self, path: Path, error: UserError) -> list[str]:
+    def failure(self, path: Item, error: UserError) -> list[str]:
         return []  # failures are on standard error only
 
 
@@ -373,7 +435,7 @@ class _Json:
     def head(self) -> list[str]:
         return []
 
-    def rows(self, path: Path, probabilities: Any) -> list[str]:
+    def rows(self, path: Item, probabilities: Any) -> list[str]:
         best = int(probabilities.argmax())
         content = {
             "file": str(path),
@@ -384,5 +446,5 @@ class _Json:
         }
         return [json.dumps(content, allow_nan=False)]
 
-    def failure(self, path: Path, error: UserError) -> list[str]:
+    def failure(self, path: Item, error: UserError) -> list[str]:
         return [json.dumps({"file": str(path), "error": str(error)})]

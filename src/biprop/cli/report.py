@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="test images to classify, the same share per class [all]",
     )
-    add_options(parser, (*DATA_SOURCE_OPTIONS, "device"))
+    add_options(parser, (*DATA_SOURCE_OPTIONS, "device", "arch", "arch_args"))
     parser.add_argument("--debug", **DEBUG)
 
 
@@ -96,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     console = Console(tolerant=True)
     measured = [measurements.read(Path(path)) for path in arguments.robustness]
-    read = entries.read(arguments.paths, _pack, console.track)
+    network: dict[str, Any] = {name: flags[name] for name in ("arch", "arch_args") if name in flags}
+    read = entries.read(arguments.paths, partial(_pack, network), console.track)
     shown = page.detailed(read)
     predictions = add_predictions(shown, Predictor(flags, arguments.images, console))
     title = arguments.title or _title(read)
@@ -105,10 +107,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _pack(checkpoint: Path) -> Ticket:
+def _pack(network: Mapping[str, Any], checkpoint: Path) -> Ticket:
     from ..search.pack import pack
 
-    return pack(checkpoint, {}, warn=warn)
+    return pack(checkpoint, network, warn=warn)
 
 
 def _title(entries: Sequence[Entry]) -> str:

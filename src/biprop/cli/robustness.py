@@ -198,6 +198,11 @@ def _measure_file(
     device = choose_device("cpu" if arguments.engine else flags.get("device", "auto"))
     reference = _reference(arguments, cells, first.task.num_classes)
     dataset = load_data(first, console)
+    if not dataset.is_images:
+        raise UserError(
+            f"{arguments.file}: corruptions are of images, and the data have {first.task}: biprop"
+            " evaluate measures the accuracy"
+        )
     clean, corrupted = _images(arguments, cells, first, dataset, device)
     classifier = _classifier(subjects, deck, dataset, arguments.engine, device)
     scores = classifiers.count(classifier, clean, corrupted, cells, device, console.track)
@@ -342,7 +347,7 @@ def _images(
     generated = Generated(dataset.test, numbers, batch, arguments.corruption_seed, device)
     if not arguments.corrupted:
         return generated.clean(), generated
-    shape = (task.channels, *task.input_size)
+    shape = (task.channels, task.input_size[0], task.input_size[1])
     folder = arguments.corrupted
     return generated.clean(), published(folder, cells, shape, dataset.classes, limit, batch)
 

@@ -3,6 +3,16 @@
 Loads no torch.
 """
 
+from .own import DEFAULT_NETWORKS as DEFAULT_NETWORKS
+from .own import TIMM as TIMM
+from .own import OwnNetwork as OwnNetwork
+from .own import as_given as as_given
+from .own import check_given as check_given
+from .own import has_graph as has_graph
+from .own import is_own as is_own
+from .own import is_same as is_same
+from .own import label as label
+from .own import without_folder as without_folder
 from .resolve import as_dict as as_dict
 from .resolve import as_yaml as as_yaml
 from .resolve import check as check
@@ -37,6 +47,7 @@ from .schema import with_roles as with_roles
 from .values import ALIASES as ALIASES
 from .values import UNSUPPORTED_OPTIONS as UNSUPPORTED_OPTIONS
 from .values import coerce as coerce
+from .yaml_files import ARRAYS_CONFIG as ARRAYS_CONFIG
 from .yaml_files import DEFAULT_CONFIG as DEFAULT_CONFIG
 from .yaml_files import FAST_CONFIG as FAST_CONFIG
 from .yaml_files import UNSUPPORTED_CONFIGS as UNSUPPORTED_CONFIGS

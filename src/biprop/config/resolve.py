@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
+from .own import as_given, check_given, has_graph, is_own, label
 from .schema import FIELDS, HAS_WIDTH_MULT, Config
 from .values import coerce, reject_unknown
-from .yaml_files import DEFAULT_CONFIG, FAST_CONFIG, find_file, read_file
+from .yaml_files import ARRAYS_CONFIG, DEFAULT_CONFIG, FAST_CONFIG, find_file, read_file
 
 
 def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, str]:
@@ -28,18 +29,22 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
         UserError: see `find_file`, `read_file`, `coerce`; or options contradict each other.
     """
     path = find_file(config or default_config(overrides))
-    result = override(Config(**read_file(path)), overrides)
+    values = read_file(path)
+    check_given(values, overrides, path)
+    result = override(Config(**values), overrides)
     # The default files are for the digits: a run on other data is not filed under its name.
     is_named_by_file = bool(config) or result.set == "digits"
-    return result, path.stem if is_named_by_file else f"{result.set}-{result.arch}"
+    return result, path.stem if is_named_by_file else f"{result.set}-{label(result.arch)}"
 
 
 def default_config(overrides: Mapping[str, Any]) -> str:
-    """The name of the configuration where the user names none: with a budget of time one whose
-    search is fast.
+    """The name of the configuration where the user names none: for arrays one of their own, with a
+    budget of time one whose search is fast.
 
     `overrides`: option name -> value, from the command line.
     """
+    if overrides.get("set") == "arrays":
+        return ARRAYS_CONFIG
     return FAST_CONFIG if overrides.get("minutes") is not None else DEFAULT_CONFIG
 
 
@@ -55,8 +60,10 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         reject_unknown(key, value, flag)
         values[key] = coerce(key, value, flag)
     _choose_budget(values)
+    values = as_given(values)
     result = dataclasses.replace(config, **values)
     check(result)
+    check_data_source(result)
     check_data_path(result, values)
     return result
 
@@ -76,8 +83,11 @@ def _choose_budget(values: dict[str, Any]) -> None:
 
 
 def check(config: Config) -> None:
-    """Raise UserError if options contradict each other."""
-    check_data_source(config)
+    """Raise UserError if options contradict each other.
+
+    Where the data are is not looked at: `check_data_source` does that.
+    """
+    _check_network(config)
     _check_pruning(config)
     _check_batch_norm(config)
     _check_augmentation(config)
@@ -87,6 +97,15 @@ def check(config: Config) -> None:
         raise UserError(
             "scale_fan multiplies the fan by (1 - prune rate), which is 0 at prune rate 1: pass"
             " --no-scale-fan or a lower --prune-rate"
+        )
+
+
+def _check_network(config: Config) -> None:
+    """Raise UserError if the network takes no arguments."""
+    if config.arch_args and not has_graph(config.arch):
+        raise UserError(
+            f"arch_args: are for networks of your own (--arch FILE.py:NAME), and arch ="
+            f" {config.arch}"
         )
 
 
@@ -111,7 +130,7 @@ def _check_pruning(config: Config) -> None:
 
 
 def _check_batch_norm(config: Config) -> None:
-    if config.bn_type == "NonAffineBatchNorm":
+    if config.bn_type == "NonAffineBatchNorm" and not has_graph(config.arch):
         for name in ("learn_batchnorm", "bn_bias_only", "bn_weight_init", "bn_bias_init"):
             if getattr(config, name) not in (False, None):
                 raise UserError(
@@ -144,6 +163,9 @@ def _check_data(config: Config) -> None:
             raise UserError(
                 f"{name} = {getattr(config, name)}: is for --set hub, and the set is {config.set}"
             )
+    if config.set == "arrays" and (config.stream or config.image_size is not None):
+        name = "stream" if config.stream else "image_size"
+        raise UserError(f"{name}: is for images in files, and arrays are taken as they are")
     if config.channels == 2:
         raise UserError("channels = 2: must be 1 (grey) or 3 (RGB)")
     if config.channels is None or (config.set in ("folder", "hub") and not config.stream):
@@ -195,10 +217,12 @@ def _check_clock(config: Config) -> None:
 
 
 def check_data_source(config: Config) -> None:
-    """Raise UserError if the data set is on the Hub and is not named.
+    """Raise UserError if the data set is on the Hub, or a file, and is not named.
 
     The default of `data` is no name: nothing is downloaded that nobody asked for.
     """
+    if config.set == "arrays" and config.data == FIELDS["data"].default:
+        raise UserError("set = arrays: pass --data FILE.npz, with the arrays X and y")
     if config.set == "hub" and config.data == FIELDS["data"].default:
         raise UserError("set = hub: pass --data, the name of the data set or a folder")
 
@@ -222,7 +246,8 @@ def warnings(config: Config) -> list[str]:
         )
     if config.gaussian_aug and config.std_gauss == 0:
         texts.append("gaussian_aug does nothing at std_gauss = 0")
-    if config.width_mult != 1 and not re.match(HAS_WIDTH_MULT, config.arch):
+    takes_width = re.match(HAS_WIDTH_MULT, config.arch) and not is_own(config.arch)
+    if config.width_mult != 1 and not takes_width:
         texts.append(
             f"width_mult = {config.width_mult:g} does nothing: the width of {config.arch} is fixed"
         )
@@ -231,7 +256,8 @@ def warnings(config: Config) -> list[str]:
 
 def as_dict(config: Config) -> dict[str, Any]:
     """Option name -> value, in the order of the fields."""
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    return {**values, "arch": str(config.arch)}  # a plain string: files record no OwnNetwork
 
 
 def as_yaml(config: Config) -> str:

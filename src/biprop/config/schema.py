@@ -19,7 +19,17 @@ _NET, _PRUNE, _INIT, _DATA, _OPT = "network", "pruning", "random weights", "data
 _SPEED, _RUN = "speed (these options change rounding, and therefore results)", "run and output"
 _MANY = "distributed training"
 
-SETS = ("digits", "CIFAR10", "CIFAR100", "MNIST", "TinyImageNet", "ImageNet", "folder", "hub")
+SETS = (
+    "digits",
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "TinyImageNet",
+    "ImageNet",
+    "folder",
+    "hub",
+    "arrays",
+)
 CONV_TYPES = ("SubnetConv", "GlobalSubnetConv", "DenseConv")
 BN_TYPES = ("NonAffineBatchNorm", "AffineBatchNorm", "LearnedBatchNorm")
 HAS_WIDTH_MULT = r"Conv\dWide|Wide_VGG_Small|Fast"
@@ -58,10 +68,20 @@ class Config:
 
     arch: str = option(
         "cResNet18",
-        "network architecture; see biprop list networks",
+        "network: a name of biprop list networks; or your own, FILE.py:NAME or MODULE:NAME, a class"
+        " or function whose result is a torch.nn.Module (docs/own-networks.md); or timm:NAME. It"
+        " gets the number of classes and the shape of the data as num_classes, in_channels and"
+        " image_size, if it takes arguments of these names. Code is run only if the command line"
+        " names it: with --resume and --pretrained, pass it again",
         _NET,
         Role.ARCHITECTURE,
         short=("-a",),
+    )
+    arch_args: dict[str, bool | int | float | str] | None = option(
+        None,
+        "keyword arguments of a network of your own: depth=3 width=64",
+        _NET,
+        Role.NETWORK,
     )
     width_mult: float = option(
         1.0,
@@ -200,16 +220,17 @@ class Config:
     set: str = option(
         "CIFAR10",
         "data set; digits: embedded in the program; folder: images in one subfolder per class, or"
-        " Parquet files; hub: any image data set that Hugging Face's library datasets loads",
+        " Parquet files; hub: any image data set that Hugging Face's library datasets loads;"
+        " arrays: a .npz file with X (tables, series, images) and y, the labels",
         _DATA,
         Role.DATA_SET,
         choices=SETS,
     )
     data: str = option(
         "data",
-        "folder that contains the data; if neither --set nor the configuration names a data set,"
-        " biprop find detects which one it is; with --set hub: name of a data set on the Hugging"
-        " Face Hub, or a folder",
+        "folder that contains the data, or a .npz file; if neither --set nor the configuration"
+        " names a data set, biprop find detects which one it is; with --set hub: name of a data set"
+        " on the Hugging Face Hub, or a folder",
         _DATA,
         Role.DATA_PATH,
     )

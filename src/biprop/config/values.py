@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 import typing
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ def coerce(name: str, value: Any, where: str) -> Any:
         raise UserError(f"{_place(where, name, type(value).__name__)}: must be a plain value")
     if name == "prune_rate" and value in (-1, "-1"):
         return None  # published configurations write -1 for "to be given on the command line"
+    if name == "arch_args":
+        return _coerce_arguments(name, value, where)
     if typing.get_origin(type_) is dict:
         return _coerce_rates(name, value, where)
     try:
@@ -127,6 +130,33 @@ def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
             rate if is_dense else coerce("prune_rate", rate, f"{where} {pattern}=")
         )
     return rates
+
+
+def _coerce_arguments(name: str, value: Any, where: str) -> dict[str, bool | int | float | str]:
+    """Keyword -> plain value; texts of the command line are read as YAML reads plain values."""
+    are_pairs = isinstance(value, Mapping) and all(
+        isinstance(key, str) and key.isidentifier() and isinstance(item, bool | int | float | str)
+        for key, item in value.items()
+    )
+    if not are_pairs:
+        raise UserError(
+            f"{_place(where, name, value)}: must be pairs of a keyword and a number, a text, true"
+            " or false"
+        )
+    return {key: _plain_value(item) for key, item in value.items()}
+
+
+def _plain_value(value: Any) -> bool | int | float | str:
+    """A number or a boolean where a text is one, else the text."""
+    if not isinstance(value, str):
+        return value  # type: ignore[no-any-return]
+    words = {"true": True, "false": False}
+    if value.lower() in words:
+        return words[value.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
 
 
 def reject_unknown(key: str, value: Any, where: str) -> None:

@@ -14,6 +14,7 @@ from .values import ALIASES, NO_RGCONV, coerce, reject_unknown
 
 DEFAULT_CONFIG = "digits"
 FAST_CONFIG = "fast"
+ARRAYS_CONFIG = "arrays"
 RECIPES = "recipes"
 """Folder of the packaged configurations for searches of a given time or size."""
 MAX_BYTES = 1 << 20

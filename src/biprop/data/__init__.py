@@ -8,6 +8,7 @@ from .dataset import slices as slices
 from .dataset import spread as spread
 from .loading import load as load
 from .loading import recipe_of as recipe_of
+from .sources import Expect as Expect
 from .sources import Progress as Progress
 from .sources import Source as Source
 from .sources import Split as Split

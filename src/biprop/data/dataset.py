@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ..errors import UserError
 from ..names import MAX_CHARACTERS, escaped, is_name
 from . import augment, augmix
 from .augmix import AugMix
-from .sources import Source, Split
+from .sources import Images, Source, Split, mean_and_std, mean_and_std_of_numbers
 from .splits import ENOUGH_TO_CHOOSE, ENOUGH_TO_TRUST, VALIDATION_LAYER, stratified, validation_size
 from .transfer import on_device
 
@@ -48,6 +49,11 @@ class Recipe:
     crop_padding: int = 4
     crop_padding_mode: str = "zeros"
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether there is augmentation beside crops and flips."""
+        return bool(self.augmix or self.gaussian or self.jsd)
+
 
 class DataSet:
     """Images for training, validation and test, with their classes and statistics.
@@ -61,13 +67,15 @@ class DataSet:
         low_data: fraction of the training images to use, the same ones for every seed.
 
     Raises:
-        UserError: a class has too few images to hold one out, or a name that no ticket can store.
+        UserError: a class has too few images to hold one out, or a name that no ticket can store;
+            or augmentation of what is no image.
 
     Attributes:
         train, validation, test: `Split`.
         classes: names, in the order of the labels; unprintable characters are escaped, as in
             tickets.
-        mean, std: per channel, of pixels in [0, 1].
+        mean, std: per channel, of pixels in [0, 1], or of numbers as they are.
+        is_pixels: images have values 0 .. 255; other samples are numbers, taken as they are.
         validation_chooses: whether there are enough validation images to choose the best epoch by.
         about: what was recognised in a folder of files; empty for the data sets with names.
         notes: for the user, on the images, a line each.
@@ -83,7 +91,7 @@ class DataSet:
     ) -> None:
         self.classes = _printable(source.classes)
         self.about, self.notes = source.about, list(source.notes)
-        self.mean, self.std = source.mean, source.std
+        self.is_pixels = source.is_pixels
         self.test = source.test
         if select_on == "test":
             self.train, self.validation = source.train, source.test
@@ -95,16 +103,24 @@ class DataSet:
             self.validation = source.train.subset(held_out)
             self.validation_chooses = len(self.validation) >= ENOUGH_TO_CHOOSE
             self.search_notes = _notes_on_few(len(self.validation))
+        self.mean, self.std = _statistics(source, self.train)
         if low_data < 1:
             count = len(self.train)
             wanted = max(2, round(low_data * count))
             self.train = self.train.subset(_random_mask(count, wanted, _LOW_DATA_LAYER))
         self.recipe = recipe or Recipe()
         self.augment = source.augment if self.recipe.augment == "auto" else self.recipe.augment
-        self._check_padding()
+        self._check_augmentation()
 
-    def _check_padding(self) -> None:
-        """Raise UserError where an image is too small to be reflected that far."""
+    def _check_augmentation(self) -> None:
+        """Raise UserError where the samples are no images, or too small to be reflected so far."""
+        if not self.is_images:
+            if self.augment != "none" or self.recipe.changes_pixels:
+                raise UserError(
+                    "crops, flips, AugMix and noise are for images, and the data are numbers: leave"
+                    " out --augment, --augmix, --gaussian-aug and --jsd"
+                )
+            return
         side = min(self.input_size)
         if self.recipe.crop_padding_mode == "reflect" and self.padding >= side:
             raise UserError(
@@ -113,13 +129,24 @@ class DataSet:
             )
 
     @property
+    def is_images(self) -> bool:
+        """Whether samples are images: pixels [1 or 3 channels, height, width]."""
+        shape = self.test.shape
+        return self.is_pixels and len(shape) == 3 and shape[0] in (1, 3)
+
+    @property
+    def noun(self) -> str:
+        """What samples are called, for the user."""
+        return "images" if self.is_images else "samples"
+
+    @property
     def channels(self) -> int:
-        """Channels of the images: 1 or 3."""
+        """Channels of the images: 1 or 3; of series; features of a table."""
         return self.train.shape[0]
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) of the images in pixels."""
+    def input_size(self) -> tuple[int, ...]:
+        """(H, W) of the images in pixels; (length,) of series, () of tables."""
         return self.train.shape[1:]
 
     @property
@@ -193,12 +220,15 @@ class DataSet:
         Returns:
             [V B, C, H, W] float32.
         """
+        if not self.is_images:
+            return self.normalise(images)
         share = group.share_of(count)
         flip = "flip" in self.augment
         padding = self.padding
-        rows, columns = augment.draw_crop_and_flip(count, self.input_size, padding, flip, generator)
+        height, width = self.input_size
+        size = (height, width)
+        rows, columns = augment.draw_crop_and_flip(count, size, padding, flip, generator)
         if self.recipe.crop_padding_mode == "reflect":
-            height, width = self.input_size
             rows, columns = augment.reflected(rows, height), augment.reflected(columns, width)
         if padding or flip:
             images = augment.pick(images, rows[share], columns[share])
@@ -247,17 +277,21 @@ class DataSet:
         Args:
             max_pixels: of all of them together; at least one image is taken.
         """
-        height, width = self.input_size
-        images = sample(self.train, max(1, max_pixels // (height * width)))
+        images = sample(self.train, max(1, max_pixels // math.prod(self.input_size)))
         batch, _ = next(self.evaluation_batches(images, len(images)))
         return batch
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std."""
+        """uint8 or float [B, C, H, W] in 0 .. 255 to float32: (pixel / 255 - mean) / std; numbers
+        [B, C, ...] to (x - mean) / std.
+        """
+        channel = (1, -1, *(1,) * (images.dim() - 2))
         mean, std = (
-            on_device(np.array(values, np.float32), images.device).view(1, -1, 1, 1)
+            on_device(np.array(values, np.float32), images.device).view(channel)
             for values in (self.mean, self.std)
         )
+        if not self.is_pixels:
+            return (images - mean).div_(std)
         return (images * (1 / (255 * std))).sub_(mean / std)
 
 
@@ -316,6 +350,17 @@ def _random_mask(count: int, chosen: int, layer: int) -> Tensor:
     mask = torch.zeros(count, dtype=torch.bool)
     mask[torch.from_numpy(order[:chosen])] = True
     return mask
+
+
+def _statistics(source: Source, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation: the source's, or else those of the images that train."""
+    if source.mean:
+        return source.mean, source.std
+    assert isinstance(train, Images)
+    if not source.is_pixels:
+        return mean_and_std_of_numbers(train.images)
+    is_flat = train.images.dim() < 4
+    return mean_and_std(train.images[..., None, None] if is_flat else train.images)
 
 
 def _held_out(source: Source) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from .. import images
 from ..errors import UserError
+from ..native import memory_size
 from .items import Items, Listing
 from .sources import (
     IMAGENET_MEAN,
@@ -87,6 +87,30 @@ def _source(
     )
 
 
+def expected_shape(
+    parts: Parts, image_size: int | None, channels: int | None, is_streamed: bool
+) -> tuple[int, int, int]:
+    """The shape of an image, from a look at some of them, before all are decoded.
+
+    Whether all are grey is only known when all have been read: this looks at `_FEW` of them.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    if is_streamed:
+        size = image_size or IMAGENET_SIZE
+        return 3, size, size
+    items = parts.train.items
+    few = np.unique(np.linspace(0, len(items) - 1, _FEW).astype(int))
+    is_grey = channels == 1 or (channels is None and all(_is_grey(items, int(i)) for i in few))
+    first = _decoded(items, 0, image_size, "L" if is_grey else "RGB")
+    return first.shape[0], first.shape[1], first.shape[2]
+
+
+_FEW = 20
+"""Images that `expected_shape` opens."""
+
+
 def _common_mode(listings: Sequence[Listing]) -> str:
     """ "L" if all images are grey, else "RGB"."""
     is_grey = all(
@@ -148,18 +172,10 @@ def _size(image: NDArray[np.uint8]) -> str:
 
 def _check_memory(count: int, image: NDArray[np.uint8]) -> None:
     """Raise UserError if `count` images like this one take more than half of the memory."""
-    required, available = image.size * count, _memory_size() // 2
+    required, available = image.size * count, memory_size() // 2
     if required > available:
         raise UserError(
             f"{count:,} images of {_size(image)} pixels take {required / 2**30:.1f} GiB, more than"
             f" half of this machine's memory ({available / 2**29:.0f} GiB): pass --stream, or a"
             " smaller --image-size"
         )
-
-
-def _memory_size() -> int:
-    """Bytes of this machine's memory; where it is unknown, no limit."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**63

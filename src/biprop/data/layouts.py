@@ -15,22 +15,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images import is_hidden, suffixes
-
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-PART_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "validation": VALIDATION,
-    "valid": VALIDATION,
-    "val": VALIDATION,
-    "dev": VALIDATION,
-    "test": TEST,
-    "testing": TEST,
-}
-"""Names of parts, in lower case.
-
-Any case is recognised, and a common prefix or suffix, as in seg_train and seg_test.
-"""
+from ..names import PART_NAMES, TRAIN, part_of
 
 KNOWN = (
     "train/CLASS/ beside test/CLASS/ or val/CLASS/ (also training, validation, valid, dev, testing,"
@@ -45,11 +30,6 @@ _MANY_IMAGES = 1000
 """Images in a folder: more are not a few images beside parquet files, but a folder of images."""
 _SHARD = re.compile(r"([-_.]?\d+)+(-of-\d+)?$")
 """The number of a file among those of its part, as in train-00000-of-00014."""
-
-
-def part_of(name: str) -> str | None:
-    """The part that a name means, whatever its case, or None."""
-    return PART_NAMES.get(name.lower())
 
 
 def _part_and_rest(name: str) -> tuple[str, str] | None:

@@ -9,23 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import npz
 from ..errors import UserError
-from ..names import escaped
+from ..names import TEST, TRAIN, VALIDATION, escaped, part_of
 from . import layouts
 from .items import READ_COLUMNS, Listing, list_classes, list_hub, list_parquet, load_hub
 from .labels import Classes
-from .layouts import TEST, TRAIN, VALIDATION, part_of
 from .sources import Parts, checked_folder
 from .splits import TEST_LAYER, stratified
 
 
 def recognise(folder: Path) -> str:
     """The data set in a folder, as `--set` names it: one of those with names, by its official
-    files, or "folder".
+    files, or "folder"; "arrays" for a .npz file.
 
     Raises:
         UserError: no folder, or several data sets.
     """
+    if folder.suffix.lower() == npz.SUFFIX and not folder.is_dir():
+        return "arrays"
     checked_folder(folder)
     names = [name for name in _OFFICIAL_FILES if _has_official_files(folder, name)]
     if len(names) > 1:
@@ -232,7 +234,7 @@ def hub(
     Args:
         name: see `items.load_hub`.
         configuration: which one, where there are several.
-        train, test: names of the parts to use, instead of those that `layouts.PART_NAMES` finds.
+        train, test: names of the parts to use, instead of those that `names.PART_NAMES` finds.
 
     Raises:
         UserError: see `items.load_hub` and `items.list_hub`; or no such part.

@@ -6,21 +6,31 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UserError
-from . import cifar, decoding, digits, listings, mnist, tiny_imagenet
+from . import arrays, cifar, decoding, digits, listings, mnist, tiny_imagenet
 from .augmix import AugMix
 from .dataset import DataSet, Recipe
-from .sources import Parts, Progress, Source, no_progress
+from .sources import Expect, Parts, Progress, Source, expect_nothing, no_progress
 
 _DEFAULT_WORKERS = 8
 
 
-def load(config: Config, progress: Progress = no_progress) -> DataSet:
+def load(
+    config: Config, progress: Progress = no_progress, expect: Expect = expect_nothing
+) -> DataSet:
     """The data of a run.
+
+    Args:
+        config: the options.
+        progress: shows the progress.
+        expect: gets the number of classes and the shape of a sample before they are decoded; what
+            it raises ends the loading.
 
     Raises:
         UserError: the data are missing, damaged, no classification task, or too large for memory.
     """
-    source = _source(config, progress)
+    if config.set in _KNOWN:
+        expect(*_KNOWN[config.set])
+    source = _source(config, progress, expect)
     data = DataSet(source, config.select_on, recipe_of(config), config.low_data)
     if config.one_batch:
         data.keep_one_batch(config.batch_size)
@@ -32,11 +42,23 @@ def load(config: Config, progress: Progress = no_progress) -> DataSet:
     return data
 
 
-def _source(config: Config, progress: Progress) -> Source:
+_KNOWN: dict[str, tuple[int, tuple[int, ...]]] = {
+    "digits": (10, (1, 32, 32)),
+    "CIFAR10": (10, (3, 32, 32)),
+    "CIFAR100": (100, (3, 32, 32)),
+    "MNIST": (10, (1, 28, 28)),
+    "TinyImageNet": (200, (3, 64, 64)),
+}
+"""Number of classes and shape of an image of the data sets with names."""
+
+
+def _source(config: Config, progress: Progress, expect: Expect) -> Source:
     """The images of a run: the data sets with names by a reader of their own, others by their
     layout.
     """
     folder = Path(config.data)
+    if config.set == "arrays":
+        return arrays.arrays(folder, expect)
     if config.set == "digits":
         return digits.digits()
     if config.set in ("CIFAR10", "CIFAR100"):
@@ -46,7 +68,11 @@ def _source(config: Config, progress: Progress) -> Source:
     if config.set == "TinyImageNet":
         return tiny_imagenet.tiny_imagenet(folder, progress)
     parts = _parts(config)
-    if config.stream or config.set == "ImageNet":
+    is_streamed = config.stream or config.set == "ImageNet"
+    if expect is not expect_nothing:
+        shape = decoding.expected_shape(parts, config.image_size, config.channels, is_streamed)
+        expect(len(parts.train.classes), shape)
+    if is_streamed:
         workers = _DEFAULT_WORKERS if config.workers is None else config.workers
         return decoding.streamed(parts, config.image_size, workers)
     return decoding.in_memory(parts, config.image_size, progress, config.channels)

@@ -41,6 +41,16 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 Indices = NDArray[np.int64]
 
 
+Expect = Callable[[int, tuple[int, ...]], None]
+"""(number of classes, shape of a sample) -> None: called before samples are decoded, so that a
+network that does not fit is refused at once.
+"""
+
+
+def expect_nothing(classes: int, shape: tuple[int, ...]) -> None:
+    """An `Expect` that accepts all."""
+
+
 def no_progress(items: Iterable[Any], what: str, length: int) -> Iterable[Any]:
     """A `Progress` that shows nothing."""
     return items
@@ -52,7 +62,7 @@ class Split(Protocol):
     Attributes:
         crops: whether `batches` with a seed yields random crops, so that no further crop is needed.
         labels: [N] int64.
-        shape: (C, H, W) of an image in `batches`.
+        shape: (C, H, W) of an image in `batches`; (C, ...) of other samples.
     """
 
     crops: bool
@@ -62,8 +72,8 @@ class Split(Protocol):
         """[N] int64."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an image; (channels, ...) of another sample."""
 
     def __len__(self) -> int: ...
     def subset(self, mask: Tensor) -> Split:
@@ -86,7 +96,9 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """Images [N, C, H, W] uint8 and labels [N] int64, in memory."""
+    """Images [N, C, H, W] uint8 and labels [N] int64, in memory; or other samples [N, C, ...], of
+    uint8 or float32.
+    """
 
     images: Tensor
     labels: Tensor
@@ -96,10 +108,9 @@ class Images:
         return len(self.labels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(C, H, W) of an image."""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+        return tuple(self.images.shape[1:])
 
     def subset(self, mask: Tensor) -> Images:
         """Those where `mask` [N] is true."""
@@ -150,12 +161,13 @@ class Source:
     Attributes:
         train, test: its images.
         classes: names, in the order of the labels.
-        mean, std: per channel, of pixels in [0, 1].
+        mean, std: per channel, of pixels in [0, 1]; empty: those of the images that train.
         augment: the default of the data set, as of `Recipe.augment`.
         held_out: [N] bool, which training images are for validation, where the set has a rule or a
             part of its own.
         about: what was recognised in a folder, for the user.
         notes: for the user, a line each.
+        is_pixels: values are 0 .. 255; else they are numbers, taken as they are.
     """
 
     train: Split
@@ -167,6 +179,7 @@ class Source:
     held_out: Tensor | None = None
     about: str = ""
     notes: list[str] = field(default_factory=list)
+    is_pixels: bool = True
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -180,6 +193,27 @@ def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(pixels.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist())
 
 
+def mean_and_std_of_numbers(samples: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, or per feature of a table; the deviation of a
+    constant is 1.
+
+    Args:
+        samples: [N, C, ...] float32.
+    """
+    axes = [axis for axis in range(samples.dim()) if axis != 1]
+    means, deviations = [], []
+    for channel in samples.split(max(1, _MOST_NUMBERS // len(samples)), dim=1):
+        deviation, mean = torch.std_mean(channel.double(), dim=axes, correction=0)
+        means += mean.tolist()
+        is_constant = deviation <= 1e-12 * mean.abs()
+        deviations += deviation.masked_fill(is_constant | (deviation < 1e-30), 1).tolist()
+    return tuple(means), tuple(deviations)
+
+
+_MOST_NUMBERS = 1 << 22
+"""That are converted to float64 at a time, but for one channel of all samples."""
+
+
 def checked_folder(folder: Path) -> Path:
     """The folder that --data names.
 
@@ -189,7 +223,9 @@ def checked_folder(folder: Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise UserError(f"--data {folder}: is a file: unpack it, and pass the folder")
+        raise UserError(
+            f"--data {folder}: is a file: unpack it, and pass the folder; arrays are read from .npz"
+        )
     raise UserError(
         f"--data {folder}: no such folder; pass --data DIR, or --set hub for a data set on the Hub"
     )

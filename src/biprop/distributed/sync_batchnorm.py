@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Sum(torch.autograd.Function):
@@ -29,13 +30,13 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(ctx, gradients[0])
 
 
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of [B, C, H, W]: in training, mean and variance over B of all processes, H and W;
-    in evaluation, as `nn.BatchNorm2d`.
+class _Synchronised(_BatchNorm):
+    """Batch norm of [B, C, ...]: in training, mean and variance over B of all processes and the
+    sides; in evaluation, as PyTorch's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise maps [B, C, H, W] by the statistics of all processes together."""
+        """Normalise maps [B, C, ...] by the statistics of all processes together."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         # Under --amp bf16: sums, and the count above all, need more than bfloat16's 8 bits.
@@ -44,20 +45,22 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         # Mean first, then squares around it: squares alone, minus the mean's, lose the digits that
         # matter to rounding.
         local_count = x.new_tensor([x.numel() / x.shape[1]])
-        sums = _Sum.apply(torch.cat([x.sum(dim=(0, 2, 3)), local_count]))
+        axes = (0, *range(2, x.dim()))
+        channel = (1, -1, *(1,) * (x.dim() - 2))
+        sums = _Sum.apply(torch.cat([x.sum(dim=axes), local_count]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        centred = x - mean[None, :, None, None]
-        variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        centred = x - mean.view(channel)
+        variance = _Sum.apply(centred.square().sum(dim=axes)) / count
         self._track(mean, variance, count)
-        y: Tensor = centred * torch.rsqrt(variance + self.eps)[None, :, None, None]
+        y: Tensor = centred * torch.rsqrt(variance + self.eps).view(channel)
         if self.affine:
-            y = y * self.weight[None, :, None, None] + self.bias[None, :, None, None]
+            y = y * self.weight.view(channel) + self.bias.view(channel)
         return y.to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Update the running statistics, as `nn.BatchNorm2d` does.
+        """Update the running statistics, as PyTorch's batch norm does.
 
         Args:
             mean, variance: of the whole batch, [C].
@@ -75,10 +78,29 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
+class SyncBatchNorm1d(_Synchronised, nn.BatchNorm1d):
+    """Synchronised batch norm of [B, C] and [B, C, L]."""
+
+
+class SyncBatchNorm2d(_Synchronised, nn.BatchNorm2d):
+    """Synchronised batch norm of [B, C, H, W]."""
+
+
+class SyncBatchNorm3d(_Synchronised, nn.BatchNorm3d):
+    """Synchronised batch norm of [B, C, D, H, W]."""
+
+
+_SYNCHRONISED: dict[type, type] = {
+    nn.BatchNorm1d: SyncBatchNorm1d,
+    nn.BatchNorm2d: SyncBatchNorm2d,
+    nn.BatchNorm3d: SyncBatchNorm3d,
+}
+
+
 def synchronise(model: nn.Module) -> None:
-    """Turn every `nn.BatchNorm2d` of the model into a `SyncBatchNorm2d`, in place; names and
-    parameters stay.
+    """Turn every batch norm of the model into a synchronised one, in place; names and parameters
+    stay.
     """
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncBatchNorm2d
+        if type(module) in _SYNCHRONISED:
+            module.__class__ = _SYNCHRONISED[type(module)]

@@ -311,7 +311,7 @@ class Engine:
         """Floats are in 0 .. 1 where the ticket normalises them. The core itself looks for what is
         not finite.
         """
-        if pixels.size and self.ticket.mean:
+        if pixels.size and self.ticket.mean and self.ticket.takes_pixels:
             low, high = float(pixels.min()), float(pixels.max())
             if low < -_TOLERANCE or high > 1 + _TOLERANCE:
                 raise UserError(

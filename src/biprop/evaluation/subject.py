@@ -148,19 +148,20 @@ def _normalisation(ticket: Ticket, channels: int) -> tuple[tuple[float, ...], tu
 
 
 def _task(ticket: Ticket, path: str | Path) -> Task:
-    """Classes and images of a ticket's network.
+    """Classes and samples of a ticket's network.
 
     Raises:
-        UserError: it does not classify images.
+        UserError: it gives no classes, or takes whole numbers.
     """
     shape, outputs = ticket.input_shape, ticket.output_shape
-    if shape is None or len(shape) != 3 or outputs is None or len(outputs) != 1:
+    if shape is None or not shape or outputs is None or len(outputs) != 1:
         raise UserError(
             f"{path}: its network is from {_described(shape)} to {_described(outputs)}: must be"
-            " from images [channels, height, width] to [classes]"
+            " from images [channels, height, width], or other samples, to [classes]"
         )
-    channels, height, width = shape
-    return Task(outputs[0], channels, (height, width))
+    if ticket.graph and ticket.graph.indices:
+        raise UserError(f"{path}: its network takes whole numbers: biprop.Engine runs it in Python")
+    return Task(outputs[0], shape[0], shape[1:])
 
 
 def _described(shape: tuple[int, ...] | None) -> str:
@@ -201,6 +202,9 @@ def _check_flags(
     """Raise UserError if a flag contradicts the ticket, whose `network` are two of these facts."""
     facts = {**options.as_dict(config), **network}
     for name in options.NETWORK_OPTIONS:
+        is_code = name == "arch" and facts[name] == OWN_NETWORK
+        if is_code or name == "arch_args":
+            continue  # the ticket has the network's operations, and needs no code
         if flags.get(name) is not None and flags[name] != facts[name]:
             flag = f"--{name.replace('_', '-')} {flags[name]}"
             raise UserError(f"{flag}: but {path} says {facts[name]}")

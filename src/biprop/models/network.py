@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from .. import config as options
 from .. import rng
 from ..config import Config
 from ..errors import UserError, abbreviated, one_line
 from ..subnetwork import Subnetwork, convert
 from ..subnetwork.init import draw_weight
 from ..subnetwork.layers import BinaryActivation, maskable
-from . import build, plans
+from . import build, defaults, own, plans
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,23 @@ class Task:
 
     Attributes:
         num_classes: of the labels.
-        channels: of the images.
-        input_size: (height, width) of the images.
+        channels: of images and series; features of a table.
+        input_size: (height, width) of images, (length,) of series, () of tables.
     """
 
     num_classes: int
     channels: int
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample: (channels, *input_size)."""
+        return (self.channels, *self.input_size)
 
     def __str__(self) -> str:
-        height, width = self.input_size
-        return f"{self.num_classes} classes of {self.channels} x {height} x {width} images"
+        kinds = {1: "features", 2: "series", 3: "images"}
+        kind = kinds.get(len(self.shape), "arrays")
+        return f"{self.num_classes} classes of {' x '.join(map(str, self.shape))} {kind}"
 
 
 @dataclass
@@ -106,11 +114,21 @@ def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str
 
 
 def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:
+    arguments = (config.arch_args, task.num_classes, task.shape)
+    if options.is_own(config.arch):
+        return own.build(config.arch, *arguments)  # type: ignore[no-any-return]
+    if options.has_graph(config.arch):
+        return defaults.build(config.arch, *arguments)  # type: ignore[no-any-return]
+    if len(task.input_size) != 2:
+        raise UserError(
+            f"arch = {abbreviated(config.arch)}: takes images, and the data have {task}: leave out"
+            " --arch, or pass a network of your own (--arch FILE.py:NAME)"
+        )
     return build.build(
         config.arch,
         num_classes=task.num_classes,
         channels=task.channels,
-        input_size=task.input_size,
+        input_size=(task.input_size[0], task.input_size[1]),
         bn_type=config.bn_type,
         width_mult=config.width_mult if plans.takes_width(config.arch) else 1,
         head_bias=config.last_layer_dense,
@@ -161,7 +179,7 @@ def _set_batch_norm(model: nn.Module, config: Config) -> None:
     """
     is_dense = config.conv_type == "DenseConv"
     for module in model.modules():
-        if not isinstance(module, nn.BatchNorm2d) or not module.affine:
+        if not isinstance(module, _BatchNorm) or not module.affine:
             continue
         if config.bn_weight_init is not None:
             nn.init.constant_(module.weight, config.bn_weight_init)

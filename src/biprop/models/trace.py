@@ -7,9 +7,11 @@ What depends on no input is computed once and becomes a constant. Anything else 
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +88,7 @@ def _check_example(example: Any) -> None:
 def _exported(model: nn.Module, batch: Tensor) -> ExportedProgram:
     where: list[str] = []
     try:
-        with torch.no_grad(), _without_fast_paths(), _names_of_running(model, where):
+        with torch.no_grad(), _quietly(), _without_fast_paths(), _names_of_running(model, where):
             shapes = ({0: Dim("batch")},)
             return torch.export.export(model, (batch,), dynamic_shapes=shapes, strict=False)
     except Exception as e:  # whatever the module and the tracer raise
@@ -102,6 +104,20 @@ def _reason(error: Exception) -> str:
     if "Constraint" in name or "specialized" in str(error):
         return "it computes for one batch size only; take x.shape[0] where it says len(x)"
     return f"{name}: {one_line(error)}"
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """While the block runs, nothing is printed on standard error: the exporter prints pages of its
+    own where it fails, beside the exception.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

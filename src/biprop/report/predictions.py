@@ -136,6 +136,8 @@ class Predictor:
         title = f"{entry.name}, batches"
         for pixels, labels in self._console.track(batches, title, -(-count // size)):
             predictions.add(pixels.numpy(), labels.numpy(), answer(pixels))
+            if not images.is_images:
+                predictions.mistakes.clear()  # there is no picture of a row of numbers
         return predictions
 
     def _batches(self, images: DataSet, count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Config
 from ..data import DataSet, Split, sample
@@ -43,7 +44,7 @@ def random_score_accuracy(
         until_stopped: passes batches through, and raises where the user asks the search to stop.
         evaluate: counts over all images of a split and all processes.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     batches = data.training_batches(config.batch_size, config.seed, 0, group)
     sampled = itertools.islice(batches, _calibration_batches(config) if norms else 0)
     with _restored(model), _plain_averages(norms):
@@ -70,7 +71,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_averages(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+def _plain_averages(norms: list[_BatchNorm]) -> Iterator[None]:
     """Within the block, running statistics are plain averages over batches, not moving ones."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

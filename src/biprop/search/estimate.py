@@ -194,7 +194,7 @@ def estimate_cells(cells: Sequence[Cell], console: Console) -> Iterator[tuple[Ce
     Raises:
         UserError: data or options do not work.
     """
-    loader = Loader()
+    loader = Loader(cells)
     known: dict[Any, Estimate] = {}
     for cell in cells:
         key = _without_what_changes_no_time(cell.config)

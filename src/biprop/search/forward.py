@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed
 from ..config import Config
@@ -59,7 +60,7 @@ class TrainingForward:
         Raises:
             UserError: torch.compile cannot compile this network here.
         """
-        if self._is_channels_last:
+        if self._is_channels_last and images.dim() == 4:
             # The images only: convolutions adopt their memory format, and scores keep the order in
             # which ties of the top-k selection are broken.
             images = images.contiguous(memory_format=torch.channels_last)
@@ -110,7 +111,7 @@ def _data_parallel(model: nn.Module, config: Config, device: torch.device) -> nn
 
 def average_batch_norm_statistics(model: nn.Module, group: Group) -> None:
     """Replace the running statistics of all batch norms by their means over all processes."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
     group.average([tensor for tensor in statistics if tensor is not None])
 

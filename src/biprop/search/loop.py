@@ -15,8 +15,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint
-from ..config import Config
+from .. import checkpoint, rng
+from ..config import Config, has_graph
 from ..console import Console
 from ..data import DataSet, Split
 from ..data.stream import reader_death
@@ -448,6 +448,7 @@ class Search:
             FloatingPointError: the loss, or a score, is not finite.
         """
         self._apply_schedules_of_step()
+        self._seed_dropout()
         loss = self._loss(images, labels)
         self.optimizer.zero_grad()
         (loss * self._gradient_weight(len(labels))).backward()
@@ -458,6 +459,16 @@ class Search:
             self.network.subnetwork.update(check=self._looks_now)
         self.state.step += 1
         self.state.batch += 1
+
+    def _seed_dropout(self) -> None:
+        """Make what a network of the user's own draws in this step follow from the run's seed and
+        the step: a run that is resumed draws the same. Networks of the registry draw nothing.
+        """
+        if not has_graph(self.config.arch):
+            return
+        share = self.state.batch * self.group.size + self.group.rank
+        seed = rng.derive(self.config.seed, rng.Stream.DROPOUT, self.state.epoch, share)
+        torch.manual_seed(seed)
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss, a scalar, of this process's share of a batch, which is counted."""
@@ -692,7 +703,7 @@ def _check_single_image(model: nn.Module, task: Task, device: torch.device) -> N
     """Raise UserError if the network cannot train on one image: behind a global pool, batch norm
     has one value a channel.
     """
-    image = torch.zeros(1, task.channels, *task.input_size, device=device)
+    image = torch.zeros(1, *task.shape, device=device)
     try:
         with torch.no_grad():
             copy.deepcopy(model).train()(image)

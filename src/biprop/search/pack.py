@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__, checkpoint
 from .. import config as options
 from ..errors import UserError, abbreviated, one_line
 from ..evaluation.counts import Counts
-from ..models.network import Network
+from ..models.network import Network, Task
 from ..models.plans import takes_width
 from ..runs.folder import BEST, RESULT, find_checkpoint
 from ..ticket import Ticket
@@ -60,14 +61,28 @@ def pack(
     return Ticket.from_model(
         network.model,
         network.subnetwork,
-        network=_architecture(content, network),
-        input_size=(content.task.channels, *content.task.input_size),
+        **_description(content, network),
         classes=checkpoint.class_names(content),
         mean=restored.mean or (),
         std=restored.std or (),
         found=_provenance(content, file),
         compact=compact,
     )
+
+
+def _description(content: checkpoint.Content, network: Network) -> dict[str, Any]:
+    """What tells the ticket its network: an entry of the registry, or a batch to trace it with."""
+    shape = content.task.shape
+    image = {"input_size": shape} if len(shape) == 3 else {}
+    if options.has_graph(content.config.arch):
+        return {"example": example_batch(content.task), **image}
+    return {"network": _architecture(content, network), **image}
+
+
+def example_batch(task: Task) -> Tensor:
+    """Two samples of normalised random numbers, always the same: float32 [2, ...]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *task.shape, generator=generator)
 
 
 def _architecture(content: checkpoint.Content, network: Network) -> dict[str, Any]:
@@ -117,6 +132,7 @@ def _changed_options(content: checkpoint.Content) -> dict[str, Any]:
         for name, value in options.as_dict(content.config).items()
         if name not in _UNRECORDED_OPTIONS
     }
+    recorded["arch"] = options.without_folder(recorded["arch"])  # tickets tell no paths
     return {name: value for name, value in recorded.items() if value != default[name]}
 
 

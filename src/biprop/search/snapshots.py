@@ -75,7 +75,7 @@ class CheckpointWriter:
         config = self._config
         return {
             "epoch": state.epoch,
-            "arch": config.arch,
+            "arch": str(config.arch),  # a plain string, also where the command line names code
             "state_dict": self._network.model.state_dict(),
             "best_acc1": state.best.validation.top1,
             "best_acc5": state.best.validation.top5,

@@ -25,7 +25,7 @@ from ..runs.folder import RESULT, newest_checkpoint, without_machine
 if TYPE_CHECKING:
     from ..checkpoint import Content
     from ..console import Console
-    from ..data import DataSet
+    from ..data import DataSet, Expect
     from .outcome import Result
 
 CIFAR10_GRID: dict[str, list[str]] = {
@@ -221,16 +221,21 @@ def run(sweep: Sweep, console: Console, number: int | None = None) -> None:
     Raises:
         UserError: data or options do not work; the cells done so far stay.
     """
-    loader = Loader()
+    loader = Loader(sweep.cells)
     for cell in sweep.unfinished(number):
         console.line("", f"cell {cell.number + 1} of {len(sweep.cells)}: {cell}")
         _run_cell(sweep, cell, loader.load(cell.config, console), console)
 
 
 class Loader:
-    """Loads the data of cells, once for consecutive cells of the same data options."""
+    """Loads the data of cells, once for consecutive cells of the same data options.
 
-    def __init__(self) -> None:
+    Args:
+        cells: of the sweep. The networks of all that share the data are tried before they are read.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = cells
         self._options: list[Any] = []
         self._data: DataSet | None = None
 
@@ -242,11 +247,31 @@ class Loader:
         """
         from .. import data
 
-        values = [getattr(config, name) for name in DATA_OPTIONS]
+        values = _data_options(config)
         if self._data is None or values != self._options:
-            self._options, self._data = values, data.load(config, console.track)
+            sharing = [c.config for c in self._cells if _data_options(c.config) == values]
+            self._data = data.load(config, console.track, expectation(*sharing))
+            self._options = values
             _warn_about(self._data)
         return self._data
+
+
+def _data_options(config: Config) -> list[Any]:
+    return [getattr(config, name) for name in DATA_OPTIONS]
+
+
+def expectation(*configs: Config) -> Expect:
+    """Rehearses searches of these options as soon as the data's shape is known: each network once."""
+    from ..models.network import Task
+    from .rehearsal import rehearse
+
+    different = {(str(config.arch), str(config.arch_args)): config for config in configs}
+
+    def expect(classes: int, shape: tuple[int, ...]) -> None:
+        for config in different.values():
+            rehearse(config, Task(classes, shape[0], shape[1:]))
+
+    return expect
 
 
 def _warn_about(data: DataSet) -> None:

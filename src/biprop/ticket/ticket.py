@@ -96,6 +96,14 @@ class Ticket:
         return self.input_size
 
     @property
+    def takes_pixels(self) -> bool:
+        """Whether floats are pixels in 0 .. 1; values of arrays are normalised as they are."""
+        options = self.found.get("options")
+        is_array = isinstance(options, dict) and options.get("set") == "arrays"
+        shape = self.input_shape
+        return not is_array and shape is not None and len(shape) == 3
+
+    @property
     def output_shape(self) -> tuple[int, ...] | None:
         """The shape of the output for one sample: (classes,) of a classifier; None if it is not
         known.
@@ -458,7 +466,7 @@ def _check_normalisation(mean: Any, std: Any, size: list[int] | None) -> None:
 def _are_numbers(values: Any) -> bool:
     if not isinstance(values, list):
         return False
-    return all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+    return all(type(value) in (int, float) and abs(value) < 1e38 for value in values)
 
 
 _NETWORK: dict[str, tuple[type, float, float]] = {  # type, lowest, highest

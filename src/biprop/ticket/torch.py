@@ -256,6 +256,7 @@ def plain_copy(model: nn.Module, weights: Iterable[NDArray[np.float32]]) -> nn.M
         weights: that they compute with, in the order of the layers.
     """
     plain = _unwrapped(copy.deepcopy(model)).cpu().float().eval()
+    _remove_hooks_of_subnetworks(plain)
     plain_classes: dict[Any, Any] = {masked: kind for kind, masked in MASKED_CLASS.items()}
     masked = [module for module in plain.modules() if isinstance(module, Masked)]
     for module, weight in zip(masked, weights, strict=True):
@@ -264,6 +265,15 @@ def plain_copy(model: nn.Module, weights: Iterable[NDArray[np.float32]]) -> nn.M
             delattr(module, name)
         module.weight.copy_(torch.from_numpy(weight))
     return plain
+
+
+def _remove_hooks_of_subnetworks(model: nn.Module) -> None:
+    """Remove what a subnetwork of global scope does before and after each forward pass."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), Subnetwork):
+                    del hooks[number]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -412,8 +422,9 @@ class OnPixels(nn.Module):
     Gradients reach the pixels.
 
     Args:
-        model: takes normalised images.
-        mean, std: of its normalisation, per channel, of pixels in [0, 1].
+        model: takes normalised images, or other normalised samples.
+        mean, std: of its normalisation, per channel, of pixels in [0, 1]; of the values as they are
+            where samples are no pixels.
     """
 
     mean: Tensor
@@ -422,13 +433,19 @@ class OnPixels(nn.Module):
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255."""
-        scale = 255 if pixels.dtype == torch.uint8 else 1
-        normalised = pixels * (1 / (scale * self.std)) - self.mean / self.std
+        """Logits [B, classes] of pixels [B, C, H, W]: floats in [0, 1], or uint8 in 0 .. 255; of
+        other samples [B, C, ...] as they are.
+        """
+        channel = (1, -1, *(1,) * (pixels.dim() - 2))
+        mean, std = self.mean.view(channel), self.std.view(channel)
+        if pixels.dtype == torch.uint8:
+            normalised = pixels * (1 / (255 * std)) - mean / std
+        else:  # a mean may be much larger than the deviation
+            normalised = (pixels - mean) / std
         logits: Tensor = self.model(normalised)
         return logits
