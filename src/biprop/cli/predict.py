@@ -139,8 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
         threads = min(cores(), len(paths), MAX_THREADS)
     is_deck = arguments.file.endswith(DECK_SUFFIX)
     model = (_of_deck if is_deck else _of_ticket)(arguments, threads)
-    _check_input(arguments.file, model.engine)
-    names = _class_names(model.engine.ticket, model.engine.outputs)
+    check_input(arguments.file, model.engine)
+    names = class_names(model.engine.ticket, model.engine.outputs)
     console = Console()
     if arguments.json:
         output: _Table | _Json = _Json(names)
@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_input(file: str, engine: Engine) -> None:
+def check_input(file: str, engine: Engine) -> None:
     """Raise UserError unless the network classifies images."""
     if len(engine.shape) != 3:
         reason = f"takes inputs of shape {list(engine.shape)}, not images"
@@ -262,7 +262,7 @@ def _pixels(model: _Model, path: Path) -> Any:
     from .. import images
 
     try:
-        return images.read(path, _image_shape(model.engine), _is_cropped(model.engine.ticket))
+        return images.read(path, _image_shape(model.engine), is_cropped(model.engine.ticket))
     except UserError as e:
         return e
 
@@ -278,7 +278,7 @@ def _of_ticket(arguments: argparse.Namespace, threads: int) -> _Model:
     if arguments.calibration is not None:
         ticket = engine.ticket
         paths = images.find([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
-        pixels = [images.read(path, _image_shape(engine), _is_cropped(ticket)) for path in paths]
+        pixels = [images.read(path, _image_shape(engine), is_cropped(ticket)) for path in paths]
         engine, _ = load_engine(ticket, threads, calibration=np.stack(pixels))
     return _Model(engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64)))
 
@@ -297,7 +297,7 @@ def _of_deck(arguments: argparse.Namespace, threads: int) -> _Model:
     )
 
 
-def _class_names(ticket: Ticket, outputs: int) -> list[str]:
+def class_names(ticket: Ticket, outputs: int) -> list[str]:
     """A unique name for each output of the network.
 
     Names of the ticket that several classes share get the number of the class; outputs without a
@@ -308,7 +308,7 @@ def _class_names(ticket: Ticket, outputs: int) -> list[str]:
     return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
-def _is_cropped(ticket: Ticket) -> bool:
+def is_cropped(ticket: Ticket) -> bool:
     """Whether test images of the search were centre-cropped (streamed images), or resized whole."""
     options = ticket.found.get("options")
     if not isinstance(options, dict):
