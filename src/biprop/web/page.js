@@ -1,7 +1,7 @@
 // What the page does: it starts the engine, takes pictures and drawings, and shows classes and probabilities.
 
 const MOST_ROWS = 10;
-const PEN = 26; // pixels of 280
+const PEN = 34; // pixels of 280: drawings are then as bright, on average, as the UCI digits
 const STEP = 7; // pixels of an arrow key
 const part = (id) => document.getElementById(id);
 
@@ -91,41 +91,49 @@ function paint(canvas, image) {
   context.putImageData(pixels, 0, 0);
 }
 
-function showResult(names, logits, milliseconds) {
+function fillTable(names, logits, milliseconds) {
   const probabilities = probabilitiesOf(logits);
   const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a] || a - b);
   const rows = order.slice(0, MOST_ROWS).map((i) => rowOf(names[i], probabilities[i]));
   part("rows").replaceChildren(...rows);
   const best = order[0];
   part("class").textContent = names[best];
-  part("detail").textContent = `${percent(probabilities[best])}, ${milliseconds.toFixed(2)} ms`;
+  part("detail").textContent = `${percent(probabilities[best])}, ${milliseconds.toFixed(1)} ms`;
 }
 
 // ---- the parts of the page ----
 
 function classifier({ ticket, engine }) {
   let source = null; // the image before it is inverted
+  let isInvertible = false;
+
+  function showResult(isThere) {
+    part("result").hidden = !isThere;
+    part("nothing").hidden = isThere;
+  }
 
   function show() {
     if (!source) return;
-    const isInverted = part("invert")?.checked ?? false;
+    const isInverted = isInvertible && part("invert")?.checked;
     const data = isInverted ? source.data.map((value) => 255 - value) : source.data;
     paint(part("input"), { ...source, data });
     const before = performance.now();
     const logits = engine.run(data);
-    showResult(ticket.classes, logits, performance.now() - before);
+    fillTable(ticket.classes, logits, performance.now() - before);
     showProblem("");
-    part("result").hidden = false;
+    showResult(true);
   }
 
-  function take(image) {
+  // Drawings made like the images of a data set have its colours already.
+  function take(image, isDrawing) {
     source = image;
+    isInvertible = !isDrawing || !ticket.drawing;
     show();
   }
 
   function forget() {
     source = null;
-    part("result").hidden = true;
+    showResult(false);
   }
 
   function measure() {
@@ -162,7 +170,7 @@ function takePictures({ ticket, engine }, page) {
     if (!file) return;
     try {
       const image = await pixelsOf(file, engine.channels);
-      page.take(asInput(image, engine.width, engine.height, ticket.cropSide));
+      page.take(asInput(image, engine.width, engine.height, ticket.cropSide), false);
     } catch (error) {
       const isUnread = error.name === "InvalidStateError";
       const reason = isUnread ? "this browser reads no such picture" : error.message;
@@ -200,7 +208,7 @@ function takeDrawings({ ticket, engine }, page) {
     const { width, height } = canvas;
     const image = fromRgba(context.getImageData(0, 0, width, height).data, width, height, 1);
     if (!inkBox(image)) return;
-    page.take(resize(asDrawn(image, ticket.drawing), engine.width, engine.height));
+    page.take(resize(asDrawn(image, ticket.drawing), engine.width, engine.height), true);
   }
 
   function moveTo(x, y) {

@@ -58,7 +58,9 @@ def page(classifier: Classifier, modules: Mapping[str, bytes]) -> str:
     body = element(
         "body",
         _header(classifier.title),
-        element("main", *_inputs(classifier), _result(), _about(classifier)),
+        element("p", id="problem", role="alert", hidden="hidden", class_="problem"),
+        element("noscript", element("p", "This page needs JavaScript.")),
+        _main(classifier),
         _data("ticket", _settings(classifier), "application/json"),
         _data("program", as_text(classifier.program.rest)),
         _data("planes", as_text(classifier.program.planes)),
@@ -119,19 +121,38 @@ def _header(title: str) -> Node:
     return element("header", element("h1", title), element("p", note, class_="note"))
 
 
-def _inputs(classifier: Classifier) -> list[Node]:
-    """Where a picture or a drawing comes from."""
+def _main(classifier: Classifier) -> Node:
+    """A drawing and a picture, the result, and facts; in the order of a narrow screen."""
+    is_grey = classifier.channels == 1
+    first = _drawing() if is_grey else _picture(is_grey)
+    then = _picture(is_grey) if is_grey else None
+    how = "Draw, or choose a picture." if is_grey else "Choose a picture."
+    return element(
+        "main",
+        first,
+        _result(how),
+        then,
+        _about(classifier),
+    )
+
+
+def _picture(is_grey: bool) -> Node:
     chooser = element(
         "input", type="file", id="file", accept="image/*", disabled="disabled", class_="file"
     )
     label = element("label", "Choose a picture", for_="file", class_="button")
     hint = element("p", "or drop it anywhere on this page, or paste it", class_="note")
-    picture = element("section", _heading("A picture"), chooser, label, hint, class_="card drop")
-    parts = [element("p", id="problem", role="alert", hidden="hidden", class_="problem")]
-    parts.append(element("noscript", element("p", "This page needs JavaScript.")))
-    if classifier.channels == 1:
-        return [*parts, element("div", _drawing(), _with_invert(picture), class_="sources")]
-    return [*parts, element("div", picture, class_="sources")]
+    box = element("input", type="checkbox", id="invert", disabled="disabled")
+    invert = element("label", box, " Invert (dark ink on light paper)", class_="check")
+    return element(
+        "section",
+        _heading("A picture"),
+        chooser,
+        label,
+        hint,
+        invert if is_grey else None,
+        class_="card drop",
+    )
 
 
 def _heading(text: str) -> Node:
@@ -155,15 +176,8 @@ def _drawing() -> Node:
     return element("section", _heading("A drawing"), board, button, hint, class_="card")
 
 
-def _with_invert(picture: Node) -> Node:
-    box = element("input", type="checkbox", id="invert", disabled="disabled")
-    text = " Invert: dark ink on light paper"
-    picture.append(element("label", box, text, class_="check"))
-    return picture
-
-
-def _result() -> Node:
-    """The classes; hidden until there are some."""
+def _result(how: str) -> Node:
+    """The classes, and until there are some, how to get them."""
     answer = element(
         "p",
         element("strong", id="class"),
@@ -175,10 +189,10 @@ def _result() -> Node:
     seen = element(
         "canvas", id="input", role="img", aria_label="the picture as the network sees it"
     )
-    caption = element("figcaption", "What the network sees")
-    figure = element("figure", caption, seen)
-    content = element("div", element("div", answer, rows), figure, class_="answers")
-    return element("section", _heading("Result"), content, id="result", hidden="hidden")
+    figure = element("figure", element("figcaption", "What the network sees"), seen)
+    content = element("div", answer, rows, figure, id="result", hidden="hidden")
+    nothing = element("p", how, id="nothing", class_="note")
+    return element("section", _heading("Result"), nothing, content, class_="answers")
 
 
 def _about(classifier: Classifier) -> Node:
