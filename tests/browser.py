@@ -143,6 +143,11 @@ class Page:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
+    def close(self) -> None:
+        """End the browser."""
+        self._session = None
+        self.call("Browser.close")
+
     def screenshot(self, file: Path) -> None:
         """The whole page as a PNG file."""
         image = self.call("Page.captureScreenshot", captureBeyondViewport=True)
@@ -165,9 +170,12 @@ def chromium(profile: Path) -> Iterator[Page]:
     os.close(commands)
     os.close(answers)
     try:
-        yield Page(to_browser, from_browser)
+        page = Page(to_browser, from_browser)
+        yield page
+        page.close()
+        process.wait(60)
     finally:
-        process.terminate()
-        process.wait(30)
+        process.kill()
+        process.wait()
         os.close(to_browser)
         os.close(from_browser)

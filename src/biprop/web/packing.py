@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ..ticket import Ticket
 
+_SMALLEST = 64
+"""Bytes of a plane. Smaller ones may occur elsewhere in a program by chance, and gain nothing."""
 _GZIP = 31  # zlib's number for its container, with the largest window
 _MOST_MEMORY = 9
 _STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY)
@@ -73,14 +75,26 @@ def split(program: bytes, ticket: Ticket) -> SplitProgram:
 
 
 def _layers(program: bytes, ticket: Ticket) -> list[tuple[int, _Plane, _Plane]]:
-    """Of each masked layer that the program contains: where, its mask and its signs."""
-    layers = []
-    for layer in ticket.layers:
+    """Of the masked layers that the program contains: where, mask and signs."""
+    layers: list[tuple[int, _Plane, _Plane]] = []
+    # From the largest: where planes are all ones, those of a small layer are also a part of them.
+    for layer in sorted(ticket.layers, key=lambda layer: -layer.mask.size):
         mask, signs = layer.mask, ticket.sign_plane(layer)
-        start = program.find(mask.tobytes() + signs.tobytes())
-        if start >= 0:
+        taken = [range(start, start + 2 * other.size) for start, other, _ in layers]
+        start = _free_place(program, mask.tobytes() + signs.tobytes(), taken)
+        if start >= 0 and mask.size >= _SMALLEST:
             layers.append((start, mask, signs))
     return layers
+
+
+def _free_place(program: bytes, content: bytes, taken: Sequence[range]) -> int:
+    """Where the program has this content, outside of the places that are taken; -1: nowhere."""
+    start = program.find(content)
+    while start >= 0 and any(
+        start < place.stop and place.start < start + len(content) for place in taken
+    ):
+        start = program.find(content, start + 1)
+    return start
 
 
 def as_text(content: bytes) -> str:

@@ -141,7 +141,7 @@ def _picture(is_grey: bool) -> Node:
         "input", type="file", id="file", accept="image/*", disabled="disabled", class_="file"
     )
     label = element("label", "Choose a picture", for_="file", class_="button")
-    hint = element("p", "or drop it anywhere on this page, or paste it", class_="note")
+    hint = element("p", "or drop or paste one anywhere on this page", class_="note")
     box = element("input", type="checkbox", id="invert", disabled="disabled")
     invert = element("label", box, " Invert (dark ink on light paper)", class_="check")
     return element(
