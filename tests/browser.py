@@ -1,4 +1,4 @@
-"""A real Chromium for tests of pages: opened by file, driven by the DevTools protocol over pipes."""
+"""A real Chromium for tests of pages, driven by the DevTools protocol over pipes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,14 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 _OPTIONS = ("--headless=new", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run")
+_WITH_PIPES = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(text), fcntl.F_DUPFD, 10) for text in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Starts the browser, which reads commands from file descriptor 3 and writes answers to 4."""
 
 
 class Page:
@@ -160,7 +169,7 @@ def chromium(profile: Path) -> Iterator[Page]:
     commands, to_browser = os.pipe()
     from_browser, answers = os.pipe()
     command = [
-        *("sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh"),
+        *(sys.executable, "-c", _WITH_PIPES, str(commands), str(answers)),
         *(CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"),
         *(["--no-sandbox"] if os.geteuid() == 0 else []),
     ]

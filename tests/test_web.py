@@ -1,5 +1,5 @@
-"""The pages of biprop web: what is in them, and that they compute what the engine computes, in node and
-in a real browser.
+"""The pages of biprop web: what is in them, and that they compute what the engine computes, in node
+and in a real browser.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def test_every_control_has_a_name_and_waits_for_the_engine() -> None:
 TICKETS = {
     "digits": lambda: Ticket.load(DIGITS),
     "stored signs": lambda: random_ticket(network_of("Conv2Wide", width_mult=0.0625)),
-    "own network": lambda: packed("residual")[1],
+    "own network": lambda: packed("resnet")[1],
 }
 
 
@@ -178,8 +179,7 @@ def test_the_engine_computes_the_same_of_it() -> None:
 
 def test_layers_whose_planes_are_all_ones_keep_their_places() -> None:
     ticket = random_ticket(network_of("Conv2Wide", width_mult=0.0625), density=1.1)
-    for layer in ticket.layers:
-        layer.signs, layer.stored = "positive", None
+    ticket.layers = [replace(x, signs="positive", stored=None) for x in ticket.layers]
     program = lower(ticket)
     parts = split(program, ticket)
     assert parts.joined() == program
@@ -193,7 +193,7 @@ def test_random_planes_take_little_more_than_their_entropy() -> None:
     entropy = -(0.1 * np.log2(0.1) + 0.9 * np.log2(0.9))
     text = as_text(plane)
     assert gzip.decompress(base64.b64decode(text)) == plane
-    assert len(text) * 6 < 1.02 * entropy * (1 << 19)
+    assert len(text) * 6 < 1.03 * entropy * (1 << 19)
     repeated = b"a program " * 1000
     assert len(as_text(repeated)) < 200
 
@@ -259,20 +259,25 @@ def test_drawings_are_made_like_the_images_of_the_search(
 def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "a.html"
-    assert "ends with .html" in fails(capsys, "web", DIGITS, "-o", tmp_path / "a.htm")
-    deck = fails(capsys, "web", PRETRAINED / "digits.deck", "-o", output)
-    assert "is a deck, and a page runs one ticket" in deck
+    monkeypatch.chdir(tmp_path)
+
+    def error(ticket: str | Path, output: str = "a.html") -> str:
+        return fails(capsys, "web", str(ticket), "-o", output)
+
+    assert "ends with .html" in error(DIGITS, "a.htm")
+    assert "is a deck, and a page runs one ticket" in error(PRETRAINED / "digits.deck")
     monkeypatch.setattr(modules, "KINDS", ("missing",))
-    line = fails(capsys, "web", DIGITS, "-o", output)
+    line = error(DIGITS)
     assert "`make wasm`" in line
     assert "apt-get install emscripten" in line
     monkeypatch.setattr(modules, "modules", lambda: STUBS)
-    random_ticket(network_of("Conv2Wide", channels=2, width_mult=0.0625)).save(tmp_path / "2.mpt")
-    assert "takes 2 channels" in fails(capsys, "web", tmp_path / "2.mpt", "-o", output)
-    (tmp_path / "noise.mpt").write_bytes(b"noise")
-    assert "noise.mpt" in fails(capsys, "web", tmp_path / "noise.mpt", "-o", output)
-    assert not output.exists()
+    random_ticket(network_of("Conv2Wide", channels=2, width_mult=0.0625)).save("2.mpt")
+    assert "2.mpt: takes 2 channels" in error("2.mpt")
+    packed("perceptron")[1].save("inputs.mpt")
+    assert "takes inputs of shape [12], not images" in error("inputs.mpt")
+    Path("noise.mpt").write_bytes(b"noise")
+    assert "noise.mpt" in error("noise.mpt")
+    assert not Path("a.html").exists()
 
 
 @needs_core
@@ -297,7 +302,8 @@ def test_the_installation_says_whether_it_has_modules() -> None:
 
 @needs_modules
 @pytest.mark.parametrize(
-    ("ticket", "most"), [("digits", 400_000), ("cifar10-fast", 700_000), ("cifar10-best", 700_000)]
+    ("ticket", "most"),
+    [("digits", 400_000), pytest.param("cifar10-best", 700_000, marks=pytest.mark.slow)],
 )
 def test_pages_are_small(ticket: str, most: int, tmp_path: Path) -> None:
     assert written(PRETRAINED / f"{ticket}.mpt", tmp_path).stat().st_size < most
@@ -328,10 +334,27 @@ def node(script: str, *arguments: Any) -> Any:
     return json.loads(done.stdout)
 
 
+def picture(width: int, height: int, channels: int) -> str:
+    """An image of images.js; its pixels are in the file that is the first argument."""
+    size = f"width: {width}, height: {height}, channels: {channels}"
+    return f"{{ {size}, data: new Uint8Array(fs.readFileSync(process.argv[2])) }}"
+
+
+def printed(expression: str) -> str:
+    return f"console.log(JSON.stringify({expression}));"
+
+
 @needs_node
 @pytest.mark.parametrize(
     ("size", "to"),
-    [((50, 37), (32, 32)), ((8, 8), (32, 32)), ((32, 60), (32, 32)), ((5, 300), (17, 9))],
+    [
+        ((50, 37), (32, 32)),
+        ((8, 8), (32, 32)),
+        ((32, 60), (32, 32)),
+        ((5, 300), (17, 9)),
+        ((20, 20), (19, 40)),
+        ((400, 300), (32, 32)),
+    ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_scaled_as_by_pillow(
@@ -342,9 +365,8 @@ def test_pictures_are_scaled_as_by_pillow(
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels, mode).resize(to, Image.Resampling.BILINEAR))
     (tmp_path / "pixels").write_bytes(pixels.tobytes())
-    call = f"resize({{ width: {size[0]}, height: {size[1]}, channels: {channels}, data }}, {to[0]}, {to[1]})"
-    script = f"const data = fs.readFileSync(process.argv[2]); console.log(JSON.stringify([...{call}.data]));"
-    assert node(script, tmp_path / "pixels") == expected.ravel().tolist()
+    resized = f"resize({picture(*size, channels)}, {to[0]}, {to[1]})"
+    assert node(printed(f"[...{resized}.data]"), tmp_path / "pixels") == expected.ravel().tolist()
 
 
 @needs_node
@@ -353,10 +375,8 @@ def test_pictures_are_cropped_as_by_predict(size: tuple[int, int], tmp_path: Pat
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     expected = np.asarray(images.centre_crop(Image.fromarray(pixels), 28))
     (tmp_path / "pixels").write_bytes(pixels.tobytes())
-    picture = f"{{ width: {size[0]}, height: {size[1]}, channels: 3, data: fs.readFileSync(process.argv[2]) }}"
-    side = images.side_before_crop(28)
-    script = f"console.log(JSON.stringify([...asInput({picture}, 28, 28, {side}).data]));"
-    assert node(script, tmp_path / "pixels") == expected.ravel().tolist()
+    cropped = f"asInput({picture(*size, 3)}, 28, 28, {images.side_before_crop(28)})"
+    assert node(printed(f"[...{cropped}.data]"), tmp_path / "pixels") == expected.ravel().tolist()
 
 
 @needs_node
@@ -364,21 +384,19 @@ def test_grey_is_that_of_pillow() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (1, 400, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(colours).convert("L"))
     rgba = np.concatenate([colours, np.full_like(colours[..., :1], 255)], 2).ravel().tolist()
-    got = node(f"console.log(JSON.stringify([...fromRgba({rgba}, 400, 1, 1).data]));")
+    got = node(printed(f"[...fromRgba({rgba}, 400, 1, 1).data]"))
     assert got == expected.ravel().tolist()
 
 
 @needs_node
-def test_a_drawing_becomes_an_image_like_those_of_mnist_and_of_the_digits() -> None:
-    picture = np.zeros((280, 280), np.uint8)
-    picture[40:240, 100:140] = 255  # a bar of 200 x 40
-    picture[200:240, 100:160] = 255
-    call = f"{{ width: 280, height: 280, channels: 1, data: Uint8Array.from({picture.ravel().tolist()}) }}"
-    script = (
-        f"const drawn = ['MNIST', 'digits', ''].map((name) => asDrawn({call}, name));"
-        "console.log(JSON.stringify(drawn.map((image) => [image.width, [...image.data]])));"
-    )
-    (side, mnist), (small, counts), (whole, same) = node(script)
+def test_a_drawing_becomes_an_image_like_those_of_mnist_and_of_the_digits(tmp_path: Path) -> None:
+    drawing = np.zeros((280, 280), np.uint8)
+    drawing[40:240, 100:140] = 255  # a bar of 200 x 40
+    drawing[200:240, 100:160] = 255
+    (tmp_path / "pixels").write_bytes(drawing.tobytes())
+    drawn = f"['MNIST', 'digits', ''].map((name) => asDrawn({picture(280, 280, 1)}, name))"
+    script = printed(f"{drawn}.map((image) => [image.width, [...image.data]])")
+    (side, mnist), (small, counts), (whole, same) = node(script, tmp_path / "pixels")
     assert (side, small, whole) == (28, 8, 280)
     image = np.array(mnist).reshape(28, 28)
     rows, columns = np.nonzero(image)
@@ -387,17 +405,19 @@ def test_a_drawing_becomes_an_image_like_those_of_mnist_and_of_the_digits() -> N
     centre = [np.average(axis + 0.5, weights=image[rows, columns]) for axis in (rows, columns)]
     np.testing.assert_allclose(centre, 14, atol=0.5)
     blocks = np.array(counts).reshape(8, 8)
-    assert blocks[:, 3].tolist() == [round(255 * 12 / 16)] * 8  # three of four columns
-    assert blocks[0].tolist()[:3] == [0, 0, 0]
-    assert same == picture.ravel().tolist()
+    quarter, half = round(255 / 4), round(255 / 2)  # the bar covers columns 11 to 17 of 32
+    assert blocks[0].tolist() == [0, 0, quarter, 255, half, 0, 0, 0]
+    assert blocks[7].tolist() == [0, 0, quarter, 255, 255, quarter, 0, 0]
+    assert same == drawing.ravel().tolist()
 
 
 RUN = """
 (async () => {
-  const [module, program, pixels] = process.argv.slice(2).map((file) => new Uint8Array(fs.readFileSync(file)));
+  const files = process.argv.slice(2).map((file) => new Uint8Array(fs.readFileSync(file)));
+  const [module, program, pixels] = files;
   const engine = await startEngine(module, program);
-  const { channels, height, width, outputs } = engine;
-  console.log(JSON.stringify([hasSimd(), [channels, height, width, outputs], [...engine.run(pixels)]]));
+  const shape = [engine.channels, engine.height, engine.width, engine.outputs];
+  console.log(JSON.stringify([hasSimd(), shape, [...engine.run(pixels)]]));
 })();
 """
 
@@ -406,19 +426,23 @@ RUN = """
 @needs_modules
 @needs_core
 @pytest.mark.parametrize("kind", modules.KINDS)
-@pytest.mark.parametrize("name", ["digits", "cifar10-1bit", "own network"])
+@pytest.mark.parametrize(
+    "name", ["digits", "own network", pytest.param("cifar10-1bit", marks=pytest.mark.slow)]
+)
 def test_the_modules_compute_what_the_engine_computes(kind: str, name: str, tmp_path: Path) -> None:
     is_file = name != "own network"
-    ticket = Ticket.load(PRETRAINED / f"{name}.mpt") if is_file else packed("residual")[1]
+    ticket = Ticket.load(PRETRAINED / f"{name}.mpt") if is_file else packed("resnet")[1]
     engine = Engine(ticket)
     shape = (100 if name == "digits" else 10, *engine.shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     (tmp_path / "program").write_bytes(split(lower(ticket), ticket).joined())
     (tmp_path / "pixels").write_bytes(pixels.transpose(0, 2, 3, 1).tobytes())
     module = SOURCES / f"engine-{kind}.wasm"
-    has_simd, numbers, logits = node(RUN, module, tmp_path / "program", tmp_path / "pixels")
+    has_simd, shape_and_outputs, logits = node(
+        RUN, module, tmp_path / "program", tmp_path / "pixels"
+    )
     assert has_simd
-    assert numbers == [*engine.shape, engine.outputs]
+    assert shape_and_outputs == [*engine.shape, engine.outputs]
     got = np.array(logits).reshape(-1, engine.outputs)
     np.testing.assert_allclose(got, engine.run(pixels), rtol=0, atol=1e-4)
 
@@ -485,7 +509,8 @@ def shown(tab: Page) -> tuple[str, dict[str, float]]:
     """The class that a page shows, and the probabilities in percent."""
     tab.until("!part('result').hidden")
     rows = tab.evaluate(
-        "[...document.querySelectorAll('#rows tr')].map((row) => [...row.cells].map((c) => c.textContent))"
+        "[...document.querySelectorAll('#rows tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.textContent))"
     )
     return tab.evaluate("part('class').textContent"), {
         name: float(share.removesuffix(" %")) for name, _, share in rows

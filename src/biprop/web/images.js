@@ -63,10 +63,19 @@ function resizeAxis(data, outer, length, inner, to) {
   return result;
 }
 
+function resizeRows(image, width) {
+  return { ...image, width, data: resizeAxis(image.data, image.height, image.width, image.channels, width) };
+}
+
+function resizeColumns(image, height) {
+  return { ...image, height, data: resizeAxis(image.data, 1, image.height, image.width * image.channels, height) };
+}
+
+// Pillow's order, which decides how numbers are rounded: columns come first where only they shrink, and rows grow.
 function resize(image, width, height) {
-  const wide = resizeAxis(image.data, image.height, image.width, image.channels, width);
-  const data = resizeAxis(wide, 1, image.height, width * image.channels, height);
-  return { width, height, channels: image.channels, data };
+  const columnsFirst = width > image.width && height < image.height;
+  if (columnsFirst) return resizeRows(resizeColumns(image, height), width);
+  return resizeColumns(resizeRows(image, width), height);
 }
 
 function crop(image, left, top, width, height) {
