@@ -17,7 +17,7 @@ SECONDS ?= 60
 C_SOURCES := $(wildcard csrc/*.* csrc/*/*.* src/biprop/include/* src/biprop/examples/c/*.c tests/*.cpp)
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme lint setup clean
+.PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme wasm lint setup clean
 
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
@@ -81,6 +81,33 @@ fuzz-c: setup
 	cmake --build build/sanitize --parallel --target fuzz_programs
 	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	build/sanitize/fuzz_programs $(FUZZ_SECONDS) $(FUZZ_SEED)
+
+# The engine as WebAssembly, which biprop web puts into its pages, by emscripten 3.1 or later (apt-get install emscripten): once with
+# SIMD, and once without. Exceptions end the module; biprop web tries each network before it writes a page.
+EMXX ?= em++
+WASM_CORE := csrc/instructions $(basename $(filter-out csrc/engine/kernels_%,$(wildcard csrc/engine/*.cpp)))
+WASM_HEADERS := $(wildcard csrc/*.h csrc/engine/*.h src/biprop/include/*.h)
+WASM_COMPILE = -std=c++17 -ffp-contract=off -fno-rtti -Isrc/biprop/include
+WASM_LINK = -O2 --no-entry -sSTANDALONE_WASM -sWASM_BIGINT -sALLOW_MEMORY_GROWTH -sFILESYSTEM=0 -sMALLOC=emmalloc \
+	-sEXPORTED_FUNCTIONS=_biprop_load,_biprop_shape,_biprop_run_u8,_malloc,_free
+wasm: src/biprop/web/engine-simd.wasm src/biprop/web/engine-scalar.wasm
+
+src/biprop/web/engine-simd.wasm: $(WASM_CORE:%=build/wasm/simd/%.o) build/wasm/simd/csrc/engine/kernels_wasm.o
+	$(EMXX) -msimd128 $^ $(WASM_LINK) -o $@
+
+src/biprop/web/engine-scalar.wasm: $(WASM_CORE:%=build/wasm/scalar/%.o) build/wasm/scalar/csrc/engine/kernels_scalar.o
+	$(EMXX) $^ $(WASM_LINK) -o $@
+
+build/wasm/simd/%.o: %.cpp $(WASM_HEADERS)
+	@mkdir -p $(@D)
+	$(EMXX) $(WASM_COMPILE) -O2 -msimd128 -DBIPROP_WASM -c $< -o $@
+
+# Few browsers take it: small rather than fast, but for the kernels.
+build/wasm/scalar/csrc/engine/kernels_scalar.o: WASM_SPEED := -O2
+WASM_SPEED := -Oz
+build/wasm/scalar/%.o: %.cpp $(WASM_HEADERS)
+	@mkdir -p $(@D)
+	$(EMXX) $(WASM_COMPILE) $(WASM_SPEED) -c $< -o $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def test_a_line_a_picture_with_the_likeliest_classes(capsys: pytest.CaptureFixtu
 def test_class_names_are_made_unique(capsys: pytest.CaptureFixture[str]) -> None:
     ticket = Ticket.load("a.mpt")
     ticket.classes = ["crane", *CLASSES[1:9], "crane"]
-    assert predict._class_names(ticket, 12) == ["crane (0)", *CLASSES[1:9], "crane (9)", "10", "11"]
+    assert predict.class_names(ticket, 12) == ["crane (0)", *CLASSES[1:9], "crane (9)", "10", "11"]
     ticket.classes = []
     ticket.save("a.mpt")
     assert list(objects(capsys, "pictures/0.png")[0]["probabilities"]) == [

@@ -35,7 +35,11 @@ std::vector<const Kernels*> available_kernels() {
 #ifdef BIPROP_NEON
     found.push_back(&kNeon);
 #endif
+#ifdef BIPROP_WASM
+    found.push_back(&kWasm);  // alone: browsers without SIMD get a module of their own, with the scalar ones
+#else
     found.push_back(&kScalar);
+#endif
     return found;
 }
 

@@ -256,5 +256,8 @@ bool have_amx();  // asks the processor, and the operating system for permission
 #ifdef BIPROP_NEON
 extern const Kernels kNeon;
 #endif
+#ifdef BIPROP_WASM
+extern const Kernels kWasm;
+#endif
 
 }  // namespace biprop

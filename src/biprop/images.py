@@ -353,11 +353,16 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
     return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
+def side_before_crop(size: int) -> int:
+    """Pixels that the shorter side is scaled to before a centre crop of size x size pixels."""
+    return round(size * MARGIN)
+
+
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """The centre crop of size x size pixels; the shorter side is scaled to size * MARGIN first."""
     from PIL import Image as Pillow
 
-    side = round(size * MARGIN)
+    side = side_before_crop(size)
     width, height = image.size
     if width <= height:
         width, height = side, int(side * height / width)

@@ -34,6 +34,7 @@ from . import (
     robustness,
     status,
     sweep,
+    web,
 )
 from . import compile as compile_command
 from . import list as list_command
@@ -56,6 +57,7 @@ examples:
   biprop predict digits.mpt images/        classes of images, without PyTorch
   biprop bench digits.mpt                  speed, compared with PyTorch
   biprop export digits.mpt --to onnx -o digits.onnx
+  biprop web digits.mpt -o digits.html     a page that runs the ticket in a browser
   biprop robustness digits.mpt             accuracy under corruptions
   biprop deck build A.mpt B.mpt -o AB.deck --data DIR
   biprop sweep --grid config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 \\
@@ -75,6 +77,7 @@ COMMANDS = (
     bench,
     compile_command,
     export,
+    web,
     robustness,
     deck,
     sweep,

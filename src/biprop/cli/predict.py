@@ -143,8 +143,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.file}: a deck takes image files, not rows of arrays")
     model = (_of_deck if is_deck else _of_ticket)(arguments, threads)
     if isinstance(paths[0], Path):
-        _check_input(arguments.file, model.engine)
-    names = _class_names(model.engine.ticket, model.engine.outputs)
+        check_input(arguments.file, model.engine)
+    names = class_names(model.engine.ticket, model.engine.outputs)
     console = Console()
     if arguments.json:
         output: _Table | _Json = _Json(names)
@@ -199,7 +199,7 @@ def _items(names: Sequence[str]) -> Sequence[Item]:
     ]
 
 
-def _check_input(file: str, engine: Engine) -> None:
+def check_input(file: str, engine: Engine) -> None:
     """Raise UserError unless the network classifies images."""
     if len(engine.shape) != 3:
         reason = f"takes inputs of shape {list(engine.shape)}, not images"
@@ -324,7 +324,7 @@ def _pixels(model: _Model, path: Item) -> Any:
     try:
         if isinstance(path, _Row):
             return _checked_row(path, model.engine)
-        return images.read(path, _image_shape(model.engine), _is_cropped(model.engine.ticket))
+        return images.read(path, _image_shape(model.engine), is_cropped(model.engine.ticket))
     except UserError as e:
         return e
 
@@ -340,7 +340,7 @@ def _of_ticket(arguments: argparse.Namespace, threads: int) -> _Model:
     if arguments.calibration is not None:
         ticket = engine.ticket
         paths = images.find([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
-        pixels = [images.read(path, _image_shape(engine), _is_cropped(ticket)) for path in paths]
+        pixels = [images.read(path, _image_shape(engine), is_cropped(ticket)) for path in paths]
         engine, _ = load_engine(ticket, threads, calibration=np.stack(pixels))
     return _Model(engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64)))
 
@@ -359,7 +359,7 @@ def _of_deck(arguments: argparse.Namespace, threads: int) -> _Model:
     )
 
 
-def _class_names(ticket: Ticket, outputs: int) -> list[str]:
+def class_names(ticket: Ticket, outputs: int) -> list[str]:
     """A unique name for each output of the network.
 
     Names of the ticket that several classes share get the number of the class; outputs without a
@@ -370,7 +370,7 @@ def _class_names(ticket: Ticket, outputs: int) -> list[str]:
     return [name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]
 
 
-def _is_cropped(ticket: Ticket) -> bool:
+def is_cropped(ticket: Ticket) -> bool:
     """Whether test images of the search were centre-cropped (streamed images), or resized whole."""
     options = ticket.found.get("options")
     if not isinstance(options, dict):

@@ -60,6 +60,13 @@ def raw_style(css: str) -> Node:
     return node
 
 
+def raw_script(content: str, **attributes: str) -> Node:
+    """A <script> element with our own script, or with data where it has such a `type`, as it is."""
+    node = element("script", **attributes)
+    node.text = content
+    return node
+
+
 def document(root: Node) -> str:
     """The text of an HTML page."""
     return "<!DOCTYPE html>\n" + "".join(_written(root))
@@ -72,13 +79,14 @@ def _written(node: Node) -> Iterator[str]:
     if node.tag in _WITHOUT_CONTENT:
         return
     text = node.text or ""
-    yield text if node.tag == "style" else html.escape(text)
+    yield text if node.tag in _RAW else html.escape(text)
     for child in node:
         yield from _written(child)
         yield html.escape(child.tail or "")
     yield f"</{node.tag}>"
 
 
+_RAW = ("style", "script")
 _WITHOUT_CONTENT = ("meta", "input", "img")
 
 

@@ -1,0 +1,1 @@
+"""Pages that run a ticket in a browser."""
