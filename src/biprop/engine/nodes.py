@@ -886,7 +886,10 @@ class _Nodes:
         groups: Groups = ((*new_outer, *new_width), (), new_queries)
         strides = packed(_joined(groups))
         views = [self.operand(v, v.atoms, v.atoms) for v in views]
-        mask = self.mask_steps(views[3], views[0], queries, keys) if len(views) == 4 else {}
+        mask: dict[Atom, int] = {}
+        mask_keys: dict[Atom, int] = {}
+        if len(views) == 4:
+            mask, mask_keys = self.mask_steps(views[3], views[0], queries, keys)
         outers = [_joined(map(_of, view.axes[:-2])) for view in views[:3]]
         loops: Loops = []
         for i, atom in enumerate(new_outer):
@@ -897,7 +900,7 @@ class _Nodes:
             steps = (strides[new_queries[0]], views[0].strides[x], 0, 0, mask.get(x, 0))
             loops.append((x.size, QUERY, steps))
         for x, y in zip(keys, query_key[1], strict=True):
-            steps = (0, 0, views[1].strides[x], views[2].strides[y], mask.get(x, 0))
+            steps = (0, 0, views[1].strides[x], views[2].strides[y], mask_keys.get(x, 0))
             loops.append((x.size, KEY, steps))
         for x, y in zip(width, query_key[0], strict=True):
             loops.append((x.size, WIDTH, (0, views[0].strides[x], views[1].strides[y], 0, 0)))
@@ -926,18 +929,24 @@ class _Nodes:
 
     def mask_steps(
         self, mask: View, query: View, queries: Atoms, keys: Atoms
-    ) -> dict[Atom, int]:
-        """The strides of a mask by the atoms of queries, keys and outer axes."""
-        steps: dict[Atom, int] = {}
+    ) -> tuple[dict[Atom, int], dict[Atom, int]]:
+        """The strides of a mask by the atoms of outer axes and queries, and those of keys.
+
+        Keys may have the atoms of queries.
+        """
+        own_steps: dict[Atom, int] = {}
+        key_steps: dict[Atom, int] = {}
         axes = (*query.axes[:-2], queries, keys)
-        for own, other in zip(reversed(mask.axes), reversed(axes), strict=False):
+        pairs = zip(reversed(mask.axes), reversed(axes), strict=False)
+        for i, (own, other) in enumerate(pairs):
             atoms, others = _of(own), _of(other)
+            steps = own_steps if i else key_steps
             if not atoms:
                 continue
             if [x.size for x in atoms] != [x.size for x in others]:
                 raise TicketError(self.refusal)
             steps |= {y: mask.strides[x] for x, y in zip(atoms, others, strict=True)}
-        return steps
+        return own_steps, key_steps
 
     def embedding(self, operation: Operation, view: View) -> View:
         weight = self.array(operation.tensor_of["weight"])
