@@ -159,7 +159,8 @@ class _Lowering:
             return self.activation(node, node.act, (node.first, node.second))
         if isinstance(node, Scale):
             ones = np.ones(node.shape[0])
-            return self.absorbing(node).then(ones * node.factor, ones * node.shift)
+            factor, shift = np.array(node.factor), np.array(node.shift)
+            return self.absorbing(node).then(ones * factor, ones * shift)
         if isinstance(node, Plain):
             floats = np.zeros(0, np.float32) if node.floats is None else node.floats
             return self.write_plain(node.op, node.inputs, node.shape, node.numbers, floats)

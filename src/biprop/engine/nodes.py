@@ -77,10 +77,10 @@ class Activation(Node):
 
 @dataclass(frozen=True)
 class Scale(Node):
-    """factor x + shift."""
+    """factor x + shift, of one number or of one for each channel."""
 
-    factor: float = 1.0
-    shift: float = 0.0
+    factor: tuple[float, ...] = (1.0,)
+    shift: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class _Nodes:
         channels = [a for a in order if not view.strides[a]]
         channels += [a for a in order if view.strides[a] >= positions]
         rest = [a for a in order if 0 < view.strides[a] < positions]
-        return channels, rest[:1], rest[1:]
+        return channels, rest[:-1], rest[-1:]
 
     def is_channel(self, view: View, atom: Atom) -> bool:
         return atom in self.lying(view)[0]
@@ -236,7 +236,7 @@ class _Nodes:
         channels, *sides = [tuple(a for a in axis if a is not BATCH) for axis in view.axes]
         if not channels and sides:
             channels, *sides = sides
-        moved = self.move(view, (channels, _joined(sides[:1]), _joined(sides[1:])))
+        moved = self.move(view, (channels, _joined(sides[:-1]), _joined(sides[-1:])))
         return _joined_atoms(moved)
 
     def operand(self, view: View, order: Sequence[Atom], channels: Sequence[Atom]) -> View:
@@ -259,7 +259,8 @@ class _Nodes:
         if is_last and view.is_packed(atoms, total):
             return
         first = len(view.axes[1]) if len(view.axes) > 1 else 0
-        self.move(view, (atoms[:first], atoms[first : first + 1], atoms[first + 1 :]))
+        rest = atoms[first:]
+        self.move(view, (atoms[:first], rest[:-1], rest[-1:]))
 
     # ---- operations ----
 
@@ -278,7 +279,7 @@ class _Nodes:
                 return self.batch_norm(operation, views[0])
             case "scale":
                 view = self.compact(views[0])
-                numbers = {"factor": float(a["factor"]), "shift": float(a["shift"])}
+                numbers = {"factor": (float(a["factor"]),), "shift": (float(a["shift"]),)}
                 return self.like(view, Scale, "scale", **numbers)
             case "reshape":
                 return self.reshape(views[0])
@@ -373,42 +374,44 @@ class _Nodes:
         except MisfitError:
             return self.logical(view).cut(*place)
 
+    def joined(self, view: View) -> View:
+        """The view with as few atoms as one loop each can walk over."""
+        return view.joined(math.prod(self.nodes[view.node].shape[1:]) if view.node is not None else 1)
+
     def whole_axes(self, view: View) -> View:
         """The view with at most one atom an axis."""
+        view = self.joined(view)
         is_simple = all(len([a for a in axis if a is not BATCH]) <= 1 for axis in view.axes)
         return view if is_simple else self.logical(view)
 
     def concat(self, views: Sequence[View], axis: int) -> View:
-        views = [self.whole_axes(view) for view in views]
-        model = max(views, key=lambda view: (view.node is not None, view.numbers))
-        atoms = [
-            axis_ if i != axis else (Atom(self.shape[axis]),)
-            for i, axis_ in enumerate(_without_batch(model))
-        ]
-        own = {axis_[0]: i for i, axis_ in enumerate(_without_batch(model)) if axis_}
-        order = [atoms[own[a]][0] for a in _joined(self.lying(model))]
-        groups = tuple([atoms[own[a]][0] for a in group] for group in self.lying(model))
-        if not _without_batch(model)[axis]:
-            groups, order = (groups[0], groups[1], [*groups[2], *atoms[axis]]), [*order, *atoms[axis]]
-        strides, numbers, at = packed(order), [], 0
-        inputs = []
-        for view in views:
-            source = self.operand(view, view.atoms, view.atoms)
-            inputs.append(source)
+        views = [self.joined(view) for view in views]
+        simple = [v for v in views if all(len(axis) <= 1 for axis in _without_batch(v))]
+        model = max(
+            simple or [self.logical(views[0])],
+            key=lambda view: (view.node is not None, view.numbers),
+        )
+        own = _without_batch(model)
+        new = [atoms if i != axis else (Atom(self.shape[axis]),) for i, atoms in enumerate(own)]
+        renamed = {old[0]: atoms[0] for old, atoms in zip(own, new, strict=True) if old}
+        groups = [[renamed[a] for a in group] for group in self.lying(model)]
+        if not own[axis]:
+            groups[2].append(*new[axis])
+        strides, numbers, at = packed(_joined(groups)), [], 0
+        sources = [self.operand(view, view.atoms, view.atoms) for view in views]
+        for source in sources:
             loops: Loops = []
-            for i, own_atoms in enumerate(_without_batch(source)):
-                for atom in own_atoms:
-                    loops.append((atom.size, KEPT, (strides[atoms[i][0]], source.strides[atom])))
+            for atoms, result in zip(_without_batch(source), new, strict=True):
+                inner = packed(atoms)
+                for atom in atoms:
+                    steps = (strides[result[0]] * inner[atom], source.strides[atom])
+                    loops.append((atom.size, KEPT, steps))
             loops.sort(key=lambda loop: -loop[2][0])
-            numbers += _block((at * strides[atoms[axis][0]], source.offset), loops)
-            at += size_of(_without_batch(view)[axis])
-        axes = [
-            tuple(a for a in old if a is BATCH) + new
-            for old, new in zip(model.axes, atoms, strict=True)
-        ]
-        if any(BATCH in view.axes[0] for view in views) and BATCH not in axes[0]:
-            axes[0] = (BATCH, *axes[0])
-        return self.add_plain("move", inputs, _groups(groups), axes, [*numbers, 1 - 1], [0.0])
+            numbers += _block((at * _first_stride(strides, new[axis]), source.offset), loops)
+            at += size_of(_without_batch(source)[axis])
+        batch = next(v.axes for v in views if any(BATCH in axis for axis in v.axes))
+        axes = _with_batch(batch, new)
+        return self.add_plain("move", sources, _groups(groups), axes, [*numbers, 0], [0.0])
 
     def pad(self, view: View, a: dict[str, Any]) -> View:
         pads = list(zip(a["pads"][::2], a["pads"][1::2], strict=True))
@@ -442,10 +445,7 @@ class _Nodes:
         for block in blocks:
             numbers += block
             inputs.append(source)
-        axes = [
-            tuple(a for a in before if a is BATCH) + after
-            for before, after in zip(source.axes, new, strict=True)
-        ]
+        axes = _with_batch(source.axes, new)
         fills = [int(mode == "constant")]
         return self.add_plain("move", inputs, groups, axes, numbers + fills, [value])
 
@@ -545,7 +545,7 @@ class _Nodes:
             groups: Groups = (outputs, (), ())
         else:
             if view.strides.keys() and not self.is_tokens(view, features, rest):
-                view = self.move(view, (features, rest[:1], rest[1:]))
+                view = self.move(view, (features, rest[:-1], rest[-1:]))
             node = view.node
             assert node is not None
             sides = self.nodes[node].shape[1:]
@@ -571,7 +571,7 @@ class _Nodes:
         stored = list(self.lying(view)[0])
         if not set(channels) <= set(stored):
             rest = [a for a in view.outermost_first if a not in channels]
-            view = self.move(view, (channels, rest[:1], rest[1:]))
+            view = self.move(view, (channels, rest[:-1], rest[-1:]))
             stored = list(channels)
         strides = packed(channels)
         own = np.zeros([a.size for a in stored], np.int64)
@@ -757,6 +757,9 @@ class _Nodes:
 
     def arithmetic(self, op: str, a: View, b: View) -> View:
         a, b = self.together(a, b)
+        scaled = self.scaled(op, a, b)
+        if scaled is not None:
+            return scaled
         axes, trios = [], []
         for left, right in zip(a.axes, b.axes, strict=True):
             own, other = (tuple(x for x in axis if x is not BATCH) for axis in (left, right))
@@ -784,6 +787,31 @@ class _Nodes:
         which = ("add", "mul", "div").index(op)
         numbers = [which, 0, *_block((0, a.offset, b.offset), loops)]
         return self.add_plain("binary", (a, b), groups, axes, numbers, [0.0, 0.0])
+
+    def scaled(self, op: str, a: View, b: View) -> View | None:
+        """The result where one operand is a number, or one for each channel; else None."""
+        if a.node is None and op != "div":
+            a, b = b, a
+        if a.node is None or b.node is not None or not self.is_whole(a):
+            return None
+        pairs = dict(zip(_joined(_without_batch(b)), _joined(
+            y for x, y in zip(_without_batch(b), _without_batch(a), strict=True) if x
+        ), strict=False))
+        stored = self.lying(a)[0]
+        grows = any(x and not y for x, y in zip(_without_batch(b), _without_batch(a), strict=True))
+        if grows or not set(pairs.values()) <= set(stored):
+            return None
+        steps = {y: b.strides[x] for x, y in pairs.items()}
+        assert b.array is not None
+        flat, sizes = b.array.reshape(-1)[b.offset :], [x.size for x in stored]
+        strides = [4 * steps.get(x, 0) for x in stored]
+        channels = np.lib.stride_tricks.as_strided(flat, sizes, strides).reshape(-1)
+        channels = channels.astype(np.float64)
+        if not np.isfinite(channels).all() or (op == "div" and not channels.all()):
+            return None
+        numbers = tuple(map(float, 1 / channels if op == "div" else channels))
+        field = "shift" if op == "add" else "factor"
+        return self.like(a, Scale, "scale", **{field: numbers})
 
     def together(self, a: View, b: View) -> tuple[View, View]:
         """Both views with as many axes, and atoms of equal sizes along those that both have."""
@@ -957,7 +985,7 @@ class _Nodes:
         return self.add_plain(
             "embedding",
             (view,),
-            (features, rest[:1], rest[1:]),
+            (features, rest[:-1], rest[-1:]),
             (*view.axes, features),
             [rows, width],
             weight.reshape(-1),
@@ -1042,6 +1070,18 @@ def _joined_atoms(view: View) -> View:
         batch = tuple(atom for atom in axis if atom is BATCH)
         axes.append(batch + merged if axis[:1] == (BATCH,) else merged + batch)
     return View(view.node, tuple(axes), strides)
+
+
+def _with_batch(axes: Sequence[Atoms], new: Sequence[Atoms]) -> list[Atoms]:
+    """New atoms beside the batch, where it is."""
+    return [
+        (BATCH, *atoms) if axis[:1] == (BATCH,) else (*atoms, *(a for a in axis if a is BATCH))
+        for axis, atoms in zip(axes, new, strict=True)
+    ]
+
+
+def _first_stride(strides: dict[Atom, int], atoms: Atoms) -> int:
+    return strides[atoms[0]] if atoms else 0
 
 
 def _stride(view: View, atoms: Sequence[Atom]) -> int:

@@ -84,6 +84,25 @@ class View:
         strides |= {parts[0]: self.strides[atom] * inner, parts[1]: self.strides[atom]}
         return replace(self, axes=axes, strides=strides)
 
+    def joined(self, plane: int) -> View:
+        """The same with neighbouring atoms of an axis made one where one loop walks over both.
+
+        Args:
+            plane: numbers of a plane of the node: atoms of channels do not join those of positions.
+        """
+        strides, axes = dict(self.strides), []
+        for axis in self.axes:
+            atoms: list[Atom] = []
+            for atom in axis:
+                last = atoms[-1] if atoms else BATCH
+                if BATCH not in (last, atom) and _follow(strides, last, atom, plane):
+                    atoms[-1] = Atom(last.size * atom.size)
+                    strides[atoms[-1]] = strides[atom]
+                else:
+                    atoms.append(atom)
+            axes.append(tuple(atoms))
+        return replace(self, axes=tuple(axes), strides=strides)
+
     def permuted(self, order: Sequence[int]) -> View:
         """With the axes in another order."""
         return replace(self, axes=tuple(self.axes[axis] for axis in order))
@@ -161,6 +180,13 @@ def _split(view: View, atom: Atom, inner: int) -> tuple[View, tuple[Atom, Atom]]
     strides = {a: s for a, s in view.strides.items() if a is not atom}
     strides |= {parts[0]: stride * inner, parts[1]: stride}
     return replace(view, strides=strides), parts
+
+
+def _follow(strides: dict[Atom, int], outer: Atom, inner: Atom, plane: int) -> bool:
+    """Whether one stride walks over both atoms, on the same side of the planes."""
+    steps = strides[outer], strides[inner]
+    same_side = plane in (0, 1) or (abs(steps[0]) >= plane) == (abs(steps[1]) >= plane)
+    return steps[0] == steps[1] * inner.size and same_side
 
 
 def size_of(atoms: Iterable[Atom]) -> int:
