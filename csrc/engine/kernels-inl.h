@@ -16,6 +16,7 @@
 
 #include "bits-inl.h"
 #include "finish-inl.h"
+#include "plain-inl.h"
 #include "pools-inl.h"
 #include "sums-inl.h"
 
@@ -52,6 +53,7 @@ constexpr biprop::Kernels shared_kernels(VectorsOfBits<V...>) {
     table.pool_cells = pool_cells;
     table.pool_rows = pool_rows;
     table.split = split;
+    table.plain = &kPlain;
     return table;
 }
 

@@ -19,7 +19,24 @@ struct TapRange {
     uint16_t positive, negative;  // groups
 };
 
-enum class Act : uint32_t { none = 0, relu = 1, sign = 2, sign0 = 3 };
+// Convolutions and pools have the first four; plain operations have all.
+enum class Act : uint32_t {
+    none = 0,
+    relu = 1,
+    sign = 2,
+    sign0 = 3,
+    silu = 4,
+    sigmoid = 5,
+    tanh = 6,
+    hardswish = 7,
+    hardsigmoid = 8,
+    gelu = 9,
+    gelu_tanh = 10,
+    leaky_relu = 11,  // first: the slope
+    elu = 12,  // first: alpha
+    clamp = 13,  // first .. second
+};
+constexpr uint32_t kLastAct = 13;
 
 // y = act(scale * x + shift + residual_scale * residual)
 struct Finish {
@@ -181,6 +198,50 @@ struct ShuffleKernels {
     float cycles_per_round;  // a little less than measured, because these lists are shorter than those for gathers
 };
 
+// ---- plain operations on floats ----
+
+struct ActWithNumbers {
+    Act act;
+    float first, second;
+};
+
+// Numbers in memory: index (i, k) is at x + i * outer_step + k * inner_step.
+struct Walk {
+    const float* x;
+    int outer, inner;
+    int64_t outer_step, inner_step;
+};
+
+// `rows` times `lanes` results; operand o is at its address + row * row_step + lane * lane_step.
+struct Grid {
+    int rows, lanes;
+    float* out;
+    const float *a, *b;
+    int64_t row_step[3], lane_step[3];  // of out, a, b
+};
+
+enum class Binary : uint32_t { add = 0, multiply = 1, divide = 2 };
+enum class Reduce : uint32_t { mean = 0, sum = 1, max = 2 };
+
+// Kernels of plain operations. Those that take lanes read up to 128 numbers behind the last one, which every buffer
+// has, and write only what they are asked for.
+struct PlainKernels {
+    // out = act(scale * x + shift)
+    void (*elementwise)(const float* x, int n, float scale, float shift, const ActWithNumbers&, float* out);
+    void (*binary)(const Grid&, Binary, const ActWithNumbers&);
+    // out[lane] = sum or maximum over the walk, of `lanes` neighbours; the mean divides
+    void (*reduce)(const Walk&, int lanes, Reduce, float* out);
+    // out = (x - mean) / sqrt(variance + eps) * scale + shift, the mean and the variance over the walk; `out` is walked
+    // with `to`, scale and shift with `affine`, where `scale` is not null.
+    void (*normalise)(const Walk&, int lanes, float eps, const Walk& affine, const float* scale, const float* shift,
+                      const Walk& to, float* out);
+    void (*softmax)(const Walk&, int lanes, bool logarithm, const Walk& to, float* out);
+    // out[lane] = sum over the walks of a * b. b has neighbouring lanes, and a, too, or one number for all lanes.
+    void (*contract)(const Walk& a, const Walk& b, int lanes, bool a_has_lanes, float* out);
+    // out[lane] = sum over taps of weight * x[offset + lane]
+    void (*convolve)(const float* x, const int32_t* offsets, const float* weights, int taps, int lanes, float* out);
+};
+
 struct Kernels {
     const char* name;
     int widths[kMostWidths];  // of tiles of bits, in bytes, from the widest; 0 for none
@@ -240,6 +301,7 @@ struct Kernels {
     bool looks_up;  // one instruction reads bytes from a table of 16, for tiles of more than 8 bytes
     const ShuffleKernels* shuffles = nullptr;  // null where they are too slow
     const MatrixKernels* matrices = nullptr;  // null where the processor does not multiply matrices
+    const PlainKernels* plain = nullptr;
 };
 
 extern const Kernels kScalar;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "plain.h"
+
 namespace biprop {
 
 namespace {
@@ -13,7 +15,10 @@ constexpr double kWorthThreads = 1e5;
 
 int count_readers(const Program& program, int value) {
     int count = 0;
-    for (const Op& op : program.ops) count += (op.in == value) + (op.residual == value);
+    for (const Op& op : program.ops) {
+        const std::vector<int> reads = op.reads();
+        count += int(std::count(reads.begin(), reads.end(), value));
+    }
     return count;
 }
 
@@ -60,6 +65,11 @@ void quantise_values(const Program& program, Plan& plan, const Ranges& ranges) {
         quantised[v] = quantised[v] && plan.shapes[v].plain() && std::isnormal(shape(int(v)).step);
     for (const Op& op : program.ops) {
         const bool on_bits = op.kind == Kind::conv && plan.shapes[op.in].bits;
+        if (op.plain) {
+            quantised[op.out] = false;
+            for (const int value : op.inputs) quantised[value] = false;
+            continue;
+        }
         if (on_bits)
             quantised[op.out] = false;
         else
@@ -81,6 +91,7 @@ void quantise_values(const Program& program, Plan& plan, const Ranges& ranges) {
 
 std::unique_ptr<Step> make_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes, const Kernels& kernels,
                                 Packed& packed) {
+    if (op.plain) return make_plain_step(op, shapes);
     if (op.kind != Kind::conv) return make_pool_step(op, shapes);
     if (shapes[op.in].bits) return make_bit_step(op, pool, shapes, kernels, packed);
     return make_sum_step(op, pool, shapes, kernels, packed);
@@ -141,9 +152,7 @@ class BufferSharing {
 void share_buffers(Plan& plan) {
     std::vector<int> last_reader(plan.shapes.size(), -1);
     for (size_t i = 0; i < plan.steps.size(); ++i) {
-        const Op& op = plan.steps[i]->op();
-        last_reader[op.in] = int(i);
-        if (op.residual != kNone) last_reader[op.residual] = int(i);
+        for (const int value : plan.steps[i]->op().reads()) last_reader[value] = int(i);
     }
     BufferSharing buffers(plan);
     buffers.take(0);
@@ -151,7 +160,7 @@ void share_buffers(Plan& plan) {
         const Op& op = plan.steps[i]->op();
         buffers.take(plan.steps[i]->last().out);
         // The input, value 0, keeps its buffer, so that a plan can run again on the same images to be timed.
-        for (const int value : {op.in, op.residual})
+        for (const int value : op.reads())
             if (value > 0 && last_reader[value] == int(i)) buffers.release(value);
     }
 }

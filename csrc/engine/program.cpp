@@ -1,16 +1,20 @@
 #include "program.h"
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
 
+#include "plain.h"
+
 namespace biprop {
 
 namespace {
 
-constexpr char kMagic[] = "BIPROG01";
+constexpr std::array<const char*, 2> kMagic = {"BIPROG01", "BIPROG02"};  // versions 1 and 2
 constexpr uint32_t kMostSide = 1 << 14, kMostChannels = 1 << 24, kMostItems = 1 << 16;
+constexpr uint32_t kMostPlainNumbers = 1 << 28;
 constexpr uint64_t kMostNumbers = uint64_t(1) << 31;
 
 void check(bool holds, const char* what) {
@@ -98,9 +102,29 @@ void read_weights(Reader& in, const Value& from, const Value& to, Op& op) {
     }
 }
 
-Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& known) {
+Op read_plain_op(Reader& in, Kind kind, const std::vector<Value>& values, std::vector<bool>& known) {
+    Op op{};
+    const auto last = uint32_t(values.size() - 1);
+    op.kind = kind;
+    op.residual = kNone;
+    op.kernel_height = op.kernel_width = op.stride = 1;
+    op.out = int(in.number(last));
+    check(!known[op.out], "an operation out of order");
+    for (uint32_t left = in.number(kMostItems); left > 0; --left) {
+        op.inputs.push_back(int(in.number(last - 1)));
+        check(known[op.inputs.back()], "an operation out of order");
+    }
+    op.in = op.inputs.empty() ? 0 : op.inputs.front();
+    const auto numbers = in.array<int32_t>(in.number(kMostPlainNumbers));
+    op.plain = read_plain(kind, op.inputs, op.out, numbers, in.finite<float>(in.number(kMostPlainNumbers)), values);
+    known[op.out] = true;
+    return op;
+}
+
+Op read_op(Reader& in, uint32_t last_kind, const std::vector<Value>& values, std::vector<bool>& known) {
     Op op;
-    op.kind = Kind(in.number(3, 1));
+    op.kind = Kind(in.number(last_kind, 1));
+    if (op.kind > Kind::mean_pool) return read_plain_op(in, op.kind, values, known);
     const auto last = uint32_t(values.size() - 1);
     op.in = int(in.number(last));
     op.out = int(in.number(last));
@@ -129,7 +153,11 @@ Op read_op(Reader& in, const std::vector<Value>& values, std::vector<bool>& know
 }  // namespace
 
 Program Program::read(const uint8_t* bytes, size_t size) {
-    check(size >= 8 && std::memcmp(bytes, kMagic, 8) == 0, "not a program of this version");
+    const auto version = std::find_if(kMagic.begin(), kMagic.end(), [&](const char* magic) {
+        return size >= 8 && std::memcmp(bytes, magic, 8) == 0;
+    });
+    check(version != kMagic.end(), "not a program of this version");
+    const uint32_t last_kind = version == kMagic.begin() ? uint32_t(Kind::mean_pool) : kLastKind;
     Reader in(bytes + 8, size - 8);
     Program program;
     const uint32_t values = in.number(kMostItems, 2), ops = in.number(kMostItems, 1), normalised = in.number(1);
@@ -151,7 +179,7 @@ Program Program::read(const uint8_t* bytes, size_t size) {
     }
     std::vector<bool> known(values, false);
     known[0] = true;
-    for (uint32_t i = 0; i < ops; ++i) program.ops.push_back(read_op(in, program.values, known));
+    for (uint32_t i = 0; i < ops; ++i) program.ops.push_back(read_op(in, last_kind, program.values, known));
     check(known[values - 1], "no output");
     check(in.done(), "something after the end");
     return program;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -26,7 +27,27 @@ struct Value {
     int positions() const { return height * width; }
 };
 
-enum class Kind : uint32_t { conv = 1, max_pool = 2, mean_pool = 3 };
+// Those after mean_pool are plain operations (plain.h), of version 2 of the format.
+enum class Kind : uint32_t {
+    conv = 1,
+    max_pool = 2,
+    mean_pool = 3,
+    elementwise = 4,
+    binary = 5,
+    move = 6,
+    plain_conv = 7,
+    plain_pool = 8,
+    reduce = 9,
+    normalise = 10,
+    softmax = 11,
+    contract = 12,
+    attention = 13,
+    constant = 14,
+    embedding = 15,
+};
+constexpr uint32_t kLastKind = 15;
+
+struct Plain;
 
 // out = act(scale * op(in) + shift + residual_scale * residual), per channel of `out`.
 struct Op {
@@ -38,7 +59,14 @@ struct Op {
     bool dense = false;  // a convolution with float weights; else with weights -1, 0 and 1, in mask and sign
     std::vector<uint8_t> mask, sign;  // packed bits in C order of [out][in][row][column]
     std::vector<float> weights;
+    std::shared_ptr<const Plain> plain;  // a plain operation: all that it reads and computes; null for others
+    std::vector<int> inputs;  // values that a plain operation reads
 
+    // The values that the operation reads.
+    std::vector<int> reads() const {
+        if (plain) return inputs;
+        return residual == kNone ? std::vector<int>{in} : std::vector<int>{in, residual};
+    }
     int area() const { return kernel_height * kernel_width; }
     bool halves() const {
         return kind == Kind::max_pool && kernel_height == 2 && kernel_width == 2 && stride == 2 && !padding;

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import native
 from ..errors import UserError, integer
+from ..models.operations import check_graph
 from ..ticket import Ticket, TicketError, container
 from .lower import lower
 from .reference import Reference
@@ -113,6 +114,7 @@ class Engine:
         self.shape = shape
         self._layouts = _layouts(self.shape)
         self.outputs = self._reference.outputs if self._reference else self._outputs()
+        self._result = _result_shape(self.ticket) or (self.outputs,)
         self._row = ctypes.c_float * self.outputs
         self._calibration: tuple[NDArray[Any], Layout] | None = None  # for copies
         if calibration is not None and self._core and not self._reference:
@@ -171,11 +173,13 @@ class Engine:
             UserError: images of another shape or type, out of range, or not finite.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
-        if self._reference and self._takes_indices:
-            return self._reference.run(pixels)
+        if self._takes_indices and (self._reference or pixels.max(initial=0) >= self._fewest_rows()):
+            return (self._reference or Reference(self.ticket)).run(pixels)
         if self._reference:
             return self._reference.run(normalised(_as_nchw(pixels, layout), self.ticket))
         assert self._core
+        if self._takes_indices:
+            pixels = pixels.astype(np.float32)
         count = len(pixels)
         logits = (self._row * count)()
         function = self._core.biprop_run_u8 if pixels.itemsize == 1 else self._core.biprop_run_f32
@@ -183,7 +187,7 @@ class Engine:
         # copying an image (2).
         source = pixels.tobytes() if pixels.nbytes < _SMALL else pixels.ctypes.data
         self._check(function(self._network, source, count, layout == "NHWC", logits))
-        return np.ndarray((count, self.outputs), _FLOAT32, logits)  # type: ignore[arg-type]  # ctypes has buffers
+        return np.ndarray((count, *self._result), _FLOAT32, logits)  # type: ignore[arg-type]  # ctypes has buffers
 
     def as_bytes(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.uint8]:
         """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded.
@@ -293,6 +297,13 @@ class Engine:
         """Whether the network takes whole numbers, which it embeds."""
         return self.ticket.graph is not None and self.ticket.graph.indices
 
+    def _fewest_rows(self) -> int:
+        """Whole numbers up to this, exclusive, are within every embedding; numpy checks others."""
+        assert self.ticket.graph
+        operations = self.ticket.graph.operations
+        tables = [o.tensor_of["weight"] for o in operations if o.op == "embedding"]
+        return min(self.ticket.shapes[name][0] for name in tables)
+
     def _samples(self, samples: NDArray[Any]) -> NDArray[Any]:
         """[B, ...] of samples that are no images; B is added to one."""
         samples = samples[None] if samples.shape == self.shape else samples
@@ -342,6 +353,13 @@ class Engine:
             f"images of shape {images.shape}: the network takes [B, {channels}, {height}, {width}]"
             f" or [B, {height}, {width}, {channels}]"
         )
+
+
+def _result_shape(ticket: Ticket) -> tuple[int, ...]:
+    """The shape of the output of the user's own network for one sample; else ()."""
+    if ticket.graph is None:
+        return ()
+    return check_graph(ticket.graph, ticket.shapes)[-1][1:]
 
 
 def _checked_threads(threads: int) -> int:
