@@ -166,7 +166,8 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
 def lines_of(script: str) -> list[str]:
     """The commands of a block of shell commands: one a line, without comments."""
     joined = script.replace("\\\n", " ").splitlines()
-    return [line for line in joined if line.strip() and not line.startswith("#")]
+    without_comments = [re.sub(r"(^|\s)# .*", "", line) for line in joined]
+    return [line for line in without_comments if line.strip()]
 
 
 def run(command: str, extra: Sequence[str] = ()) -> list[str]:
