@@ -4,6 +4,7 @@ The source folder is the repository's root, so that the links between README.md,
 files, which GitHub follows, lead to the same places on the site.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,8 +28,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4
 highlight_language = "none"
 
-# `name` is a link if the reference has the name, and code if it does not.
-default_role = "py:obj"
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -41,3 +41,13 @@ html_title = f"biprop {version}"
 html_extra_path = ["_root"]  # index.html, which leads to docs/index.html
 html_show_copyright = False
 html_copy_source = False
+
+
+def join_names(*arguments: list[str]) -> None:
+    """Sphinx takes "a" for the type of "b" in the field that napoleon makes of "a, b: ..."."""
+    lines = arguments[-1]
+    lines[:] = [re.sub(r"^:ivar [\w, ]+:", lambda m: m[0].replace(", ", ","), x) for x in lines]
+
+
+def setup(app: object) -> None:
+    app.connect("autodoc-process-docstring", join_names)  # type: ignore[attr-defined]

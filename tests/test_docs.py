@@ -118,15 +118,21 @@ def test_source_files_that_a_page_names_exist(page: Path) -> None:
     assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
 
 
+def resolve(dotted: str) -> object:
+    """The value of a name such as ".ticket.Layer", relative to the package."""
+    names = dotted.strip(".").split(".")
+    value = importlib.import_module("biprop")
+    for place, name in enumerate(names):
+        if not hasattr(value, name):  # a module that nothing has imported yet
+            importlib.import_module(".".join(["biprop", *names[: place + 1]]))
+        value = getattr(value, name)
+    return value
+
+
 @pytest.mark.parametrize("page", REFERENCE, ids=relative)
 def test_python_names_that_a_page_mentions_exist(page: Path) -> None:
     for dotted in re.findall(r"\bbiprop((?:\.[A-Za-z_]\w*)+)\(", page.read_text()):
-        names = dotted.strip(".").split(".")
-        value = importlib.import_module("biprop")
-        for place, name in enumerate(names):
-            if not hasattr(value, name):  # a module that nothing has imported yet
-                importlib.import_module(".".join(["biprop", *names[: place + 1]]))
-            value = getattr(value, name)
+        resolve(dotted)
 
 
 def listed_files() -> set[str]:
@@ -302,9 +308,13 @@ def test_the_reference_has_every_public_name() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_name_of_the_reference_exists_and_is_described(name: str) -> None:
-    module, _, attribute = name.rpartition(".")
-    value = getattr(importlib.import_module(module), attribute)
-    assert value.__doc__
+    assert resolve(name.removeprefix("biprop")).__doc__
+
+
+@pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=relative)
+def test_names_that_docstrings_cite_exist(module: Path) -> None:
+    for dotted in re.findall(r"`biprop((?:\.\w+)+)`", module.read_text()):
+        resolve(dotted)
 
 
 @pytest.mark.slow

@@ -17,6 +17,13 @@ _DEFAULT_WORKERS = 8
 def load(config: Config, progress: Progress = no_progress) -> DataSet:
     """The data of a run.
 
+    Args:
+        config: the options `set`, `data` and those of data and augmentation; see `config.resolve`.
+        progress: shows the progress of decoding.
+
+    Returns:
+        Training, validation and test images; by default the embedded digits, [N, 1, 32, 32] uint8.
+
     Raises:
         UserError: the data are missing, damaged, no classification task, or too large for memory.
     """
