@@ -8,6 +8,7 @@ endif
 # The package, and beside it what its developers need: two steps, so that `make demo` waits for the first only.
 INSTALLED := .venv/installed
 DEVELOPING := .venv/installed-dev
+DOCUMENTING := .venv/installed-docs
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 # Tests run in one process a core (at most 8), of this many threads each.
 OMP_NUM_THREADS ?= 1
@@ -17,7 +18,7 @@ SECONDS ?= 60
 C_SOURCES := $(wildcard csrc/*.* csrc/*/*.* src/biprop/include/* src/biprop/examples/c/*.c tests/*.cpp)
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme wasm lint setup clean
+.PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme docs wasm lint setup clean
 
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
@@ -32,6 +33,10 @@ $(INSTALLED): $(SOURCES)
 
 $(DEVELOPING): $(SOURCES)
 	$(call install,.[dev])
+	@touch $(INSTALLED) $@
+
+$(DOCUMENTING): $(SOURCES)
+	$(call install,.[docs])
 	@touch $(INSTALLED) $@
 
 setup: $(DEVELOPING)
@@ -55,6 +60,10 @@ slow: setup
 # README.md shows what the program prints today.
 readme: setup
 	$(BIN)/python scripts/readme.py
+
+# The documentation as web pages: docs/_build/index.html. Every warning of Sphinx is an error.
+docs: $(DOCUMENTING)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . docs/_build
 
 # Mutated files, SECONDS for each format: make fuzz SECONDS=600
 fuzz: setup
@@ -117,4 +126,4 @@ lint: setup
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build

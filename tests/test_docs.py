@@ -1,20 +1,26 @@
-"""The documentation is true: its links, the files and functions that it names, and the steps of
-docs/architecture.md.
+"""The documentation is true: its links, the files and functions that it names, its code blocks, the
+API reference, and the steps of docs/architecture.md.
 """
 
 import ast
 import importlib
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import readme
 import torch
-from conftest import ROOT
+from conftest import ROOT, make_narrow, write_cifar_parquet
 from test_imports import LAYERS
 from torch import Tensor
 
+import biprop
 from biprop import Engine, Ticket, config, convert
 from biprop.cli.parser import Parser, add_options, overrides
 from biprop.data.dataset import DataSet, Recipe
@@ -112,12 +118,21 @@ def test_source_files_that_a_page_names_exist(page: Path) -> None:
     assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
 
 
+def resolve(dotted: str) -> object:
+    """The value of a name such as ".ticket.Layer", relative to the package."""
+    names = dotted.strip(".").split(".")
+    value = importlib.import_module("biprop")
+    for place, name in enumerate(names):
+        if not hasattr(value, name):  # a module that nothing has imported yet
+            importlib.import_module(".".join(["biprop", *names[: place + 1]]))
+        value = getattr(value, name)
+    return value
+
+
 @pytest.mark.parametrize("page", REFERENCE, ids=relative)
 def test_python_names_that_a_page_mentions_exist(page: Path) -> None:
     for dotted in re.findall(r"\bbiprop((?:\.[A-Za-z_]\w*)+)\(", page.read_text()):
-        value = importlib.import_module("biprop")
-        for name in dotted.strip(".").split("."):
-            value = getattr(value, name)
+        resolve(dotted)
 
 
 def listed_files() -> set[str]:
@@ -150,6 +165,166 @@ def test_the_picture_has_the_layers_of_the_imports() -> None:
     picture = ARCHITECTURE.split("```")[1].strip().splitlines()
     rows = [set(line[:52].split()) for line in picture]  # what a row is for comes after that
     assert rows == [set(layer.split()) for layer in reversed(LAYERS)]
+
+
+# Code blocks. README.md has its own tests, in test_readme.py.
+
+NOT_RUN = {
+    "make ": "installs",
+    "pip install": "installs",
+    "--multigpu": "needs GPUs",
+    "torchrun": "a launcher of processes",
+    "srun": "a launcher of processes",
+    "jsrun": "a launcher of processes",
+    "mpirun": "a launcher of processes",
+    "#SBATCH": "a line for SLURM",
+    "tensorboard": "runs until it is stopped",
+    "scripts/cifar10_grid.sh DIR\n": "48 searches",
+    "--corrupted": "needs the published images",
+    "--reference": "needs results of another network",
+}
+"""A part of a command that is not run -> why. `biprop find` still has to accept its options."""
+
+QUICK = ("guides/own-network.md", "guides/robustness.md", "guides/small-devices.md")
+"""Guides whose blocks run in seconds."""
+SEARCH_OF_SECONDS = ("--epochs", "1", "--low-data", "0.5")
+LANGUAGES = {"sh", "console", "python", "c", "text", "{eval-rst}", "{toctree}"}
+CODED = [page for page in readme.PAGES if readme.blocks(page)]
+
+
+def is_quick(page: Path) -> bool:
+    return relative(page).removeprefix("docs/") in QUICK
+
+
+def is_run(line: str) -> bool:
+    """Whether a command is run, and not only its options are checked."""
+    return not any(part in f"{line}\n" for part in NOT_RUN)
+
+
+def check_options(line: str) -> None:
+    """`biprop find` accepts the options of a command that is not run."""
+    if re.match(r"(\.venv/bin/)?biprop find ", line) and "..." not in line:
+        without = re.sub(r" --(resume|multigpu) \S+", "", line.split("#")[0])
+        readme.run(f"{without} --print-config")
+
+
+def run_block(block: readme.Block, names: dict[str, object]) -> None:
+    """Run a code block in the working directory; `names` are the variables of the page's Python."""
+    if block.language == "python":
+        readme.run_python(block, names)
+    elif block.language == "c":
+        readme.write_source(block)
+    elif block.language == "console":
+        readme.renewed_block(block.text, SEARCH_OF_SECONDS, is_run)
+    elif block.language == "sh":
+        lines = readme.lines_of(block.text)
+        for line in lines:
+            if not is_run(line):
+                check_options(line)
+        readme.run_script([line for line in lines if is_run(line)], SEARCH_OF_SECONDS)
+
+
+def write_run(source: Path, name: str) -> None:
+    """A run of the digits, under the name that a page gives it."""
+    shutil.copytree(source, Path("runs/digits/prune-rate=0.2") / name)
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_run: Path
+) -> Iterator[dict[str, object]]:
+    """The working directory of a page, with all that it takes as given; gives its variables."""
+    monkeypatch.chdir(tmp_path)
+    readme.write_stand_ins()
+    write_cifar_parquet(Path("DIR"), train=150, test=30)
+    write_run(found_run, "find")
+    write_run(found_run, "mix")
+    shutil.copy("pretrained/cifar10-small.mpt", "NAME.mpt")
+    shutil.copy(found_run.parents[2] / "results.csv", "runs/results.csv")
+    for name in ("WidePreActResNet", "cResNet18", "VGG_Small"):
+        make_narrow(monkeypatch, name)
+    yield {"__name__": "page"}
+
+
+@pytest.mark.parametrize(
+    "block", [b for page in readme.PAGES for b in readme.blocks(page)], ids=str
+)
+def test_a_block_is_of_a_language_that_is_run(block: readme.Block) -> None:
+    assert block.language in LANGUAGES
+    if block.language == "text":
+        assert not re.search(r"^(\$|python|pip|import|from|make) ", block.text, re.M)
+
+
+@pytest.mark.parametrize("page", [page for page in CODED if is_quick(page)], ids=relative)
+def test_its_code_blocks_run(page: Path, folder: dict[str, object]) -> None:
+    for block in readme.blocks(page):
+        run_block(block, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in CODED if not is_quick(page)], ids=relative)
+def test_the_code_blocks_of_longer_pages_run(page: Path, folder: dict[str, object]) -> None:
+    for block in readme.blocks(page):
+        if page != readme.README or block.language != "console":  # those: test_readme.py
+            run_block(block, folder)
+
+
+def test_a_reason_for_every_command_that_is_not_run() -> None:
+    scripts = [b.text for page in readme.PAGES for b in readme.blocks(page) if b.language != "text"]
+    unused = [part for part in NOT_RUN if not any(part in script for script in scripts)]
+    assert unused == []
+
+
+# The table of docs/guides/reproduce.md
+
+
+REPRODUCE = (ROOT / "docs" / "guides" / "reproduce.md").read_text()
+ROWS = re.findall(r"^\| .*%.* \| `(--config \S+ .*)` \| `(runs/\S+)` \|$", REPRODUCE, re.M)
+
+
+@pytest.mark.parametrize(("options", "run_folder"), ROWS)
+def test_a_row_of_the_paper_has_its_configuration(options: str, run_folder: str) -> None:
+    printed = readme.run(f"biprop find --data DIR --select-on test {options} --print-config")
+    values = dict(line.split(": ", 1) for line in printed if ": " in line)
+    name = options.split()[1]
+    assert run_folder == f"runs/{name}/prune-rate={values['prune_rate']}/{values['name']}"
+    assert values["select_on"] == "test"
+
+
+def test_the_table_has_all_rows() -> None:
+    assert len(ROWS) == 9
+
+
+# The API reference
+
+API = (ROOT / "docs" / "api.md").read_text()
+DOCUMENTED = re.findall(r"^\.\. auto\w+:: ([\w.]+)", API, re.M)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    public = {f"biprop.{name}" for name in biprop.__all__ if name != "__version__"}
+    assert public <= set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_name_of_the_reference_exists_and_is_described(name: str) -> None:
+    assert resolve(name.removeprefix("biprop")).__doc__
+
+
+@pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=relative)
+def test_names_that_docstrings_cite_exist(module: Path) -> None:
+    for dotted in re.findall(r"`biprop((?:\.\w+)+)`", module.read_text()):
+        resolve(dotted)
+
+
+@pytest.mark.slow
+def test_sphinx_has_no_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="needs pip install '.[docs]'")
+    options = ["--fail-on-warning", "--keep-going", "--quiet", "--conf-dir", "docs"]
+    command = [sys.executable, "-m", "sphinx", *options, ".", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "biprop.convert" in (tmp_path / "docs" / "api.html").read_text()
 
 
 # The steps of "How to add ..."

@@ -12,7 +12,8 @@ from conftest import ROOT
 
 SHORT = ["--epochs", "5", "--low-data", "0.2"]
 README = (ROOT / "README.md").read_text()
-TREE = re.findall(r"^(\S+) {2,}\S", README.split("## Where everything is")[1].split("```")[1], re.M)
+LISTING = README.split("## Where everything is")[1].split("```text")[1].split("```")[0]
+TREE = re.findall(r"^(\S+) {2,}\S", LISTING, re.M)
 
 
 def files() -> list[str]:
@@ -76,14 +77,14 @@ def shown_blocks() -> list[str]:
 @pytest.fixture
 def _folder_with_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    readme.write_digits(Path("digits"))
+    readme.write_stand_ins()
 
 
 @pytest.mark.usefixtures("_folder_with_digits")
 def test_the_program_prints_what_the_page_shows() -> None:
     """Words, not numbers: its search is a short one here. The pages' later blocks take longer."""
-    demo, _, ticket, *_ = shown_blocks()
-    for block in (demo, ticket):
+    demo, pretrained, _, ticket, *_ = shown_blocks()
+    for block in (demo, pretrained, ticket):
         assert readme.renewed_block(block, SHORT).count("\n$ ") == block.count("\n$ ")
 
 

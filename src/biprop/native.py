@@ -93,7 +93,7 @@ def cmake_dir() -> Path:
 
 
 def cores() -> int:
-    """Number of processors that this process may use."""
+    """Number of processors that this process may use, at least 1: the most threads of an engine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

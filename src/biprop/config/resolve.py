@@ -22,8 +22,8 @@ def resolve(config: str | None, overrides: Mapping[str, Any]) -> tuple[Config, s
         overrides: option name -> value, from the command line.
 
     Returns:
-        The options, and the name under which the run is filed: that of the file without suffix, or
-        data set and network if there is no file for the data.
+        The options, and the name under which the run is filed, which is that of the file without
+        suffix, or data set and network if there is no file for the data.
 
     Raises:
         UserError: see `find_file`, `read_file`, `coerce`; or options contradict each other.

@@ -16,6 +16,10 @@ def digits() -> Source:
     """The embedded handwritten digits: 8x8 images of 17 grey values, scaled to 32x32.
 
     Image i is a test image if i mod 5 = 0, and a validation image if i mod 10 = 1.
+
+    Returns:
+        `train` (1,437 images, validation images included) and `test` (360), each with `images`
+        [N, 1, 32, 32] uint8 and `labels` [N] int64; `classes`, `mean` and `std`.
     """
     small, labels = _embedded()
     grey = small[:, None].float() * (255 / 16)

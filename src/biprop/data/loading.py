@@ -20,10 +20,13 @@ def load(
     """The data of a run.
 
     Args:
-        config: the options.
-        progress: shows the progress.
+        config: the options `set`, `data` and those of data and augmentation; see `config.resolve`.
+        progress: shows the progress of decoding.
         expect: gets the number of classes and the shape of a sample before they are decoded; what
             it raises ends the loading.
+
+    Returns:
+        Training, validation and test images; by default the embedded digits, [N, 1, 32, 32] uint8.
 
     Raises:
         UserError: the data are missing, damaged, no classification task, or too large for memory.

@@ -39,7 +39,7 @@ def save_onnx(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) -
     It is checked by ONNX's checker and, where onnxruntime is installed, compared with the ticket.
 
     Args:
-        ticket: of a network of the registry, or with a graph.
+        ticket: of one of biprop's networks (`biprop list networks`), or with a graph.
         path: of the file.
         on_pixels: the model takes pixels in [0, 1] and normalises them itself; else it takes what
             was normalised by the ticket's mean and standard deviation. None: where the ticket has
@@ -74,7 +74,7 @@ def save_pt2(ticket: Ticket, path: str | Path, on_pixels: bool | None = None) ->
     It is loaded again and compared with `Ticket.to_model` before it is written.
 
     Args:
-        ticket: of a network of the registry, or with a graph.
+        ticket: of one of biprop's networks (`biprop list networks`), or with a graph.
         path: of the file, which `torch.export.load` reads.
         on_pixels: as for `save_onnx`.
 

@@ -78,7 +78,7 @@ def graph_of(network: Mapping[str, Any] | None) -> list[Node]:
     """The operations of a network; the last node is the output, of shape (outputs, 1, 1).
 
     Args:
-        network: `Ticket.network`: the arguments of `biprop.models.build`.
+        network: `Ticket.network`: the arguments of `biprop.models.build.build`.
 
     Raises:
         TicketError: a network of the user's own (None), no such network, or one whose images are

@@ -64,8 +64,9 @@ def convert(
         seed: 0 .. 2**64 - 1, of signs, scores and, for a named `init`, magnitudes. A layer's draw
             depends on the seed and its place among the maskable layers only.
         init: "own" keeps the magnitudes of the model's weights and draws their signs anew; "keep"
-            leaves the weights as they are (a trained model); or one of `biprop.init.INITS`.
-        mode, nonlinearity, scale_fan: see `biprop.init.draw_weight`.
+            leaves the weights as they are (a trained model); or one of
+            `biprop.subnetwork.init.INITS`.
+        mode, nonlinearity, scale_fan: see `biprop.subnetwork.init.draw_weight`.
         floor: fraction of its weights, at least one, that each layer keeps under global scope.
 
     Returns:

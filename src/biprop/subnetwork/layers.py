@@ -28,10 +28,14 @@ from .binarize import addressable, binary_activation, masked_binary_weight
 
 
 class BinaryActivation(nn.Module):
-    """Sign of the activations (MPT-1/1). See `binarize.binary_activation`.
+    """Sign of the activations (MPT-1/1), as a module: put it where ReLU was.
+
+    Takes floats of any shape, and gives -1 and +1 of the same shape and dtype. Backward, the
+    gradient is multiplied by 2 * (1 - abs(x)) where abs(x) <= 1, and by 0 elsewhere (ICLR 2021
+    paper, section 4).
 
     Args:
-        zero: the value of sign(0), +1 or 0.
+        zero: the value of sign(0), +1, or 0 as in networks of the original research code.
     """
 
     def __init__(self, zero: int = 1) -> None:

@@ -21,7 +21,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One masked layer in numbers."""
+    """One masked layer in numbers.
+
+    Attributes:
+        name: of the module.
+        shape: of its weight: [outputs, inputs / groups, ...].
+        weights: number of weights.
+        kept: number of weights that the mask keeps.
+        gain: magnitude of the kept weights.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -179,7 +187,11 @@ class Subnetwork:
         self.update()
 
     def report(self) -> list[LayerReport]:
-        """One entry per masked layer."""
+        """The masked layers in numbers, in the model's order.
+
+        Raises:
+            UserError: the model is on the meta device.
+        """
         kept = self._kept()
         return [
             LayerReport(

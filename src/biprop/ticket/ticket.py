@@ -49,8 +49,8 @@ class Ticket:
     """A subnetwork of random binary weights, and how it was found.
 
     Attributes:
-        network: the name and the options that `biprop.models.build` needs, or None for a network of
-            the user's own.
+        network: the name and the options that `biprop.models.build.build` needs, or None for a
+            network of the user's own.
         seed: of the signs, 0 .. 2**64 - 1; None where no layer takes its signs from it.
         layers: the masked layers, in the network's order.
         state: every other tensor of the network by its name in the state dict: batch norm, biases,
@@ -62,8 +62,8 @@ class Ticket:
             versions. Plain JSON.
         compact: whether `state` is stored in 16 bits (bfloat16) a number, and folded batch norms in
             two numbers a channel (`fold`).
-        graph: the operations of a network of the user's own; None for a network of the registry,
-            and where it is not known: then only the user's class can compute it.
+        graph: the operations of a network of the user's own; None for one of biprop's networks, and
+            where it is not known: then only the user's class can compute it.
     """
 
     network: dict[str, Any] | None
@@ -86,7 +86,7 @@ class Ticket:
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """The shape of one sample that the network takes: (channels, height, width) for images;
+        """The shape of one sample that the network takes, for images (channels, height, width);
         None if it is not known.
         """
         if self.graph:
@@ -105,7 +105,7 @@ class Ticket:
 
     @property
     def output_shape(self) -> tuple[int, ...] | None:
-        """The shape of the output for one sample: (classes,) of a classifier; None if it is not
+        """The shape of the output for one sample, (classes,) of a classifier; None if it is not
         known.
         """
         if self.graph:
@@ -124,7 +124,7 @@ class Ticket:
 
     @property
     def left_out(self) -> int:
-        """Numbers of `state` that the file leaves out: running statistics of folded batch norms."""
+        """How many numbers of `state` the file leaves out (running statistics of folded norms)."""
         folded = self._folded_norms()
         return sum(2 * self.state[f"{prefix}.weight"].size for prefix in folded)
 
@@ -175,7 +175,10 @@ class Ticket:
         )
 
     def to_bytes(self) -> bytes:
-        """The file's content. A ticket that was read gives the same bytes again."""
+        """The content of the file, as `save` writes it.
+
+        A ticket that was read gives the same bytes again.
+        """
         stream, models = self.coded_masks()
         folded = self._folded_norms()
         directory = group_names({name: value.shape for name, value in self.state.items()}, folded)
@@ -244,6 +247,9 @@ class Ticket:
                 computes its operations, in evaluation, with the names of the user's state dict.
             on_pixels: the module takes pixels in [0, 1] and normalises them itself: RobustBench's
                 convention. Without, it takes what was normalised by `mean` and `std`.
+
+        Returns:
+            The module, which gives logits for a batch [B, ...] of floats, see `input_shape`.
 
         Raises:
             TicketError: the ticket does not fit the model, or has no normalisation for `on_pixels`.
