@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import biprop
+from biprop.config import Config
+from biprop.models.network import Task, build_network, dense_shapes
 from biprop.models.vit import ViT
 
 
@@ -53,3 +55,25 @@ def test_sizes_that_do_not_fit() -> None:
         ViT(3, (9, 12), 5)
     with pytest.raises(ValueError, match="width = 48: must be a multiple of 32"):
         ViT(3, (8, 12), 5, width=48)
+
+
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "DenseConv"])
+def test_the_names_that_checkpoints_have(conv_type: str) -> None:
+    config = Config(
+        arch="ViT", arch_args={"width": 32, "depth": 1}, conv_type=conv_type, prune_rate=0.3
+    )
+    task = Task(5, 3, (8, 12))
+    state = build_network(config, task).model.state_dict()
+    names = {name for name in state if not name.endswith(".scores")}
+    assert names == dense_shapes(config, task).keys()
+    assert "layers.0.self_attn.in_proj.weight" in names
+
+
+def test_arguments_of_the_command_line() -> None:
+    config = Config(arch="ViT", arch_args={"patch": 5}, prune_rate=0.3)
+    with pytest.raises(biprop.UserError, match="arch = ViT: images of 8 x 12 pixels"):
+        build_network(config, Task(5, 3, (8, 12)))
+    with pytest.raises(biprop.UserError, match="--arch-args heads=3: ViT takes width=1 .. 4096"):
+        build_network(
+            Config(arch="ViT", arch_args={"heads": 3}, prune_rate=0.3), Task(5, 3, (8, 12))
+        )

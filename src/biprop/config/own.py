@@ -10,8 +10,8 @@ from ..errors import UserError, abbreviated
 
 TIMM = "timm"
 """The part before the colon that names the library timm."""
-DEFAULT_NETWORKS = ("MLP", "SeriesCNN")
-"""Networks for tables and for series, of `models.defaults`: tickets hold their operations."""
+DEFAULT_NETWORKS = ("MLP", "SeriesCNN", "ViT")
+"""Networks for tables, series and images, of `models.defaults`: tickets hold their operations."""
 
 
 class OwnNetwork(str):

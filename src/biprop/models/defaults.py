@@ -1,16 +1,17 @@
-"""The default networks for data that are no images: tables and series.
+"""The default networks for tables and series, and a vision transformer.
 
 Tickets hold their operations, as those of a user's own network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .vit import ViT
 
 Shape = tuple[int, ...]
 
@@ -66,34 +67,44 @@ class SeriesCNN(nn.Module):
         return logits
 
 
-_MOST = {"width": 4096, "depth": 8}
+_Make = Callable[..., nn.Module]
+_MAKERS: dict[str, tuple[_Make, int, str]] = {
+    "MLP": (lambda shape, classes, **more: MLP(*shape, classes, **more), 1, "tables"),
+    "SeriesCNN": (lambda shape, classes, **more: SeriesCNN(shape[0], classes, **more), 2, "series"),
+    "ViT": (lambda shape, classes, **more: ViT(shape[0], shape[1:], classes, **more), 3, "images"),
+}
+"""Name -> what makes the network of (shape of a sample, classes, arguments); the number of axes of
+a sample; what such samples are called."""
+_MOST = {"width": 4096, "depth": 64, "patch": 64}
+"""Arguments -> their greatest values."""
 
 
 def build(name: str, arguments: Mapping[str, Any] | None, num_classes: int, shape: Shape) -> Any:
-    """A default network, dense, with PyTorch's default weights.
+    """A network of this package whose operations tickets hold, dense, with PyTorch's weights.
 
     Args:
         name: of `config.DEFAULT_NETWORKS`.
-        arguments: width and depth.
+        arguments: width and depth; of ViT also patch.
         num_classes: of the data.
         shape: of a sample.
 
     Raises:
         UserError: data of another kind, or other arguments.
     """
-    make, axes, kind = {"MLP": (MLP, 1, "tables"), "SeriesCNN": (SeriesCNN, 2, "series")}[name]
+    make, axes, kind = _MAKERS[name]
     if len(shape) != axes:
         raise UserError(
             f"arch = {name}: is for {kind}, and samples of the data have the shape {list(shape)}"
         )
+    most = {key: value for key, value in _MOST.items() if key != "patch" or name == "ViT"}
     for key, value in (arguments or {}).items():
-        is_number = type(value) is int
-        if key not in _MOST or not is_number or not 1 <= value <= _MOST[key]:
-            raise UserError(
-                f"--arch-args {key}={value}: {name} takes width=1 .. {_MOST['width']} and"
-                f" depth=1 .. {_MOST['depth']}"
-            )
-    return make(shape[0], num_classes, **(arguments or {}))
+        if type(value) is not int or not 1 <= value <= most.get(key, 0):
+            ranges = ", ".join(f"{known}=1 .. {limit}" for known, limit in most.items())
+            raise UserError(f"--arch-args {key}={value}: {name} takes {ranges}")
+    try:
+        return make(shape, num_classes, **(arguments or {}))
+    except ValueError as e:
+        raise UserError(f"arch = {name}: {e}") from None
 
 
 def name_for(shape: Shape) -> str | None:

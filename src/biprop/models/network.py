@@ -16,6 +16,7 @@ from .. import rng
 from ..config import Config
 from ..errors import UserError, abbreviated, one_line
 from ..subnetwork import Subnetwork, convert
+from ..subnetwork.attention import split_attention
 from ..subnetwork.init import draw_weight
 from ..subnetwork.layers import BinaryActivation, maskable
 from . import build, defaults, own, plans
@@ -114,6 +115,13 @@ def dense_shapes(config: Config, task: Task, ancestor: bool = False) -> dict[str
 
 
 def _build_dense(config: Config, task: Task, ancestor: bool) -> nn.Module:
+    """The network, with the names of its tensors that it has as a subnetwork too."""
+    model = _module(config, task, ancestor)
+    split_attention(model)
+    return model
+
+
+def _module(config: Config, task: Task, ancestor: bool) -> nn.Module:
     arguments = (config.arch_args, task.num_classes, task.shape)
     if options.is_own(config.arch):
         return own.build(config.arch, *arguments)  # type: ignore[no-any-return]
