@@ -73,7 +73,7 @@ def test_arguments_of_the_command_line() -> None:
     config = Config(arch="ViT", arch_args={"patch": 5}, prune_rate=0.3)
     with pytest.raises(biprop.UserError, match="arch = ViT: images of 8 x 12 pixels"):
         build_network(config, Task(5, 3, (8, 12)))
-    with pytest.raises(biprop.UserError, match="--arch-args heads=3: ViT takes width=1 .. 4096"):
+    with pytest.raises(biprop.UserError, match=r"--arch-args heads=3: ViT takes width=1 \.\. 4096"):
         build_network(
             Config(arch="ViT", arch_args={"heads": 3}, prune_rate=0.3), Task(5, 3, (8, 12))
         )

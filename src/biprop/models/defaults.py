@@ -75,7 +75,8 @@ _MAKERS: dict[str, tuple[_Make, int, str]] = {
 }
 """Name -> what makes the network of (shape of a sample, classes, arguments); the number of axes of
 a sample; what such samples are called."""
-_MOST = {"width": 4096, "depth": 64, "patch": 64}
+_MOST = {"width": 4096, "depth": 8}
+_MOST_OF_VIT = {"width": 4096, "depth": 64, "patch": 64}
 """Arguments -> their greatest values."""
 
 
@@ -96,7 +97,7 @@ def build(name: str, arguments: Mapping[str, Any] | None, num_classes: int, shap
         raise UserError(
             f"arch = {name}: is for {kind}, and samples of the data have the shape {list(shape)}"
         )
-    most = {key: value for key, value in _MOST.items() if key != "patch" or name == "ViT"}
+    most = _MOST_OF_VIT if name == "ViT" else _MOST
     for key, value in (arguments or {}).items():
         if type(value) is not int or not 1 <= value <= most.get(key, 0):
             ranges = ", ".join(f"{known}=1 .. {limit}" for known, limit in most.items())
