@@ -8,10 +8,11 @@ in one interleaved run.
 
 A case is a ticket of exactly that density in every layer, drawn at random and given the batch-norm
 statistics of random images: time does not depend on which weights are kept. In each round everybody
-computes the same images in turn, for a time each; a round's ratio is PyTorch's median over the
-other's, and the table shows the median, quartiles and number of rounds. Other engines (--peers):
-onnxruntime, openvino (float32 and int8), deepsparse, each where it can be imported;
-benchmarks/peers.py.
+computes the same images in turn, for a time each, pinned to as many cores as there are threads; a
+round's ratio is PyTorch's median over the other's, and the table shows the median, quartiles and
+number of rounds. Other engines (--peers): onnxruntime and openvino, both in float32 and in 8 bits,
+and deepsparse, each where it can be imported (benchmarks/peers.py). Nothing is installed; those
+that are missing are named, and each case ends with the ratio of the fastest of them to biprop.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,9 @@ os.environ.setdefault(
 )  # threads of PyTorch that have finished must not hold up the others
 
 import numpy as np
+import peers
 import torch
+from machine import processor
 from numpy.typing import NDArray
 
 from biprop import Engine, Ticket, convert
@@ -102,8 +104,6 @@ def contestants(
         single = Engine(ticket, 1, args.instruction_set, known)
         runs["biprop, 1 thread"] = lambda: single.run(images)
     if args.peers:
-        import peers
-
         runs |= peers.contestants(model, tensor, args.threads)
     return runs
 
@@ -131,16 +131,21 @@ def compare(name: str, ticket: Ticket, quantised: bool, args: argparse.Namespace
             for who, run in runs.items():
                 seconds[who].append(timed(run, args.seconds))
         for who in list(runs)[1:]:
-            ratios = [
-                torch_ / own for torch_, own in zip(seconds["PyTorch"], seconds[who], strict=True)
-            ]
-            low, middle, high = statistics.quantiles(ratios, n=4)
             own, eager = (statistics.median(seconds[w]) / batch * 1e3 for w in (who, "PyTorch"))
-            print(
-                f"{name:14} batch {batch:3}  {who:16} {middle:6.1f} x ({low:.1f} to {high:.1f}, n ="
-                f" {len(ratios)})   {own:.3f} ms an image; PyTorch {eager:.2f}",
-                flush=True,
-            )
+            times = f"{own:.3f} ms an image; PyTorch {eager:.2f}"
+            show(name, batch, who, seconds["PyTorch"], seconds[who], times)
+        others = set(runs) - {"PyTorch", "biprop", "biprop, 1 thread"}
+        if others:
+            best = min(others, key=lambda who: statistics.median(seconds[who]))
+            show(name, batch, "biprop", seconds[best], seconds["biprop"], f"as fast as {best}")
+
+
+def show(name: str, batch: int, who: str, others: list[float], own: list[float], more: str) -> None:
+    """One line: the rounds' ratios of other times to one's own."""
+    ratios = [other / mine for other, mine in zip(others, own, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    spread = f"({low:.2f} to {high:.2f}, n = {len(ratios)})"
+    print(f"{name:14} batch {batch:3}  {who:16} {middle:7.2f} x {spread}   {more}", flush=True)
 
 
 def show_size(name: str, ticket: Ticket, quantised: bool, args: argparse.Namespace) -> None:
@@ -194,7 +199,9 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-args.threads :]))
     torch.set_num_threads(args.threads)
-    sys.path.insert(0, str(Path(__file__).parent))
+    print(f"{processor()}; torch {torch.__version__}")
+    if args.peers:
+        print("\n".join(peers.installed_and_missing()))
     if args.tickets:
         for path in args.tickets:
             compare(path.stem, Ticket.load(path), False, args)

@@ -8,21 +8,54 @@ others do not run:
 
     pip install "numpy<2" "onnx<1.15" "protobuf<4" deepsparse
 
-All run the dense float32 network that `Ticket.to_model` gives, with its zeros; OpenVINO also runs
-it in 8 bits (nncf, calibrated on random images). DeepSparse reads the zeros.
+All run the dense float32 network that `Ticket.to_model` gives, with its zeros; onnxruntime and
+OpenVINO also run it in 8 bits (calibrated on random images). DeepSparse reads the zeros.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another engine.
+
+    Attributes:
+        make: from (model, images, threads) to a function that computes the images.
+        packages: that it needs; the first one is the engine.
+    """
+
+    make: Callable[[torch.nn.Module, torch.Tensor, int], Callable[[], object]]
+    packages: tuple[str, ...]
+
+    def missing(self) -> list[str]:
+        """Those of its packages that cannot be imported."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+
+def installed_and_missing() -> list[str]:
+    """A line for the engines that take part, with versions, and one for those that cannot."""
+    there = [name for name, peer in PEERS.items() if not peer.missing()]
+    packages = dict.fromkeys(PEERS[name].packages[0] for name in there)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    absent = [
+        f"{name} (pip install {' '.join(peer.missing())})"
+        for name, peer in PEERS.items()
+        if peer.missing()
+    ]
+    lines = [f"peers: {', '.join(there) or 'none'} ({versions})" if there else "peers: none"]
+    return lines + [f"missing: {', '.join(absent)}"] * bool(absent)
 
 
 def contestants(
@@ -33,16 +66,11 @@ def contestants(
     One that cannot run the network is left out, with its reason.
     """
     runs: dict[str, Callable[[], object]] = {}
-    for name, package, make in (
-        ("onnxruntime", "onnxruntime", _onnxruntime),
-        ("openvino", "openvino", _openvino),
-        ("openvino int8", "nncf", _openvino_int8),
-        ("deepsparse", "deepsparse", _deepsparse),
-    ):
-        if importlib.util.find_spec(package) is None:
+    for name, peer in PEERS.items():
+        if peer.missing():
             continue
         try:
-            runs[name] = make(model, images, threads)
+            runs[name] = peer.make(model, images, threads)
         except Exception as e:  # whatever another engine's exporter raises
             print(f"  {name}: {type(e).__name__}: {str(e).splitlines()[0]:.100}")
     return runs
@@ -54,18 +82,66 @@ def _onnx(model: torch.nn.Module, images: torch.Tensor) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def _onnxruntime(
-    model: torch.nn.Module, images: torch.Tensor, threads: int
-) -> Callable[[], object]:
+def _session(content: bytes, images: torch.Tensor, threads: int) -> Callable[[], object]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(
-        _onnx(model, images), options, providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(content, options, providers=providers)
     feed = {session.get_inputs()[0].name: images.numpy()}
     return lambda: session.run(None, feed)
+
+
+def _onnxruntime(
+    model: torch.nn.Module, images: torch.Tensor, threads: int
+) -> Callable[[], object]:
+    return _session(_onnx(model, images), images, threads)
+
+
+def _onnxruntime_int8(
+    model: torch.nn.Module, images: torch.Tensor, threads: int
+) -> Callable[[], object]:
+    """Static quantisation with a scale for each output channel, as its documentation advises."""
+    from onnxruntime import quantization
+
+    with tempfile.TemporaryDirectory() as folder:
+        floats, integers = Path(folder) / "floats.onnx", Path(folder) / "integers.onnx"
+        floats.write_bytes(_onnx(model, images))
+        quantization.quantize_static(
+            floats, integers, _Calibration(floats, images), per_channel=True, reduce_range=False
+        )
+        content = integers.read_bytes()
+    return _session(content, images, threads)
+
+
+class _Calibration:
+    """Random images for onnxruntime's quantisation, which asks for one batch after the other."""
+
+    def __init__(self, path: Path, images: torch.Tensor) -> None:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        self._feeds = iter([{name: batch} for batch in _random_batches(images)])
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch by the input's name; None after the last."""
+        return next(self._feeds, None)
+
+    def __len__(self) -> int:
+        return _BATCHES
+
+
+_BATCHES = 8
+"""Random batches for calibration."""
+
+
+def _random_batches(images: torch.Tensor) -> list[Any]:
+    shape = tuple(images.shape)
+    return [
+        np.random.default_rng(i).standard_normal(shape, dtype=np.float32) for i in range(_BATCHES)
+    ]
 
 
 def _compiled(network: Any, images: torch.Tensor, threads: int) -> Callable[[], object]:
@@ -90,11 +166,8 @@ def _openvino_int8(
     import openvino
 
     network = openvino.convert_model(model, example_input=images)
-    known = [
-        np.random.default_rng(i).standard_normal(tuple(images.shape), dtype=np.float32)
-        for i in range(8)
-    ]
-    return _compiled(nncf.quantize(network, nncf.Dataset(known)), images, threads)
+    known = nncf.Dataset(_random_batches(images))
+    return _compiled(nncf.quantize(network, known), images, threads)
 
 
 def _deepsparse(model: torch.nn.Module, images: torch.Tensor, threads: int) -> Callable[[], object]:
@@ -108,3 +181,12 @@ def _deepsparse(model: torch.nn.Module, images: torch.Tensor, threads: int) -> C
         torch.onnx.export(model, (images,), path, dynamo=False, opset_version=13)
         engine = deepsparse.compile_model(path, batch_size=len(images), num_cores=threads)
     return lambda: engine.run([images.numpy()])
+
+
+PEERS = {
+    "onnxruntime": Peer(_onnxruntime, ("onnxruntime", "onnx", "onnxscript")),
+    "onnxruntime int8": Peer(_onnxruntime_int8, ("onnxruntime", "onnx", "onnxscript")),
+    "openvino": Peer(_openvino, ("openvino",)),
+    "openvino int8": Peer(_openvino_int8, ("openvino", "nncf")),
+    "deepsparse": Peer(_deepsparse, ("deepsparse", "onnx")),
+}

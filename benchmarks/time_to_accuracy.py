@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from torch import nn
 
 from biprop import Ticket, config, data
@@ -38,8 +38,6 @@ from biprop.evaluation.counts import Counts, evaluate
 from biprop.runs.folder import LOGS, METRICS, RESULT, read_metrics
 from biprop.search.pack import pack
 
-FEATURES = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512_f": "AVX-512", "avx2": "AVX2"}
-"""Names for the widest instructions that a processor has, from the widest on."""
 TENTHS = 10
 BATCH = 500
 
@@ -71,14 +69,6 @@ class Row:
         flags = ["--recipe", self.recipe, "--data", self.data, "--seed", str(self.seed)]
         where = ["--device", "cpu", "--log-dir", str(self.log_dir), "--resume", "auto"]
         return [sys.executable, "-m", "biprop", "find", *flags, *where, *self.options]
-
-
-def processor() -> str:
-    """Name and widest instructions of the processor."""
-    known = torch.cpu.get_capabilities()
-    widest = next((words for name, words in FEATURES.items() if known.get(name)), "")
-    name = known.get("cpu_name") or platform.processor() or platform.machine()
-    return f"{name} ({widest})" if widest else str(name)
 
 
 class Mirrored(nn.Module):
