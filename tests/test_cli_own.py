@@ -170,6 +170,12 @@ def test_tables_and_series_without_a_network_of_the_users(
     expected = ticket.to_model(on_pixels=True)(samples).argmax(1)
     assert [row["index"] for row in rows] == expected.tolist()
     assert rows[3]["file"] == "x.npz[3]"
+    quantised = run(capsys, "predict", "x.mpt", "x.npz", "--json", "--calibration", "x.npz")
+    same = [
+        json.loads(a)["index"] == row["index"]
+        for a, row in zip(quantised.splitlines(), rows, strict=True)
+    ]
+    assert sum(same) > 0.9 * len(same)
     assert f"{' x '.join(map(str, shape))} inputs" in run(capsys, "inspect", "x.mpt")
     run(capsys, "bench", "x.mpt", "--seconds", "0.001", "--batch", "2", "--threads", "1")
     run(capsys, "report", "x.mpt", "-o", "r.html", "--data", "x.npz")

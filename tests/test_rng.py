@@ -76,6 +76,7 @@ def test_streams_keep_their_numbers() -> None:
     that are resumed.
     """
     names = ["SIGNS", "MAGNITUDES", "SCORES", "DENSE", "SPLIT", "SHUFFLE", "AUGMENT", "CUT"]
+    names.append("DROPOUT")
     assert {stream.name: stream.value for stream in rng.Stream} == {
         name: number for number, name in enumerate(names)
     }

@@ -85,7 +85,7 @@ def _accuracy_rows(config: Config, result: Result, images: DataSet) -> list[tupl
     rows = [("test accuracy", accuracy)]
     if test.images < FEW_TEST_IMAGES:
         low, high = confidence_interval(test)
-        why = f"95 %; there are only {test.images:,} test images"
+        why = f"95 %; there are only {test.images:,} test {images.noun}"
         rows.append(("confidence interval", f"{low:.0f} to {high:.0f} %  ({why})"))
     if result.random_scores and result.weights:
         sample = sample_in_words(result.random_scores, test.images)

@@ -91,7 +91,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="quantise float activations to 8 bits, which is faster and slightly less accurate;"
         " their ranges are determined on the images in FOLDER, some dozens of"
-        " typical ones",
+        " typical ones, or on the rows of a .npz file",
     )
     parser.add_argument(
         "--gating",
@@ -319,29 +319,36 @@ def _pixels(model: _Model, path: Item) -> Any:
     """The image [C, H, W] uint8, or the row as floats; or the UserError that says why it cannot be
     read.
     """
-    from .. import images
-
     try:
-        if isinstance(path, _Row):
-            return _checked_row(path, model.engine)
-        return images.read(path, _image_shape(model.engine), is_cropped(model.engine.ticket))
+        return _sample(model.engine, path)
     except UserError as e:
         return e
+
+
+def _sample(engine: Engine, item: Item) -> Any:
+    """An image [C, H, W] uint8, or a row as floats.
+
+    Raises:
+        UserError: it cannot be read, or is none that the network takes.
+    """
+    from .. import images
+
+    if isinstance(item, _Row):
+        return _checked_row(item, engine)
+    return images.read(item, _image_shape(engine), is_cropped(engine.ticket))
 
 
 def _of_ticket(arguments: argparse.Namespace, threads: int) -> _Model:
     import numpy as np
 
-    from .. import images
     from ..deck import softmax
 
     engine, warnings = load_engine(arguments.file, threads)
     warn(warnings)
     if arguments.calibration is not None:
-        ticket = engine.ticket
-        paths = images.find([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
-        pixels = [images.read(path, _image_shape(engine), is_cropped(ticket)) for path in paths]
-        engine, _ = load_engine(ticket, threads, calibration=np.stack(pixels))
+        items = _items([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
+        samples = np.stack([_sample(engine, item) for item in items])
+        engine, _ = load_engine(engine.ticket, threads, calibration=samples)
     return _Model(engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64)))
 
 

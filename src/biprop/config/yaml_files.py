@@ -38,12 +38,12 @@ def packaged() -> Any:
 
 
 def packaged_files() -> list[Path]:
-    """Paths of the packaged configurations, sorted, without those whose names start with _, which
-    are only bases of other configurations.
+    """Paths of the packaged configurations, folder by folder, without those whose names start with
+    _, which are only bases of other configurations.
     """
-    return sorted(
-        path for path in Path(str(packaged())).rglob("*.y*ml") if not path.name.startswith("_")
-    )
+    files = Path(str(packaged())).rglob("*.y*ml")
+    visible = [path for path in files if not path.name.startswith("_")]
+    return sorted(visible, key=lambda path: (path.parent, path.name))
 
 
 def find_file(name: str) -> Path:

@@ -21,7 +21,7 @@ def input_kind(ticket: Ticket, on_pixels: bool) -> str:
     if ticket.graph is not None and ticket.graph.indices:
         return "whole numbers"
     if on_pixels:
-        return "pixels 0 .. 1"
+        return "pixels 0 .. 1" if ticket.takes_pixels else "numbers as they are"
     return "normalised by mean and std" if ticket.mean else "as the network was trained"
 
 

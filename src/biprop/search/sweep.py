@@ -261,7 +261,9 @@ def _data_options(config: Config) -> list[Any]:
 
 
 def expectation(*configs: Config) -> Expect:
-    """Rehearses searches of these options as soon as the data's shape is known: each network once."""
+    """Rehearses searches of these options as soon as the shape of the data is known, each network
+    once.
+    """
     from ..models.network import Task
     from .rehearsal import rehearse
 
