@@ -21,6 +21,7 @@ LAYERS = (
     "deck search",
     "robustness",
     "report",
+    "web",
     "__init__ cli",
     "__main__",
 )
@@ -39,7 +40,7 @@ TORCH_FREE = {
         "interrupts",
         "names",
     ),
-    *("native", "report", "rng", "runs", "screen"),
+    *("native", "report", "rng", "runs", "screen", "web"),
     *("distributed.group", "distributed.launchers", "distributed.spawn"),
     *(
         "ticket.ticket",

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("bytes", f"{len(text):,}"),
         ("takes", ways),
-        ("open it with", "any browser since 2023"),
+        ("runs in", "browsers of 2023 and later"),
     ]
     Console(tolerant=True).table(f"{output} written", rows)
     return 0
