@@ -87,7 +87,7 @@ def smooth_images(channels: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def as_string(images: NDArray[np.uint8]) -> str:
-    """Images as the page takes them, [count, height, width, channels], in a string of JavaScript."""
+    """Images as the page takes them, [count, height, width, channels], as a JavaScript text."""
     return json.dumps(as_text(images.transpose(0, 2, 3, 1).tobytes()))
 
 
