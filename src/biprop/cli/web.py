@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Write a page that classifies pictures in a browser. It is one file, with the ticket's network and
-the engine compiled to WebAssembly: it needs no server and no network. Drop a picture on it, choose
-a file, or draw, if the network takes grey images. Pictures are scaled and cropped as biprop predict
-does it. The page is for tickets; a deck is more than one network."""
+the engine compiled to WebAssembly: it needs no server, and works offline. Drop a picture on it,
+choose a file, or draw, if the network takes grey images. Pictures are scaled and cropped as biprop
+predict does it. A page runs one ticket; decks are refused."""
 _EPILOG = f"""\
 examples:
   biprop web digits.mpt -o digits{PAGE_SUFFIX}
@@ -138,7 +138,7 @@ def _facts(file: str, ticket: Ticket) -> list[tuple[str, str]]:
     from ..ticket.report import right_and_images
 
     shape = ticket.input_shape or ()
-    name = str(ticket.network["name"]) if ticket.network else "a network of its own"
+    name = str(ticket.network["name"]) if ticket.network else "network of the user's own"
     rows = [
         ("network", f"{name}, {' x '.join(map(str, shape))} images"),
         ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}"),
