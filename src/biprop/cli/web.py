@@ -137,10 +137,10 @@ def _drawn_like(ticket: Ticket) -> str:
 def _facts(file: str, ticket: Ticket) -> list[tuple[str, str]]:
     from ..ticket.report import right_and_images
 
-    shape = ticket.input_shape or ()
-    name = str(ticket.network["name"]) if ticket.network else "network of the user's own"
+    size = " x ".join(map(str, ticket.input_shape or ()))
+    name = f"{ticket.network['name']}, " if ticket.network else ""
     rows = [
-        ("network", f"{name}, {' x '.join(map(str, shape))} images"),
+        ("network", f"{name}{size} images"),
         ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}"),
         ("ticket", f"{Path(file).stat().st_size:,} bytes"),
     ]
