@@ -26,7 +26,9 @@ from conftest import ROOT, network_of, png, random_ticket
 from own_networks import packed as packed_ticket
 from pages import Element, parse
 from PIL import Image
+from programs import random_pixels, same
 from test_cli import fails
+from test_kernels import conv_program, drawn_cases
 
 from biprop import Engine, Ticket, images, native
 from biprop.cli import command_line, web
@@ -444,6 +446,64 @@ def test_the_modules_compute_what_the_engine_computes(kind: str, name: str, tmp_
     assert shape_and_outputs == [*engine.shape, engine.outputs]
     got = np.array(logits).reshape(-1, engine.outputs)
     np.testing.assert_allclose(got, engine.run(pixels), rtol=0, atol=1e-4)
+
+
+GRID = """
+(async () => {
+  const read = (place) => new Uint8Array(fs.readFileSync(process.argv[place]));
+  const [module, input] = [read(2), read(3)];
+  let instance = null;
+  ({ instance } = await WebAssembly.instantiate(module, systemFor(() => instance)));
+  const core = instance.exports;
+  core._initialize();
+  let at = 0;
+  const copyIn = (size) => {
+    const place = core.malloc(size);
+    new Uint8Array(core.memory.buffer).set(input.subarray(at, at + size), place);
+    at += size;
+    return place;
+  };
+  const results = JSON.parse(process.argv[5]).map(([programSize, imagesSize, count, outputs]) => {
+    const [program, images] = [copyIn(programSize), copyIn(imagesSize)];
+    const [network, logits] = [core.malloc(4), core.malloc(4 * count * outputs)];
+    const isLoaded = core.biprop_load(program, programSize, 1, network) === 0;
+    const [pointer] = new Int32Array(core.memory.buffer, network, 1);
+    const isRun = isLoaded && core.biprop_run_f32(pointer, images, BigInt(count), 0, logits) === 0;
+    if (!isRun) throw new Error("an error of biprop.h");
+    return Buffer.from(core.memory.buffer.slice(logits, logits + 4 * count * outputs));
+  });
+  fs.writeFileSync(process.argv[4], Buffer.concat(results));
+  console.log(true);
+})();
+"""
+"""Runs programs. Arguments: module, programs and images, file for the results, their sizes."""
+
+
+@pytest.mark.slow
+@needs_node
+@needs_modules
+@pytest.mark.parametrize(("count", "cases"), [(1, 140), (65, 42)])
+@pytest.mark.parametrize("kind", modules.KINDS)
+def test_the_kernels_on_awkward_shapes(kind: str, count: int, cases: int, tmp_path: Path) -> None:
+    """The grid of tests/test_kernels.py."""
+    content, sizes, truths = b"", [], []
+    for flavor, *rest in drawn_cases(cases, 1e5):
+        rng = np.random.default_rng(1)
+        program = conv_program(rng, flavor, *rest)
+        few = random_pixels(rng, 5, program)
+        pick = rng.integers(0, len(few), count)
+        truth = program.truth(few)[pick].reshape(count, -1)
+        code, pixels = program.code(), few[pick].tobytes()
+        content += code + pixels
+        sizes.append((len(code), len(pixels), count, truth.shape[1]))
+        truths.append((truth, program))
+    (tmp_path / "input").write_bytes(content)
+    module, results = SOURCES / f"engine-{kind}.wasm", tmp_path / "results"
+    assert node(GRID, module, tmp_path / "input", results, json.dumps(sizes))
+    numbers = np.fromfile(results, np.float32)
+    ends = np.cumsum([truth.size for truth, _ in truths])
+    for got, (truth, program) in zip(np.split(numbers, ends[:-1]), truths, strict=True):
+        same(got.reshape(truth.shape), truth, program.last.unit > 0, kind, program)
 
 
 # In a browser
