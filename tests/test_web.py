@@ -149,7 +149,7 @@ def test_every_control_has_a_name_and_waits_for_the_engine() -> None:
 
 TICKETS = {
     "digits": lambda: Ticket.load(DIGITS),
-    "stored signs": lambda: random_ticket(network_of("Conv2Wide", width_mult=0.0625)),
+    "stored signs": lambda: random_ticket(network_of("Wide_VGG_Small_132")),
     "own network": lambda: packed_ticket("resnet")[1],
 }
 
@@ -180,11 +180,12 @@ def test_the_engine_computes_the_same_of_it() -> None:
 
 
 def test_layers_whose_planes_are_all_ones_keep_their_places() -> None:
-    ticket = random_ticket(network_of("Conv2Wide", width_mult=0.0625), density=1.1)
+    ticket = random_ticket(network_of("Wide_VGG_Small_132"), density=1.1)
     ticket.layers = [replace(x, signs="positive", stored=None) for x in ticket.layers]
     program = lower(ticket)
     parts = split(program, ticket)
     assert parts.joined() == program
+    assert len(parts.places) == sum(layer.mask.size >= 64 for layer in ticket.layers)
     ends = [0, *(start + 2 * size for start, size in parts.places)]
     assert all(end <= start for end, (start, _) in zip(ends, parts.places, strict=False))
 
