@@ -198,6 +198,7 @@ def test_random_planes_take_little_more_than_their_entropy() -> None:
     assert len(text) / 5 * 4 * 8 < 1.03 * entropy * (1 << 19)
     repeated = b"a program " * 1000
     assert len(packed(repeated)) < 200
+    assert "<" not in text
 
 
 # The command
