@@ -98,14 +98,14 @@ WASM_CORE := csrc/instructions $(basename $(filter-out csrc/engine/kernels_%,$(w
 WASM_HEADERS := $(wildcard csrc/*.h csrc/engine/*.h src/biprop/include/*.h)
 WASM_COMPILE = -std=c++17 -ffp-contract=off -fno-rtti -Isrc/biprop/include
 WASM_LINK = -O2 --no-entry -sSTANDALONE_WASM -sWASM_BIGINT -sALLOW_MEMORY_GROWTH -sFILESYSTEM=0 -sMALLOC=emmalloc \
-	-sEXPORTED_FUNCTIONS=_biprop_load,_biprop_shape,_biprop_run_u8,_malloc,_free
+	-sEXPORTED_FUNCTIONS=_biprop_load,_biprop_shape,_biprop_run_u8,_biprop_run_f32,_malloc,_free
 wasm: src/biprop/web/engine-simd.wasm src/biprop/web/engine-scalar.wasm
 
-src/biprop/web/engine-simd.wasm: $(WASM_CORE:%=build/wasm/simd/%.o) build/wasm/simd/csrc/engine/kernels_wasm.o
-	$(EMXX) -msimd128 $^ $(WASM_LINK) -o $@
+src/biprop/web/engine-simd.wasm: $(WASM_CORE:%=build/wasm/simd/%.o) build/wasm/simd/csrc/engine/kernels_wasm.o Makefile
+	$(EMXX) -msimd128 $(filter %.o,$^) $(WASM_LINK) -o $@
 
-src/biprop/web/engine-scalar.wasm: $(WASM_CORE:%=build/wasm/scalar/%.o) build/wasm/scalar/csrc/engine/kernels_scalar.o
-	$(EMXX) $^ $(WASM_LINK) -o $@
+src/biprop/web/engine-scalar.wasm: $(WASM_CORE:%=build/wasm/scalar/%.o) build/wasm/scalar/csrc/engine/kernels_scalar.o Makefile
+	$(EMXX) $(filter %.o,$^) $(WASM_LINK) -o $@
 
 build/wasm/simd/%.o: %.cpp $(WASM_HEADERS)
 	@mkdir -p $(@D)

@@ -153,7 +153,8 @@ def listed_files() -> set[str]:
 def test_every_source_file_has_its_phrase() -> None:
     python = {relative(path) for path in PACKAGE.rglob("*.py")}
     core = {relative(path) for path in (ROOT / "csrc").rglob("*.*")}
-    assert python | core == listed_files() - {"src/biprop/data/digits.npz"}
+    scripts = {relative(path) for path in PACKAGE.rglob("*.js")}
+    assert python | core | scripts == listed_files() - {"src/biprop/data/digits.npz"}
 
 
 def test_every_package_has_its_row() -> None:

@@ -22,6 +22,7 @@ LAYERS = (
     "deck search",
     "robustness",
     "report",
+    "web",
     "__init__ cli",
     "__main__",
 )
@@ -40,7 +41,7 @@ TORCH_FREE = {
         "interrupts",
         "names",
     ),
-    *("native", "npz", "report", "rng", "runs", "screen"),
+    *("native", "npz", "report", "rng", "runs", "screen", "web"),
     *("distributed.group", "distributed.launchers", "distributed.spawn"),
     *(
         "ticket.ticket",

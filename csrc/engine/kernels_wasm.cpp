@@ -28,7 +28,8 @@ void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uin
         v128_t sum = wasm_i64x2_const_splat(0);
         for (int w = 0; w < words; ++w) {
             const v128_t here = wasm_v128_load(x + size_t(w) * positions + p);
-            sum = wasm_i64x2_add(sum, counted(here, wasm_v128_load64_splat(mask + w), wasm_v128_load64_splat(sign + w)));
+            sum =
+                wasm_i64x2_add(sum, counted(here, wasm_v128_load64_splat(mask + w), wasm_v128_load64_splat(sign + w)));
         }
         counts[p] = int16_t(wasm_i64x2_extract_lane(sum, 0));
         counts[p + 1] = int16_t(wasm_i64x2_extract_lane(sum, 1));
@@ -38,8 +39,7 @@ void popcounts(const uint64_t* x, int positions, const uint64_t* mask, const uin
 void popcount(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int words, int16_t* count) {
     v128_t sum = wasm_i64x2_const_splat(0);
     for (int w = 0; w < words; w += 2)
-        sum = wasm_i64x2_add(
-            sum, counted(wasm_v128_load(x + w), wasm_v128_load(mask + w), wasm_v128_load(sign + w)));
+        sum = wasm_i64x2_add(sum, counted(wasm_v128_load(x + w), wasm_v128_load(mask + w), wasm_v128_load(sign + w)));
     *count = int16_t(wasm_i64x2_extract_lane(sum, 0) + wasm_i64x2_extract_lane(sum, 1));
 }
 
@@ -65,6 +65,10 @@ constexpr biprop::Kernels wasm_kernels() {
     table.cycles_per_plane[0] = 1.2f;
     table.cycles_per_plane[1] = 1.2f;
     table.cycles_per_popcount = 8.0f;
+    // Pages do not calibrate networks (biprop_calibrate is not exported), and are smaller without these.
+    table.sum_quantised = nullptr;
+    table.finish_quantised = nullptr;
+    table.pool_quantised = nullptr;
     return table;
 }
 

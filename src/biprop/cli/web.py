@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Write a page that classifies pictures in a browser. It is one file, with the ticket's network and
-the engine compiled to WebAssembly: it needs no server and no network. Drop a picture on it, choose
-a file, or draw, if the network takes grey images. Pictures are scaled and cropped as biprop predict
-does it. The page is for tickets; a deck is more than one network."""
+the engine compiled to WebAssembly: it needs no server, and works offline. Drop a picture on it,
+choose a file, or draw, if the network takes grey images. Pictures are scaled and cropped as biprop
+predict does it. A page runs one ticket; decks are refused."""
 _EPILOG = f"""\
 examples:
   biprop web digits.mpt -o digits{PAGE_SUFFIX}
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("bytes", f"{len(text):,}"),
         ("takes", ways),
-        ("open it with", "any browser since 2023"),
+        ("runs in", "browsers of 2023 and later"),
     ]
     Console(tolerant=True).table(f"{output} written", rows)
     return 0
@@ -137,10 +137,10 @@ def _drawn_like(ticket: Ticket) -> str:
 def _facts(file: str, ticket: Ticket) -> list[tuple[str, str]]:
     from ..ticket.report import right_and_images
 
-    shape = ticket.input_shape or ()
-    name = str(ticket.network["name"]) if ticket.network else "a network of its own"
+    size = " x ".join(map(str, ticket.input_shape or ()))
+    name = f"{ticket.network['name']}, " if ticket.network else ""
     rows = [
-        ("network", f"{name}, {' x '.join(map(str, shape))} images"),
+        ("network", f"{name}{size} images"),
         ("weights kept", f"{ticket.kept:,} of {ticket.weights:,}"),
         ("ticket", f"{Path(file).stat().st_size:,} bytes"),
     ]

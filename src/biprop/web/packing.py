@@ -97,11 +97,18 @@ def _free_place(program: bytes, content: bytes, taken: Sequence[range]) -> int:
     return start
 
 
-def as_text(content: bytes) -> str:
-    """The bytes as gzip, which browsers decompress, in base64; by the strategy of zlib that makes
-    it shorter: for random planes it is to look for no repetitions.
+def packed(content: bytes) -> str:
+    """The bytes as gzip, which browsers decompress, as text; by the strategy of zlib that makes it
+    shorter: for random planes it is to look for no repetitions.
     """
-    return base64.b64encode(min((_compressed(content, s) for s in _STRATEGIES), key=len)).decode()
+    return as_text(min((_compressed(content, strategy) for strategy in _STRATEGIES), key=len))
+
+
+def as_text(content: bytes) -> str:
+    """Five characters for four bytes: base 85 of RFC 1924, with / in place of <, which may begin a
+    tag. Base 64 would be 6 % longer.
+    """
+    return base64.b85encode(content).replace(b"<", b"/").decode("ascii")
 
 
 def _compressed(content: bytes, strategy: int) -> bytes:

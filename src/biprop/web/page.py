@@ -12,7 +12,7 @@ from importlib import resources
 from .. import __version__
 from ..report.markup import Node, document, element, pairs, raw_script, raw_style
 from ..screen import printable
-from .packing import SplitProgram, as_text
+from .packing import SplitProgram, packed
 
 _SCRIPTS = ("engine.js", "images.js", "page.js")
 _DRAWING_SIDE = 280
@@ -54,7 +54,7 @@ def page(classifier: Classifier, modules: Mapping[str, bytes]) -> str:
         modules: the engine's modules by kind (see `modules.modules`).
     """
     script = "\n".join(_file(name) for name in _SCRIPTS)
-    data = [_data(f"engine-{kind}", as_text(module)) for kind, module in modules.items()]
+    data = [_data(f"engine-{kind}", packed(module)) for kind, module in modules.items()]
     body = element(
         "body",
         _header(classifier.title),
@@ -62,8 +62,8 @@ def page(classifier: Classifier, modules: Mapping[str, bytes]) -> str:
         element("noscript", element("p", "This page needs JavaScript.")),
         _main(classifier),
         _data("ticket", _settings(classifier), "application/json"),
-        _data("program", as_text(classifier.program.rest)),
-        _data("planes", as_text(classifier.program.planes)),
+        _data("program", packed(classifier.program.rest)),
+        _data("planes", packed(classifier.program.planes)),
         *data,
         raw_script(script),
     )
