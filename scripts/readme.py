@@ -268,6 +268,9 @@ def write_stand_ins() -> None:
     shutil.copy("pretrained/digits.mpt", "digits.mpt")
     shutil.copy("pretrained/digits.deck", "hand.deck")
     write_digits(Path("digits"))
+    write_digits(Path("IMAGES"))
+    for number, name in enumerate(("books", "mugs", "plants")):
+        write_digits(Path("photos", name), range(number, 36, 3))
 
 
 def write_digits(folder: Path, numbers: Sequence[int] = (0, 1, 3)) -> None:
@@ -277,7 +280,7 @@ def write_digits(folder: Path, numbers: Sequence[int] = (0, 1, 3)) -> None:
     from biprop import config, data
 
     images = data.load(config.resolve(None, {})[0]).test.images
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number in numbers:
         Image.fromarray(images[number, 0].numpy()).save(folder / f"{number}.png")
 
