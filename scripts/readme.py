@@ -265,6 +265,7 @@ def write_stand_ins() -> None:
     """Write what pages take as given into the working directory: tickets, decks, images."""
     shutil.copytree(ROOT / "pretrained", "pretrained")
     shutil.copytree(ROOT / "examples", "examples")
+    shutil.copytree(ROOT / "scripts", "scripts")
     shutil.copy("pretrained/digits.mpt", "digits.mpt")
     shutil.copy("pretrained/digits.deck", "hand.deck")
     write_digits(Path("digits"))
