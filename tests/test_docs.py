@@ -173,6 +173,7 @@ NOT_RUN = {
     "make ": "installs",
     "pip install": "installs",
     "--multigpu": "needs GPUs",
+    "--resume": "needs an interrupted run",
     "torchrun": "a launcher of processes",
     "srun": "a launcher of processes",
     "jsrun": "a launcher of processes",
