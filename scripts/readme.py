@@ -8,9 +8,10 @@ stands for any number of omitted lines. The output on the page and the output of
 have the same words in the same order; numbers, times, instruction sets and which epoch was best may
 differ. `make test` is not run: its line is edited by hand.
 
-What the other blocks are stands behind the fence: `sh`, `python`, `c` (the file that its first line
-names), or nothing for text that is not code. The blocks of a page are run in their order, in one
-folder, which holds what pages take as given (`write_stand_ins`). tests/test_docs.py runs all of
+What the other blocks are stands behind the fence: `sh`, `python`, `c`, or nothing for text that is
+not code. A block whose first line is a comment with the name of a file, "# net.py", is that file.
+The blocks of a page are run in their order, in one folder, which holds these files and what pages
+take as given (`write_stand_ins`). tests/test_docs.py runs all of
 them, with searches of seconds, and has the list of commands that are not run.
 """
 
@@ -254,20 +255,30 @@ def run_python(block: Block, names: dict[str, Any]) -> str:
     return output.getvalue()
 
 
-def write_source(block: Block) -> None:
-    """Write a block of C to the file that its first line names."""
-    named = re.search(r"[\w.]+\.c\b", block.text.splitlines()[0])
-    assert named, f"{block}: the first line must name the file"
-    Path(named[0]).write_text(block.text, encoding="utf-8")
+def file_of(block: Block) -> str | None:
+    """The file that the comment in the first line of a block names; None if there is none."""
+    named = re.match(r"(?:# |/\* )(\w+\.(?:py|c))\b", block.text)
+    return named[1] if named else None
+
+
+def write_sources(page: Path) -> None:
+    """Write the blocks of a page that are files of their own."""
+    for block in blocks(page):
+        if name := file_of(block):
+            Path(name).write_text(block.text, encoding="utf-8")
 
 
 def write_stand_ins() -> None:
     """Write what pages take as given into the working directory: tickets, decks, images."""
     shutil.copytree(ROOT / "pretrained", "pretrained")
     shutil.copytree(ROOT / "examples", "examples")
+    shutil.copytree(ROOT / "scripts", "scripts")
     shutil.copy("pretrained/digits.mpt", "digits.mpt")
     shutil.copy("pretrained/digits.deck", "hand.deck")
     write_digits(Path("digits"))
+    write_digits(Path("IMAGES"))
+    for number, name in enumerate(("books", "mugs", "plants")):
+        write_digits(Path("photos", name), range(number, 36, 3))
 
 
 def write_digits(folder: Path, numbers: Sequence[int] = (0, 1, 3)) -> None:
@@ -277,7 +288,7 @@ def write_digits(folder: Path, numbers: Sequence[int] = (0, 1, 3)) -> None:
     from biprop import config, data
 
     images = data.load(config.resolve(None, {})[0]).test.images
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number in numbers:
         Image.fromarray(images[number, 0].numpy()).save(folder / f"{number}.png")
 
