@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "biprop"
 
 LAYERS = (
     "errors files interrupts names rng",
-    "config images native screen",
+    "config hub images native screen",
     "console distributed runs subnetwork",
     "data models",
     "checkpoint ticket",
@@ -35,6 +35,7 @@ TORCH_FREE = {
         "errors",
         "export",
         "files",
+        "hub",
         "images",
         "interrupts",
         "names",

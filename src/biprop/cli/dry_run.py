@@ -92,13 +92,15 @@ def _network_rows(config: Config, network: Network) -> Rows:
         weights = sum(parameter.numel() for parameter in network.model.parameters())
         return [("network", f"{config.arch}, dense: {weights:,} parameters")]
     kind = "MPT-1/1: binary activations" if network.binary_activations else "MPT-1/32"
-    share = 100 * subnetwork.density
-    scope = "all layers ranked together" if config.scope == "global" else "of each layer"
+    kept = f"{subnetwork.kept:,}  ({100 * subnetwork.density:.4g} % of each layer)"
+    if config.scope == "global":  # the masks keep more before the density schedule ends
+        share = 100 * (config.prune_rate or 0)
+        kept = f"{share:.4g} % in the end, all layers ranked together"
     return [
         ("network", f"{config.arch} ({kind})"),
         ("layers", f"{len(subnetwork.layers)} with a mask"),
         ("weights", f"{subnetwork.weights:,} random ones"),
-        ("kept", f"{subnetwork.kept:,}  ({share:.4g} %, {scope})"),
+        ("kept", kept),
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import Config
+from ..hub import Address
 from .parser import TICKET_SUFFIX
 
 _START = "next: "
@@ -50,6 +51,24 @@ def after_sweep(folder: Path) -> list[str]:
     """What to do with a finished sweep."""
     name = f"{_file_name(folder.name)}.html"
     return lines(["report", argument(folder), "-o", str(_unused(Path(name)))])
+
+
+def pinned_pull(address: Address, sha256: str) -> str:
+    """The command that gets the same bytes of a ticket for ever."""
+    place = f"{address.repo}/{address.file}"
+    words = ["pull", place, "--revision", str(address.revision), "--sha256", sha256]
+    return shlex.join(["biprop", *words])
+
+
+def after_push(address: Address, sha256: str) -> list[str]:
+    """How others get the ticket that was published."""
+    return [_START + pinned_pull(address, sha256)]
+
+
+def after_pull(ticket: str) -> list[str]:
+    """What to do with a ticket that was downloaded."""
+    file = argument(ticket)
+    return lines(["inspect", file], ["predict", file, "IMAGES"], ["bench", file])
 
 
 def _data(data_set: str, data: str) -> list[str]:
