@@ -316,6 +316,21 @@ def test_a_pinned_address_is_read_from_the_cache(
     assert "the Hub cannot be reached" in fails(capsys, "push", "digits.mpt", "me/digits")
 
 
+def test_commands_take_addresses(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    commit = server.put("you/digits", {"model.mpt": DIGITS})
+    file = f"hf://you/digits@{commit}/model.mpt"
+    for command in (
+        ["inspect", file],
+        ["bench", file, "--seconds", "0.01", "--no-torch"],
+        ["compile", file, "-o", "a.bprog"],
+    ):
+        run(*command)
+        assert f"{len(DIGITS):,}" in capsys.readouterr().out, command
+    run("evaluate", file, "--device", "cpu")
+    assert "358 of 360 images" in capsys.readouterr().out
+    assert "you/none: no such repository" in fails(capsys, "inspect", "hf://you/none")
+
+
 def test_addresses() -> None:
     address = parse_address("hf://me/a-b.c@refs%2Fpr%2F1/sub/d.mpt")
     assert (address.repo, address.revision, address.file) == ("me/a-b.c", "refs/pr/1", "sub/d.mpt")

@@ -114,7 +114,7 @@ def test_names_of_strangers_stay_names() -> None:
     found = {
         "config": "x; rm -rf `pwd`",
         "searched_by": "<b>me</b> ```\n# no",
-        "options": {"set": "folder"},
+        "options": {"set": "folder", "prune_rate": 0.5, "layer_prune_rates": {"```": 0.5}},
         "test": {"images": 10, "right": 9},
     }
     network = network_of("Conv2Wide", channels=1, width_mult=0.0625, num_classes=8)
@@ -127,6 +127,8 @@ def test_names_of_strangers_stay_names() -> None:
     assert "a\\|b" in text
     assert "](http://d)" not in text
     assert "rm -rf" not in text
+    (fence,) = re.findall(r"^(`+)sh\nbiprop find .*```=0.5.*\n\1$", text, re.M)
+    assert len(fence) == 4
     (row,) = re.findall(r"^\| classes .*$", text, re.M)
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
     fields = yaml.safe_load(text.split("---\n")[1])

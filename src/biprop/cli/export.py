@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from .. import hub
 from ..errors import UserError
 from .common import warn
 from .parser import DEBUG, add_command, check_folder, check_suffix
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         warn(["onnxruntime is not installed: the model was checked by onnx, and not run"])
     numbers = ticket.weights + sum(value.size for value in ticket.state.values())
     rows = [
-        ("bytes", _bytes(exported.size, Path(arguments.file).stat().st_size, 4 * numbers)),
+        ("bytes", _bytes(exported.size, hub.local(arguments.file).stat().st_size, 4 * numbers)),
         ("takes", f"{_sizes(ticket.input_shape)}: {exported.input}"),
         ("gives", f"{_sizes(ticket.output_shape)}: logits"),
         ("checked", _checked(exported.difference)),

@@ -12,4 +12,5 @@ from .client import Location as Location
 from .client import download as download
 from .client import fetch as fetch
 from .client import find as find
+from .client import local as local
 from .client import upload as upload

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, abbreviated, one_line
-from .address import COMMIT, TICKET_SUFFIX, Address, is_file_name, parse_address
+from .address import COMMIT, TICKET_SUFFIX, Address, is_address, is_file_name, parse_address
 
 MOST_BYTES = 1 << 33
 """Of a file; larger ones are not downloaded."""
@@ -82,6 +82,11 @@ def _only_ticket(repo: str, files: Mapping[str, Any]) -> str:
             f"{repo}: has {len(tickets)} tickets ({some}): name one of them: {repo}/{tickets[0]}"
         )
     return tickets[0]
+
+
+def local(path: str) -> Path:
+    """A path as it is, or the file of an address, see `fetch`."""
+    return fetch(path) if is_address(path) else Path(path)
 
 
 def fetch(text: str) -> Path:
