@@ -98,7 +98,7 @@ def test_the_python_in_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_folder_of_the_search_adds_what_only_it_knows(found_run: Path) -> None:
     assert command_line.main(["pack", str(found_run), "-o", "mine.mpt"]) == 0
     assert "with random scores" not in card_of(Path("mine.mpt"))
-    run = model_card.read_run(found_run, pack)
+    run = model_card.read_run(found_run, Ticket.load("mine.mpt"), pack)
     text = card_of(Path("mine.mpt"), run)
     result = json.loads((found_run / "result.json").read_text())
     random_scores = result["random_scores"]
@@ -107,6 +107,9 @@ def test_the_folder_of_the_search_adds_what_only_it_knows(found_run: Path) -> No
     seconds = json.loads((found_run / "progress.json").read_text())["elapsed"]
     assert f"| time of the search | {seconds:,.0f} s |" in text
     assert "biprop find --config digits" in text
+    other = Ticket.load(PRETRAINED / "digits.mpt")
+    with pytest.raises(UserError, match="is of another search than the ticket"):
+        model_card.read_run(found_run, other, pack)
 
 
 def test_names_of_strangers_stay_names() -> None:

@@ -46,7 +46,8 @@ def show_search(config: Config, name: str, start: Content | None, resumes: bool)
     warn([*options.warnings(config), *images.notes, *images.search_notes])
     search = Search(config, name, images, console, start, resumes)
     rows = [*_data_rows(config, images), *_network_rows(config, search.network)]
-    console.table("dry run: nothing is written", [*rows, *_rows(search, estimate(search))])
+    console.table("dry run: nothing is written", rows)
+    console.table("the search", _rows(search, estimate(search)))
     return 0
 
 
@@ -56,7 +57,7 @@ def show_sweep(cells: Sequence[Cell], console: Console) -> int:
 
     check_alone()
     rows, total, most = [], 0.0, 0
-    for cell, of_cell in estimate_cells(cells, console):
+    for cell, of_cell in console.track(estimate_cells(cells, console), "cells", len(cells)):
         epochs = f"{plural(of_cell.epochs, 'epoch')} of {plural(of_cell.batches, 'step')}"
         rows.append((str(cell), f"{duration(of_cell.seconds)}  ({epochs})"))
         total += of_cell.seconds

@@ -102,8 +102,11 @@ def _card(arguments: argparse.Namespace, publication: Publication) -> str:
     from ..report import entries, model_card
 
     (entry,) = entries.read([arguments.file], _pack, lambda paths, what, count: paths)
-    folder = Path(arguments.run_folder) if arguments.run_folder else None
-    return model_card.model_card(entry, publication, model_card.read_run(folder, _pack))
+    of_search = None
+    if arguments.run_folder:
+        assert entry.ticket
+        of_search = model_card.read_run(Path(arguments.run_folder), entry.ticket, _pack)
+    return model_card.model_card(entry, publication, of_search)
 
 
 def _pack(checkpoint: Path) -> Ticket:

@@ -83,18 +83,28 @@ def is_ours(card: str) -> bool:
     return MARK in card
 
 
-def read_run(path: Path | None, pack: Callable[[Path], Ticket]) -> Entry | None:
+def read_run(path: Path, ticket: Ticket, pack: Callable[[Path], Ticket]) -> Entry:
     """The run folder whose result is added to the card.
 
+    Args:
+        path: of the folder.
+        ticket: of its search.
+        pack: makes the ticket of a run folder, for comparison.
+
     Raises:
-        UserError: it is none.
+        UserError: it is none, or that of another search.
     """
-    if path is None:
-        return None
     (entry,) = read_entries([str(path)], pack, lambda paths, what, count: paths)[:1]
     if entry.kind != "run":
         raise UserError(f"--run {path}: not a run folder")
+    if entry.ticket and _subnetwork(entry.ticket) != _subnetwork(ticket):
+        raise UserError(f"--run {path}: is of another search than the ticket")
     return entry
+
+
+def _subnetwork(ticket: Ticket) -> list[tuple[str, int, float]]:
+    """What two tickets of one search have in common, also if one of them is compact."""
+    return [(layer.name, layer.kept, layer.gain) for layer in ticket.layers]
 
 
 def model_card(entry: Entry, publication: Publication, run: Entry | None = None) -> str:
