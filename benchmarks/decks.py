@@ -67,7 +67,8 @@ def find_and_measure(out: Path, data: Path, seed: int, images: int, options: lis
     if not deck.is_file():
         run("deck", "build", *tickets, "-o", deck, "--data", data)
     if not result_of(out, seed).is_file():
-        run("robustness", deck, "--data", data, "--images", images, "-o", result_of(out, seed))
+        output = ("-o", result_of(out, seed), "--overwrite")
+        run("robustness", deck, "--data", data, "--images", images, *output)
 
 
 def result_of(out: Path, seed: int) -> Path:

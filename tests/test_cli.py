@@ -159,6 +159,43 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(listed("corruptions", capsys)) == {*severities.NAMES, *severities.EXTRA}
 
 
+def test_what_was_measured_of_a_network_is_listed_with_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the configurations: no number stands in two places."""
+    networks = listed("networks", capsys)
+    for file in config.packaged_files():
+        if accuracy := config.comments(file)[1]:
+            assert f"{file.stem}: {accuracy}" in networks[config.read_file(file)["arch"]]
+
+
+def test_tickets_of_a_folder_are_listed_with_what_they_record(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = ROOT / "pretrained"
+    assert command_line.main(["list", "tickets", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    (row,) = re.findall(r"digits.mpt +(.*)", shown)
+    assert row == (
+        "Wide_VGG_Small_132; 16,364 of 81,808 weights kept; 11,156 bytes; 99.44 % of digits (358 of"
+        " 360 images), as recorded"
+    )
+    assert re.search(r"cifar10-small.mpt +Fast6; .* 77.20 % of CIFAR10 \(7,720 of 10,000", shown)
+    (tmp_path / "bad.mpt").write_bytes(b"hello" * 9)
+    assert command_line.main(["list", "tickets", str(tmp_path)]) == 0
+    assert "bad.mpt  not a ticket: the file does not begin like one" in capsys.readouterr().out
+    assert command_line.main(["list", "tickets", str(tmp_path), "--names"]) == 0
+    assert capsys.readouterr().out == "bad.mpt\n"
+    (tmp_path / "bad.mpt").unlink()
+    for arguments, message in (
+        (["tickets", str(tmp_path)], "has no tickets (.mpt)"),
+        (["tickets", "none"], "none: no such folder"),
+        (["networks", "none"], "biprop list networks: takes no folder"),
+    ):
+        assert command_line.main(["list", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_each_name_of_a_configuration_is_that_of_its_file() -> None:
     files = list_command.configuration_names()
     assert len(set(files.values())) == len(files) == len(config.packaged_files())

@@ -99,7 +99,7 @@ def test_find_shows_everything_and_writes_nothing(capsys: pytest.CaptureFixture[
     assert re.search(r"classes +10: 0, 1, 2", out)
     assert re.search(r"network +Conv2Wide \(MPT-1/32\)", out)
     assert re.search(r"layers +5 with a mask", out)
-    assert re.search(r"kept +[\d,]+ +\(20 %, of each layer\)", out)
+    assert re.search(r"kept +[\d,]+ +\(20 % of each layer\)", out)
     assert re.search(r"epochs +18 epochs, 2 steps of 64 images each: 36 steps", out)
     assert re.search(r"a step +[\d.]+ m?s +\(median of 10 steps, after a warm-up, on cpu\)", out)
     assert re.search(r"estimated time +[\d.]+ \w+ +\(training [\d.]+ \w+, validation", out)
@@ -128,6 +128,12 @@ def test_the_test_images_may_choose_and_networks_may_be_dense(
     out = capsys.readouterr().out
     assert "144 training, 360 test, of 1 x 32 x 32 pixels; the test images choose the epoch" in out
     assert re.search(r"network +Conv2Wide, dense: [\d,]+ parameters", out)
+
+
+def test_global_pruning_keeps_its_share_in_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--conv-type", "GlobalSubnetConv", "--prune-rate", "0.1", "--epochs", "40"]
+    assert command_line.main(["find", "--dry-run", *SHORT, *options]) == 0
+    assert "10 % in the end, all layers ranked together" in capsys.readouterr().out
 
 
 def test_of_a_sweep_cells_that_take_the_same_time_are_timed_once(

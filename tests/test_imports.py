@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "biprop"
 
 LAYERS = (
     "errors files interrupts names rng",
-    "config images native screen",
+    "config hub images native screen",
     "npz",
     "console distributed runs subnetwork",
     "data models",
@@ -37,6 +37,7 @@ TORCH_FREE = {
         "errors",
         "export",
         "files",
+        "hub",
         "images",
         "interrupts",
         "names",

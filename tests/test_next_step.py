@@ -31,11 +31,17 @@ def test_from_a_search_to_the_speed_of_its_ticket(capsys: pytest.CaptureFixture[
     (pack,) = next_commands(capsys.readouterr().out)
     assert pack[1].startswith("my runs; echo")
     assert command_line.main(pack) == 0
-    evaluate, predict, bench, push = next_commands(capsys.readouterr().out)
+    evaluate, predict, bench, report, push = next_commands(capsys.readouterr().out)
     assert predict == ["predict", "digits.mpt", "IMAGES"]
     assert push == ["push", "digits.mpt", "USER/REPO"]
     assert command_line.main(evaluate) == 0
     assert command_line.main([*bench, "--seconds", "0.01", "--no-torch"]) == 0
+    assert command_line.main([*report, "--images", "1"]) == 0
+    assert command_line.main(["deck", "build", "digits.mpt", "digits.mpt", "-o", "two.deck"]) == 0
+    robustness, predict = next_commands(capsys.readouterr().out)
+    assert predict == ["predict", "two.deck", "IMAGES"]
+    few = ["--corruptions", "fog", "--severities", "1", "--images", "9"]
+    assert command_line.main([*robustness, *few]) == 0
 
 
 def test_a_dense_network_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,10 +72,17 @@ def test_names_are_of_the_data_and_of_no_file_that_exists() -> None:
 
 
 def test_what_only_the_user_knows_is_in_capitals() -> None:
-    assert next_step.after_pack("-a b.mpt", "CIFAR10", None) == [
+    assert next_step.after_pack("-a b.mpt", {}, {}) == [
         "next: biprop evaluate './-a b.mpt' --data DIR",
         "      biprop predict './-a b.mpt' IMAGES",
         "      biprop bench './-a b.mpt'",
+        "      biprop report './-a b.mpt' -o a-b.html",
         "      biprop push './-a b.mpt' USER/REPO",
     ]
-    assert next_step.after_pack("a.mpt", "CIFAR10", "my data")[0].endswith("--data 'my data'")
+    found = {"options": {"set": "folder"}}
+    first, *_ = next_step.after_pack("a.mpt", found, {"data": "my data"})
+    assert first == "next: biprop evaluate a.mpt --data 'my data'"
+    first, *_ = next_step.after_deck("a.deck", {"options": {"set": "digits"}}, {})
+    assert first == "next: biprop robustness a.deck"
+    first, *_ = next_step.after_deck("a.deck", {"options": 3}, {})
+    assert first == "next: biprop robustness a.deck --data DIR"

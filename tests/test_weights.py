@@ -1,5 +1,6 @@
 """Weights of a user's own model: read without executing anything, and fitting exactly."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def network() -> nn.Sequential:
         lambda state: {"model_state_dict": state, "optimizer": {}},
         lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
         lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        lambda state: {"args": argparse.Namespace(lr=0.1), "state_dict": state},
     ],
 )
 def test_state_dicts_and_those_of_checkpoints_and_wrappers(wrapped: Any) -> None:
@@ -45,19 +47,27 @@ def test_state_dicts_and_those_of_checkpoints_and_wrappers(wrapped: Any) -> None
     assert all(map(torch.equal, source.state_dict().values(), target.state_dict().values()))
 
 
+def test_prefixes_that_are_part_of_the_names_stay() -> None:
+    """A network whose only child is called model."""
+    source, target = (nn.ModuleDict({"model": network()}) for _ in range(2))
+    torch.save(source.state_dict(), "w.pth")
+    load_weights(target, "w.pth")
+    assert torch.equal(source["model"][0].weight, target["model"][0].weight)
+
+
 def test_safetensors() -> None:
     source, target = network(), network()
     save_file(source.state_dict(), "w.safetensors")
     load_weights(target, "w.safetensors")
     assert torch.equal(source[0].weight, target[0].weight)
     Path("bad.safetensors").write_bytes(Path("w.safetensors").read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"--weights bad.safetensors: is damaged: "):
+    with pytest.raises(UserError, match=r"bad.safetensors: damaged: "):
         load_weights(target, "bad.safetensors")
 
 
 def test_code_in_a_file_is_not_executed() -> None:
     torch.save({"state_dict": network().state_dict(), "x": Trap()}, "trap.pth")
-    with pytest.raises(UserError, match="contains more than tensors"):
+    with pytest.raises(UserError, match=r"trap.pth: refused"):
         load_weights(network(), "trap.pth")
     assert not Path("executed").exists()
 
@@ -68,9 +78,9 @@ def test_code_in_a_file_is_not_executed() -> None:
         (None, "none.pth: cannot be read: No such file"),
         ([1, 2], "has no state dict: must be tensors by name"),
         ({"epoch": 3}, "has no state dict"),
-        ({"0.weight": torch.ones(2, 1, 3, 3)}, r"lacks 0.bias, 1.bias, 1.num_.* and 3 more$"),
-        ({**network().state_dict(), "2.bias": torch.ones(3)}, "has in addition 2.bias"),
-        ({**network().state_dict(), "0.bias": torch.ones(3)}, "does not fit the model: for 0.bias"),
+        ({"0.weight": torch.ones(2, 1, 3, 3)}, "lacks 0.bias"),
+        ({**network().state_dict(), "2.bias": torch.ones(3)}, "has 2.bias too"),
+        ({**network().state_dict(), "0.bias": torch.ones(3)}, r"0.bias is \(3,\), not \(2,\)"),
     ],
 )
 def test_what_does_not_fit(content: Any, message: str) -> None:
@@ -81,14 +91,14 @@ def test_what_does_not_fit(content: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_weights(model, "none.pth")
     assert "\n" not in str(error.value)
-    assert torch.equal(model[0].weight, before) or "fit the model: for" in message
+    assert torch.equal(model[0].weight, before)
 
 
 def test_a_damaged_file() -> None:
     torch.save(network().state_dict(), "w.pth")
     Path("w.pth").write_bytes(Path("w.pth").read_bytes()[:200])
-    with pytest.raises(UserError, match=r"--weights w.pth: "):
+    with pytest.raises(UserError, match=r"w.pth: "):
         load_weights(network(), "w.pth")
     Path("w.pth").write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"--weights w.pth: "):
+    with pytest.raises(UserError, match=r"w.pth: "):
         load_weights(network(), "w.pth")

@@ -8,10 +8,9 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import screen
+from .. import hub, screen
 from ..errors import UserError
 from .common import (
     ACTIVATIONS_HELP,
@@ -194,7 +193,7 @@ def _sizes(file: str, engine: Engine) -> dict[str, Any]:
     compiled = engine.compiled
     return {
         "instruction_set": engine.explain()[0] if compiled else None,
-        "ticket_bytes": Path(file).stat().st_size,
+        "ticket_bytes": hub.local(file).stat().st_size,
         "memory_bytes": engine.memory[0] if compiled else None,
         "activations_bytes": engine.memory[1] if compiled else None,
         "float32_bytes": float32_bytes(engine.ticket),

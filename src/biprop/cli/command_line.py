@@ -30,6 +30,8 @@ from . import (
     pack,
     plot,
     predict,
+    pull,
+    push,
     report,
     robustness,
     status,
@@ -64,6 +66,8 @@ examples:
       --set CIFAR10 --data DIR             several searches
   biprop report runs/digits/prune-rate=0.2/find -o report.html    curves, layers, mistakes: one page
   biprop plot runs/results.csv --x prune_rate --y "Test Top 1" --by config -o figure.pdf
+  biprop push digits.mpt USER/REPO         publish a ticket on the Hugging Face Hub
+  biprop pull USER/REPO -o digits.mpt
   biprop list networks
 
 biprop COMMAND --help explains the options of a command."""
@@ -84,6 +88,8 @@ COMMANDS = (
     status,
     report,
     plot,
+    push,
+    pull,
     list_command,
     doctor,
     completion,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import hub
 from .common import load_engine, warn
 from .parser import DEBUG, PROGRAM_SUFFIX, add_command, check_suffix
 
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     what = "images" if len(engine.shape) == 3 else "inputs"
     takes = f"{' x '.join(map(str, engine.shape))} {what}"
     rows = [
-        ("bytes", f"{size:,}  (the ticket: {Path(arguments.file).stat().st_size:,})"),
+        ("bytes", f"{size:,}  (the ticket: {hub.local(arguments.file).stat().st_size:,})"),
         ("takes", f"{takes}: {_values(engine)}"),
         ("gives", f"{engine.outputs} logits"),
         ("checked", "not run" if warnings else "the engine loads it"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DATA_SOURCE_OPTIONS
+from . import next_step
 from .parser import (
     DEBUG,
     DECK_SUFFIX,
@@ -92,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     content = report.deck_report(deck, size)
     console.columns(f"{arguments.output} written", content.heads, content.layers)
     console.table("the deck", content.totals)
+    console.line("", *next_step.after_deck(arguments.output, deck.cards[0].found, flags))
     return 0
 
 

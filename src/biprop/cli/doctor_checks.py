@@ -27,7 +27,13 @@ checkpoints of its weights, scores and optimizer state.
 """
 LEAST_SHARED = 1 << 30
 """Bytes of shared memory that should be free: worker processes send batches through it."""
-EXTRAS = {"matplotlib": "plots", "datasets": "hub", "shtab": "completion", "onnx": "onnx"}
+EXTRAS = {
+    "matplotlib": "plots",
+    "datasets": "hub",
+    "huggingface_hub": "hub",
+    "shtab": "completion",
+    "onnx": "onnx",
+}
 """Optional packages, and the extra of pyproject.toml that installs each."""
 
 _SHARED_MEMORY = Path("/dev/shm")

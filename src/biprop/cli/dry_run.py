@@ -46,7 +46,8 @@ def show_search(config: Config, name: str, start: Content | None, resumes: bool)
     warn([*options.warnings(config), *images.notes, *images.search_notes])
     search = Search(config, name, images, console, start, resumes)
     rows = [*_data_rows(config, images), *_network_rows(config, search.network)]
-    console.table("dry run: nothing is written", [*rows, *_rows(search, estimate(search))])
+    console.table("dry run: nothing is written", rows)
+    console.table("the search", _rows(search, estimate(search)))
     return 0
 
 
@@ -56,7 +57,7 @@ def show_sweep(cells: Sequence[Cell], console: Console) -> int:
 
     check_alone()
     rows, total, most = [], 0.0, 0
-    for cell, of_cell in estimate_cells(cells, console):
+    for cell, of_cell in console.track(estimate_cells(cells, console), "cells", len(cells)):
         epochs = f"{plural(of_cell.epochs, 'epoch')} of {plural(of_cell.batches, 'step')}"
         rows.append((str(cell), f"{duration(of_cell.seconds)}  ({epochs})"))
         total += of_cell.seconds
@@ -92,13 +93,15 @@ def _network_rows(config: Config, network: Network) -> Rows:
         weights = sum(parameter.numel() for parameter in network.model.parameters())
         return [("network", f"{config.arch}, dense: {weights:,} parameters")]
     kind = "MPT-1/1: binary activations" if network.binary_activations else "MPT-1/32"
-    share = 100 * subnetwork.density
-    scope = "all layers ranked together" if config.scope == "global" else "of each layer"
+    kept = f"{subnetwork.kept:,}  ({100 * subnetwork.density:.4g} % of each layer)"
+    if config.scope == "global":  # the masks keep more before the density schedule ends
+        share = 100 * (config.prune_rate or 0)
+        kept = f"{share:.4g} % in the end, all layers ranked together"
     return [
         ("network", f"{config.arch} ({kind})"),
         ("layers", f"{len(subnetwork.layers)} with a mask"),
         ("weights", f"{subnetwork.weights:,} random ones"),
-        ("kept", f"{subnetwork.kept:,}  ({share:.4g} %, {scope})"),
+        ("kept", kept),
     ]
 
 

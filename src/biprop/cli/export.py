@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import hub
 from ..errors import UserError
 from .common import warn
 from .parser import DEBUG, DECK_SUFFIX, add_command, check_folder, check_suffix
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = "probabilities" if kind == "deck" else "logits"
     numbers = sum(ticket.weights for ticket in tickets)
     numbers += sum(value.size for ticket in tickets for value in ticket.state.values())
-    size = Path(arguments.file).stat().st_size
+    size = hub.local(arguments.file).stat().st_size
     beside = f"the {kind}: {size:,}; all numbers in float32: {4 * numbers:,}"
     rows = [
         ("bytes", f"{exported.size:,}  ({beside})"),

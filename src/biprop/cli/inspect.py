@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from .. import hub
 from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 
 _DESCRIPTION = """\
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     file = arguments.file
     content = Deck.load(file) if file.endswith(DECK_SUFFIX) else Ticket.load(file)
     # A pipe, such as <(command), has no size.
-    size = Path(file).stat().st_size or len(content.to_bytes())
+    size = hub.local(file).stat().st_size or len(content.to_bytes())
     if isinstance(content, Deck):
         report = deck_report(content, size)
     else:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import config as options
 from .. import screen
-from .parser import add_command
+from ..errors import TicketError, UserError
+from .parser import TICKET_SUFFIX, add_command
 
 DATA_SETS = {
     "digits": "handwritten digits, 8x8, contained in biprop; needs no --data",
@@ -30,7 +32,8 @@ _EPILOG = """\
 examples:
   biprop list networks
   biprop list recipes
-  biprop list configs --names"""
+  biprop list configs --names
+  biprop list tickets pretrained           the tickets in a folder"""
 
 Rows = dict[str, list[tuple[str, str]]]
 """Heading -> (name, description)."""
@@ -42,14 +45,19 @@ def add(commands: Any) -> None:
         commands,
         "list",
         run,
-        help="list networks, packaged configurations, data sets or corruptions",
+        help="list networks, packaged configurations, data sets, corruptions or tickets",
         usage="biprop list WHAT [--names]",
         description="Print the names that --arch (networks), --config (configs), --recipe"
         " (recipes), --set (data) and robustness --corruptions (corruptions) take, with a"
-        " description of each. An accuracy is given where it was measured (docs/results.md).",
+        " description of each; tickets are those in a folder. An accuracy is given where it was"
+        " measured (docs/results.md), or where the ticket records it.",
         epilog=_EPILOG,
     )
-    parser.add_argument("what", metavar="WHAT", choices=tuple(_LISTS), help=", ".join(_LISTS))
+    lists = (*_LISTS, TICKETS)
+    parser.add_argument("what", metavar="WHAT", choices=lists, help=", ".join(lists))
+    parser.add_argument(
+        "folder", nargs="?", metavar="DIR", help="with tickets: their folder [this one]"
+    )
     parser.add_argument("--names", action="store_true", help="print only the names, one per line")
 
 
@@ -57,12 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the names; returns the exit code."""
     from ..console import Console
 
+    rows_of = _LISTS.get(arguments.what)
+    if rows_of is None:
+        folder = Path(arguments.folder or ".")
+        rows_of = partial(_tickets, folder)
+    elif arguments.folder:
+        raise UserError(f"biprop list {arguments.what}: takes no folder; biprop list tickets does")
     if arguments.names:
-        names = _NAMES.get(arguments.what) or _names_of(_LISTS[arguments.what])
-        screen.print_text("\n".join(names()) + "\n")
+        names = _NAMES.get(arguments.what) or _names_of(rows_of)
+        screen.print_text("\n".join(map(screen.printable, names())) + "\n")
         return 0
     console = Console()
-    for heading, rows in _LISTS[arguments.what]().items():
+    for heading, rows in rows_of().items():
         console.table(heading, rows)
     return 0
 
@@ -147,15 +161,28 @@ def _networks() -> Rows:
     from ..models.plans import NETWORKS, RESIDUAL, in_words
 
     rows: Rows = {}
+    measured = _measured()
     for name in NETWORKS:
         is_large = name in RESIDUAL and RESIDUAL[name].imagenet
         size, classes = (224, 1000) if is_large else (32, 10)
         heading = (
             f"networks, with their weights for {size}x{size} RGB images of {classes:,} classes"
         )
-        weights = f"{_weights(name, size, classes):,} weights"
-        rows.setdefault(heading, []).append((name, f"{weights}; {in_words(name)}"))
+        texts = [f"{_weights(name, size, classes):,} weights", in_words(name), *measured[name]]
+        rows.setdefault(heading, []).append((name, "; ".join(texts)))
     return rows
+
+
+def _measured() -> dict[str, list[str]]:
+    """What was measured of each network, in packaged configurations: one text each."""
+    measured = defaultdict(list)
+    for file, name in configuration_names().items():
+        _, accuracy = options.comments(file)
+        if accuracy:
+            values = options.read_file(file)
+            text = f"measured on {values['set']}, {name}: {accuracy}"
+            measured[values["arch"]].append(text)
+    return measured
 
 
 def _network_names() -> list[str]:
@@ -197,6 +224,52 @@ def _corruptions() -> Rows:
     rows = [(name, group) for group, names in GROUPS.items() for name in names]
     rows += [(name, "not part of the score") for name in EXTRA]
     return {"corruptions, and their groups": rows}
+
+
+# ---- tickets ----
+
+TICKETS = "tickets"
+
+
+def _tickets(folder: Path) -> Rows:
+    """The tickets in a folder, as each describes itself.
+
+    Raises:
+        UserError: there is no such folder, or it has none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    files = sorted(folder.glob(f"*{TICKET_SUFFIX}"))
+    if not files:
+        raise UserError(f"{folder}: has no tickets ({TICKET_SUFFIX}); biprop pack writes one")
+    return {f"tickets in {folder}": [(file.name, _ticket_in_words(file)) for file in files]}
+
+
+def _ticket_in_words(file: Path) -> str:
+    from ..ticket import Ticket
+
+    try:
+        ticket = Ticket.load(file)
+    except TicketError as e:
+        return str(e).removeprefix(f"{file}: ")
+    network = str(ticket.network["name"]) if ticket.network else "a network of the user's own"
+    kept = f"{ticket.kept:,} of {ticket.weights:,} weights kept"
+    size = f"{file.stat().st_size:,} bytes"
+    return "; ".join(filter(None, [network, kept, size, _recorded_accuracy(ticket.found)]))
+
+
+def _recorded_accuracy(found: Mapping[str, Any]) -> str:
+    """The test accuracy in a ticket's record of its search; empty if there is none."""
+    from ..ticket.report import right_and_images
+
+    counts = right_and_images(dict(found), "test")
+    if not counts or not counts[1]:
+        return ""
+    recorded = found.get("options")
+    data_set = recorded.get("set", options.Config().set) if isinstance(recorded, dict) else None
+    of = "" if data_set is None else f" of {data_set}"
+    right, images = counts
+    return f"{100 * right / images:.2f} %{of} ({right:,} of {images:,} images), as recorded"
 
 
 _LISTS: dict[str, Callable[[], Rows]] = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config import Config
+from ..hub import Address
 from .parser import TICKET_SUFFIX
 
 _START = "next: "
@@ -35,21 +37,61 @@ def after_find(config: Config, folder: Path, is_ticket: bool) -> list[str]:
     return lines(["evaluate", argument(folder), *_data(config.set, config.data)])
 
 
-def after_pack(ticket: str, data_set: str, data: str | None) -> list[str]:
-    """What to do with a ticket of images of `data_set` in the folder `data`, if it is known."""
+def after_pack(ticket: str, found: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """What to do with a ticket.
+
+    Args:
+        ticket: its file.
+        found: its record of its search.
+        flags: the options that were given, which may name the data.
+    """
     file = argument(ticket)
+    page = _unused(Path(f"{_file_name(Path(ticket).stem)}.html"))
     return lines(
-        ["evaluate", file, *_data(data_set, data or "DIR")],
+        ["evaluate", file, *_recorded_data(found, flags)],
         ["predict", file, "IMAGES"],
         ["bench", file],
+        ["report", file, "-o", str(page)],
         ["push", file, "USER/REPO"],
     )
+
+
+def after_deck(deck: str, found: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """What to do with a deck; `found` is the record of its first card."""
+    file = argument(deck)
+    return lines(["robustness", file, *_recorded_data(found, flags)], ["predict", file, "IMAGES"])
 
 
 def after_sweep(folder: Path) -> list[str]:
     """What to do with a finished sweep."""
     name = f"{_file_name(folder.name)}.html"
     return lines(["report", argument(folder), "-o", str(_unused(Path(name)))])
+
+
+def pinned_pull(address: Address, sha256: str) -> str:
+    """The command that gets the same bytes of a ticket for ever."""
+    place = f"{address.repo}/{address.file}"
+    words = ["pull", place, "--revision", str(address.revision), "--sha256", sha256]
+    return shlex.join(["biprop", *words])
+
+
+def after_push(address: Address, sha256: str) -> list[str]:
+    """How others get the ticket that was published."""
+    return [_START + pinned_pull(address, sha256)]
+
+
+def after_pull(ticket: str) -> list[str]:
+    """What to do with a ticket that was downloaded."""
+    file = argument(ticket)
+    return lines(["inspect", file], ["predict", file, "IMAGES"], ["bench", file])
+
+
+def _recorded_data(found: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
+    """The flags that say where the data of a ticket are: DIR where only the user knows."""
+    recorded = found.get("options")
+    known = recorded if isinstance(recorded, Mapping) else {}
+    data_set = flags.get("set", known.get("set", Config().set))
+    return _data(str(data_set), str(flags.get("data", "DIR")))
 
 
 def _data(data_set: str, data: str) -> list[str]:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import config as options
 from . import next_step
 from .common import warn
 from .parser import (
@@ -85,9 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         compact_rows = _compact_rows(exact, before, after)
     size = ticket.save(arguments.output)
     console.table(f"{arguments.output} written", [*_rows(ticket, size), *compact_rows])
-    recorded = ticket.found.get("options", {}).get("set", options.Config().set)
-    data_set, data = flags.get("set", recorded), flags.get("data")
-    console.line("", *next_step.after_pack(arguments.output, data_set, data))
+    console.line("", *next_step.after_pack(arguments.output, ticket.found, flags))
     return 0
 
 

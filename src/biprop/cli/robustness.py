@@ -71,8 +71,7 @@ def add(commands: Any) -> None:
         "robustness",
         run,
         help="measure the accuracy under common corruptions, such as noise and blur",
-        usage="biprop robustness FILE [options]\n"
-        "       biprop robustness --arch FILE.py:NAME --weights FILE --data DIR [options]",
+        usage="biprop robustness FILE [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )

@@ -1066,7 +1066,7 @@ def _joined_atoms(view: View) -> View:
     for axis in view.axes:
         atoms = _of(axis)
         merged = (Atom(size_of(atoms)),) if atoms else ()
-        strides |= {atom: view.strides[atoms[-1]] for atom in merged}
+        strides |= dict.fromkeys(merged, view.strides[atoms[-1]])
         batch = tuple(atom for atom in axis if atom is BATCH)
         axes.append(batch + merged if axis[:1] == (BATCH,) else merged + batch)
     return View(view.node, tuple(axes), strides)

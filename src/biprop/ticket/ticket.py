@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import rng
+from .. import hub, rng
 from ..errors import TicketError
 from ..models.operations import Graph, check_graph, parse
 from ..names import is_name
@@ -162,16 +162,21 @@ class Ticket:
         """Read a ticket; the same file gives the same bits on every machine.
 
         Args:
-            path: of the file.
+            path: of the file; or hf://USER/REPO[@REVISION][/FILE], a ticket on the Hugging Face
+                Hub, which is downloaded (`pip install 'biprop[hub]'`). A commit as the revision
+                gives the same bytes for ever.
             most_weights: refuse more, before memory is taken for them: a small file can be a large
                 mask that keeps nothing.
 
         Raises:
             TicketError: no such file, or not a ticket that this version reads; the message says
                 why.
+            UserError: the Hub has no such ticket, or cannot be reached.
         """
         return container.load(
-            path, "ticket", lambda content: Ticket.from_bytes(content, most_weights)
+            hub.fetch(str(path)) if hub.is_address(path) else path,
+            "ticket",
+            lambda content: Ticket.from_bytes(content, most_weights),
         )
 
     def to_bytes(self) -> bytes:
