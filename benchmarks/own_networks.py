@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biprop import Engine, Ticket, convert
+
 
 class Inverted(nn.Module):
     """Expand, depthwise convolution, squeeze and excitation, project; an identity beside."""
@@ -41,7 +43,8 @@ class Inverted(nn.Module):
         out = F.silu(self.norm1(self.expand(x)))
         out = F.hardswish(self.norm2(self.depthwise(out)))
         weights = F.relu(self.squeeze(out.mean((2, 3), keepdim=True)))
-        return x + self.project(out * F.hardsigmoid(self.excite(weights)))
+        result: Tensor = x + self.project(out * F.hardsigmoid(self.excite(weights)))
+        return result
 
 
 def convnet() -> nn.Module:
@@ -120,7 +123,7 @@ def series() -> nn.Module:
 def perceptron() -> nn.Module:
     widths = (64, 512, 512)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(512, 10))
 
@@ -132,7 +135,10 @@ class UNet(nn.Module):
         super().__init__()
 
         def double(inputs: int, outputs: int) -> nn.Module:
-            convs = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+            convs = (
+                nn.Conv2d(inputs, outputs, 3, padding=1),
+                nn.Conv2d(outputs, outputs, 3, padding=1),
+            )
             norms = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
             return nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1], nn.ReLU())
 
@@ -174,9 +180,7 @@ def make_ticket(name: str, density: float) -> Ticket:
     return Ticket.from_model(model.eval(), subnetwork, example=torch.randn(2, *shape))
 
 
-def interleaved(
-    runs: dict[str, Callable[[], object]], seconds: float
-) -> dict[str, list[float]]:
+def interleaved(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Seconds of processor time of each run, in turns of 50 ms: what else the machine does counts
     little.
     """
@@ -221,7 +225,10 @@ def main() -> None:
     parser.add_argument("--instruction-set")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("network        batch  engine, ms a sample (quartiles)   PyTorch (quartiles)   ratio   error")
+    print(
+        "network        batch  engine, ms a sample (quartiles)   PyTorch (quartiles)   ratio"
+        "   error"
+    )
     for name in args.networks:
         for batch in args.batches:
             compare(name, batch, args)

@@ -56,7 +56,9 @@ class Elementwise final : public PlainStep {
                                               out_.floats(frame.values[op_.out], c));
         });
     }
-    double cycles() const override { return numbers() * (plain_.act.act > Act::sign0 ? 1.5 : 0.3) + 10.0 * out_.channels; }
+    double cycles() const override {
+        return numbers() * (plain_.act.act > Act::sign0 ? 1.5 : 0.3) + 10.0 * out_.channels;
+    }
 };
 
 class BinaryStep final : public PlainStep {
@@ -72,8 +74,13 @@ class BinaryStep final : public PlainStep {
         frame.each(int(nest_.count()), [&](int item, int) {
             int64_t at[kMostOperands];
             nest_.at(item, at);
-            Grid grid{rows_.size, lanes_.size, address(frame, 0) + at[0], address(frame, 1) + at[1],
-                      address(frame, 2) + at[2], {}, {}};
+            Grid grid{rows_.size,
+                      lanes_.size,
+                      address(frame, 0) + at[0],
+                      address(frame, 1) + at[1],
+                      address(frame, 2) + at[2],
+                      {},
+                      {}};
             std::copy(rows_.step, rows_.step + 3, grid.row_step);
             std::copy(lanes_.step, lanes_.step + 3, grid.lane_step);
             frame.kernels->plain->binary(grid, Binary(plain_.which), plain_.act);
@@ -196,7 +203,8 @@ class AlongAxes : public PlainStep {
     }
     double cycles() const override {
         const double vectors = lanes_.size == 1 ? inner_.size / 16.0 : (lanes_.size + 15) / 16;
-        return double(kept_.count()) * (20 + 2.0 * passes() * vectors * outer_.size * (lanes_.size == 1 ? 1 : inner_.size));
+        return double(kept_.count()) *
+               (20 + 2.0 * passes() * vectors * outer_.size * (lanes_.size == 1 ? 1 : inner_.size));
     }
 
   protected:
@@ -269,8 +277,8 @@ class Contract final : public PlainStep {
         frame.each(int(kept_.count()), [&](int item, int) {
             int64_t at[kMostOperands];
             kept_.at(item, at);
-            frame.kernels->plain->contract(walk(frame, a_, at), walk(frame, b_, at), lanes_.size,
-                                           lanes_.step[a_] != 0, address(frame, 0) + at[0]);
+            frame.kernels->plain->contract(walk(frame, a_, at), walk(frame, b_, at), lanes_.size, lanes_.step[a_] != 0,
+                                           address(frame, 0) + at[0]);
         });
     }
     double cycles() const override {
@@ -496,7 +504,8 @@ class PlainConv final : public PlainStep {
 
 class PlainPool final : public PlainStep {
   public:
-    PlainPool(const Op& op, const std::vector<Shape>& shapes) : PlainStep(op, shapes, op.plain->which ? "mean" : "max") {}
+    PlainPool(const Op& op, const std::vector<Shape>& shapes)
+        : PlainStep(op, shapes, op.plain->which ? "mean" : "max") {}
     void run(const Frame& frame) const override {
         frame.each(out_.channels, [&](int c, int) {
             const float* x = in_.floats(frame.values[op_.in], c);

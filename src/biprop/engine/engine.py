@@ -173,7 +173,9 @@ class Engine:
             UserError: images of another shape or type, out of range, or not finite.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
-        if self._takes_indices and (self._reference or pixels.max(initial=0) >= self._fewest_rows()):
+        if self._takes_indices and (
+            self._reference or pixels.max(initial=0) >= self._fewest_rows()
+        ):
             return (self._reference or Reference(self.ticket)).run(pixels)
         if self._reference:
             return self._reference.run(normalised(_as_nchw(pixels, layout), self.ticket))
