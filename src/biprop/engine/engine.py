@@ -79,7 +79,7 @@ class Engine:
         shape: of an image: (channels, height, width); of any other sample that a network takes.
         outputs: number of logits of an image.
         compiled: False where there is no compiled core, or a layer is too wide for it, or it lacks
-            an operation of the user's own network, and numpy computes instead.
+            what the user's own network does, and numpy computes instead.
         fallback: why numpy computes, and that it does; empty where the network is compiled. Python
             callers get the same as a RuntimeWarning.
 
