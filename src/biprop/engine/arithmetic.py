@@ -158,48 +158,12 @@ class Arithmetic(Builder):
         block = block_of(offsets, loops)
         return self.add_plain(op, (view,), groups, view.axes, [*numbers, *block], floats)
 
-    def walks(
-        self, view: View, reduced: Sequence[Atom], extra: Sequence[dict[Atom, int]] = ()
-    ) -> int:
-        """How many loops are left of the reduced ones where neighbours are made one."""
-        out = packed(joined(self.lying(view)))
-        order = [a for a in joined(self.lying(view)) if a in reduced]
-        steps = [(out[a], view.strides[a], *(s.get(a, 0) for s in extra)) for a in order]
-        count = len(order)
-        for i in range(1, len(order)):
-            follows = all(
-                x == y * order[i].size for x, y in zip(steps[i - 1], steps[i], strict=True)
-            )
-            same = self.is_channel(view, order[i - 1]) == self.is_channel(view, order[i])
-            count -= follows and same
-        return count
-
     def reduce(self, operation: Operation, view: View) -> View:
         """The mean, sum or maximum over axes."""
         op, a = operation.op, operation.named
         if op != "sum" and len(view.axes) == 4 and sorted(a["axes"]) == [2, 3] and not self.plain:
             return self.global_pool("avg_pool" if op == "mean" else "max_pool", view)
-        reduced = joined(view.axes[axis] for axis in a["axes"])
-        view = self.operand(view, view.atoms, view.atoms)
-        if self.walks(view, reduced) > 2:
-            kept = [atom for atom in view.outermost_first if atom not in reduced]
-            view = self.move(view, (kept, reduced, ()))
-        order = self.lying(view)
-        groups = groups_of([[atom for atom in group if atom not in reduced] for group in order])
-        strides = packed(joined(groups))
-        loops: Loops = [
-            (
-                atom.size,
-                REDUCED if atom in reduced else KEPT,
-                (strides.get(atom, 0), view.strides[atom]),
-            )
-            for atom in joined(order)
-        ]
-        axes = [() if i in a["axes"] else axis for i, axis in enumerate(view.axes)]
-        if not a["keep"]:
-            axes = [axis for i, axis in enumerate(axes) if i not in a["axes"]]
-        numbers = [("mean", "sum", "max").index(op), *block_of((0, view.offset), loops)]
-        return self.add_plain("reduce", (view,), groups, axes, numbers)
+        return self.reduced(op, view, a["axes"], a["keep"])
 
     def arithmetic(self, op: str, a: View, b: View) -> View:
         """The sum, product or quotient of two values."""

@@ -287,6 +287,46 @@ class Builder:
         result = self.made(node, (view.axes[1], (), ()), axes)
         return result if len(self.shape) == len(view.axes) else replace(result, axes=axes[:2])
 
+    def walks(
+        self, view: View, reduced: Sequence[Atom], extra: Sequence[dict[Atom, int]] = ()
+    ) -> int:
+        """How many loops are left of the reduced ones where neighbours are made one."""
+        out = packed(joined(self.lying(view)))
+        order = [a for a in joined(self.lying(view)) if a in reduced]
+        steps = [(out[a], view.strides[a], *(s.get(a, 0) for s in extra)) for a in order]
+        count = len(order)
+        for i in range(1, len(order)):
+            follows = all(
+                x == y * order[i].size for x, y in zip(steps[i - 1], steps[i], strict=True)
+            )
+            same = self.is_channel(view, order[i - 1]) == self.is_channel(view, order[i])
+            count -= follows and same
+        return count
+
+    def reduced(self, op: str, view: View, over: Sequence[int], keep: bool) -> View:
+        """The mean, sum or maximum over some axes, which stay with size 1 if `keep`."""
+        reduced = joined(view.axes[axis] for axis in over)
+        view = self.operand(view, view.atoms, view.atoms)
+        if self.walks(view, reduced) > 2:
+            kept = [atom for atom in view.outermost_first if atom not in reduced]
+            view = self.move(view, (kept, reduced, ()))
+        order = self.lying(view)
+        groups = groups_of([[atom for atom in group if atom not in reduced] for group in order])
+        strides = packed(joined(groups))
+        loops: Loops = [
+            (
+                atom.size,
+                REDUCED if atom in reduced else KEPT,
+                (strides.get(atom, 0), view.strides[atom]),
+            )
+            for atom in joined(order)
+        ]
+        axes = [() if i in over else axis for i, axis in enumerate(view.axes)]
+        if not keep:
+            axes = [axis for i, axis in enumerate(axes) if i not in over]
+        numbers = [("mean", "sum", "max").index(op), *block_of((0, view.offset), loops)]
+        return self.add_plain("reduce", (view,), groups, axes, numbers)
+
     def map_of(self, view: View) -> View:
         """The view as a map of its second axis and two sides, or fewer."""
         if view.axes[0] != (BATCH,):

@@ -173,6 +173,9 @@ class Windows(Builder):
         )
         is_classic &= len(set(stride)) == 1 or set(self.shape[2:]) == {1}
         is_classic &= max(padding) < min(kernel)
+        # Plain pools have the faster loops, but for those that halve both sides.
+        halves = len(kernel) == 2 and {*kernel, *stride} == {2} and set(padding) == {0}
+        is_classic &= halves or not self.plain
         view = self.map_of(view)
         if not is_classic:
             mean = operation.op == "avg_pool"
@@ -199,6 +202,10 @@ class Windows(Builder):
         sizes = operation.named["sizes"]
         if set(sizes) == {1} and len(sizes) == 2 and not self.plain:
             return self.global_pool("avg_pool" if mean else "max_pool", view)
+        if set(sizes) == {1}:
+            view = self.compact(view)
+            axes = range(2, 2 + len(sizes))
+            return self.reduced("mean" if mean else "max", view, axes, keep=True)
         view = self.map_of(view)
         places = []
         for axis, size in zip(view.axes[2:], sizes, strict=True):
@@ -259,12 +266,27 @@ def _conv_of(
     ones = (1,) * len(sides)
     if operation.op == "conv":
         pads = [(p, p) for p in a["padding"]]
-        return _Conv(shape[0], shape[2:], a["stride"], a["dilation"], pads, a["groups"], ones)
+        conv = _Conv(shape[0], shape[2:], a["stride"], a["dilation"], pads, a["groups"], ones)
+        is_dilated = a["groups"] == 1 and len(sides) < 3 and max(a["dilation"]) > 1
+        return _with_zeros(conv, shape) if is_dilated else conv
     turned = _Transposed(a, shape, sides, results)
     outputs, phases = a["groups"] * shape[1], a["stride"]
     return _Conv(
         outputs, turned.kernel, ones, ones, turned.pads, a["groups"], phases, turned.arranged
     )
+
+
+def _with_zeros(conv: _Conv, shape: Shape) -> _Conv:
+    """A dilated convolution as one with zeros between its taps, which kept-weight kernels skip."""
+    kernel = [d * (k - 1) + 1 for k, d in zip(conv.kernel, conv.dilation, strict=True)]
+    taps = tuple(slice(None, None, d) for d in conv.dilation)
+
+    def arranged(weight: NDArray[Any]) -> NDArray[Any]:
+        result = np.zeros((*shape[:2], *kernel), weight.dtype)
+        result[(slice(None), slice(None), *taps)] = weight.reshape(shape)
+        return result
+
+    return replace(conv, kernel=kernel, dilation=conv.phases, arranged=arranged)
 
 
 class _Transposed:
