@@ -72,6 +72,20 @@ struct Random {
 // ---- programs, as docs/engine.md has them ----
 
 enum Kind { kConv = 1, kMaxPool = 2, kMeanPool = 3 };
+enum PlainKind {
+    kElementwise = 4,
+    kBinary,
+    kMove,
+    kPlainConv,
+    kPool,
+    kReduce,
+    kNormalise,
+    kSoftmax,
+    kContract,
+    kAttention,
+    kConstant,
+    kEmbedding
+};
 enum Act { kNone, kRelu, kSign, kSign0 };
 
 struct Value {
@@ -118,12 +132,13 @@ class Maker {
         Writer ops;
         const bool normalised = random_.chance(0.2);
         values_ = {{false, random_.one_of<int>({1, 2, 3, 5, 16, 33, 64}), side(), side(), normalised ? 40.0 : 8.0, 1}};
+        plain_ = random_.chance(0.5);
         const int wanted = random_.between(1, 7);
         int count = 0;
         for (int tries = 0; count < wanted && tries < 60; ++tries) count += append(ops, count + 1 == wanted);
         if (values_.size() == 1 || values_.back().bits) count += append_copy(ops);
         Writer all;
-        for (const char letter : std::string("BIPROG01")) all.put(letter);
+        for (const char letter : std::string(plain_ ? "BIPROG02" : "BIPROG01")) all.put(letter);
         all.size(uint32_t(values_.size()));
         all.size(uint32_t(count));
         all.size(normalised);
@@ -182,6 +197,7 @@ class Maker {
     }
 
     bool append(Writer& ops, bool last) {
+        if (plain_ && random_.chance(0.5)) return append_plain(ops);
         const int in = random_.chance(0.75) ? int(values_.size()) - 1 : random_.between(0, int(values_.size()) - 1);
         const Value from = values_[size_t(in)];
         const Kind kind = random_.chance(0.7) ? kConv : Kind(random_.between(kMaxPool, kMeanPool));
@@ -199,6 +215,279 @@ class Maker {
         for (int v = 0; kind == kConv && v < int(values_.size()); ++v)
             if (values_[size_t(v)].same_as(to) && random_.chance(0.4)) residual = v;
         write(ops, kind, in, residual, from, to, {height, width, stride, padding});
+        return true;
+    }
+
+    // ---- plain operations: on a value of floats, or on some ----
+
+    // Loops of an operation: size, role, strides of the result and the inputs.
+    using Loop = std::vector<int>;
+
+    int floats_value() {
+        for (int tries = 0; tries < 9; ++tries) {
+            const int v = random_.chance(0.7) ? int(values_.size()) - 1 : random_.between(0, int(values_.size()) - 1);
+            if (!values_[size_t(v)].bits) return v;
+        }
+        return 0;
+    }
+
+    void write_plain(Writer& ops, PlainKind kind, const std::vector<int>& inputs, const std::vector<int>& numbers,
+                     const std::vector<float>& floats, const Value& to) {
+        ops.kind(kind);
+        ops.kind(uint32_t(values_.size()));
+        ops.size(uint32_t(inputs.size()));
+        for (const int input : inputs) ops.kind(uint32_t(input));
+        ops.size(uint32_t(numbers.size()));
+        for (const int number : numbers) ops.size(uint32_t(number));
+        ops.size(uint32_t(floats.size()));
+        for (const float x : floats) ops.put(x);
+        values_.push_back(to);
+        values_.back().bits = false;
+    }
+    static void add_block(std::vector<int>& numbers, size_t operands, const std::vector<Loop>& loops) {
+        numbers.insert(numbers.end(), operands, 0);
+        numbers.push_back(int(loops.size()));
+        for (const Loop& loop : loops) numbers.insert(numbers.end(), loop.begin(), loop.end());
+    }
+    // Pushes two numbers and a scale and a shift for each channel.
+    std::vector<float> factors(int channels) {
+        std::vector<float> floats = {0.5f, 0.75f};
+        for (int c = 0; c < channels; ++c) floats.push_back(random_.one_of<float>({1, -1, 0.5f, 0}));
+        for (int c = 0; c < channels; ++c) floats.push_back(float(random_.between(-2, 2)));
+        return floats;
+    }
+    // What is no multiple of a known unit, or too large for one, makes all inexact.
+    void scaled(Value& to, double unit, double most) {
+        to.unit = unit;
+        to.most = most;
+        if (to.most > (1 << 24) * to.unit) exact_ = false;
+    }
+
+    bool append_plain(Writer& ops) {
+        const int in = floats_value();
+        const Value from = values_[size_t(in)];
+        if (from.most > 1e6 || from.numbers() > 20000) return false;
+        switch (random_.between(0, 12)) {
+            case 0: return elementwise(ops, in, from);
+            case 1:
+            case 2: return arithmetic(ops, in, from);
+            case 3:
+            case 4: return move(ops, in, from);
+            case 5: return grouped(ops, in, from);
+            case 6: return pool(ops, in, from);
+            case 7: return reduce(ops, in, from);
+            case 8: return normalise(ops, in, from);
+            case 9: return contract(ops, in, from);
+            case 10: return embedding(ops, in, from);
+            case 11: return constant(ops);
+            default: return attention(ops, in, from);
+        }
+    }
+
+    bool elementwise(Writer& ops, int in, const Value& from) {
+        const int act = random_.between(0, 13);
+        Value to = from;
+        scaled(to, from.unit / 2, from.most + 2);
+        if (act > 1 && act != 11) exact_ = false;
+        if (act == 11) to.unit /= 2;
+        if (act > 1) to.most += 1;
+        write_plain(ops, kElementwise, {in}, {act}, factors(from.channels), to);
+        return true;
+    }
+
+    // With a value of the same shape, or with one number for each channel or each position.
+    bool arithmetic(Writer& ops, int in, const Value& from) {
+        const int size = from.height * from.width, which = random_.between(0, 1);
+        int other = in, channel = size, position = 1;
+        Value second = from;
+        for (int v = 0; v < int(values_.size()); ++v) {
+            const Value& value = values_[size_t(v)];
+            if (value.bits || !random_.chance(0.5)) continue;
+            const bool whole = value.same_as(from);
+            const bool by_channel = value.channels == from.channels && value.height * value.width == 1;
+            const bool by_position = value.channels == 1 && value.height * value.width == size;
+            if (!whole && !by_channel && !by_position) continue;
+            other = v;
+            second = value;
+            channel = whole ? size : by_channel ? 1 : 0;
+            position = whole || by_position ? 1 : 0;
+        }
+        if (second.most > 1e6) return false;
+        if (size == 1) position = 0;
+        Value to = from;
+        if (which)
+            scaled(to, from.unit * second.unit, from.most * second.most);
+        else
+            scaled(to, std::min(from.unit, second.unit), from.most + second.most);
+        std::vector<int> numbers = {which, 0};
+        add_block(numbers, 3, {{from.channels, 0, size, size, channel}, {size, 0, 1, 1, position}});
+        write_plain(ops, kBinary, {in, other}, numbers, {0, 0}, to);
+        return true;
+    }
+
+    // Another order of the axes; or some indices, with numbers around; or two values, one behind the other.
+    bool move(Writer& ops, int in, const Value& from) {
+        const int c = from.channels, h = from.height, w = from.width, size = h * w;
+        Value to = from;
+        std::vector<int> numbers;
+        const bool is_turned = random_.chance(0.4), is_padded = !is_turned && random_.chance(0.5);
+        const bool is_joined = !is_turned && !is_padded;
+        if (is_turned) {
+            to.channels = w;
+            to.height = c;
+            to.width = h;
+            add_block(numbers, 2, {{w, 0, c * h, 1}, {c, 0, h, size}, {h, 0, 1, w}});
+        } else if (is_padded) {
+            to.width = w + 3;
+            add_block(numbers, 2, {{c, 0, h * (w + 3), size}, {h, 0, w + 3, w}, {w, 0, 1, 1}});
+            numbers[0] = random_.between(0, 3);
+            to.most = std::max(to.most, 1.0);
+            to.unit = std::min(to.unit, 1.0);
+        } else {
+            to.channels = 2 * c;
+            for (int part = 0; part < 2; ++part) {
+                const size_t begin = numbers.size();
+                add_block(numbers, 2, {{c, 0, size, size}, {size, 0, 1, 1}});
+                numbers[begin] = part * c * size;
+            }
+        }
+        numbers.push_back(is_padded || random_.chance(0.1));  // what is left is filled
+        write_plain(ops, kMove, std::vector<int>(is_joined ? 2 : 1, in), numbers, {random_.one_of<float>({0, 1})}, to);
+        return true;
+    }
+
+    // A table, and a row of it for each number of the input.
+    bool embedding(Writer& ops, int in, const Value& from) {
+        Value to = from;
+        to.channels = random_.between(1, 5);
+        to.height = 1;
+        to.width = int(from.numbers());
+        if (to.width > 4000) return false;
+        const int rows = random_.between(1, 9);
+        std::vector<float> table;
+        for (int i = 0; i < rows * to.channels; ++i) table.push_back(float(random_.between(-4, 4)));
+        scaled(to, 1, 4);
+        write_plain(ops, kEmbedding, {in}, {rows, to.channels}, table, to);
+        return true;
+    }
+
+    bool constant(Writer& ops) {
+        Value to{false, random_.between(1, 5), random_.between(1, 4), random_.between(1, 9), 4, 1};
+        std::vector<float> numbers;
+        for (size_t i = 0; i < to.numbers(); ++i) numbers.push_back(float(random_.between(-4, 4)));
+        write_plain(ops, kConstant, {}, {}, numbers, to);
+        return true;
+    }
+
+    bool grouped(Writer& ops, int in, const Value& from) {
+        const int groups = random_.chance(0.5) ? from.channels : 1, per = from.channels / groups;
+        const int outputs = groups * random_.between(1, 2), kernel = random_.between(1, 3),
+                  dilation = random_.between(1, 2);
+        const int reach = dilation * (kernel - 1) + 1, stride = random_.between(1, 3),
+                  padding = random_.between(0, reach - 1);
+        Value to = from;
+        to.channels = outputs;
+        to.height = (from.height + 2 * padding - reach) / stride + 1;
+        to.width = (from.width + 2 * padding - reach) / stride + 1;
+        if (from.height + 2 * padding < reach || from.width + 2 * padding < reach) return false;
+        if (double(outputs) * per * kernel * kernel * to.height * to.width > 5e4) return false;
+        std::vector<int> numbers = {groups, 0, 1, 1, 1, 1, 0, 1};
+        for (const auto& [side, result] : {std::pair<int, int>{from.height, to.height}, {from.width, to.width}})
+            for (const int number : {side, result, kernel, stride, padding, dilation}) numbers.push_back(number);
+        std::vector<float> floats = factors(outputs);
+        for (int i = 0; i < outputs * per * kernel * kernel; ++i)
+            floats.push_back(random_.chance(0.5) ? 0.0f : float(random_.between(-2, 2)));
+        scaled(to, from.unit / 2, from.most * 2 * per * kernel * kernel + 2);
+        write_plain(ops, kPlainConv, {in}, numbers, floats, to);
+        return true;
+    }
+
+    bool pool(Writer& ops, int in, const Value& from) {
+        const int mean = random_.between(0, 1);
+        std::vector<int> numbers = {mean, 1, 1, 0, 1, 1, 1};
+        Value to = from;
+        for (int* side : {&to.height, &to.width}) {
+            const int size = *side, places = random_.between(1, std::min(size, 6));
+            numbers.push_back(size);
+            numbers.push_back(places);
+            for (int i = 0; i < places; ++i) {
+                const int start = random_.between(0, size - 1), stop = random_.between(start + 1, size);
+                for (const int number : {start, stop, random_.between(1, 2), mean ? 1 << random_.between(0, 2) : 1})
+                    numbers.push_back(number);
+            }
+            *side = places;
+        }
+        if (mean) scaled(to, from.unit / 16, from.most * from.height * from.width);
+        write_plain(ops, kPool, {in}, numbers, {}, to);
+        return true;
+    }
+
+    // Over the channels, or over the positions.
+    std::vector<Loop> over(const Value& from, bool channels, bool kept_moves) {
+        const int size = from.height * from.width;
+        if (channels) return {{from.channels, 1, kept_moves ? size : 0, size}, {size, 0, 1, 1}};
+        return {{from.channels, 0, kept_moves ? size : 1, size}, {size, 1, kept_moves ? 1 : 0, 1}};
+    }
+
+    bool reduce(Writer& ops, int in, const Value& from) {
+        const bool channels = random_.chance(0.5);
+        const int which = random_.between(0, 2), size = from.height * from.width;
+        Value to = from;
+        if (channels)
+            to.channels = 1;
+        else
+            to.height = to.width = 1;
+        if (which == 1) scaled(to, from.unit, from.most * (channels ? from.channels : size));
+        if (which == 0) exact_ = false;
+        std::vector<int> numbers = {which};
+        add_block(numbers, 2, over(from, channels, false));
+        write_plain(ops, kReduce, {in}, numbers, {}, to);
+        return true;
+    }
+
+    bool normalise(Writer& ops, int in, const Value& from) {
+        const bool channels = random_.chance(0.5), softmax = random_.chance(0.5);
+        std::vector<Loop> loops = over(from, channels, true);
+        std::vector<int> numbers = {softmax ? random_.between(0, 1) : from.channels};
+        std::vector<float> floats;
+        if (!softmax) {
+            loops[0].push_back(1);
+            loops[1].push_back(0);
+            floats = factors(from.channels);
+            floats.erase(floats.begin());
+            floats[0] = 0.125f;
+        }
+        add_block(numbers, softmax ? 2 : 3, loops);
+        Value to = from;
+        to.most = 200;
+        exact_ = false;
+        write_plain(ops, softmax ? kSoftmax : kNormalise, {in}, numbers, floats, to);
+        return true;
+    }
+
+    // The products of all channels with each other.
+    bool contract(Writer& ops, int in, const Value& from) {
+        const int c = from.channels, size = from.height * from.width;
+        if (double(c) * c * size > 5e4) return false;
+        Value to = from;
+        to.height = 1;
+        to.width = c;
+        scaled(to, from.unit * from.unit, from.most * from.most * size);
+        std::vector<int> numbers;
+        add_block(numbers, 3, {{c, 0, c, size, 0}, {c, 0, 1, 0, size}, {size, 1, 0, 1, 1}});
+        write_plain(ops, kContract, {in, in}, numbers, {}, to);
+        return true;
+    }
+
+    // Of the positions, whose widths are the channels.
+    bool attention(Writer& ops, int in, const Value& from) {
+        const int c = from.channels, size = from.height * from.width;
+        if (double(c) * size * size > 5e4) return false;
+        std::vector<int> numbers = {random_.between(0, 1)};
+        add_block(numbers, 4,
+                  {{size, 2, 1, 1, 0, 0}, {size, 3, 0, 0, 1, 1}, {c, 4, 0, size, size, 0}, {c, 5, size, 0, 0, size}});
+        exact_ = false;
+        write_plain(ops, kAttention, {in, in, in}, numbers, {0.25f}, from);
         return true;
     }
 
@@ -265,7 +554,7 @@ class Maker {
 
     Random& random_;
     std::vector<Value> values_;
-    bool exact_ = true;
+    bool exact_ = true, plain_ = false;
 };
 
 // Changes some numbers and bytes; leaves pieces out, or copies them from another program.
@@ -283,7 +572,8 @@ std::vector<uint8_t> mutant(Random& random, const Program& program, const std::v
                 0,         1,          2,         3,         uint32_t(random.between(0, 70)),
                 64,        65,         4095,      16384,     65533,
                 1u << 24,  0x7fffffff, 0xffffffff};
-            const uint32_t chosen = kind ? uint32_t(random.between(0, 4)) : random.one_of(instead);
+            const uint32_t chosen =
+                kind ? uint32_t(random.between(0, random.chance(0.5) ? 4 : 15)) : random.one_of(instead);
             std::memcpy(&bytes[at], &chosen, 4);
         } else if (random.chance(0.6)) {
             bytes[random.generator() % bytes.size()] = uint8_t(random.generator());

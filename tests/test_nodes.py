@@ -138,7 +138,7 @@ def test_axes_in_any_order(seed: int) -> None:
     rng = np.random.default_rng(seed)
     shape = (-1, *(int(n) for n in rng.choice([1, 2, 3, 4, 6, 12], rng.integers(1, 5))))
     ticket_shape, operations = shape[1:], []
-    value, expanded = shape, 0
+    value = shape
     for i in range(rng.integers(1, 7)):
         operation = random_move(rng, value)
         operations.append(replace(operation, inputs=(i,)))
@@ -162,12 +162,14 @@ def test_convolutions_of_any_window(seed: int) -> None:
         return tuple(int(n) for n in rng.integers(least, most + 1, axes))
 
     groups, kernel, stride, dilation = int(rng.integers(1, 3)), numbers(3), numbers(3), numbers(2)
-    padding = tuple(int(rng.integers(0, d * (k - 1) + 1)) for k, d in zip(kernel, dilation))
+    padding = tuple(
+        int(rng.integers(0, d * (k - 1) + 1)) for k, d in zip(kernel, dilation, strict=True)
+    )
     sides = numbers(9, 6)
     weight = rng.standard_normal((4, 2 if groups == 2 else 4, *kernel)).astype(np.float32)
     weight[rng.random(weight.shape) < 0.3] = 0
     conv = (stride, padding, dilation, groups)
-    more = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation))
+    more = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation, strict=True))
     turned = (stride, padding, more, dilation, groups)
     bias = rng.standard_normal(16).astype(np.float32)
     state = {"a.weight": weight, "b.weight": weight, "bias": bias[:4]}

@@ -224,9 +224,9 @@ std::vector<double> Network::measure_steps(const Plan& plan) {
 }
 
 std::string Network::describe_step(const Step& step, int images, double microseconds) const {
-    static const char* const names[] = {"",       "conv",      "max pool",  "mean pool", "elementwise", "arithmetic",
-                                        "move",   "conv",      "pool",      "reduction", "norm",        "softmax",
-                                        "matmul", "attention", "constant",  "embedding"};
+    static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
+                                        "move",   "conv",      "pool",     "reduction", "norm",        "softmax",
+                                        "matmul", "attention", "constant", "embedding"};
     static_assert(sizeof names / sizeof *names == kLastKind + 1, "a name for each kind");
     const Op& op = step.op();
     char numbers[64];
@@ -235,8 +235,8 @@ std::string Network::describe_step(const Step& step, int images, double microsec
     if (!op.plain)
         operation += " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
                      std::to_string(op.stride);
-    return operation + "\t" + describe_value(program_.values[op.in]) + "\t" + describe_value(program_.values[step.last().out]) + "\t" +
-           step.name() + numbers;
+    return operation + "\t" + describe_value(program_.values[op.in]) + "\t" +
+           describe_value(program_.values[step.last().out]) + "\t" + step.name() + numbers;
 }
 
 }  // namespace biprop

@@ -164,7 +164,8 @@ void binary(const Grid& g, Binary which, const ActWithNumbers& act) {
         if (g.lane_step[0] == 1)
             elementwise(out, g.lanes, 1, 0, act, out);
         else
-            for (int i = 0; i < g.lanes; ++i) elementwise(out + i * g.lane_step[0], 1, 1, 0, act, out + i * g.lane_step[0]);
+            for (int i = 0; i < g.lanes; ++i)
+                elementwise(out + i * g.lane_step[0], 1, 1, 0, act, out + i * g.lane_step[0]);
     }
 }
 
@@ -373,9 +374,8 @@ void contract(const Walk& a, const Walk& b, int lanes, bool a_has_lanes, float* 
             const float* y = b.x + i * b.outer_step + first;
             for (int k = 0; k < b.inner; ++k, x += a.inner_step, y += b.inner_step) {
                 if (a_has_lanes) {
-                    acc.with(y, [&](Floats s, Floats v, int r) {
-                        return multiply_add(load_floats(x + r * kFloats), v, s);
-                    });
+                    acc.with(
+                        y, [&](Floats s, Floats v, int r) { return multiply_add(load_floats(x + r * kFloats), v, s); });
                 } else {
                     const Floats factor = *x - Floats{};
                     acc.with(y, [&](Floats s, Floats v, int) { return multiply_add(factor, v, s); });

@@ -104,7 +104,8 @@ void check_roles(const Block& block, unsigned of_result, unsigned others) {
     for (const Loop& loop : block.loops) {
         const unsigned role = 1u << loop.role;
         check((role & (of_result | others)) != 0, "a loop of another kind");
-        check(loop.size == 1 || (role & of_result ? loop.stride[0] != 0 : loop.stride[0] == 0), "a loop of another kind");
+        check(loop.size == 1 || (role & of_result ? loop.stride[0] != 0 : loop.stride[0] == 0),
+              "a loop of another kind");
     }
 }
 
@@ -131,7 +132,8 @@ void check_block(const Block& block, const std::vector<const Value*>& operands) 
 }
 
 // At most `most` axes after neighbouring loops are made one, for one image.
-void check_axes(const Block& block, unsigned roles, const std::vector<const Value*>& operands, bool affine, size_t most) {
+void check_axes(const Block& block, unsigned roles, const std::vector<const Value*>& operands, bool affine,
+                size_t most) {
     std::vector<Shape> shapes;
     for (const Value* value : operands) shapes.emplace_back(*value, 1);
     std::vector<const Shape*> pointers;
@@ -281,8 +283,7 @@ void read_reduction(Reading& r) {
 // Result and input have the same loops; the reduced ones move in both.
 void check_normalised(const Reading& r, const Block& block, bool affine) {
     for (const Loop& loop : block.loops) check(loop.role <= Loop::reduced, "a loop of another kind");
-    for (const Loop& loop : block.loops)
-        check(loop.size == 1 || loop.stride[0] > 0, "a loop of another kind");
+    for (const Loop& loop : block.loops) check(loop.size == 1 || loop.stride[0] > 0, "a loop of another kind");
     check_axes(block, kReduced, r.operands, affine, 2);
 }
 

@@ -1,7 +1,6 @@
 // The steps of plain operations, on one image or on a group.
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <string>
 
 #include "plain.h"
@@ -56,7 +55,9 @@ class Elementwise final : public PlainStep {
                                               out_.floats(frame.values[op_.out], c));
         });
     }
-    double cycles() const override { return numbers() * (plain_.act.act > Act::sign0 ? 1.5 : 0.3) + 10.0 * out_.channels; }
+    double cycles() const override {
+        return numbers() * (plain_.act.act > Act::sign0 ? 1.5 : 0.3) + 10.0 * out_.channels;
+    }
 };
 
 class BinaryStep final : public PlainStep {
@@ -72,8 +73,13 @@ class BinaryStep final : public PlainStep {
         frame.each(int(nest_.count()), [&](int item, int) {
             int64_t at[kMostOperands];
             nest_.at(item, at);
-            Grid grid{rows_.size, lanes_.size, address(frame, 0) + at[0], address(frame, 1) + at[1],
-                      address(frame, 2) + at[2], {}, {}};
+            Grid grid{rows_.size,
+                      lanes_.size,
+                      address(frame, 0) + at[0],
+                      address(frame, 1) + at[1],
+                      address(frame, 2) + at[2],
+                      {},
+                      {}};
             std::copy(rows_.step, rows_.step + 3, grid.row_step);
             std::copy(lanes_.step, lanes_.step + 3, grid.lane_step);
             frame.kernels->plain->binary(grid, Binary(plain_.which), plain_.act);
@@ -196,7 +202,8 @@ class AlongAxes : public PlainStep {
     }
     double cycles() const override {
         const double vectors = lanes_.size == 1 ? inner_.size / 16.0 : (lanes_.size + 15) / 16;
-        return double(kept_.count()) * (20 + 2.0 * passes() * vectors * outer_.size * (lanes_.size == 1 ? 1 : inner_.size));
+        return double(kept_.count()) *
+               (20 + 2.0 * passes() * vectors * outer_.size * (lanes_.size == 1 ? 1 : inner_.size));
     }
 
   protected:
@@ -269,8 +276,8 @@ class Contract final : public PlainStep {
         frame.each(int(kept_.count()), [&](int item, int) {
             int64_t at[kMostOperands];
             kept_.at(item, at);
-            frame.kernels->plain->contract(walk(frame, a_, at), walk(frame, b_, at), lanes_.size,
-                                           lanes_.step[a_] != 0, address(frame, 0) + at[0]);
+            frame.kernels->plain->contract(walk(frame, a_, at), walk(frame, b_, at), lanes_.size, lanes_.step[a_] != 0,
+                                           address(frame, 0) + at[0]);
         });
     }
     double cycles() const override {
@@ -496,42 +503,61 @@ class PlainConv final : public PlainStep {
 
 class PlainPool final : public PlainStep {
   public:
-    PlainPool(const Op& op, const std::vector<Shape>& shapes) : PlainStep(op, shapes, op.plain->which ? "mean" : "max") {}
+    PlainPool(const Op& op, const std::vector<Shape>& shapes)
+        : PlainStep(op, shapes, op.plain->which ? "mean" : "max") {}
+    // The rows of a window are combined first, for all columns side by side, and then the columns.
     void run(const Frame& frame) const override {
-        frame.each(out_.channels, [&](int c, int) {
+        frame.each(out_.channels, [&](int c, int thread) {
+            auto* row = reinterpret_cast<float*>((*frame.scratch)[size_t(thread)].data());
             const float* x = in_.floats(frame.values[op_.in], c);
             float* out = out_.floats(frame.values[op_.out], c);
             for (const PoolPlace& z : plain_.pools[0].places)
-                for (const PoolPlace& y : plain_.pools[1].places)
-                    for (const PoolPlace& w : plain_.pools[2].places) {
-                        plain_.which ? mean(x, z, y, w, out) : max(x, z, y, w, out);
-                        out += images();
+                for (const PoolPlace& y : plain_.pools[1].places) {
+                    if (plain_.which) {
+                        combine_rows(x, z, y, row, [](float a, float b) { return a + b; });
+                        out = mean_columns(row, float(double(z.count) * y.count), out);
+                    } else {
+                        combine_rows(x, z, y, row, [](float a, float b) { return a > b ? a : b; });
+                        out = combine_columns(row, out, [](float a, float b) { return a > b ? a : b; });
                     }
+                }
         });
     }
-    double cycles() const override { return double(in_.channels) * in_.lanes() * 2; }
+    double cycles() const override { return double(in_.channels) * in_.lanes() + 4 * numbers(); }
+    size_t scratch() const override { return round_up(size_t(width()), 16) * sizeof(float); }
 
   private:
-    template <class Use>
-    void each(const float* x, const PoolPlace& z, const PoolPlace& y, const PoolPlace& w, const Use& use) const {
+    int width() const { return plain_.pools[2].in * images(); }
+
+    template <class Combine>
+    void combine_rows(const float* x, const PoolPlace& z, const PoolPlace& y, float* row,
+                      const Combine& combine) const {
+        const int numbers = width();
         for (int i = z.start; i < z.stop; i += z.step)
-            for (int j = y.start; j < y.stop; j += y.step)
-                for (int k = w.start; k < w.stop; k += w.step)
-                    use(x + ((int64_t(i) * plain_.pools[1].in + j) * plain_.pools[2].in + k) * images());
+            for (int j = y.start; j < y.stop; j += y.step) {
+                const float* from = x + (int64_t(i) * plain_.pools[1].in + j) * numbers;
+                if (i == z.start && j == y.start)
+                    std::copy(from, from + numbers, row);
+                else
+                    for (int k = 0; k < numbers; ++k) row[k] = combine(row[k], from[k]);
+            }
     }
-    void max(const float* x, const PoolPlace& z, const PoolPlace& y, const PoolPlace& w, float* out) const {
-        std::fill(out, out + images(), -std::numeric_limits<float>::infinity());
-        each(x, z, y, w, [&](const float* from) {
-            for (int i = 0; i < images(); ++i) out[i] = std::max(out[i], from[i]);
-        });
+    template <class Combine>
+    float* combine_columns(const float* row, float* out, const Combine& combine) const {
+        const int g = images();
+        for (const PoolPlace& w : plain_.pools[2].places) {
+            std::copy(row + w.start * g, row + (w.start + 1) * g, out);
+            for (int k = w.start + w.step; k < w.stop; k += w.step)
+                for (int i = 0; i < g; ++i) out[i] = combine(out[i], row[k * g + i]);
+            out += g;
+        }
+        return out;
     }
-    void mean(const float* x, const PoolPlace& z, const PoolPlace& y, const PoolPlace& w, float* out) const {
-        std::fill(out, out + images(), 0.0f);
-        each(x, z, y, w, [&](const float* from) {
-            for (int i = 0; i < images(); ++i) out[i] += from[i];
-        });
-        const auto count = float(double(z.count) * y.count * w.count);
-        for (int i = 0; i < images(); ++i) out[i] /= count;
+    float* mean_columns(const float* row, float count, float* out) const {
+        float* const end = combine_columns(row, out, [](float a, float b) { return a + b; });
+        for (const PoolPlace& w : plain_.pools[2].places)
+            for (int i = 0; i < images(); ++i, ++out) *out /= count * float(w.count);
+        return end;
     }
 };
 

@@ -52,8 +52,7 @@ class Step:
 def instruction_sets() -> list[str]:
     """The instruction sets that this machine has and the engine was compiled for, best first.
 
-    Returns:
-        Names such as "avx512", "avx2", "neon" and "scalar"; an empty list without a compiled core.
+    The list is empty without a compiled core.
     """
     core = _core()
     return native.instruction_sets(core) if core else []
@@ -80,7 +79,7 @@ class Engine:
         shape: of an image: (channels, height, width); of any other sample that a network takes.
         outputs: number of logits of an image.
         compiled: False where there is no compiled core, or a layer is too wide for it, or it lacks
-            an operation of the user's own network, and numpy computes instead.
+            what the user's own network does, and numpy computes instead.
         fallback: why numpy computes, and that it does; empty where the network is compiled. Python
             callers get the same as a RuntimeWarning.
 
@@ -174,7 +173,9 @@ class Engine:
             UserError: images of another shape or type, out of range, or not finite.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
-        if self._takes_indices and (self._reference or pixels.max(initial=0) >= self._fewest_rows()):
+        if self._takes_indices and (
+            self._reference or pixels.max(initial=0) >= self._fewest_rows()
+        ):
             return (self._reference or Reference(self.ticket)).run(pixels)
         if self._reference:
             return self._reference.run(normalised(_as_nchw(pixels, layout), self.ticket))
@@ -191,13 +192,9 @@ class Engine:
         return np.ndarray((count, *self._result), _FLOAT32, logits)  # type: ignore[arg-type]  # ctypes has buffers
 
     def as_bytes(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.uint8]:
-        """Images as uint8 [B, C, H, W]; floats are rounded.
+        """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded.
 
-        Args:
-            images, layout: as of `run`.
-
-        Raises:
-            UserError: as `run`.
+        Raises as `run` does.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
         pixels = _as_nchw(pixels, layout)
@@ -229,8 +226,8 @@ class Engine:
 
     @property
     def memory(self) -> tuple[int, int]:
-        """Bytes that the compiled network holds, in all and of those the ones for activations; both
-        are 0 where numpy computes, the second one before the first run.
+        """Bytes that the compiled network holds: in all, and of those the ones for activations
+        (none before it has run).
         """
         if not self._core or self._reference:
             return 0, 0
@@ -327,7 +324,7 @@ class Engine:
         """Floats are in 0 .. 1 where the ticket normalises them. The core itself looks for what is
         not finite.
         """
-        if pixels.size and self.ticket.mean and self.ticket.takes_pixels:
+        if pixels.size and self.ticket.mean:
             low, high = float(pixels.min()), float(pixels.max())
             if low < -_TOLERANCE or high > 1 + _TOLERANCE:
                 raise UserError(

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from ..models.graph import Node, deviation, graph_of
 from ..ticket import Layer as MaskedLayer
 from ..ticket import Ticket, TicketError
-from .nodes import ACTS, Activation, BatchNorm, Layer, Plain, Scale, nodes_of
+from .builder import Activation, BatchNorm, Layer, Plain, Scale
+from .nodes import ACTS, nodes_of
 
 MAGIC, MAGIC_2 = b"BIPROG01", b"BIPROG02"
 _ACTS = {"": 0, "relu": 1, "sign": 2, "sign0": 3}
@@ -255,7 +256,7 @@ class _Lowering:
         op = "elementwise" if self.plain_too and not self.values[value][0] else "max_pool"
         return self.plain(Node(op, (), self.values[value][1]), value)
 
-    def add(self, node: Node) -> _Pending:
+    def add(self, node: Node) -> int | _Pending:
         """The residual sum, folded into the convolution that comes last."""
         for host, other in (node.inputs, node.inputs[::-1]):
             pending = self.made[host]
@@ -314,9 +315,7 @@ class _Lowering:
             made = self.made[node] = self.emit(made, "")
         return made
 
-    def emit(
-        self, pending: _Pending, act: str, numbers: tuple[float, float] = (0.0, 0.0)
-    ) -> int:
+    def emit(self, pending: _Pending, act: str, numbers: tuple[float, float] = (0.0, 0.0)) -> int:
         """Put the operation into the program; the result is its value."""
         if pending.plain:
             return self.write_elementwise(pending, act, numbers)
@@ -371,9 +370,7 @@ class _Lowering:
         if not all((np.abs(numbers) <= _LARGEST).all() for numbers in pending.factors()):
             raise TicketError(f"a gain or batch norm beside {name} is not a finite 32-bit number")
 
-    def write_elementwise(
-        self, pending: _Pending, act: str, numbers: tuple[float, float]
-    ) -> int:
+    def write_elementwise(self, pending: _Pending, act: str, numbers: tuple[float, float]) -> int:
         """Append a plain convolution, or an elementwise operation, with its activation."""
         node = pending.node
         self.check_factors(pending)

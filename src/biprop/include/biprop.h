@@ -50,7 +50,9 @@ BIPROP_API void biprop_free(biprop_network* network); /* null is fine */
 BIPROP_API int biprop_load_with(const void* program, size_t size, int threads, const char* instruction_set,
                                 biprop_network** network);
 
-/* The shapes of input and output: images of channels x height x width, logits of `outputs` floats an image. */
+/* The shapes of input and output: images of channels x height x width, logits of `outputs` floats an image. A network
+ * of a user's own may take other samples, with their numbers in C order (of one axis: channels; of two: channels and
+ * width; of more than three, all but the first and the last make the height), and give other results, in C order. */
 BIPROP_API void biprop_shape(const biprop_network* network, int* channels, int* height, int* width, int* outputs);
 
 /* Images to logits [count][outputs]. Pixels are 0 .. 255, or floats in 0 .. 1; normalisation is part of the program. */
