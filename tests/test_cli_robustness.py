@@ -205,7 +205,7 @@ class Net(torch.nn.Sequential):
     def __init__(self):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
 class Wide(torch.nn.Linear): pass
-made = Net()
+def made(): return Net()
 value = torch.nn.functional.relu
 def number(): return 3
 """
@@ -262,11 +262,11 @@ def test_a_model_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
         ([*OWN, "--data", "none"], "--data none: no such folder"),
         (
             ["robustness", "--arch", "net.py:Wide", "--set", "digits"],
-            "net.py:Wide: cannot be made without arguments: TypeError: ",
+            "net.py:Wide: needs arguments that the data do not decide: pass --arch-args out_features=...",
         ),
         (
             ["robustness", "--arch", "net.py:number", "--set", "digits"],
-            "net.py:number: makes a value of type int: must be a torch.nn.Module",
+            "net.py:number: gives a int: must give a torch.nn.Module",
         ),
         (["robustness", "--arch", "cResNet18", "--set", "digits"], "must be FILE.py:NAME"),
     ],

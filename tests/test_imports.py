@@ -54,7 +54,7 @@ TORCH_FREE = {
     ),
     *("ticket.entropy_coding", "ticket.rans"),
     *("deck.deck", "deck.gate", "deck.report"),
-    *("models.plans", "models.graph", "models.operations", "models.user_module", "ticket.fold"),
+    *("models.plans", "models.graph", "models.operations", "ticket.fold"),
     *("robustness.severities", "robustness.plots", "search.sweep"),
 }
 """Modules, and packages with all their modules, that load no torch until it is needed."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import biprop
-from biprop import Ticket, UserError
+from biprop import Ticket, UserError, config, data
 from biprop.data import DataSet, digits, spread
 from biprop.robustness import Scores, measure
 from biprop.robustness.corruptions import corrupt
@@ -228,3 +228,10 @@ def test_the_package_gives_it_without_loading_pytorch_before() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = biprop.robustness.nothing
+
+
+def test_tables_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=np.random.default_rng(0).normal(size=(60, 4)), y=[0, 1] * 30)
+    options, _ = config.resolve(None, {"set": "arrays", "data": str(tmp_path / "a.npz")})
+    with pytest.raises(UserError, match="corruptions are of images"):
+        measure(torch.nn.Linear(4, 2), data.load(options))

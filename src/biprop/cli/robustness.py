@@ -226,8 +226,7 @@ def _measure_model(
     if arguments.engine:
         raise UserError("--engine: runs tickets and decks, not a model of your own")
     device = choose_device(flags.get("device", "auto"))
-    model = robustness_model.load_model(spec, arguments.weights, device)
-    images = robustness_model.load_data(flags, console)
+    model, images = robustness_model.load(spec, arguments.weights, flags, console, device)
     reference = _reference(arguments, cells, len(images.classes))
     scores = measure(
         model,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import config as options
-from ..errors import UserError, one_line
+from ..errors import UserError
 from .common import warn
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..console import Console
     from ..data import DataSet
+    from ..data.sources import Expect
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -71,12 +72,27 @@ def taken_spec(arguments: argparse.Namespace, given: dict[str, Any]) -> str | No
     return str(given.pop("arch"))
 
 
-def load_data(flags: Mapping[str, Any], console: Console) -> DataSet:
-    """The data set that the flags name.
+def load(
+    spec: str, weights: str | None, flags: Mapping[str, Any], console: Console, device: torch.device
+) -> tuple[nn.Module, DataSet]:
+    """The model, and the data set that the flags name. The model is made before images are decoded.
 
     Raises:
-        UserError: none is named, or see `data.load`.
+        UserError: no data set is named, or see `data.load`; or the model cannot be imported or
+            made, or its weights do not fit.
     """
+    models: list[nn.Module] = []
+
+    def make(num_classes: int, shape: tuple[int, ...]) -> None:
+        models.append(_model(spec, flags.get("arch_args"), weights, num_classes, shape))
+
+    if not options.is_own(spec):
+        raise UserError(f"--arch {spec}: must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME")
+    images = _load_data(flags, console, make)
+    return models[0].to(device), images
+
+
+def _load_data(flags: Mapping[str, Any], console: Console, expect: Expect) -> DataSet:
     from .. import data
     from ..data.listings import recognise
 
@@ -89,41 +105,25 @@ def load_data(flags: Mapping[str, Any], console: Console) -> DataSet:
     config = dataclasses.replace(options.Config(), **places)
     options.check_data_path(config, places)
     options.check_data_source(config)
-    images = data.load(config, console.track)
+    images = data.load(config, console.track, expect)
     warn(images.notes)
     return images
 
 
-def load_model(spec: str, weights: str | None, device: torch.device) -> nn.Module:
-    """The model: a module, or what a class or function without arguments makes.
-
-    Raises:
-        UserError: it cannot be imported or made, or its weights do not fit.
-    """
-    from torch import nn
-
-    from ..models.user_module import load_callable
+def _model(
+    spec: str,
+    arguments: Mapping[str, Any] | None,
+    weights: str | None,
+    num_classes: int,
+    shape: tuple[int, ...],
+) -> nn.Module:
+    from ..models import own
     from ..robustness.weights import load_weights
 
-    make = load_callable(spec)
-    model = make if isinstance(make, nn.Module) else _made(spec, make)
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        raise UserError(f"--arch {spec}: makes a value of type {kind}: must be a torch.nn.Module")
+    model: nn.Module = own.build(options.OwnNetwork(spec), arguments, num_classes, shape)
     if weights:
         load_weights(model, weights)
-    return model.to(device)
-
-
-def _made(spec: str, make: Any) -> Any:
-    try:
-        return make()
-    except Exception as e:
-        reason = f"{type(e).__name__}: {one_line(e)}"
-        raise UserError(
-            f"--arch {spec}: cannot be made without arguments: {reason}; a function that returns"
-            " the model can pass them"
-        ) from e
+    return model
 
 
 def normalisation(arguments: argparse.Namespace) -> dict[str, Any]:

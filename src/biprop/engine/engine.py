@@ -52,7 +52,8 @@ class Step:
 def instruction_sets() -> list[str]:
     """The instruction sets that this machine has and the engine was compiled for, best first.
 
-    The list is empty without a compiled core.
+    Returns:
+        Names such as "avx512", "avx2", "neon" and "scalar"; an empty list without a compiled core.
     """
     core = _core()
     return native.instruction_sets(core) if core else []
@@ -192,9 +193,13 @@ class Engine:
         return np.ndarray((count, *self._result), _FLOAT32, logits)  # type: ignore[arg-type]  # ctypes has buffers
 
     def as_bytes(self, images: NDArray[Any], layout: Layout | None = None) -> NDArray[np.uint8]:
-        """Images as `run` takes them, as uint8 [B, C, H, W]; floats are rounded.
+        """Images as uint8 [B, C, H, W]; floats are rounded.
 
-        Raises as `run` does.
+        Args:
+            images, layout: as of `run`.
+
+        Raises:
+            UserError: as `run`.
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
         pixels = _as_nchw(pixels, layout)
@@ -226,8 +231,8 @@ class Engine:
 
     @property
     def memory(self) -> tuple[int, int]:
-        """Bytes that the compiled network holds: in all, and of those the ones for activations
-        (none before it has run).
+        """Bytes that the compiled network holds, in all and of those the ones for activations; both
+        are 0 where numpy computes, the second one before the first run.
         """
         if not self._core or self._reference:
             return 0, 0
@@ -324,7 +329,7 @@ class Engine:
         """Floats are in 0 .. 1 where the ticket normalises them. The core itself looks for what is
         not finite.
         """
-        if pixels.size and self.ticket.mean:
+        if pixels.size and self.ticket.mean and self.ticket.takes_pixels:
             low, high = float(pixels.min()), float(pixels.max())
             if low < -_TOLERANCE or high > 1 + _TOLERANCE:
                 raise UserError(

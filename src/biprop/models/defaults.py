@@ -69,7 +69,7 @@ class SeriesCNN(nn.Module):
 
 _Make = Callable[..., nn.Module]
 _MAKERS: dict[str, tuple[_Make, int, str]] = {
-    "MLP": (lambda shape, classes, **more: MLP(*shape, classes, **more), 1, "tables"),
+    "MLP": (lambda shape, classes, **more: MLP(shape[0], classes, **more), 1, "tables"),
     "SeriesCNN": (lambda shape, classes, **more: SeriesCNN(shape[0], classes, **more), 2, "series"),
     "ViT": (lambda shape, classes, **more: ViT(shape[0], shape[1:], classes, **more), 3, "images"),
 }

@@ -92,7 +92,9 @@ def measure(
         source = clean
         if corrupted is not None:
             classes = test.classes or list(map(str, range(outputs)))
-            source = published(corrupted, cells, test.split.shape, classes, limit, batch)  # type: ignore[assignment]
+            channels, height, width = test.split.shape
+            shape = (channels, height, width)
+            source = published(corrupted, cells, shape, classes, limit, batch)  # type: ignore[assignment]
         classifier = Classifier([network], [name])
         (scores,) = count(classifier, clean.clean(), source, cells, device, progress)
     scores.source = source.description
@@ -204,6 +206,8 @@ class _Test:
 
 def _test_images(data: Any) -> _Test:
     if isinstance(data, DataSet):
+        if not data.is_images:
+            raise UserError("data: are numbers, and corruptions are of images")
         return _Test(data.test, data.classes, data.mean, data.std)
     if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple | list):
         return _Test(_as_images(*data), [])
