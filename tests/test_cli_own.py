@@ -31,7 +31,7 @@ class Net(nn.Module):
         return self.head(self.dropout(x.flatten(1)))
 """
 NET = ["--arch", "nets.py:Net"]
-QUICK = ["--epochs", "1", "--device", "cpu", "--low-data", "0.3", "--batch-size", "32"]
+QUICK = ["--epochs", "1", "--device", "cpu", "--low-data", "0.1", "--batch-size", "32"]
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def test_global_scope_dense_layers_and_muon(capsys: pytest.CaptureFixture[str]) 
     assert "arch=nets.py:Net  " in run(capsys, "sweep", *grid, *QUICK)
 
 
-def write_arrays(path: str, shape: tuple[int, ...], rows: int = 240, **more: Any) -> None:
+def write_arrays(path: str, shape: tuple[int, ...], rows: int = 150, **more: Any) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(rows) % 3
     x = rng.normal(size=(rows, *shape))
