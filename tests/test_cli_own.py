@@ -144,7 +144,7 @@ def write_arrays(path: str, shape: tuple[int, ...], rows: int = 150, **more: Any
     rng = np.random.default_rng(0)
     labels = np.arange(rows) % 3
     x = rng.normal(size=(rows, *shape))
-    x[:, 0] += 2.0 * labels.reshape(-1, *[1] * (len(shape) - 1))
+    x[:, 0] += 5.0 * labels.reshape(-1, *[1] * (len(shape) - 1))
     np.savez(path, X=1000 * x + 1e7, y=np.array(["low", "middle", "high"])[labels], **more)
 
 
