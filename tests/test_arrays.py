@@ -1,17 +1,21 @@
 """Tables, series and images of .npz files as data sets."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import network_of, random_ticket
 
 from biprop import UserError, config
 from biprop.config import Config
+from biprop.console import Console
 from biprop.data import DataSet, load
 from biprop.data.listings import recognise
 from biprop.data.sources import mean_and_std, mean_and_std_of_numbers
+from biprop.deck.build import build
 from biprop.ticket.torch import OnPixels
 
 
@@ -105,6 +109,16 @@ def test_what_makes_no_sense_for_numbers_is_refused(tmp_path: Path) -> None:
         config.resolve(None, {"set": "arrays"})
     with pytest.raises(UserError, match="class '1' has too few images"):
         loaded(tmp_path, X=x[:3], y=np.array([0, 1, 0]))
+
+
+def test_a_deck_is_for_images(tmp_path: Path) -> None:
+    cards = [random_ticket(network_of("Conv2", (8, 8), num_classes=2, channels=1)) for _ in "ab"]
+    for card in cards:
+        card.mean, card.std, card.found = (0.5,), (0.5,), {"options": {"set": "arrays"}}
+    np.savez(tmp_path / "x.npz", X=np.zeros((40, 1, 8, 8)), y=np.arange(40) % 2)
+    flags = {"data": str(tmp_path / "x.npz")}
+    with pytest.raises(UserError, match="decks are for images, and the data are 2 classes"):
+        build(cards, ["a.mpt", "b.mpt"], flags, Console(io.StringIO()), 1)
 
 
 def test_a_file_of_arrays_is_recognised(tmp_path: Path) -> None:

@@ -14,24 +14,26 @@ from biprop import Ticket, checkpoint
 from biprop.cli import command_line
 
 NETWORK = """
+import biprop
 import torch
 from torch import nn
 
 
 class Net(nn.Module):
-    def __init__(self, num_classes, in_channels, image_size, width=4, dropout=0.0):
+    def __init__(self, num_classes, in_channels, image_size, width=4, dropout=0.0, binary=False):
         super().__init__()
+        self.activation = biprop.BinaryActivation() if binary else nn.ReLU()
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width * (image_size // 4) ** 2, num_classes)
 
     def forward(self, x):
-        x = nn.functional.max_pool2d(torch.relu(self.norm(self.conv(x))), 4)
+        x = nn.functional.max_pool2d(self.activation(self.norm(self.conv(x))), 4)
         return self.head(self.dropout(x.flatten(1)))
 """
 NET = ["--arch", "nets.py:Net"]
-QUICK = ["--epochs", "1", "--device", "cpu", "--low-data", "0.3", "--batch-size", "32"]
+QUICK = ["--epochs", "1", "--device", "cpu", "--low-data", "0.1", "--batch-size", "32"]
 
 
 @pytest.fixture(autouse=True)
@@ -125,14 +127,16 @@ def test_a_run_resumes_with_the_same_bits_when_it_is_given_its_code_again(
 
 def test_global_scope_dense_layers_and_muon(capsys: pytest.CaptureFixture[str]) -> None:
     for options in (
-        ["--conv-type", "GlobalSubnetConv"],
+        ["--conv-type", "GlobalSubnetConv", "--arch-args", "binary=true"],
         ["--optimizer", "muon", "--last-layer-dense", "--layer-prune-rates", "conv=0.7"],
         ["--conv-type", "DenseConv", "--no-freeze-weights"],
     ):
-        assert "test accuracy" in run(capsys, "find", *NET, *QUICK, "--no-baseline", *options)
-    for folder in ("find", "find/0"):
+        out = run(capsys, "find", *NET, *QUICK, "--no-baseline", *options)
+        is_binary = "MPT-1/1: binary weights and activations" in out
+        assert is_binary == ("binary=true" in options)
+    for folder, options in (("find", ["--arch-args", "binary=true"]), ("find/0", [])):
         path = f"runs/digits/prune-rate=0.2/{folder}"
-        run(capsys, "pack", path, "-o", "x.mpt", "--compact", *NET)
+        run(capsys, "pack", path, "-o", "x.mpt", "--compact", *NET, *options)
     grid = ["--grid", "arch=nets.py:Net,nets.py:Other", "prune_rate=0.5"]
     assert "has no class or function 'Other'" in fails(capsys, "sweep", *grid, *QUICK)
     assert not Path("runs/digits/prune-rate=0.5").exists()  # before the first search
@@ -140,11 +144,11 @@ def test_global_scope_dense_layers_and_muon(capsys: pytest.CaptureFixture[str]) 
     assert "arch=nets.py:Net  " in run(capsys, "sweep", *grid, *QUICK)
 
 
-def write_arrays(path: str, shape: tuple[int, ...], rows: int = 240, **more: Any) -> None:
+def write_arrays(path: str, shape: tuple[int, ...], rows: int = 150, **more: Any) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(rows) % 3
     x = rng.normal(size=(rows, *shape))
-    x[:, 0] += 2.0 * labels.reshape(-1, *[1] * (len(shape) - 1))
+    x[:, 0] += 5.0 * labels.reshape(-1, *[1] * (len(shape) - 1))
     np.savez(path, X=1000 * x + 1e7, y=np.array(["low", "middle", "high"])[labels], **more)
 
 

@@ -45,13 +45,17 @@ def build(
 
     Raises:
         TicketError: see `Deck`.
-        UserError: no data, or data of another task.
+        UserError: no data, data of another task, or of no images.
     """
     deck = Deck(list(cards), list(names))
     first = subject.of_ticket(names[0], flags, cards[0])
     # Test images decide nothing here, whatever the search did with them.
     first.config = dataclasses.replace(first.config, select_on="validation")
     images = subject.load_data(first, console)
+    if not images.is_images:
+        raise UserError(
+            f"{names[0]}: decks are for images, and the data are {first.task}, no pixels"
+        )
     # Plain images are a kind whatever the cards were trained on: all of them saw some, and there
     # they help each other most.
     recipes = list(dict.fromkeys([*map(training_recipe, cards, names), Recipe("none")]))
