@@ -91,8 +91,8 @@ fuzz-c: setup
 	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	build/sanitize/fuzz_programs $(FUZZ_SECONDS) $(FUZZ_SEED)
 
-# The engine as WebAssembly, which biprop web puts into its pages, by emscripten 3.1 or later (apt-get install emscripten): once with
-# SIMD, and once without. Exceptions end the module; biprop web tries each network before it writes a page.
+# The engine as WebAssembly, which biprop web puts into its pages, by emscripten 3.1 or later (apt-get install
+# emscripten): once with SIMD instructions, and once without. An exception of C++ ends such a module.
 EMXX ?= em++
 WASM_CORE := csrc/instructions $(basename $(filter-out csrc/engine/kernels_%,$(wildcard csrc/engine/*.cpp)))
 WASM_HEADERS := $(wildcard csrc/*.h csrc/engine/*.h src/biprop/include/*.h)

@@ -228,7 +228,7 @@ def test_a_ticket_becomes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("stubs")
-def test_pictures_are_cropped_where_those_of_the_search_were(tmp_path: Path) -> None:
+def test_images_are_cropped_where_those_of_the_search_were(tmp_path: Path) -> None:
     ticket = random_ticket(network_of("Conv2Wide", size=(56, 56), width_mult=0.0625))
     ticket.found = {"options": {"set": "folder", "stream": True}}
     ticket.save(tmp_path / "a.mpt")
@@ -360,7 +360,7 @@ def printed(expression: str) -> str:
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_are_scaled_as_by_pillow(
+def test_images_are_scaled_as_by_pillow(
     size: tuple[int, int], to: tuple[int, int], channels: int, tmp_path: Path
 ) -> None:
     mode = images.mode_of(channels)
@@ -374,7 +374,7 @@ def test_pictures_are_scaled_as_by_pillow(
 
 @needs_node
 @pytest.mark.parametrize("size", [(50, 37), (37, 50), (64, 64), (16, 300)])
-def test_pictures_are_cropped_as_by_predict(size: tuple[int, int], tmp_path: Path) -> None:
+def test_images_are_cropped_as_by_predict(size: tuple[int, int], tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     expected = np.asarray(images.centre_crop(Image.fromarray(pixels), 28))
     (tmp_path / "pixels").write_bytes(pixels.tobytes())
@@ -579,7 +579,7 @@ def shown(tab: Page) -> tuple[str, dict[str, float]]:
 
 
 def predicted(file: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
-    """What biprop predict says of a picture, in percent."""
+    """What biprop predict says of an image, in percent."""
     capsys.readouterr()
     assert command_line.main(["predict", str(DIGITS), str(file), "--json"]) == 0
     probabilities = json.loads(capsys.readouterr().out)["probabilities"]
@@ -609,7 +609,7 @@ def pictures(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 @in_browser
-def test_pictures_give_what_predict_gives(
+def test_images_give_what_predict_gives(
     digits_page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, file in enumerate(pictures(tmp_path)):
@@ -627,12 +627,12 @@ def test_pictures_give_what_predict_gives(
 
 @pytest.mark.slow
 @in_browser
-def test_what_is_no_picture_is_one_line(digits_page: Page, tmp_path: Path) -> None:
+def test_what_is_no_image_is_one_line(digits_page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     digits_page.drop(tmp_path / "notes.txt", 300, 300)
     digits_page.until("!part('problem').hidden")
     text = digits_page.evaluate("part('problem').textContent")
-    assert text == "notes.txt cannot be read: this browser reads no such picture"
+    assert text == "notes.txt cannot be read: this browser reads no such image"
     (tmp_path / "a.png").write_bytes(png(np.zeros((9, 9), np.uint8)))
     digits_page.choose("#file", tmp_path / "a.png")
     digits_page.until("part('problem').hidden")

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ..web.page import Classifier
 
 _DESCRIPTION = """\
-Write a page that classifies pictures in a browser. It is one file, with the ticket's network and
-the engine compiled to WebAssembly: it needs no server, and works offline. Drop a picture on it,
-choose a file, or draw, if the network takes grey images. Pictures are scaled and cropped as biprop
+Write a page that classifies images in a browser. It is one file, with the ticket's network and
+the engine compiled to WebAssembly: it needs no server, and works offline. Drop an image on it,
+choose a file, or draw, if the network takes grey images. Images are scaled and cropped as biprop
 predict does it. A page runs one ticket; decks are refused."""
 _EPILOG = f"""\
 examples:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_text_atomically(output, text)
     except OSError as e:
         raise UserError(f"--output {output}: cannot be written: {e.strerror}") from None
-    ways = "a picture or a drawing" if classifier.channels == 1 else "a picture"
+    ways = "an image or a drawing" if classifier.channels == 1 else "an image"
     rows = [
         ("bytes", f"{len(text):,}"),
         ("takes", ways),

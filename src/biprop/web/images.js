@@ -1,6 +1,7 @@
-// Pictures and drawings as inputs of the network, as biprop predict makes them (src/biprop/images.py).
+// Images of any size, and drawings, as inputs of the network; scaled and cropped as biprop predict does it
+// (src/biprop/images.py).
 //
-// An image here is { width, height, channels, data }: bytes [height, width, channels].
+// An image is { width, height, channels, data }: bytes [height, width, channels].
 
 const MOST_PIXELS = 89478485;
 
@@ -103,7 +104,7 @@ function centreCrop(image, size, side) {
   return crop(scaled, rounded((width - size) / 2), rounded((height - size) / 2), size, size);
 }
 
-// A picture as the network takes it; `cropSide` is 0 where all of it is scaled, whatever its proportions.
+// An image as the network takes it; `cropSide` is 0 where all of it is scaled, whatever its proportions.
 function asInput(image, width, height, cropSide) {
   if (image.width === width && image.height === height) return image;
   return cropSide && width === height ? centreCrop(image, width, cropSide) : resize(image, width, height);

@@ -1,4 +1,4 @@
-// What the page does: it starts the engine, takes pictures and drawings, and shows classes and probabilities.
+// What the page does: it starts the engine, takes images and drawings, and shows classes and probabilities.
 
 const MOST_ROWS = 10;
 const PEN = 34; // pixels of 280: drawings are then as bright, on average, as the UCI digits
@@ -163,7 +163,7 @@ function classifier({ ticket, engine }) {
   return { show, take, forget, measure };
 }
 
-// The pixels of a picture [height, width, channels], upright and in front of white; colour profiles are ignored.
+// The pixels of an image [height, width, channels], upright and in front of white; colour profiles are ignored.
 async function pixelsOf(file, channels) {
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
   const { width, height } = bitmap;
@@ -177,7 +177,7 @@ async function pixelsOf(file, channels) {
   return fromRgba(context.getImageData(0, 0, width, height).data, width, height, channels);
 }
 
-function takePictures({ ticket, engine }, page) {
+function takeImages({ ticket, engine }, page) {
   async function read(file) {
     if (!file) return;
     try {
@@ -185,8 +185,8 @@ function takePictures({ ticket, engine }, page) {
       page.take(asInput(image, engine.width, engine.height, ticket.cropSide), false);
     } catch (error) {
       const isUnread = error.name === "InvalidStateError";
-      const reason = isUnread ? "this browser reads no such picture" : error.message;
-      showProblem(`${file.name || "the picture"} cannot be read: ${reason}`);
+      const reason = isUnread ? "this browser reads no such image" : error.message;
+      showProblem(`${file.name || "the image"} cannot be read: ${reason}`);
     }
   }
 
@@ -291,7 +291,7 @@ function takeDrawings({ ticket, engine }, page) {
 const ready = start()
   .then((started) => {
     const page = classifier(started);
-    takePictures(started, page);
+    takeImages(started, page);
     if (part("drawing")) takeDrawings(started, page);
     part("invert")?.addEventListener("change", page.show);
     part("measure").addEventListener("click", page.measure);

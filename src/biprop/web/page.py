@@ -30,8 +30,8 @@ class Classifier:
         program: for the engine.
         channels: of its input: 1 (grey) or 3 (RGB).
         classes: a name for each output.
-        crop_side: pixels of the shorter side of a picture before the centre crop; 0: no crop, all
-            of a picture is scaled.
+        crop_side: pixels of the shorter side of an image before the centre crop; 0: no crop, all
+            of an image is scaled.
         drawing: the data set whose way of making images from drawings is used, "digits" or "MNIST";
             "" for others. Drawings are for networks of 1 channel.
         facts: names and values that the page shows.
@@ -115,18 +115,18 @@ def _data(name: str, text: str, kind: str = "application/octet-stream") -> Node:
 
 def _header(title: str) -> Node:
     note = (
-        "This page runs the network itself. Pictures and drawings stay in this browser: nothing is"
+        "This page runs the network itself. Images and drawings stay in this browser: nothing is"
         f" sent, nothing is loaded. Written by biprop {__version__}."
     )
     return element("header", element("h1", title), element("p", note, class_="note"))
 
 
 def _main(classifier: Classifier) -> Node:
-    """A drawing and a picture, the result, and facts; in the order of a narrow screen."""
+    """A drawing and an image, the result, and facts; in the order of a narrow screen."""
     is_grey = classifier.channels == 1
-    first = _drawing() if is_grey else _picture(is_grey)
-    then = _picture(is_grey) if is_grey else None
-    how = "Draw, or choose a picture." if is_grey else "Choose a picture."
+    first = _drawing() if is_grey else _image(is_grey)
+    then = _image(is_grey) if is_grey else None
+    how = "Draw, or choose an image." if is_grey else "Choose an image."
     return element(
         "main",
         first,
@@ -136,17 +136,17 @@ def _main(classifier: Classifier) -> Node:
     )
 
 
-def _picture(is_grey: bool) -> Node:
+def _image(is_grey: bool) -> Node:
     chooser = element(
         "input", type="file", id="file", accept="image/*", disabled="disabled", class_="file"
     )
-    label = element("label", "Choose a picture", for_="file", class_="button")
+    label = element("label", "Choose an image", for_="file", class_="button")
     hint = element("p", "or drop or paste one anywhere on this page", class_="note")
     box = element("input", type="checkbox", id="invert", disabled="disabled")
     invert = element("label", box, " Invert (dark ink on light paper)", class_="check")
     return element(
         "section",
-        _heading("A picture"),
+        _heading("An image"),
         chooser,
         label,
         hint,
@@ -186,9 +186,7 @@ def _result(how: str) -> Node:
         class_="answer",
     )
     rows = element("table", element("tbody", id="rows"), class_="classes", aria_label="classes")
-    seen = element(
-        "canvas", id="input", role="img", aria_label="the picture as the network sees it"
-    )
+    seen = element("canvas", id="input", role="img", aria_label="the image as the network sees it")
     figure = element("figure", element("figcaption", "What the network sees"), seen)
     content = element("div", answer, rows, figure, id="result", hidden="hidden")
     nothing = element("p", how, id="nothing", class_="note")
