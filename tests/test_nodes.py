@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from own_networks import NETWORKS, batch_for, packed, trained
+from programs import Loaded, loaded
 from test_trace import GROUPS, Of, ticket_of, ticket_of_group
 from torch import Tensor, nn
 
@@ -107,6 +108,25 @@ def test_threads_and_calibration(name: str) -> None:
     calibrated = Engine(ticket, calibration=batch).run(batch)
     expected = Reference(ticket).run(batch)
     assert np.abs(calibrated - expected).max() < 0.1 * np.abs(expected).max()
+
+
+@compiled
+@pytest.mark.parametrize("name", ["unet", "series", "words"])
+def test_programs_of_version_2_in_c(name: str) -> None:
+    ticket, batch = case(name, 3)
+    program = lower(ticket)
+    expected = Reference(ticket).run(batch)
+    with loaded(program) as network:
+        axes = batch.shape[1:]
+        assert network.outputs == math.prod(expected.shape[1:])
+        assert network.shape == {1: (*axes, 1, 1), 2: (axes[0], 1, axes[-1])}.get(len(axes), axes)
+        result = network.run(batch.astype(np.float32)).reshape(expected.shape)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-6)
+    with pytest.raises(ValueError, match=r"^2$"):  # damaged: version 1 has no such operations
+        Loaded(MAGIC + program[len(MAGIC_2) :])
+    for size in range(0, len(program), 97):
+        with pytest.raises(ValueError, match=r"^2$"):
+            Loaded(program[:size])
 
 
 def of_graph(shape: tuple[int, ...], operations: list[Operation], **state: Any) -> Ticket:
