@@ -262,7 +262,7 @@ def test_a_model_of_the_users_own(capsys: pytest.CaptureFixture[str]) -> None:
         ([*OWN, "--data", "none"], "--data none: no such folder"),
         (
             ["robustness", "--arch", "net.py:Wide", "--set", "digits"],
-            "net.py:Wide: needs arguments that the data do not decide: pass --arch-args out_features=...",
+            "net.py:Wide: needs arguments that the data do not decide: pass --arch-args out_f",
         ),
         (
             ["robustness", "--arch", "net.py:number", "--set", "digits"],
