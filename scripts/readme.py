@@ -91,6 +91,7 @@ def key(line: str) -> str:
     """
     line = re.sub(r"\b(amx|avx512|avx2|neon|scalar)\b", "ISA", line)
     line = re.sub(r"torch [\w.+]+", "torch VERSION", line)
+    line = re.sub(r"\d threads\b", "1 thread", line)
     line = re.sub(r"\d[\d.,:%-]*", "N", line)
     return " ".join(line.removesuffix("best").split())
 

@@ -96,8 +96,8 @@ def test_the_program_prints_all_that_the_page_shows() -> None:
 
 
 def test_what_the_page_shows_and_the_program_does_not_print_is_found() -> None:
-    shown = ["epoch 1/9  loss 0.5  best", "...", "accuracy 97.2 %  (avx512)"]
-    printed = ["epoch 1/3  loss 0.7", "epoch 2/3  loss 0.6", "accuracy 1 %  (amx)"]
+    shown = ["epoch 1/9  loss 0.5  best", "...", "accuracy 97.2 %  (avx512, 2 threads)"]
+    printed = ["epoch 1/3  loss 0.7", "epoch 2/3  loss 0.6", "accuracy 1 %  (amx, 1 thread)"]
     assert readme.renewed(shown, printed) == [printed[0], "...", printed[2]]
     with pytest.raises(
         readme.Differs, match="shows 'precision 97 %'; the program prints 'nothing like it'"
