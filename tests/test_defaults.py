@@ -19,6 +19,8 @@ def test_each_kind_of_data_has_one() -> None:
         assert model(torch.randn(6, *shape)).shape == (6, 4)
     weights = [p.shape for p in defaults.build("MLP", None, 4, (5,)).parameters() if p.dim() == 2]
     assert weights == [(256, 5), (256, 256), (4, 256)]
+    series = defaults.build("SeriesCNN", None, 4, (2, 16))
+    assert series.blocks(torch.randn(1, 2, 16)).shape == (1, 128, 4)
 
 
 def test_other_data_and_arguments_are_refused() -> None:

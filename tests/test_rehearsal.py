@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_image_folder
+from conftest import ROOT, write_image_folder
 
 from biprop import UserError, config
 from biprop.cli import command_line
 from biprop.data import load
+from biprop.models import own
 from biprop.models.network import Task
 from biprop.search.rehearsal import rehearse
 
@@ -114,6 +115,15 @@ def test_what_works_is_accepted_and_leaves_no_trace() -> None:
     rehearsed("Net")
     rehearsed("Net", conv_type="DenseConv", freeze_weights=False)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_example_of_the_docs_can_be_searched_and_packed() -> None:
+    page = (ROOT / "docs" / "own-networks.md").read_text()
+    code = page.partition("# my_networks.py\n")[2].partition("```")[0]
+    Path("nets.py").write_text(code)
+    rehearsed("MyNet", arch_args={"width": 4})
+    for name in (name for names in own.KEYWORDS.values() for name in names):
+        assert f"`{name}`" in page
 
 
 def test_before_the_data_are_decoded(capsys: pytest.CaptureFixture[str]) -> None:
