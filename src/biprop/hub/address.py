@@ -13,6 +13,7 @@ TICKET_SUFFIX = ".mpt"
 COMMIT = re.compile("[0-9a-f]{40}")
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
+"""Of a user, a repository, a folder or a file: neither "..", nor hidden."""
 _FORM = re.compile(
     rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[\w.%-]{{1,200}}))?(?:/(?P<file>.+))?"
 )
@@ -78,7 +79,7 @@ def is_file_name(name: str) -> bool:
     """Whether a name is a ticket's in a repository: plain characters, no hidden parts and none that
     leads out of a folder.
     """
-    return _FILE.fullmatch(name) is not None and ".." not in name
+    return _FILE.fullmatch(name) is not None
 
 
 def check_file_name(name: str) -> None:
