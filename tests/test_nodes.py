@@ -15,12 +15,13 @@ from programs import Loaded, loaded
 from test_trace import GROUPS, Of, ticket_of, ticket_of_group
 from torch import Tensor, nn
 
-from biprop import Engine, Ticket, TicketError, UserError, native
+from biprop import Engine, Ticket, TicketError, UserError, convert, native
 from biprop.engine import instruction_sets
 from biprop.engine.lower import MAGIC, MAGIC_2, lower
 from biprop.engine.reference import Reference
 from biprop.engine.timing import measure
 from biprop.models.operations import Graph, Operation, check_graph
+from biprop.subnetwork import BinaryActivation
 
 
 class Pools(nn.Module):
@@ -108,6 +109,34 @@ def test_threads_and_calibration(name: str) -> None:
     calibrated = Engine(ticket, calibration=batch).run(batch)
     expected = Reference(ticket).run(batch)
     assert np.abs(calibrated - expected).max() < 0.1 * np.abs(expected).max()
+
+
+class Signs(nn.Module):
+    """Binary activations behind a batch norm and behind a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.sign = nn.Conv1d(3, 16, 3, bias=False), BinaryActivation()
+        self.norm1, self.norm2 = nn.BatchNorm1d(16), nn.LayerNorm(16)
+        self.conv, self.linear = nn.Conv1d(16, 16, 1), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.sign(self.norm1(self.embed(x)))).transpose(1, 2)
+        result: Tensor = (x + self.linear(self.sign(self.norm2(x)))).mean(1)
+        return result
+
+
+@compiled
+@pytest.mark.parametrize("length", [30, 100])
+def test_signs_are_bits_where_one_sample_can_run_on_them(length: int) -> None:
+    model = Signs()
+    subnetwork = convert(model, 0.4, seed=1)
+    ticket = Ticket.from_model(model, subnetwork, example=torch.randn(2, 3, length))
+    batch = np.random.default_rng(0).integers(-8, 9, (70, 3, length)).astype(np.float32)
+    agrees(ticket, batch)
+    _, group, steps = Engine(ticket).explain(1)
+    assert group == 1
+    assert sum("bits" in step.output for step in steps) == (2 if length == 30 else 0)
 
 
 @compiled

@@ -36,6 +36,7 @@ _PLAIN_KINDS = {
     **{"normalise": 10, "softmax": 11, "contract": 12, "attention": 13, "constant": 14},
     "embedding": 15,
 }
+_WIDEST_BITS = 64  # positions of a row of bits of one image
 _LARGEST = float(np.finfo(np.float32).max)
 Numbers = NDArray[np.float64]
 Arranged = Callable[[NDArray[Any]], NDArray[Any]]
@@ -182,21 +183,35 @@ class _Lowering:
     ) -> int | _Pending:
         """An activation function, folded into the operation before it where this has it."""
         pending = self.absorbing(node)
-        if act == "sign" and self.plain_too and not self.wants_bits(node):
-            pending = self.plain_from(pending)
+        if act == "sign" and self.plain_too:
+            wants_bits = self.wants_bits(node)
+            pending = self.pool_from(pending) if wants_bits else self.plain_from(pending)
         if not pending.plain and act not in _ACTS:
             pending = self.plain_from(pending)
         return self.emit(pending, act, numbers)
 
     def wants_bits(self, node: Node) -> bool:
-        """Whether a masked convolution, or a pool before one, reads the signs of a node."""
+        """Whether a masked convolution, or a pool before one, reads the signs of a node.
+
+        Bits of wider maps could not run one sample at a time.
+        """
         number = next(i for i, other in enumerate(self.nodes) if other is node)
         readers = [other for other in self.nodes if number in other.inputs]
-        return any(
+        fits = all(other.shape[2] <= _WIDEST_BITS for other in (node, *readers))
+        return fits and any(
             other.op in ("max_pool", "flatten")
             or (other.op == "conv" and not (isinstance(other, Layer) and other.windows))
             for other in readers
         )
+
+    def pool_from(self, pending: _Pending) -> _Pending:
+        """An operation that may give bits: instead of a plain one, a pool of one position."""
+        if not pending.plain:
+            return pending
+        pool = Node("max_pool", (), pending.node.shape)
+        if pending.node.op == "elementwise":
+            return replace(pending, node=pool)
+        return self.plain(pool, self.emit(pending, ""))
 
     def plain_from(self, pending: _Pending) -> _Pending:
         """An elementwise operation on the result of a pending one."""
