@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import network_of, random_ticket
 
-from biprop import UserError, config
+from biprop import Engine, UserError, config
 from biprop.config import Config
 from biprop.console import Console
 from biprop.data import DataSet, load
@@ -109,6 +109,19 @@ def test_what_makes_no_sense_for_numbers_is_refused(tmp_path: Path) -> None:
         config.resolve(None, {"set": "arrays"})
     with pytest.raises(UserError, match="class '1' has too few images"):
         loaded(tmp_path, X=x[:3], y=np.array([0, 1, 0]))
+
+
+@pytest.mark.filterwarnings("ignore:there is no compiled core")
+def test_only_pixels_have_to_be_in_0_to_1() -> None:
+    ticket = random_ticket(network_of("Conv2", (8, 8), num_classes=2, channels=1))
+    ticket.mean, ticket.std = (1e7,), (1e3,)
+    sample = np.full((1, 1, 8, 8), 1e7 + 500, np.float32)
+    with pytest.raises(UserError, match=r"floats must be in 0 .. 1"):
+        Engine(ticket).run(sample)
+    ticket.found = {"options": {"set": "arrays"}}
+    pixels = torch.from_numpy(sample)
+    expected = ticket.to_model(on_pixels=True)(pixels)
+    np.testing.assert_allclose(Engine(ticket).run(sample), expected.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_deck_is_for_images(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ _EPILOG = """\
 examples:
   biprop find                              the embedded digits, in less than a minute
   biprop find --data photos --minutes 10   your own images, in photos/train/CLASS/ for example
+  biprop find --data photos --arch my_networks.py:MyNet    a network of your own
+  biprop find --data measurements.npz      a table or series: the arrays X and y
   biprop find --recipe cifar10-1h --data DIR
                                            CIFAR-10, one hour on two cores
   biprop find --data photos --arch cResNet20 --prune-rate 0.1 --epochs 50 --augmix --jsd
