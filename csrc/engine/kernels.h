@@ -223,6 +223,9 @@ struct Grid {
 enum class Binary : uint32_t { add = 0, multiply = 1, divide = 2 };
 enum class Reduce : uint32_t { mean = 0, sum = 1, max = 2 };
 
+// Operand a of a product has one number for all lanes; 16, which repeat; or as many as there are.
+enum class LanesOfA { one, sixteen, all };
+
 // Kernels of plain operations. Those that take lanes read up to 128 numbers behind the last one, which every buffer
 // has, and write only what they are asked for.
 struct PlainKernels {
@@ -236,8 +239,8 @@ struct PlainKernels {
     void (*normalise)(const Walk&, int lanes, float eps, const Walk& affine, const float* scale, const float* shift,
                       const Walk& to, float* out);
     void (*softmax)(const Walk&, int lanes, bool logarithm, const Walk& to, float* out);
-    // out[lane] = sum over the walks of a * b. b has neighbouring lanes, and a, too, or one number for all lanes.
-    void (*contract)(const Walk& a, const Walk& b, int lanes, bool a_has_lanes, float* out);
+    // out[lane] = sum over the walks of a * b. b has neighbouring lanes.
+    void (*contract)(const Walk& a, const Walk& b, int lanes, LanesOfA, float* out);
     // out[lane] = sum over taps of weight * x[offset + lane]
     void (*convolve)(const float* x, const int32_t* offsets, const float* weights, int taps, int lanes, float* out);
 };

@@ -235,7 +235,7 @@ std::string Network::describe_step(const Step& step, int images, double microsec
     if (!op.plain)
         operation += " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
                      std::to_string(op.stride);
-    return operation + "\t" + describe_value(program_.values[op.in]) + "\t" +
+    return operation + "\t" + (op.reads().empty() ? "-" : describe_value(program_.values[op.in])) + "\t" +
            describe_value(program_.values[step.last().out]) + "\t" + step.name() + numbers;
 }
 

@@ -15,6 +15,7 @@ namespace {
 using biprop::ActWithNumbers;
 using biprop::Binary;
 using biprop::Grid;
+using biprop::LanesOfA;
 using biprop::Reduce;
 using biprop::Walk;
 
@@ -365,25 +366,30 @@ void softmax(const Walk& w, int lanes, bool logarithm, const Walk& to, float* ou
 
 // ---- products ----
 
-void contract(const Walk& a, const Walk& b, int lanes, bool a_has_lanes, float* out) {
+template <LanesOfA A>
+void contract_of(const Walk& a, const Walk& b, int lanes, float* out) {
     each_block(lanes, [&](int first, int some, auto vectors) {
         Lanes<vectors()> acc;
         acc.fill(0);
         for (int i = 0; i < b.outer; ++i) {
-            const float* x = a.x + i * a.outer_step + (a_has_lanes ? first : 0);
+            const float* x = a.x + i * a.outer_step + (A == LanesOfA::all ? first : 0);
             const float* y = b.x + i * b.outer_step + first;
             for (int k = 0; k < b.inner; ++k, x += a.inner_step, y += b.inner_step) {
-                if (a_has_lanes) {
-                    acc.with(
-                        y, [&](Floats s, Floats v, int r) { return multiply_add(load_floats(x + r * kFloats), v, s); });
-                } else {
-                    const Floats factor = *x - Floats{};
-                    acc.with(y, [&](Floats s, Floats v, int) { return multiply_add(factor, v, s); });
-                }
+                acc.with(y, [&](Floats s, Floats v, int r) {
+                    if (A == LanesOfA::one) return multiply_add(*x - Floats{}, v, s);
+                    const int own = A == LanesOfA::sixteen ? r % kParts : r;
+                    return multiply_add(load_floats(x + own * kFloats), v, s);
+                });
             }
         }
         acc.store(out + first, some);
     });
+}
+
+void contract(const Walk& a, const Walk& b, int lanes, LanesOfA of_a, float* out) {
+    of_a == LanesOfA::one       ? contract_of<LanesOfA::one>(a, b, lanes, out)
+    : of_a == LanesOfA::sixteen ? contract_of<LanesOfA::sixteen>(a, b, lanes, out)
+                                : contract_of<LanesOfA::all>(a, b, lanes, out);
 }
 
 void convolve(const float* x, const int32_t* offsets, const float* weights, int taps, int lanes, float* out) {

@@ -276,8 +276,8 @@ class Contract final : public PlainStep {
         frame.each(int(kept_.count()), [&](int item, int) {
             int64_t at[kMostOperands];
             kept_.at(item, at);
-            frame.kernels->plain->contract(walk(frame, a_, at), walk(frame, b_, at), lanes_.size, lanes_.step[a_] != 0,
-                                           address(frame, 0) + at[0]);
+            frame.kernels->plain->contract(walk(frame, a_, at), walk(frame, b_, at), lanes_.size,
+                                           lanes_.step[a_] ? LanesOfA::all : LanesOfA::one, address(frame, 0) + at[0]);
         });
     }
     double cycles() const override {
@@ -305,8 +305,10 @@ class Attention final : public PlainStep {
           width_(axis(Loop::width)),
           value_width_(axis(Loop::value_width)) {
         kept_.merge();
-        one_lane_ = images() == 1 && (query_.step[0] != 1 || query_.step[1] != 1);
-        at_once_ = images() > 1 || one_lane_ ? 1 : std::min(kQueries, query_.size);
+        const bool neighbours = query_.step[0] == images() && query_.step[1] == images();
+        const bool can_share = images() == 1 || images() == 16;
+        at_once_ = neighbours && can_share ? std::min(kQueries / images(), query_.size) : 1;
+        of_key_ = images() == 1 ? LanesOfA::one : images() == 16 ? LanesOfA::sixteen : LanesOfA::all;
     }
     void run(const Frame& frame) const override {
         const int blocks = (query_.size + at_once_ - 1) / at_once_;
@@ -320,8 +322,7 @@ class Attention final : public PlainStep {
         });
     }
     double cycles() const override {
-        const double lanes = images() > 1 ? images() : at_once_;
-        const double rows = double(kept_.count()) * query_.size * images() / lanes;
+        const double lanes = images() * at_once_, rows = double(kept_.count()) * query_.size * images() / lanes;
         return rows * key_.size * ((double(width_.size) + value_width_.size) * ((lanes + 15) / 16 + 1) + lanes * 2);
     }
     size_t scratch() const override { return size_t(key_.size) * std::max(kQueries, images()) * sizeof(float); }
@@ -334,39 +335,39 @@ class Attention final : public PlainStep {
     }
     void compute(const Frame& frame, const int64_t* at, int first, int queries, float* scores) const {
         const PlainKernels& kernels = *frame.kernels->plain;
-        const int lanes = images() > 1 ? images() : queries;
+        const int lanes = images() * queries;
         const Walk query{address(frame, 1) + at[1], 1, width_.size, 0, width_.step[1]};
         for (int k = 0; k < key_.size; ++k) {
             const Walk key{address(frame, 2) + at[2] + k * key_.step[2], 1, width_.size, 0, width_.step[2]};
-            kernels.contract(key, query, lanes, images() > 1, scores + int64_t(k) * lanes);
+            kernels.contract(key, query, lanes, of_key_, scores + int64_t(k) * lanes);
         }
         kernels.elementwise(scores, key_.size * lanes, plain_.number, 0, {Act::none, 0, 0}, scores);
         if (operands_.size() == 5) add_mask(frame, at, lanes, scores);
-        if (plain_.which) hide_later(first, queries, lanes, scores);
+        if (plain_.which) hide_later(first, lanes, scores);
         const Walk all{scores, 1, key_.size, 0, lanes};
         kernels.softmax(all, lanes, false, {nullptr, 1, key_.size, 0, lanes}, scores);
         for (int w = 0; w < value_width_.size; ++w) {
             const Walk value{address(frame, 3) + at[3] + w * value_width_.step[3], 1, key_.size, 0, key_.step[3]};
-            kernels.contract(value, all, lanes, images() > 1, address(frame, 0) + at[0] + w * value_width_.step[0]);
+            kernels.contract(value, all, lanes, of_key_, address(frame, 0) + at[0] + w * value_width_.step[0]);
         }
     }
     void add_mask(const Frame& frame, const int64_t* at, int lanes, float* scores) const {
         const float* mask = address(frame, 4) + at[4];
-        const int64_t step = images() > 1 ? 1 : query_.step[4];
-        for (int k = 0; k < key_.size; ++k)
-            for (int l = 0; l < lanes; ++l) scores[int64_t(k) * lanes + l] += mask[k * key_.step[4] + l * step];
-    }
-    // A query sees the keys up to its own place.
-    void hide_later(int first, int queries, int lanes, float* scores) const {
         for (int k = 0; k < key_.size; ++k)
             for (int l = 0; l < lanes; ++l)
-                if (k > first + (queries > 1 ? l : 0)) scores[int64_t(k) * lanes + l] = -1e30f;
+                scores[int64_t(k) * lanes + l] += mask[k * key_.step[4] + l / images() * query_.step[4] + l % images()];
+    }
+    // A query sees the keys up to its own place.
+    void hide_later(int first, int lanes, float* scores) const {
+        for (int k = 0; k < key_.size; ++k)
+            for (int l = 0; l < lanes; ++l)
+                if (k > first + l / images()) scores[int64_t(k) * lanes + l] = -1e30f;
     }
 
     Nest kept_;
     Nest::Axis query_, key_, width_, value_width_;
-    bool one_lane_;
     int at_once_;  // queries
+    LanesOfA of_key_;
 };
 
 // ---- windows ----

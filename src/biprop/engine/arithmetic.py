@@ -173,7 +173,7 @@ class Arithmetic(Builder):
             return scaled
         axes, trios = [], []
         for left, right in zip(a.axes, b.axes, strict=True):
-            own, other = (tuple(x for x in axis if x is not BATCH) for axis in (left, right))
+            own, other = of_sample(left), of_sample(right)
             atoms = tuple(Atom(x.size) for x in own or other)
             for i, atom in enumerate(atoms):
                 trios.append((atom, own[i] if own else None, other[i] if other else None))
@@ -203,23 +203,19 @@ class Arithmetic(Builder):
             a, b = b, a
         if a.node is None or b.node is not None or not self.is_whole(a):
             return None
-        pairs = dict(
-            zip(
-                joined(without_batch(b)),
-                joined(y for x, y in zip(without_batch(b), without_batch(a), strict=True) if x),
-                strict=False,
-            )
-        )
         stored = self.lying(a)[0]
-        grows = any(x and not y for x, y in zip(without_batch(b), without_batch(a), strict=True))
-        if grows or not set(pairs.values()) <= set(stored):
+        steps: dict[Atom, int] = {}
+        for own, other in zip(without_batch(a), without_batch(b), strict=True):
+            if len(own) < len(other):
+                return None
+            steps |= {x: b.strides[y] for x, y in zip(own, other, strict=False)}
+        if not set(steps) <= set(stored):
             return None
-        steps = {y: b.strides[x] for x, y in pairs.items()}
         assert b.array is not None
         flat, sizes = b.array.reshape(-1)[b.offset :], [x.size for x in stored]
-        strides = [4 * steps.get(x, 0) for x in stored]
-        channels = np.lib.stride_tricks.as_strided(flat, sizes, strides).reshape(-1)
-        channels = channels.astype(np.float64)
+        strides = [flat.itemsize * steps.get(x, 0) for x in stored]
+        repeated = np.lib.stride_tricks.as_strided(flat, sizes, strides)
+        channels = repeated.reshape(-1).astype(np.float64)
         if not np.isfinite(channels).all() or (op == "div" and not channels.all()):
             return None
         numbers = tuple(map(float, 1 / channels if op == "div" else channels))
