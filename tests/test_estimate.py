@@ -45,12 +45,12 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch, tick: float) -> None:
 
 def test_the_time_is_made_of_steps_and_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_clock(monkeypatch, 0.5)
-    search = search_of(epochs=7, batch_size=200)
+    search = search_of(epochs=7, batch_size=64, low_data=0.2)
     estimated = estimate.estimate(search)
-    assert (estimated.batches, estimated.epochs, estimated.steps) == (7, 7, 49)
+    assert (estimated.batches, estimated.epochs, estimated.steps) == (4, 7, 28)
     assert (estimated.step, estimated.timed) == (0.5, 10)
     assert estimated.image == 0.5 / 180  # the validation images are one batch
-    assert estimated.training == 49 * 0.5
+    assert estimated.training == 28 * 0.5
     assert estimated.validation == pytest.approx(7 * 0.5)
     assert estimated.testing == pytest.approx((360 + 360) * 0.5 / 180)  # also random scores
     assert estimated.seconds == estimated.training + estimated.validation + estimated.testing
@@ -67,11 +67,11 @@ def test_slow_steps_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_with_minutes_the_epochs_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_clock(monkeypatch, 0.5)
-    few = estimate.estimate(search_of(minutes=1, batch_size=200))
-    assert few.epochs == round(60 / (7 * 0.5 + 0.5))
+    few = estimate.estimate(search_of(minutes=1, batch_size=64, low_data=0.2))
+    assert few.epochs == round(60 / (4 * 0.5 + 0.5))
     assert few.training + few.validation == pytest.approx(60, rel=0.05)
-    many = estimate.estimate(search_of(minutes=100, batch_size=200))
-    assert many.epochs == round((6000 - 100 * 0.5) / (7 * 0.5))  # 100 of them are validated
+    many = estimate.estimate(search_of(minutes=100, batch_size=64, low_data=0.2))
+    assert many.epochs == round((6000 - 100 * 0.5) / (4 * 0.5))  # 100 of them are validated
     assert many.training + many.validation == pytest.approx(6000, rel=0.01)
 
 
