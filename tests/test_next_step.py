@@ -86,3 +86,10 @@ def test_what_only_the_user_knows_is_in_capitals() -> None:
     assert first == "next: biprop robustness a.deck"
     first, *_ = next_step.after_deck("a.deck", {"options": 3}, {})
     assert first == "next: biprop robustness a.deck --data DIR"
+
+
+def test_a_network_of_the_users_own_is_named_again() -> None:
+    config = Config(set="CIFAR10", arch="my nets.py:Net", arch_args={"width": 8, "deep": True})
+    (line,) = next_step.after_find(config, Path("runs/a"), is_ticket=True)
+    network = ["--arch", "my nets.py:Net", "--arch-args", "width=8", "deep=True"]
+    assert shlex.split(line)[1:] == ["biprop", "pack", "runs/a", "-o", "cifar10.mpt", *network]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..models.network import Network
     from ..search.estimate import Estimate
     from ..search.loop import Search
-    from ..search.sweep import Cell
+    from ..search.sweep import Cell, expectation
 
 HELP = (
     "show data, network, steps, and time and memory as estimated from a few steps, and exit; no"
@@ -42,7 +42,7 @@ def show_search(config: Config, name: str, start: Content | None, resumes: bool)
 
     check_alone()
     console = Console()
-    images = data.load(config, console.track)
+    images = data.load(config, console.track, expectation(config))
     warn([*options.warnings(config), *images.notes, *images.search_notes])
     search = Search(config, name, images, console, start, resumes)
     rows = [*_data_rows(config, images), *_network_rows(config, search.network)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import config as options
 from ..config import Config
 from ..hub import Address
 from .parser import TICKET_SUFFIX
@@ -32,9 +33,18 @@ def argument(path: str | Path) -> str:
 
 def after_find(config: Config, folder: Path, is_ticket: bool) -> list[str]:
     """What to do with a run: pack it, or evaluate a dense network, which no ticket can store."""
+    run = [argument(folder), *_network(config)]
     if is_ticket:
-        return lines(["pack", argument(folder), "-o", ticket_name(config)])
-    return lines(["evaluate", argument(folder), *_data(config.set, config.data)])
+        return lines(["pack", run[0], "-o", ticket_name(config), *run[1:]])
+    return lines(["evaluate", *run, *_data(config.set, config.data)])
+
+
+def _network(config: Config) -> list[str]:
+    """The flags that name a network of the user's own, which no file does."""
+    if not options.is_own(config.arch):
+        return []
+    given = [f"{name}={value}" for name, value in (config.arch_args or {}).items()]
+    return ["--arch", config.arch, *(["--arch-args", *given] if given else [])]
 
 
 def after_pack(ticket: str, found: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
