@@ -39,6 +39,7 @@ def show_search(config: Config, name: str, start: Content | None, resumes: bool)
     from ..console import Console
     from ..search.estimate import check_alone, estimate
     from ..search.loop import Search
+    from ..search.sweep import expectation
 
     check_alone()
     console = Console()
