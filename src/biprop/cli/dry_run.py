@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..models.network import Network
     from ..search.estimate import Estimate
     from ..search.loop import Search
-    from ..search.sweep import Cell, expectation
+    from ..search.sweep import Cell
 
 HELP = (
     "show data, network, steps, and time and memory as estimated from a few steps, and exit; no"
