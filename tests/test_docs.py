@@ -190,6 +190,8 @@ NOT_RUN = {
     "--reference": "needs results of another network",
 }
 """A part of a command that is not run -> why. `biprop find` still has to accept its options."""
+if not list(PACKAGE.glob("web/*.wasm")):
+    NOT_RUN["biprop web"] = "needs what make wasm makes"
 
 QUICK = ("guides/own-network.md", "guides/robustness.md", "guides/small-devices.md")
 """Guides whose blocks run in seconds."""
