@@ -202,6 +202,39 @@ def test_axes_in_any_order(seed: int) -> None:
 
 
 @compiled
+def test_a_sum_of_axes_that_lie_in_other_parts() -> None:
+    operations = [
+        Operation("permute", (0,), (), ((0, 2, 1, 3),)),
+        Operation("reshape", (1,), (), ((-1, 24),)),  # of 3, 2 and 4
+        Operation("reshape", (0,), (), ((-1, 12, 2),)),
+        Operation("permute", (3,), (), ((0, 2, 1),)),
+        Operation("reshape", (4,), (), ((-1, 24),)),  # of 2, 2, 3 and 2
+        Operation("add", (2, 5)),
+    ]
+    batch = np.random.default_rng(0).standard_normal((17, 2, 3, 4)).astype(np.float32)
+    agrees(of_graph((2, 3, 4), operations), batch)
+
+
+@compiled
+def test_parts_of_values() -> None:
+    rng = np.random.default_rng(0)
+    state = {"weight": rng.random((5, 4), np.float32), "divisor": 1 + rng.random(5, np.float32)}
+    operations = [
+        Operation("mean", (0,), (), ((1, 2, 4), False)),  # three loops, no two of them neighbours
+        Operation("permute", (0,), (), ((0, 3, 1, 2, 4),)),
+        Operation("layer_norm", (2,), (None, None), (3, 1e-5)),
+        Operation("max", (3,), (), ((2, 3, 4), False)),
+        Operation("add", (1, 4)),
+        Operation("slice", (5,), (), (1, 0, 4, 1)),
+        Operation("linear", (6,), ("weight", None)),
+        Operation("tensor", (), ("divisor",)),
+        Operation("div", (7, 8)),
+    ]
+    batch = rng.standard_normal((17, 2, 3, 6, 5)).astype(np.float32)
+    agrees(of_graph((2, 3, 6, 5), operations, **state), batch)
+
+
+@compiled
 @pytest.mark.parametrize("seed", range(20))
 def test_convolutions_of_any_window(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -194,10 +194,9 @@ class Builder:
         flat = view.array.reshape(-1)[view.offset :]
         shape, strides = [a.size for a in order], [4 * view.strides[a] for a in order]
         numbers = np.lib.stride_tricks.as_strided(flat, shape, strides)
-        floats = np.nan_to_num(numbers, nan=np.nan, posinf=1e30, neginf=-1e30)
-        if not np.isfinite(floats).all():
-            raise TicketError(f"{self.refusal} of what is not a number")
-        return self.add_plain("constant", (), groups, view.axes, (), floats.reshape(-1))
+        if not np.isfinite(numbers).all():
+            raise TicketError(f"{self.refusal} of what is not a finite number")
+        return self.add_plain("constant", (), groups, view.axes, (), numbers.reshape(-1))
 
     def compact(self, view: View) -> View:
         """The view as all numbers of a node."""
