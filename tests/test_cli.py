@@ -196,6 +196,51 @@ def test_tickets_of_a_folder_are_listed_with_what_they_record(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("train", "find"), ("fnd", "find"), ("Eval", "evaluate"), ("upload", "push"), ("xyzzy", None)],
+)
+def test_a_word_that_is_no_command(
+    word: str, hint: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main([word, "--data", "x"]) == 2
+    meant = f"; did you mean {hint!r}?" if hint else ""
+    assert (
+        capsys.readouterr().err == f"biprop: {word!r}: no such command{meant}; see biprop --help\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "package"),
+    [(["find"], "torch", "torch"), (["predict", "a.mpt", "b.png"], "PIL", "pillow")],
+)
+def test_a_package_that_is_missing_is_named(
+    command: list[str],
+    module: str,
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(_: object) -> int:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=f"{module}.nn")
+
+    monkeypatch.setattr(command_line.find, "run", run)
+    monkeypatch.setattr(command_line.predict, "run", run)
+    assert command_line.main(command) == 2
+    assert capsys.readouterr().err == (
+        f"biprop: {package} is not installed, and this needs it: pip install {package}\n"
+    )
+
+
+def test_the_default_folder_of_data_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command_line.main(["find", "--set", "CIFAR10"]) == 2
+    message = "there is no folder 'data', the default of --data; pass --data DIR"
+    assert message in capsys.readouterr().err
+
+
 def test_each_name_of_a_configuration_is_that_of_its_file() -> None:
     files = list_command.configuration_names()
     assert len(set(files.values())) == len(files) == len(config.packaged_files())
@@ -270,6 +315,7 @@ def test_every_help_has_examples_that_the_parser_accepts(
         (["--prune-rate", "1.5"], "--prune-rate 1.5: must be above 0"),
         (["--prune-rate", "nan"], "--prune-rate nan: must be above 0"),
         (["--prun-rate", "0.5"], "unknown argument --prun-rate; did you mean '--prune-rate'?"),
+        (["--prunerate", "0.5"], "unknown argument --prunerate; did you mean '--prune-rate'?"),
         (["--prune-rate"], "expected one argument"),
         (["--layer-prune-rates", "fc"], "must be PATTERN=RATE"),
         (["--layer-prune-rates", "fc=7"], "--layer-prune-rates fc= 7: must be above 0"),

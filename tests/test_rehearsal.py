@@ -139,3 +139,8 @@ def test_before_the_data_are_decoded(capsys: pytest.CaptureFixture[str]) -> None
     assert command_line.main(command) == 2
     assert "for 2 samples of 2 classes" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_misspelt_network_of_the_registry() -> None:
+    with pytest.raises(UserError, match="'cResNet81': no such network; did you mean 'cResNet18'"):
+        rehearse(config.Config(arch="cResNet81", prune_rate=0.5), Task(10, 3, (32, 32)))

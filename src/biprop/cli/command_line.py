@@ -97,6 +97,19 @@ COMMANDS = (
 """In the order of --help: modules with add(commands) and run(arguments)."""
 
 
+_PACKAGES = {
+    "torch": "torch",
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+    "filelock": "filelock",
+    "pyarrow": "pyarrow",
+    "rich": "rich",
+    "tensorboard": "tensorboard",
+}
+"""Dependencies that an installation for tickets alone may lack (docs/guides/small-devices.md): the
+names by which they are imported and installed."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -132,6 +145,12 @@ def _exit_code(argv: Sequence[str] | None) -> int:
         if not e.is_reported:
             screen.report(str(e))
         return EXIT_USER_ERROR
+    except ModuleNotFoundError as e:
+        package = _PACKAGES.get((e.name or "").partition(".")[0])
+        if package is None:
+            raise
+        screen.report(f"{package} is not installed, and this needs it: pip install {package}")
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         screen.report("interrupted", start="\n")
         return EXIT_INTERRUPTED
@@ -143,6 +162,7 @@ def _exit_code(argv: Sequence[str] | None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         parser = _parser()
+        _check_command(sys.argv[1:] if argv is None else argv)
         arguments, unknown = parser.parse_known_args(argv)
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
         arguments.parser = parser
@@ -151,6 +171,32 @@ def _run(argv: Sequence[str] | None) -> int:
         return arguments.run(arguments)  # type: ignore[no-any-return]
     finally:
         screen.finish()
+
+
+def _check_command(argv: Sequence[str]) -> None:
+    """Raise UserError if the first word is no command."""
+    word = argv[0] if argv else ""
+    names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    if not word or word.startswith("-") or word in names:
+        return
+    meant = _SYNONYMS.get(word.lower())
+    hint = f"; did you mean {meant!r}?" if meant else did_you_mean(word, names)
+    raise UserError(f"{word!r}: no such command{hint}; see biprop --help")
+
+
+_SYNONYMS = {
+    **dict.fromkeys(("train", "search", "fit"), "find"),
+    **dict.fromkeys(("test", "eval", "score"), "evaluate"),
+    **dict.fromkeys(("save", "convert"), "pack"),
+    **dict.fromkeys(("info", "show", "summary"), "inspect"),
+    **dict.fromkeys(("infer", "classify", "run"), "predict"),
+    **dict.fromkeys(("benchmark", "time"), "bench"),
+    **dict.fromkeys(("grid", "tune"), "sweep"),
+    **dict.fromkeys(("upload", "publish"), "push"),
+    "ensemble": "deck",
+    "download": "pull",
+}
+"""What other programs call it -> the command."""
 
 
 def _parser() -> Parser:
@@ -178,6 +224,6 @@ def _unknown_argument(argument: str, command: str, parser: Parser) -> UserError:
         return UserError(f"{flag} is left out: {options.UNSUPPORTED_OPTIONS[name]}")
     actions = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     flags = next(actions).choices[command]._option_string_actions
-    known = [known for known in flags if known.startswith("--")]
+    known = [known for known in flags if known.startswith("--") and "_" not in known]
     hint = did_you_mean(flag, known) or f"; see biprop {command} --help"
     return UserError(f"unknown argument {flag}{hint}")

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import FIELDS
 from ..errors import UserError
 from .items import Listing
 from .transfer import on_device
@@ -226,6 +227,7 @@ def checked_folder(folder: Path) -> Path:
         raise UserError(
             f"--data {folder}: is a file: unpack it, and pass the folder; arrays are read from .npz"
         )
-    raise UserError(
-        f"--data {folder}: no such folder; pass --data DIR, or --set hub for a data set on the Hub"
-    )
+    how = "pass --data DIR, or --set hub for a data set on the Hub"
+    if str(folder) == FIELDS["data"].default:
+        raise UserError(f"there is no folder {str(folder)!r}, the default of --data; {how}")
+    raise UserError(f"--data {folder}: no such folder; {how}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..errors import did_you_mean
+from ..errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -241,14 +241,19 @@ def _residual_in_words(plan: ResidualPlan) -> str:
     return ", ".join(parts)
 
 
+def check_name(name: str) -> None:
+    """Raise UserError if there is no network of this name."""
+    if name not in NETWORKS:
+        raise UserError(f"arch = {name!r}: no such network{did_you_mean(name, NETWORKS)}")
+
+
 def check(name: str, bn_type: str, width_mult: float) -> None:
     """Check the arguments of `build.build`, except the size of the images.
 
     Raises:
         ValueError: an unknown name or type, or a width multiplier that the network does not take.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"arch = {name!r}: no such network{did_you_mean(name, NETWORKS)}")
+    check_name(name)
     if bn_type not in BATCH_NORMS:
         raise ValueError(f"bn_type = {bn_type!r}: must be one of {', '.join(BATCH_NORMS)}")
     wide = takes_width(name)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from .. import config as options
 from ..config import Config
 from ..errors import UserError
-from ..models import own
+from ..models import own, plans
 from ..models.network import Network, Task, build_network
 from ..ticket import Ticket
 from .pack import example_batch
@@ -22,7 +22,7 @@ def rehearse(config: Config, task: Task) -> None:
     """Build the network of a search, run a batch of random numbers through it, train one step, and
     pack it.
 
-    A network of the registry needs none of this: it is known.
+    Of a network of the registry only the name is checked: all else is known.
 
     Args:
         config: the options of the search.
@@ -33,6 +33,7 @@ def rehearse(config: Config, task: Task) -> None:
             classes, cannot be trained or packed; the message names it.
     """
     if not options.has_graph(config.arch):
+        plans.check_name(config.arch)
         return
     network = build_network(config, task)
     with torch.random.fork_rng(devices=[]):
