@@ -43,7 +43,7 @@ def test_the_columns_are_those_of_the_original_research_code_and_ours_after_them
         == "Date Finished,Base Config,Current Val Top 1,Current Val Top 5,Best Val Top 1,Best Val"
         " Top 5,Best Train Top 1,Best Train Top 5,Name,Seed,Prune Rate,Learning"
         " Rate,Epochs,Weight Decay,Learn BN,Tune BN,Bias Only,Run Directory,Test Top 1,Test Top"
-        " 5,Selected On,Density"
+        " 5,Selected On,Density,Network,Data Set,Conv Type,Optimizer,Augmentation,Minutes"
     )
 
 

@@ -752,5 +752,11 @@ def test_each_column_of_the_results_has_its_own_value(
         "Test Top 5": "81.0431",
         "Selected On": "test",
         "Density": str(round(result.kept / result.weights, 6)),
+        "Network": options.arch,
+        "Data Set": "digits",
+        "Conv Type": "SubnetConv",
+        "Optimizer": "sgd",
+        "Augmentation": "auto",
+        "Minutes": "",
     }
     assert (result.epoch, result.random_scores) == (1, SCRIPT[0])

@@ -42,6 +42,12 @@ RESULT_COLUMNS = (
     "Test Top 5",
     "Selected On",
     "Density",
+    "Network",
+    "Data Set",
+    "Conv Type",
+    "Optimizer",
+    "Augmentation",
+    "Minutes",
 )
 """Those of the original research code, then ours from "Test Top 1" on."""
 

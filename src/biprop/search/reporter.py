@@ -299,6 +299,7 @@ class RunReporter(Reporter):
             **_accuracy_columns("Test", result.test),
             "Selected On": self._config.select_on,
             "Density": round(result.density, 6),
+            **_kind_columns(self._config),
         }
 
 
@@ -325,6 +326,20 @@ def _option_columns(config: Config, epochs: int) -> dict[str, Any]:
         "Learn BN": config.learn_batchnorm,
         "Tune BN": config.tune_batchnorm,
         "Bias Only": config.bn_bias_only,
+    }
+
+
+def _kind_columns(config: Config) -> dict[str, Any]:
+    """What tells searches apart that have one configuration and prune rate."""
+    chosen = {"AugMix": config.augmix, "noise": config.gaussian_aug, "JSD": config.jsd}
+    augmentation = [config.augment, *(name for name, is_on in chosen.items() if is_on)]
+    return {
+        "Network": str(config.arch),
+        "Data Set": config.set,
+        "Conv Type": config.conv_type,
+        "Optimizer": config.optimizer,
+        "Augmentation": " ".join(augmentation),
+        "Minutes": "" if config.minutes is None else config.minutes,
     }
 
 
