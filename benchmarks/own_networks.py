@@ -3,6 +3,7 @@ milliseconds of processor time a sample, interleaved, one thread each.
 
     python benchmarks/own_networks.py                       # all networks, batch 1 and 64
     python benchmarks/own_networks.py --networks vit --batches 1 --instruction-set avx2
+    python benchmarks/own_networks.py --sizes               # bytes of the ticket and of its exports
 
 The masks are random, of one density in every masked layer: time does not depend on which weights
 are kept. PyTorch computes the ticket's own module (`Ticket.to_model`). The last column is the
@@ -20,9 +21,12 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import processor
 from torch import Tensor, nn
 
 from biprop import Engine, Ticket, convert
+from biprop.engine.reference import Reference
+from biprop.export.model import content_of, make_model
 
 
 class Inverted(nn.Module):
@@ -216,6 +220,17 @@ def compare(name: str, batch: int, args: argparse.Namespace) -> None:
     )
 
 
+def show_sizes(name: str, args: argparse.Namespace) -> None:
+    """Print bytes: the ticket, with --compact, as ONNX, and all numbers in float32."""
+    ticket = make_ticket(name, args.density)
+    numbers = ticket.weights + sum(value.size for value in ticket.state.values())
+    whole = len(ticket.to_bytes())
+    ticket.compact = True
+    onnx = len(content_of(make_model(ticket, Reference(ticket), on_pixels=False).proto))
+    sizes = (whole, len(ticket.to_bytes()), onnx, 4 * numbers)
+    print(f"{name:14} {ticket.weights:10,} " + " ".join(f"{size:12,}" for size in sizes))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
@@ -223,8 +238,15 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.2)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each, a row")
     parser.add_argument("--instruction-set")
+    parser.add_argument("--sizes", action="store_true", help="bytes instead of times; needs onnx")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.sizes:
+        print("network           weights       ticket      compact         ONNX      float32")
+        for name in args.networks:
+            show_sizes(name, args)
+        return
+    print(f"{processor()}; torch {torch.__version__}")
     print(
         "network        batch  engine, ms a sample (quartiles)   PyTorch (quartiles)   ratio"
         "   error"
