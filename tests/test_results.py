@@ -52,6 +52,28 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("count", [18, 22])
+def test_a_table_with_fewer_columns_is_extended(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "results.csv"
+    columns = results.RESULT_COLUMNS[:count]
+    old = ["'=1+1", *map(str, range(count - 1))]
+    path.write_text(f"{','.join(columns)}\r\n{','.join(old)}\r\n", newline="")
+    results.check_results(path)
+    results.append_result(path, {"Name": "new", "Minutes": 3})
+    first, second = rows_of(path)
+    assert list(first) == list(results.RESULT_COLUMNS)
+    assert list(first.values()) == old + [""] * (len(results.RESULT_COLUMNS) - count)
+    assert (second["Name"], second["Minutes"]) == ("new", "3")
+
+
+@pytest.mark.parametrize("columns", [("Date Finished",), ("a", *results.RESULT_COLUMNS[1:20])])
+def test_tables_of_other_programs_stay(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(",".join(columns) + "\n")
+    with pytest.raises(UserError, match="has other columns"):
+        results.check_results(path)
+
+
 def test_a_row_is_never_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     for row in (

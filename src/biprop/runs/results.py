@@ -49,7 +49,10 @@ RESULT_COLUMNS = (
     "Augmentation",
     "Minutes",
 )
-"""Those of the original research code, then ours from "Test Top 1" on."""
+"""Those of the original research code, then ours from "Test Top 1" on. New ones come last: tables
+with fewer are extended."""
+_FEWEST_COLUMNS = 18
+"""Columns of the original research code."""
 
 LOCK_TIMEOUT = 30.0
 """Seconds to wait for a table that another process has locked."""
@@ -68,11 +71,18 @@ def check_results(path: Path) -> None:
             header = tuple(next(csv.reader(file), ()))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
-    if header != RESULT_COLUMNS:
+    if header != RESULT_COLUMNS and not _has_fewer_columns(header):
         raise UserError(
             f"{path}: has other columns than this program writes: move it away or choose another"
             " --log-dir"
         )
+
+
+def _has_fewer_columns(header: Sequence[str]) -> bool:
+    """Whether a table is one of an earlier version, which lacks the last columns."""
+    count = len(header)
+    is_start = tuple(header) == RESULT_COLUMNS[:count]
+    return is_start and _FEWEST_COLUMNS <= count < len(RESULT_COLUMNS)
 
 
 def append_result(
@@ -125,7 +135,7 @@ def _append_with_waiting_rows(path: Path, line: bytes) -> None:
 
 def _append(path: Path, lines: Sequence[bytes]) -> None:
     """Append the lines that a table does not have yet: all of them, or none where that fails."""
-    table = path.read_bytes() if path.exists() else b""
+    table = _extended(path, path.read_bytes()) if path.exists() else b""
     addition = _addition(table, lines)
     with path.open("ab", buffering=0) as file:
         try:
@@ -137,6 +147,19 @@ def _append(path: Path, lines: Sequence[bytes]) -> None:
                 os.truncate(path, len(table))
             raise
     sync_folder(path.parent)
+
+
+def _extended(path: Path, table: bytes) -> bytes:
+    """The content of a table; one with fewer columns is rewritten with the others, empty."""
+    rows = list(csv.reader(io.StringIO(table.decode("utf-8", "backslashreplace"), newline="")))
+    if not rows or not _has_fewer_columns(rows[0]):
+        return table
+    missing = len(RESULT_COLUMNS) - len(rows[0])
+    lines = [_csv_line(RESULT_COLUMNS), *(_csv_line([*row, *[""] * missing]) for row in rows[1:])]
+    content = b"".join(lines)
+    with atomic_write(path) as file:
+        file.write(content)
+    return content
 
 
 def _addition(table: bytes, lines: Sequence[bytes]) -> bytes:
