@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import network_of, png, random_ticket
+from own_networks import packed
 from test_cli import fails
 
 from biprop import Engine, Ticket
@@ -258,6 +259,12 @@ def test_mistakes_in_bench_and_compile(capsys: pytest.CaptureFixture[str]) -> No
         ["compile", "own.mpt", "-o", "a.bprog"],
     ):
         assert "own.mpt: of a network that biprop does not know" in fails(capsys, *command)
+
+
+def test_compile_says_what_maps_a_network_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    packed("unet")[1].save("unet.mpt")
+    assert command_line.main(["compile", "unet.mpt", "-o", "unet.bprog"]) == 0
+    assert "gives    2 x 16 x 24 numbers" in capsys.readouterr().out
 
 
 def test_compile_writes_what_the_engine_loads(capsys: pytest.CaptureFixture[str]) -> None:

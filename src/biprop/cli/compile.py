@@ -56,12 +56,19 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("bytes", f"{size:,}  (the ticket: {hub.local(arguments.file).stat().st_size:,})"),
         ("takes", f"{takes}: {_values(engine)}"),
-        ("gives", f"{engine.outputs} logits"),
+        ("gives", _result(engine)),
         ("checked", "not run" if warnings else "the engine loads it"),
     ]
     warn([f"{text.partition(':')[0]}: the program was not tried" for text in warnings])
     Console(tolerant=True).table(f"{arguments.output} written", rows)
     return 0
+
+
+def _result(engine: Engine) -> str:
+    """What a program gives for one sample."""
+    shape = engine.ticket.output_shape or (engine.outputs,)
+    what = "logits" if len(shape) == 1 else "numbers"
+    return f"{' x '.join(map(str, shape))} {what}"
 
 
 def _values(engine: Engine) -> str:
