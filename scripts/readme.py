@@ -312,6 +312,7 @@ def renewed_block(
         if not is_run(command):
             lines += shown
         elif command == DEMO:
+            Path("digits.mpt").unlink(missing_ok=True)  # the next command names a new file
             first = shown.index(f"{PROGRAM} find") + 1  # what make itself prints comes before
             lines += shown[:first] + renewed(shown[first:], run(f"{PROGRAM} find", extra))
         else:

@@ -91,7 +91,7 @@ def test_a_budget_of_time_without_a_file_is_repeated() -> None:
 def test_every_packaged_configuration_is_repeated() -> None:
     stems = [file.stem for file in config.packaged_files()]
     for name in stems[::8]:
-        if stems.count(name) == 1:
+        if stems.count(name) == 1 and name != config.ARRAYS_CONFIG:  # which needs --data
             line = command(name, settings_of(name, prune_rate="0.375"))
             assert line == f"biprop find --config {name} --prune-rate 0.375"
 
