@@ -107,13 +107,14 @@ src/biprop/web/engine-simd.wasm: $(WASM_CORE:%=build/wasm/simd/%.o) build/wasm/s
 src/biprop/web/engine-scalar.wasm: $(WASM_CORE:%=build/wasm/scalar/%.o) build/wasm/scalar/csrc/engine/kernels_scalar.o Makefile
 	$(EMXX) $(filter %.o,$^) $(WASM_LINK) -o $@
 
+# All but the kernels is small rather than fast: pages hold both modules.
+WASM_SPEED := -Oz
+build/wasm/simd/csrc/engine/kernels_wasm.o build/wasm/scalar/csrc/engine/kernels_scalar.o: WASM_SPEED := -O2
+
 build/wasm/simd/%.o: %.cpp $(WASM_HEADERS)
 	@mkdir -p $(@D)
-	$(EMXX) $(WASM_COMPILE) -O2 -msimd128 -DBIPROP_WASM -c $< -o $@
+	$(EMXX) $(WASM_COMPILE) $(WASM_SPEED) -msimd128 -DBIPROP_WASM -c $< -o $@
 
-# Few browsers take it: small rather than fast, but for the kernels.
-build/wasm/scalar/csrc/engine/kernels_scalar.o: WASM_SPEED := -O2
-WASM_SPEED := -Oz
 build/wasm/scalar/%.o: %.cpp $(WASM_HEADERS)
 	@mkdir -p $(@D)
 	$(EMXX) $(WASM_COMPILE) $(WASM_SPEED) -c $< -o $@
