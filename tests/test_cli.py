@@ -140,7 +140,7 @@ def listed(what: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     networks = listed("networks", capsys)
-    assert list(networks) == list(NETWORKS)
+    assert list(networks) == [*NETWORKS, *config.DEFAULT_NETWORKS]
     assert networks["Conv4"] == "2,425,024 weights; 4 convolutions, 3 linear layers"
     assert networks["cResNet20_BinAct"] == (
         "270,896 weights; 9 basic blocks of 16-32-64 channels, binary activations"

@@ -170,6 +170,10 @@ def _networks() -> Rows:
         )
         texts = [f"{_weights(name, size, classes):,} weights", in_words(name), *measured[name]]
         rows.setdefault(heading, []).append((name, "; ".join(texts)))
+    rows["networks whose size follows the data and --arch-args"] = [
+        (name, "; ".join([description, *measured[name]]))
+        for name, description in options.DEFAULT_NETWORKS.items()
+    ]
     return rows
 
 
@@ -188,7 +192,7 @@ def _measured() -> dict[str, list[str]]:
 def _network_names() -> list[str]:
     from ..models.plans import NETWORKS
 
-    return list(NETWORKS)
+    return [*NETWORKS, *options.DEFAULT_NETWORKS]
 
 
 def _weights(name: str, size: int, classes: int) -> int:

@@ -10,8 +10,12 @@ from ..errors import UserError, abbreviated
 
 TIMM = "timm"
 """The part before the colon that names the library timm."""
-DEFAULT_NETWORKS = ("MLP", "SeriesCNN", "ViT")
-"""Networks for tables, series and images, of `models.defaults`: tickets hold their operations."""
+DEFAULT_NETWORKS = {
+    "MLP": "multilayer perceptron, for tables",
+    "SeriesCNN": "convolutional network, for series",
+    "ViT": "small vision transformer, for images",
+}
+"""Networks of `models.defaults`, whose operations tickets hold: name -> description."""
 
 
 class OwnNetwork(str):
