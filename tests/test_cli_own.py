@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import png
+from test_cli import fails
 
 from biprop import Ticket, checkpoint
 from biprop.cli import command_line
@@ -45,13 +46,6 @@ def _file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert command_line.main(arguments) == 0, capsys.readouterr().err
     return capsys.readouterr().out
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert command_line.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
 
 
 def accuracy(out: str) -> str:

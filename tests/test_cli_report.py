@@ -7,6 +7,7 @@ import pytest
 from conftest import checkpoint_fields
 from pages import parse
 from run_folders import DIGITS_TICKET, write_run, write_sweep
+from test_cli import fails
 from test_results_table import results
 
 from biprop import checkpoint
@@ -20,16 +21,6 @@ REPORT = ["report", str(DIGITS_TICKET), "-o"]
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a mistake gets."""
-    capsys.readouterr()
-    assert command_line.main(list(arguments)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("biprop: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def test_a_ticket_gets_a_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import network_of, png, random_ticket
+from test_cli import fails
 
 from biprop import Deck, Ticket
 from biprop.cli import command_line
@@ -33,16 +34,6 @@ def _in_a_folder_of_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     card(0, augmix=True).save("a.mpt")
     card(1, gaussian_aug=True).save("b.mpt")
     assert command_line.main(["deck", "build", "a.mpt", "b.mpt", "-o", "two.deck"]) == 0
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a mistake gets."""
-    capsys.readouterr()
-    assert command_line.main(list(arguments)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("biprop: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def test_a_ticket_gets_a_table_and_files(capsys: pytest.CaptureFixture[str]) -> None:

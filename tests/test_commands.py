@@ -37,6 +37,12 @@ def settings_of(file: str, **options: Any) -> dict[str, Any]:
         ("digits", {"layer_prune_rates": {"fc*": 0.5, "conv1": "dense"}}, None),
         ("digits", {"augmix": True, "mixture_depth": -1}, ["--augmix"]),
         ("digits", {"name": "-x", "no_bn_decay": True}, None),
+        # Epochs and minutes are not given together.
+        ("fast", {}, []),
+        ("fast", {"minutes": 3.5}, ["--minutes", "3.5"]),
+        ("digits", {"minutes": 2, "lr_policy": "linear_lr"}, None),
+        ("fast", {"epochs": 90}, ["--epochs", "90"]),  # as in fast.yml, whose minutes go
+        ("fast", {"epochs": 5}, ["--epochs", "5"]),
     ],
 )
 def test_the_command_gives_the_same_options(
@@ -57,27 +63,6 @@ def test_an_unknown_configuration_is_spelt_out(name: str) -> None:
     assert line is not None
     assert line.startswith("biprop find --config digits --")
     assert repeated(line)[0] == settings
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "flags"),
-    [
-        ("fast", {}, []),
-        ("fast", {"minutes": 3.5}, ["--minutes", "3.5"]),
-        ("digits", {"minutes": 2, "lr_policy": "linear_lr"}, None),
-        ("fast", {"epochs": 90}, ["--epochs", "90"]),  # as in fast.yml, whose minutes go
-        ("fast", {"epochs": 5}, ["--epochs", "5"]),
-    ],
-)
-def test_epochs_and_minutes_are_not_given_together(
-    name: str, options: dict[str, Any], flags: list[str] | None
-) -> None:
-    settings = settings_of(name, **options)
-    line = command(name, settings)
-    assert line is not None
-    assert repeated(line) == (settings, name)
-    if flags is not None:
-        assert shlex.split(line) == ["biprop", "find", "--config", name, *flags]
 
 
 def test_a_budget_of_time_without_a_file_is_repeated() -> None:

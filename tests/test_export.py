@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from own_networks import NETWORKS as OWN
 from own_networks import batch_for, packed
+from test_cli import fails
 from test_trace import GROUPS, ticket_of_group
 from torch.export import load
 
@@ -417,11 +418,8 @@ def test_a_program_of_a_network_of_the_registry(tmp_path: Path) -> None:
 # The command
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert command_line.main(["export", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    return fails(capsys, "export", *arguments)
 
 
 @needs_onnx
@@ -461,5 +459,5 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([golden, "--to", "pt2", "-o", pt2], "own.mpt: of a network that biprop does not know"),
         ([bare, "--to", "pt2", "--normalised", "-o", pt2], "--normalised: the ticket has no norm"),
     ):
-        assert message in fails(capsys, *arguments)
+        assert message in refused(capsys, *arguments)
     assert sorted(tmp_path.iterdir()) == [Path(bare)]

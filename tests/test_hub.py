@@ -13,6 +13,7 @@ import hub_server
 import pytest
 from conftest import ROOT
 from hub_server import TOKEN, Hub
+from test_cli import fails
 
 from biprop import Ticket, UserError, hub
 from biprop.cli import command_line
@@ -57,16 +58,6 @@ def _logged_in(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*arguments: str) -> None:
     assert command_line.main(list(arguments)) == 0
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a mistake gets."""
-    capsys.readouterr()
-    assert command_line.main(list(arguments)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("biprop: ")
-    assert error.count("\n") == 1
-    return error
 
 
 # ---- push ----

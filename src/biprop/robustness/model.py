@@ -17,8 +17,8 @@ from ..data import DataSet, Progress, Split, no_progress, spread
 from ..data.sources import Images
 from ..errors import UserError, integer, one_line
 from .classifier import Classifier, count
-from .images import Generated, published
-from .scores import Scores, choose_cells
+from .images import Corrupted, Generated, published
+from .scores import Cell, Scores, choose_cells
 
 DEFAULT_BATCH = 128
 
@@ -89,16 +89,22 @@ def measure(
     with _evaluating(model):
         outputs = _outputs(network, test.split, device)
         _check_labels(test.split.labels, outputs)
-        source = clean
+        source: Corrupted = clean
         if corrupted is not None:
-            classes = test.classes or list(map(str, range(outputs)))
-            channels, height, width = test.split.shape
-            shape = (channels, height, width)
-            source = published(corrupted, cells, shape, classes, limit, batch)  # type: ignore[assignment]
+            source = _published(corrupted, cells, test, outputs, limit, batch)
         classifier = Classifier([network], [name])
         (scores,) = count(classifier, clean.clean(), source, cells, device, progress)
     scores.source = source.description
     return scores
+
+
+def _published(
+    folder: str | Path, cells: Sequence[Cell], test: _Test, outputs: int, most: int, batch: int
+) -> Corrupted:
+    """The images of a published benchmark, in place of those computed here."""
+    classes = test.classes or list(map(str, range(outputs)))
+    channels, height, width = test.split.shape
+    return published(folder, cells, (channels, height, width), classes, most, batch)
 
 
 def _as_text(values: str | Sequence[Any] | None) -> str | None:
