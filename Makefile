@@ -18,7 +18,7 @@ SECONDS ?= 60
 C_SOURCES := $(wildcard csrc/*.* csrc/*/*.* src/biprop/include/* src/biprop/examples/c/*.c tests/*.cpp)
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-avx2 slow fuzz fuzz-c sanitize mutants readme docs wasm lint setup clean
+.PHONY: demo test test-avx2 properties slow fuzz fuzz-c sanitize mutants readme docs wasm lint setup clean
 
 define install
 @$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "biprop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
@@ -53,6 +53,10 @@ test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-avx2: export MKL_ENABLE_INSTRUCTIONS = AVX2
 test-avx2: export BIPROP_ISA = avx2
 test-avx2: test
+
+# Tests of properties with ten times as many examples, and others at every start.
+properties: setup
+	$(PYTEST) $(PARALLEL) --hypothesis-profile=search $(shell grep -l "^@given" tests/*.py)
 
 slow: setup
 	$(PYTEST) -m slow

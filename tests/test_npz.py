@@ -179,6 +179,28 @@ def test_samples_to_classify_are_those_of_the_test_part() -> None:
         npz.inputs_of(Path("x.npz"))
 
 
+DIRECTORY = b"PK\x01\x02"
+
+
+@pytest.mark.parametrize(
+    ("record", "offset", "message"),
+    [
+        pytest.param(DIRECTORY, 6, "is no .npz file: zip file version", id="version"),
+        pytest.param(DIRECTORY, 8, "X is no array: compressed patched data", id="flags"),
+        pytest.param(b"X.npy", len(b"X.npy"), "X is no array: Error -3", id="compressed bytes"),
+    ],
+)
+def test_what_the_zip_library_raises_is_one_line(record: bytes, offset: int, message: str) -> None:
+    with zipfile.ZipFile("x.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("X.npy", head((4, 2)) + bytes(4 * 2 * 4))
+    content = bytearray(Path("x.npz").read_bytes())
+    content[content.index(record) + offset] = 0xFF
+    Path("x.npz").write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        npz.inputs_of(Path("x.npz"))
+    assert "\n" not in str(error.value)
+
+
 @given(st.data())
 def test_damaged_files_are_one_line(data: st.DataObject) -> None:
     np.savez_compressed("x.npz", X=X, y=Y)

@@ -6,6 +6,7 @@ the file is ever unpickled, and sizes are checked before memory is taken for the
 
 from __future__ import annotations
 
+import lzma
 import math
 import re
 import zipfile
@@ -32,6 +33,17 @@ _NAMES = {"x": INPUTS, "images": INPUTS, "y": LABELS, "labels": LABELS}
 _EXPECTED = "X and y, or X_train, y_train, X_test, y_test and perhaps X_val, y_val"
 _KINDS = {INPUTS: "buif", LABELS: "buifUS"}
 """The kinds of numpy's types that are read: booleans, whole numbers, floats; labels: texts too."""
+_DAMAGE = (
+    ValueError,
+    SyntaxError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What zipfile, its decompressors and numpy raise at bytes that are damaged."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ class Npz:
             self._zip = zipfile.ZipFile(file)
         except FileNotFoundError:
             raise UserError(f"--data {file}: no such file") from None
-        except (zipfile.BadZipFile, OSError, ValueError) as e:
+        except _DAMAGE as e:
             raise self.error(
                 f"is no {SUFFIX} file: {one_line(e)}; numpy.savez writes one"
             ) from None
@@ -155,7 +167,7 @@ class Npz:
         try:
             with self._zip.open(member) as stream:
                 shape, dtype = _read_header(stream)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, RuntimeError) as e:
+        except _DAMAGE as e:
             raise self.error(f"{name} is no array: {one_line(e)}") from None
         header = Header(name, shape, dtype)
         if not dtype.hasobject and header.bytes > self._zip.getinfo(member).file_size:
@@ -232,7 +244,7 @@ class Npz:
         try:
             with self._zip.open(member or header.name) as stream:
                 array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as e:
+        except _DAMAGE as e:
             raise self.error(f"{header.name} is damaged: {one_line(e)}") from None
         except MemoryError:
             raise self.error(
