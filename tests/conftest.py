@@ -28,9 +28,9 @@ from biprop.models.network import Task, build_network
 from biprop.models.plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan
 from biprop.ticket import Layer
 
-# No deadline: a shared machine stalls now and then; timings live in benchmarks/. The examples of the
-# default suite are the same at every start, so that a commit fails or passes by what it changes;
-# `make properties` looks for others.
+# No deadline: a shared machine stalls now and then; timings live in benchmarks/. The examples of
+# the default suite are the same at every start, so that a commit fails or passes by what it
+# changes; `make properties` looks for others.
 settings.register_profile("biprop", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=1_000)
 settings.load_profile("biprop")
