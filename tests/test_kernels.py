@@ -176,6 +176,29 @@ def test_convolutions(case: tuple[Any, ...]) -> None:
     check_case(case)
 
 
+ROWS = [  # channels, size, kernel, padding
+    ((50, 70), (32, 32), (3, 3), 1),
+    ((50, 5), (9, 16), (3, 3), 1),
+    ((70, 5), (6, 8), (5, 5), 2),
+    ((3, 4), (16, 16), (9, 9), 4),
+    ((3, 4), (16, 16), (9, 9), 2),
+    ((40, 5), (3, 64), (1, 3), 0),
+    ((40, 5), (4, 128), (1, 1), 0),
+    ((300, 40), (4, 4), (3, 3), 1),
+]
+
+
+@pytest.mark.parametrize("case", ROWS, ids=str)
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("flavor", ["floats and floats to floats", "floats to bits"])
+def test_sums_of_rows(flavor: str, density: float, case: tuple[Any, ...]) -> None:
+    """Rows of one, two, four or more registers, of several blocks of input channels; with few taps
+    they have gaps.
+    """
+    channels, size, kernel, padding = case
+    check_case((flavor, channels, size, kernel, 1, padding, density, ""))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seventh", range(7))
 def test_convolutions_at_length(seventh: int) -> None:

@@ -31,6 +31,8 @@ constexpr biprop::Kernels shared_kernels(VectorsOfBits<V...>) {
     int place = 0;
     ((table.widths[place++] = V::width), ...);
     table.vectors = kVectors;
+    table.floats = kFloats;
+    table.images = 16;
     table.looks_up = kLooksUp;
     table.bits = bits;
     table.sum = sum;

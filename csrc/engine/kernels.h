@@ -116,7 +116,8 @@ struct SumTile {
     int first, last;  // of `ranges`
     int vectors;  // of 16 lanes
     size_t second;  // floats of `input` from the first half of the lanes to the second
-    size_t out_second;  // the same in `out`, `quantised` and `residual`
+    int row_registers;  // of a row of positions in `input`, where a gap of one register follows; 0 without gaps
+    size_t out_second;  // as `second`, in `out`, `quantised` and `residual`
 
     float* part;  // sums of the blocks so far: [channel][vectors * 16] at distance part_step
     size_t part_step;
@@ -132,15 +133,16 @@ struct SumTile {
     const QuantisedFinish* finishes;
 };
 
-// One tile of a sparse sum of quantised activations, in 16 bits, 32 lanes a vector; otherwise like SumTile.
+// One tile of a sparse sum of quantised activations, in 16 bits; otherwise like SumTile.
 struct QuantisedTile {
     const int16_t* input;
     const uint16_t* taps;
     const SumRange* ranges;
     int first, last, vectors;
+    int row_registers;
     int lanes;  // that exist
 
-    int16_t* part;  // [channel][vectors * 32]
+    int16_t* part;  // [channel][vectors * 16]
     int32_t* wide;  // the same in 32 bits, over whole blocks; null where 16 bits hold all sums
     bool begin;
 
@@ -250,7 +252,10 @@ struct Kernels {
     int widths[kMostWidths];  // of tiles of bits, in bytes, from the widest; 0 for none
     float cycles_per_plane[kMostWidths];  // cost model: one kept tap of one tile
     float cycles_per_popcount;  // cost model: 64 bytes of masked population count
+    float cycles_per_load;  // cost model: one register of a sum
     int vectors;  // the most vectors of 16 floats in a tile of sums
+    int floats;  // of a register
+    int images;  // of a group, in networks without bits
 
     void (*bits)(const BitTile&, int width);
     void (*gathered)(const BitTile&);  // null where gathers are too slow

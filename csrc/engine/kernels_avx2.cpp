@@ -106,9 +106,11 @@ void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 constexpr biprop::Kernels avx2_kernels() {
     biprop::Kernels table = shared_kernels(Vectors());
     table.name = "avx2";
+    table.images = 8;
     table.cycles_per_plane[0] = 1.7f;
     table.cycles_per_plane[1] = 1.4f;
     table.cycles_per_popcount = 6.0f;
+    table.cycles_per_load = 0.6f;
     table.gathered = gathered;
     table.group = Gathered::channels;
     table.cycles_per_gather = 3.3f;

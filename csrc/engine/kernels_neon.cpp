@@ -62,6 +62,7 @@ constexpr biprop::Kernels neon_kernels() {
     table.cycles_per_plane[0] = 1.2f;
     table.cycles_per_plane[1] = 1.2f;
     table.cycles_per_popcount = 8.0f;
+    table.cycles_per_load = 0.5f;
     return table;
 }
 

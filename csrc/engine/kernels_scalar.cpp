@@ -56,6 +56,7 @@ constexpr biprop::Kernels scalar_kernels() {
     table.name = "scalar";
     table.cycles_per_plane[0] = 1.4f;
     table.cycles_per_popcount = 30.0f;
+    table.cycles_per_load = 0.6f;
     return table;
 }
 

@@ -65,6 +65,7 @@ constexpr biprop::Kernels wasm_kernels() {
     table.cycles_per_plane[0] = 1.2f;
     table.cycles_per_plane[1] = 1.2f;
     table.cycles_per_popcount = 8.0f;
+    table.cycles_per_load = 0.6f;
     // Pages do not calibrate networks (biprop_calibrate is not exported), and are smaller without these.
     table.sum_quantised = nullptr;
     table.finish_quantised = nullptr;

@@ -43,7 +43,9 @@ Network::Network(Program program, int threads, const Kernels* kernels)
         bits = true;
         one_runs_ = one_runs_ && Shape::fits_rows(value);
     }
-    group_size_ = bits ? 64 : 16;
+    const auto is_plain = [](const Op& op) { return op.plain; };
+    const bool plain = std::any_of(program_.ops.begin(), program_.ops.end(), is_plain);
+    group_size_ = bits ? 64 : plain ? 16 : kernels_->images;
     for (const Op& op : program_.ops) {
         const Value& in = program_.values[op.in];
         if (op.kind != Kind::conv) continue;
@@ -162,8 +164,8 @@ void Network::calibrate(const float* images, int64_t count, bool channels_last) 
         return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
     };
     // A vector holds twice as many quantised activations as floats, so a group becomes twice as large.
-    if (group_size_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits))
-        group_size_ = 32;
+    if (group_size_ < 64 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits))
+        group_size_ *= 2;
     one_.reset();
     group_.reset();
     idle_one_.clear();

@@ -2,6 +2,8 @@
 // fastest cache.
 #pragma once
 
+#include <type_traits>
+
 #include "finish-inl.h"
 
 namespace {
@@ -17,6 +19,8 @@ struct SignTable {
     }
 };
 constexpr SignTable kSigns;
+constexpr int kRangesAhead = 2;  // of which the results are fetched
+constexpr int kAtOnce = 4;  // taps; lists hold multiples of it where they can
 
 // The address of register r of a tile, whose second half of lanes need not follow the first one.
 template <int Vectors, class Number>
@@ -36,6 +40,26 @@ BIPROP_INLINE void store_sign_bits(const Floats* sum, uint8_t* out) {
             for (int k = 0; k < kParts; ++k) bits |= signs_of(sum[v * kParts + k]) << (k * kFloats);
             const auto piece = uint16_t(bits);
             std::memcpy(out + 2 * v, &piece, 2);
+        }
+    }
+}
+
+// Fetches what finish_sums will read and write for channel c: with many images it is not in a near cache.
+template <int Vectors>
+BIPROP_INLINE void prefetch_finish(const SumTile& t, uint32_t c) {
+    constexpr int line = 16, half = Vectors * 8;  // floats
+    if (t.residual) {
+        const float* residual = shifted(t.residual, c * t.residual_step);
+        for (int i = 0; i < half; i += line) {
+            __builtin_prefetch(residual + i);
+            __builtin_prefetch(residual + t.out_second + i);
+        }
+    }
+    if (t.out) {
+        const float* out = shifted(t.out, c * t.out_step);
+        for (int i = 0; i < half; i += line) {
+            __builtin_prefetch(out + i, 1);
+            __builtin_prefetch(out + t.out_second + i, 1);
         }
     }
 }
@@ -68,17 +92,66 @@ BIPROP_INLINE void finish_sums(const SumTile& t, uint32_t c, Floats* sum) {
     for (int r = 0; r < regs; ++r) store_floats(place<Vectors>(out, out + t.out_second, r), sum[r]);
 }
 
-template <int Vectors>
+// Lists are read once for each tile, and those of a network do not stay in the second cache: fetches what follows 4 KB
+// behind the list of `taps` taps.
+BIPROP_INLINE void prefetch_taps(const uint16_t* list, int taps) {
+    for (int i = 0; i < taps; i += 32) __builtin_prefetch(list + 2048 + i);
+}
+
+// Register r of the input of a tile. With gaps, rows of `Row` registers are one register apart.
+template <int Vectors, int Row>
+BIPROP_INLINE Floats load_tap(const float* first, const float* second, int r) {
+    if constexpr (Row > 0) return load_floats(first + (r + r / Row) * kFloats);
+    return load_floats(place<Vectors>(first, second, r));
+}
+
+// sum[r] += weight * input, for the registers of a tile.
+template <int Vectors, int Row>
 BIPROP_INLINE void add_tap(const SumTile& t, const float* second, uint16_t tap, float weight, Floats* sum) {
     const float *source = t.input + tap, *lower = second + tap;
     const Floats w = weight - Floats{};  // subtracting 0 keeps -0, adding 0 would not
 #pragma GCC unroll 32
     for (int r = 0; r < Vectors * kParts; ++r)
-        sum[r] = multiply_add(load_floats(place<Vectors>(source, lower, r)), w, sum[r]);
+        sum[r] = multiply_add(load_tap<Vectors, Row>(source, lower, r), w, sum[r]);
 }
 
-// With few vectors several taps are summed side by side, in chains, because an addition waits for the one before it.
-template <int Vectors>
+// The same for the weight +1 or -1.
+template <int Vectors, int Row, bool Negative>
+BIPROP_INLINE void add_signed_tap(const SumTile& t, const float* second, uint16_t tap, Floats* sum) {
+    const float *source = t.input + tap, *lower = second + tap;
+#pragma GCC unroll 32
+    for (int r = 0; r < Vectors * kParts; ++r) {
+        const Floats x = load_tap<Vectors, Row>(source, lower, r);
+        sum[r] = Negative ? sum[r] - x : sum[r] + x;
+    }
+}
+
+// One loop for both signs, for tiles of many registers.
+template <int Vectors, class Add>
+BIPROP_INLINE void add_by_weights(const SumTile& t, const SumRange& range, const Add& add) {
+    const uint16_t* tap = t.taps + range.start;
+    int positive = range.positive, negative = range.negative;
+    if (t.weights) return add(tap, t.weights + range.start, positive);
+    for (; positive > kMostSigns; positive -= kMostSigns, tap += kMostSigns) add(tap, kSigns.values, kMostSigns);
+    const int some = negative < kMostSigns ? negative : kMostSigns;
+    add(tap, kSigns.values + kMostSigns - positive, positive + some);
+    for (tap += positive + some, negative -= some; negative > 0; negative -= kMostSigns, tap += kMostSigns)
+        add(tap, kSigns.values + kMostSigns, negative < kMostSigns ? negative : kMostSigns);
+}
+
+// Calls add(i, chain) for all i < count, four at a time.
+template <int Chains, class Add>
+BIPROP_INLINE void in_chains(int count, const Add& add) {
+    int i = 0;
+    for (; i + kAtOnce <= count; i += kAtOnce)
+#pragma GCC unroll 8
+        for (int k = 0; k < kAtOnce; ++k) add(i + k, k % Chains);
+    for (; i < count; ++i) add(i, 0);
+}
+
+// With few registers, several taps are summed side by side, in chains, because an addition waits for the one before it;
+// and there is a loop for each sign, because weights would be a large part of what is loaded.
+template <int Vectors, int Row>
 void sum_of(const SumTile& t) {
     constexpr int regs = Vectors * kParts, chains = regs >= 8 ? 1 : regs >= 4 ? 2 : 4;
     const float* const second = t.input + t.second;
@@ -86,31 +159,26 @@ void sum_of(const SumTile& t) {
         const SumRange range = t.ranges[at];
         const uint32_t c = range.channel;
         float* part = t.part + c * t.part_step;
+        prefetch_taps(t.taps + range.start, range.positive + range.negative);
+        if (at + kRangesAhead < t.last) prefetch_finish<Vectors>(t, t.ranges[at + kRangesAhead].channel);
         Floats sum[chains][regs];
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r) {
             sum[0][r] = t.begin ? Floats{} : load_floats(part + r * kFloats);
             for (int k = 1; k < chains; ++k) sum[k][r] = Floats{};
         }
-        const auto add = [&](const uint16_t* tap, const float* weight, int count) {
-            int i = 0;
-            for (; i + chains <= count; i += chains)
-#pragma GCC unroll 4
-                for (int k = 0; k < chains; ++k) add_tap<Vectors>(t, second, tap[i + k], weight[i + k], sum[k]);
-            if (chains > 1)
-                for (; i < count; ++i) add_tap<Vectors>(t, second, tap[i], weight[i], sum[0]);
-        };
-        const uint16_t* tap = t.taps + range.start;
-        int positive = range.positive, negative = range.negative;
-        if (t.weights) {
-            add(tap, t.weights + range.start, positive);
+        if (chains == 1 || t.weights) {
+            add_by_weights<Vectors>(t, range, [&](const uint16_t* tap, const float* weight, int count) {
+                in_chains<chains>(count,
+                                  [&](int i, int k) { add_tap<Vectors, Row>(t, second, tap[i], weight[i], sum[k]); });
+            });
         } else {
-            for (; positive > kMostSigns; positive -= kMostSigns, tap += kMostSigns)
-                add(tap, kSigns.values, kMostSigns);
-            const int some = negative < kMostSigns ? negative : kMostSigns;
-            add(tap, kSigns.values + kMostSigns - positive, positive + some);
-            for (tap += positive + some, negative -= some; negative > 0; negative -= kMostSigns, tap += kMostSigns)
-                add(tap, kSigns.values + kMostSigns, negative < kMostSigns ? negative : kMostSigns);
+            const uint16_t* tap = t.taps + range.start;
+            in_chains<chains>(range.positive,
+                              [&](int i, int k) { add_signed_tap<Vectors, Row, false>(t, second, tap[i], sum[k]); });
+            tap += range.positive;
+            in_chains<chains>(range.negative,
+                              [&](int i, int k) { add_signed_tap<Vectors, Row, true>(t, second, tap[i], sum[k]); });
         }
 #pragma GCC unroll 32
         for (int r = 0; r < regs; ++r)
@@ -124,14 +192,33 @@ void sum_of(const SumTile& t) {
     }
 }
 
+// Calls the kernel for rows of as many registers; where a row is the tile, there are no gaps within it.
+template <int Registers, class Tile, class Kernel>
+BIPROP_INLINE void by_row(const Tile& t, const Kernel& kernel) {
+    if constexpr (Registers > 1)
+        if (t.row_registers == 1) return kernel(std::integral_constant<int, 1>());
+    if constexpr (Registers > 2)
+        if (t.row_registers == 2) return kernel(std::integral_constant<int, 2>());
+    if constexpr (Registers > 4)
+        if (t.row_registers == 4) return kernel(std::integral_constant<int, 4>());
+    if constexpr (Registers > 8)
+        if (t.row_registers == 8) return kernel(std::integral_constant<int, 8>());
+    kernel(std::integral_constant<int, 0>());
+}
+
+template <int Vectors>
+void sum_vectors(const SumTile& t) {
+    by_row<Vectors * kParts>(t, [&](auto row) { sum_of<Vectors, row()>(t); });
+}
+
 void sum(const SumTile& t) {
     if constexpr (kVectors >= 16)
-        if (t.vectors == 16) return sum_of<16>(t);
+        if (t.vectors == 16) return sum_vectors<16>(t);
     if constexpr (kVectors >= 8)
-        if (t.vectors == 8) return sum_of<8>(t);
-    if (t.vectors == 4) return sum_of<4>(t);
-    if (t.vectors == 2) return sum_of<2>(t);
-    return sum_of<1>(t);
+        if (t.vectors == 8) return sum_vectors<8>(t);
+    if (t.vectors == 4) return sum_vectors<4>(t);
+    if (t.vectors == 2) return sum_vectors<2>(t);
+    return sum_vectors<1>(t);
 }
 
 // The sum for one output position of one image. An instruction set may have its own.
@@ -144,62 +231,124 @@ void sum(const SumTile& t) {
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-template <class Value>
-BIPROP_INLINE void finish_quantised_lanes(const QuantisedTile& t, uint32_t c, const Value& value) {
+// ---- quantised activations ----
+
+// Registers of 16-bit lanes, for tiles of `Vectors` times 16 lanes: half a register where that is all.
+template <int Vectors>
+struct Levels {
+    static constexpr int per = kFloats * 2 < 16 * Vectors ? kFloats * 2 : 16 * Vectors;  // lanes
+    static constexpr int regs = Vectors * 16 / per;
+    typedef int16_t Register __attribute__((vector_size(per * 2)));
+    static BIPROP_INLINE Register load(const int16_t* p) {
+        Register v;
+        std::memcpy(&v, p, sizeof v);
+        return v;
+    }
+};
+
+// Eight or sixteen integers of 16 or 32 bits as floats.
+template <class Integer>
+BIPROP_INLINE Floats floats_of(const Integer* p) {
+    typedef Integer Integers __attribute__((vector_size(kFloats * sizeof(Integer))));
+    Integers x;
+    std::memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, Floats);
+}
+
+template <class Integer>
+BIPROP_INLINE void finish_levels(const QuantisedTile& t, uint32_t c, const Integer* sums) {
     const QuantisedFinish& f = t.finishes[c];
-    for (int from = 0; from < t.lanes; from += 64) {
-        alignas(64) float residual[64], y[64];
-        const int n = t.lanes - from < 64 ? t.lanes - from : 64;
-        const float* rest = nullptr;
-        if (t.residual) rest = shifted(t.residual, c * t.residual_step) + from;
-        if (t.residual_quantised) {
-            const int16_t* quantised = shifted(t.residual_quantised, c * t.residual_step) + from;
-            for (int i = 0; i < n; ++i) residual[i] = float(quantised[i]);
-            rest = residual;
-        }
-        finish_any(n, f.finish, rest, t.quantised ? y : shifted(t.floats, c * t.out_step) + from,
-                   [&](int i) { return value(from + i); });
-        if (t.quantised) quantise_all(y, n, f, shifted(t.quantised, c * t.out_step) + from);
+    const float* rest = t.residual ? shifted(t.residual, c * t.residual_step) : nullptr;
+    const int16_t* levels = t.residual_quantised ? shifted(t.residual_quantised, c * t.residual_step) : nullptr;
+    int16_t* quantised = t.quantised ? shifted(t.quantised, c * t.out_step) : nullptr;
+    float* out = t.quantised ? nullptr : shifted(t.floats, c * t.out_step);
+    const auto finish = [&](int i) {
+        Floats y = floats_of(sums + i) * f.finish.scale + f.finish.shift;
+        if (levels)
+            y += floats_of(levels + i) * f.finish.residual_scale;
+        else if (rest)
+            y += load_floats(rest + i) * f.finish.residual_scale;
+        return act_of(y, f.finish.act);
+    };
+    const int whole = t.lanes / kFloats * kFloats;
+    for (int i = 0; i < whole; i += kFloats) {
+        if (quantised)
+            store_quantised(quantised + i, finish(i), f);
+        else
+            store_floats(out + i, finish(i));
+    }
+    if (whole == t.lanes) return;
+    // Sums and residuals have slack behind them; what follows the result does not change.
+    int16_t some[kFloats];
+    float others[kFloats];
+    if (quantised)
+        store_quantised(some, finish(whole), f);
+    else
+        store_floats(others, finish(whole));
+    for (int i = whole; i < t.lanes; ++i) {
+        if (quantised)
+            quantised[i] = some[i - whole];
+        else
+            out[i] = others[i - whole];
     }
 }
 
-template <int Vectors>
+template <int Vectors, int Row>
 void sum_quantised_of(const QuantisedTile& t) {
-    constexpr int regs = Vectors * kParts, lanes = Vectors * 32, per = kFloats * 2;
+    using L = Levels<Vectors>;
+    constexpr int regs = L::regs, per = L::per, lanes = Vectors * 16, chains = regs == 1 ? 2 : 1;
     for (int at = t.first; at < t.last; ++at) {
         const SumRange range = t.ranges[at];
         const uint32_t c = range.channel;
         int16_t* part = t.part + size_t(c) * lanes;
-        Int16s sum[regs];
-#pragma GCC unroll 32
-        for (int r = 0; r < regs; ++r) sum[r] = t.begin || t.wide ? Int16s{} : load_int16s(part + r * per);
         const uint16_t* tap = t.taps + range.start;
-        for (int i = 0; i < range.positive; ++i, ++tap)
+        prefetch_taps(tap, range.positive + range.negative);
+        typename L::Register sum[chains][regs];
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) sum[r] += load_int16s(t.input + *tap + r * per);
-        for (int i = 0; i < range.negative; ++i, ++tap)
+        for (int r = 0; r < regs; ++r) {
+            sum[0][r] = t.begin || t.wide ? typename L::Register{} : L::load(part + r * per);
+            for (int k = 1; k < chains; ++k) sum[k][r] = typename L::Register{};
+        }
+        in_chains<chains>(range.positive, [&](int i, int k) {
 #pragma GCC unroll 32
-            for (int r = 0; r < regs; ++r) sum[r] -= load_int16s(t.input + *tap + r * per);
+            for (int r = 0; r < regs; ++r)
+                sum[k][r] += L::load(t.input + tap[i] + (r + (Row ? r / (Row ? Row : 1) : 0)) * per);
+        });
+        tap += range.positive;
+        in_chains<chains>(range.negative, [&](int i, int k) {
 #pragma GCC unroll 32
-        for (int r = 0; r < regs; ++r) std::memcpy(part + r * per, &sum[r], sizeof sum[r]);
+            for (int r = 0; r < regs; ++r)
+                sum[k][r] -= L::load(t.input + tap[i] + (r + (Row ? r / (Row ? Row : 1) : 0)) * per);
+        });
+#pragma GCC unroll 32
+        for (int r = 0; r < regs; ++r) {
+            for (int k = 1; k < chains; ++k) sum[0][r] += sum[k][r];
+            std::memcpy(part + r * per, &sum[0][r], sizeof sum[0][r]);
+        }
         if (int32_t* wide = t.wide ? t.wide + size_t(c) * lanes : nullptr) {
             if (t.begin)
                 for (int i = 0; i < lanes; ++i) wide[i] = part[i];
             else
                 for (int i = 0; i < lanes; ++i) wide[i] += part[i];
-            if (t.finishes) finish_quantised_lanes(t, c, [&](int i) { return float(wide[i]); });
+            if (t.finishes) finish_levels(t, c, wide);
         } else if (t.finishes) {
-            finish_quantised_lanes(t, c, [&](int i) { return float(part[i]); });
+            finish_levels(t, c, part);
         }
     }
 }
 
+template <int Vectors>
+void sum_quantised_vectors(const QuantisedTile& t) {
+    by_row<Levels<Vectors>::regs>(t, [&](auto row) { sum_quantised_of<Vectors, row()>(t); });
+}
+
 void sum_quantised(const QuantisedTile& t) {
     if constexpr (kVectors >= 8)
-        if (t.vectors == 8) return sum_quantised_of<8>(t);
-    if (t.vectors == 4) return sum_quantised_of<4>(t);
-    if (t.vectors == 2) return sum_quantised_of<2>(t);
-    return sum_quantised_of<1>(t);
+        if (t.vectors == 16) return sum_quantised_vectors<16>(t);
+    if (t.vectors == 8) return sum_quantised_vectors<8>(t);
+    if (t.vectors == 4) return sum_quantised_vectors<4>(t);
+    if (t.vectors == 2) return sum_quantised_vectors<2>(t);
+    return sum_quantised_vectors<1>(t);
 }
 
 }  // namespace

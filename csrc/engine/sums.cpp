@@ -7,20 +7,44 @@
 #include <map>
 #include <tuple>
 
+#ifdef __linux__
+#include <unistd.h>
+#endif
+
 #include "step.h"
 
 namespace biprop {
 
 namespace {
 
-constexpr int kBlockBytes = 40 << 10;
+// Bytes of the first data cache.
+size_t fastest_cache() {
+    long bytes = 0;
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#endif
+    return bytes > 0 ? std::clamp<size_t>(size_t(bytes), 16 << 10, 128 << 10) : 32 << 10;
+}
+
+// Of the buffer: seven eighths of the fastest cache; the rest is for lists and for sums of earlier blocks.
+size_t block_bytes() {
+    static const size_t bytes = fastest_cache() / 8 * 7;
+    return bytes;
+}
+
 // Output channels that one thread computes, sorted by their number of taps.
 constexpr int kGroup = 64;
+// Where a tap takes little time, lists are multiples of this: kernels take as many taps at once.
+constexpr int kAtOnce = 4;
+// With few weights, smaller buffers of more channels outweigh that some loads cross cache lines.
+constexpr double kPaddedBelow = 0.12;
+constexpr size_t kMostBlock = 96 << 10;  // bytes
 
 // How the buffer of a block is laid out: channel c, tap (y, x) begins at c * channel + y * row + x * column.
 enum class Layout {
     taps,  // a copy of the lanes for every tap: for any stride and padding
     rows,  // for one image and whole rows: a copy for each column of the kernel, shared by its rows
+    padded,  // for one image and whole rows: one copy, shared by all taps, with zeros between rows
     columns,  // for many images and positions of one row, or of two: one copy, shared by all taps
     whole,  // the kernel covers the input: no copy
 };
@@ -30,21 +54,70 @@ bool covers(const Op& op, const Sides& in) {
     return op.kernel_height == in.height && op.kernel_width == in.width && !op.padding;
 }
 
-// A copy of `count` runs of `run` numbers; with run 0, `count` zeros at distance from_step.
+// A copy of `count` runs of `run` numbers, at distances from_step and to_step; with run 0, `count` zeros.
 struct Copy {
-    int to, from, count, run, from_step;
+    int to, from, count, run, from_step, to_step;
 };
+
+template <int Run, class Number>
+void copy_runs(const Copy& c, const Number* from, Number* to) {
+    for (int i = 0; i < c.count; ++i, from += c.from_step, to += c.to_step) std::memcpy(to, from, sizeof(Number) * Run);
+}
+
+template <class Number>
+void copy_numbers(const Copy& c, const Number* from, Number* to) {
+    if (c.from_step == 2)  // compilers vectorise it
+        for (int i = 0; i < c.count; ++i) to[i] = from[2 * i];
+    else
+        for (int i = 0; i < c.count; ++i) to[i] = from[i * c.from_step];
+}
+
+// Fetches what follows the runs: the next tile of a row will read it.
+template <class Number>
+void prefetch_behind(const std::vector<Copy>& copies, const Number* first, int count) {
+    constexpr int line = 64 / int(sizeof(Number));
+    for (const Copy& c : copies)
+        for (int i = 0; i < count; i += line) __builtin_prefetch(first + c.from + c.run + i, 0, 2);
+}
+
+// A case for each common size, because a copy of a size that the compiler does not know is a call.
+template <class Number>
+void copy_all(const std::vector<Copy>& copies, const Number* first, Number* buffer) {
+    for (const Copy& c : copies) {
+        const Number* from = first + c.from;
+        Number* to = buffer + c.to;
+        switch (c.run) {
+            case 0:
+                for (int i = 0; i < c.count; ++i) to[i * c.to_step] = 0;
+                break;
+            case 1: copy_numbers(c, from, to); break;
+            case 8: copy_runs<8>(c, from, to); break;
+            case 16: copy_runs<16>(c, from, to); break;
+            case 32: copy_runs<32>(c, from, to); break;
+            case 48: copy_runs<48>(c, from, to); break;
+            case 96: copy_runs<96>(c, from, to); break;
+            default:
+                for (int i = 0; i < c.count; ++i)
+                    std::memcpy(to + i * c.to_step, from + i * c.from_step, sizeof(Number) * c.run);
+        }
+    }
+}
 
 // What sums of floats and of quantised activations share: tiles, lists of taps, and the buffer.
 template <class Number>
 class TiledSum : public Step {
   public:
-    static constexpr int kLanes = 64 / int(sizeof(Number));  // of a vector
+    static constexpr int kLanes = 16;  // of a vector
 
     // most_kept: the most taps of one output channel that a block may keep. by_two: whether tiles may have two rows
     // of positions.
     TiledSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels, int most_kept, bool by_two)
-        : Step(op, shapes), most_(most_vectors(op, kernels)), taps_(in_.channels * op.area()), most_kept_(most_kept) {
+        : Step(op, shapes),
+          most_(most_vectors(op, kernels)),
+          taps_(in_.channels * op.area()),
+          most_kept_(most_kept),
+          floats_(kernels.floats),
+          load_(kernels.cycles_per_load) {
         use_tiles_of_one_row();
         layout_ = choose_layout();
         if (by_two && layout_ == Layout::columns) use_tiles_of_two_rows();
@@ -77,11 +150,16 @@ class TiledSum : public Step {
     }
 
     double cycles() const override {
-        const auto kept = double(lists_.begin()->second.taps.size());
         double total = 0;
-        for (const Tile& tile : tiles_)
-            total += kept * std::max(1.0, 0.75 * tile.vectors * 8 / most_) + 6.0 * tile.vectors * out_.channels +
-                     0.5 * taps_ * tile.vectors;
+        for (const Tile& tile : tiles_) {
+            const Lists& lists = lists_.at(tile.vectors);
+            const int registers = std::max(1, tile.lanes() / register_lanes());
+            const double crossing = layout_ == Layout::padded && out_.width > register_lanes() ? 4.0 / 3 : 1.0;
+            const double tap = 0.3 + load_ * (registers * crossing + lists.one_loop);
+            const double finish = 2.0 * tile.lanes() / floats_;
+            total += tap * double(lists.taps.size()) + 30.0 * double(lists.ranges.size()) + finish * out_.channels +
+                     copy_cycles() * in_.channels * lists.channel;
+        }
         return total;
     }
     void memory(Held& held) const override {
@@ -96,14 +174,17 @@ class TiledSum : public Step {
     };
     // Distances, in numbers, between channels, rows and columns of taps in the buffer or the input.
     struct Strides {
-        int64_t channel, row, column;
+        int64_t channel, row, column, first = 0;  // where the first tap is
     };
     // The lists of taps for tiles of one size; ranges are [block][output channel].
     struct Lists {
-        int channel, row, column;  // distances, as in Strides
+        int channel, row, column, first;  // as in Strides
         int block;  // input channels of a block
         int blocks;
-        std::vector<uint16_t> taps;
+        int zeros;  // where zeros begin, behind the channels of a block
+        int multiple;  // numbers of taps are multiples of this: taps of zeros fill them up
+        bool one_loop;  // for both signs
+        std::vector<uint16_t> taps;  // in the order of the ranges
         std::vector<SumRange> ranges;  // sorted by length within kGroup channels
         std::vector<float> weights;
     };
@@ -141,9 +222,43 @@ class TiledSum : public Step {
             const int positions = t.lanes() / out_.images;
             return positions > 0 && t.lanes() % out_.images == 0 && out_.width % positions == 0;
         };
-        if (out_.images == 1)
-            return std::all_of(tiles_.begin(), tiles_.end(), whole_rows) ? Layout::rows : Layout::taps;
+        if (out_.images == 1) {
+            if (!std::all_of(tiles_.begin(), tiles_.end(), whole_rows)) return Layout::taps;
+            return can_pad() && (out_.width == register_lanes() || fraction_kept() < kPaddedBelow) ? Layout::padded
+                                                                                                   : Layout::rows;
+        }
         return std::all_of(tiles_.begin(), tiles_.end(), one_row) ? Layout::columns : Layout::taps;
+    }
+
+    int register_lanes() const { return floats_ * 4 / int(sizeof(Number)); }
+    // Of the padded layout: from one row to the next, and where the first one begins. Registers of the middle column
+    // of a kernel are aligned; where a row is one register, none crosses a cache line.
+    int pitch() const { return out_.width + register_lanes(); }
+    int row_start() const { return out_.width > register_lanes() ? register_lanes() : register_lanes() / 2; }
+
+    bool can_pad() const {
+        if (floats_ > 8) return false;  // most registers would cross a cache line
+        const int in_row = out_.width / register_lanes(), left = row_start(), right = register_lanes();
+        if (in_.width != out_.width || out_.width % register_lanes()) return false;
+        if (op_.padding > left || op_.kernel_width - 1 - op_.padding > right) return false;
+        return std::all_of(tiles_.begin(), tiles_.end(), [&](const Tile& t) {
+            const bool has_kernel = in_row == 1 || in_row == 2 || in_row == 4 || in_row == 8;
+            return t.lanes() % out_.width == 0 && (has_kernel || t.lanes() == out_.width);
+        });
+    }
+    double fraction_kept() const {
+        if (op_.dense) return 1;
+        if (kept_fraction_ >= 0) return kept_fraction_;
+        size_t kept = 0;
+        for (size_t i = 0, all = size_t(out_.channels) * taps_; i < all; ++i) kept += op_.kept(i);
+        return kept_fraction_ = double(kept) / (double(out_.channels) * taps_);
+    }
+
+    // Of one number.
+    double copy_cycles() const {
+        if (layout_ == Layout::whole) return 0;
+        if (layout_ == Layout::taps && out_.images == 1) return op_.stride == 1 ? 0.6 : 1.0;
+        return 0.075 * sizeof(Number);
     }
 
     // Whether 16 bits name the last tap of a channel in the buffer.
@@ -152,7 +267,7 @@ class TiledSum : public Step {
                            [&](const Tile& t) { return last_tap(strides_of(t)) <= 65535; });
     }
     int64_t last_tap(const Strides& s) const {
-        return int64_t(op_.kernel_height - 1) * s.row + int64_t(op_.kernel_width - 1) * s.column;
+        return s.first + int64_t(op_.kernel_height - 1) * s.row + int64_t(op_.kernel_width - 1) * s.column;
     }
 
     Strides strides_of(const Tile& tile) const {
@@ -164,6 +279,8 @@ class TiledSum : public Step {
                 const auto column = int64_t(round_up(size_t(rows * width), kLanes));
                 return {op_.kernel_width * column, width, column};
             }
+            case Layout::padded:
+                return {(lanes / width + op_.kernel_height - 1) * pitch(), pitch(), 1, row_start() - op_.padding};
             case Layout::columns: {
                 const int64_t row = (lanes / images / tile_rows_ + op_.kernel_width - 1) * images;
                 return {(op_.kernel_height + tile_rows_ - 1) * row, row, images};
@@ -178,15 +295,16 @@ class TiledSum : public Step {
         const auto fits = [&](int vectors) {
             const size_t numbers = size_t(op.area()) * vectors * kLanes;  // of a channel
             return numbers <= 65535 &&
-                   (vectors <= 8 || (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= kBlockBytes));
+                   (vectors <= 32 / int(sizeof(Number)) ||
+                    (sizeof(Number) == 4 && in_.channels * numbers * sizeof(Number) <= block_bytes()));
         };
-        int vectors = kernels.vectors;
+        int vectors = sizeof(Number) == 4 ? kernels.vectors : std::min(16, 2 * kernels.vectors);
         while (vectors > 1 && !fits(vectors)) vectors /= 2;
         return vectors;
     }
 
     int most_in_block(int block) const {
-        if (op_.dense || block * op_.area() <= most_kept_) return block * op_.area();
+        if (op_.dense || (block < in_.channels && block * op_.area() <= most_kept_)) return block * op_.area();
         int most = 0;
         for (int c = 0; c < out_.channels; ++c)
             for (int from = 0; from < taps_; from += block * op_.area()) {
@@ -202,8 +320,21 @@ class TiledSum : public Step {
 
     size_t buffer_bytes() const {
         size_t most = 0;
-        for (const auto& [vectors, lists] : lists_) most = std::max(most, size_t(lists.channel) * lists.block + kLanes);
+        for (const auto& [vectors, lists] : lists_)
+            most = std::max(most, size_t(lists.zeros + lists.row) + 2 * vectors * kLanes);
         return round_up(layout_ == Layout::whole ? 64 : most * sizeof(Number), 64);
+    }
+
+    // Which numbers of a channel's plane go where in the buffer; what is not written is padding.
+    struct Copies {
+        std::vector<Copy> all;
+        bool has_padding = false;
+    };
+
+    // Zeros for padding, and for taps that fill up lists.
+    void clear(const Lists& lists, const Copies& copies, Number* buffer) const {
+        const size_t from = copies.has_padding || layout_ == Layout::whole ? 0 : lists.zeros * sizeof(Number);
+        std::memset(reinterpret_cast<uint8_t*>(buffer) + from, 0, buffer_bytes() - from);
     }
 
     // The input of block b, copied to `buffer`, or in place.
@@ -212,9 +343,12 @@ class TiledSum : public Step {
         const uint8_t* base = frame.values[op_.in];
         const int from = b * lists.block, to = std::min(in_.channels, from + lists.block);
         if (layout_ == Layout::whole) return reinterpret_cast<const Number*>(base + from * in_.plane) + tile.lane;
-        for (int c = from; c < to; ++c)
-            copy(copies, reinterpret_cast<const Number*>(base + c * in_.plane),
-                 buffer + size_t(c - from) * lists.channel);
+        const int tile_row = tile.lanes() / tile_rows_;
+        for (int c = from; c < to; ++c) {
+            const auto* plane = reinterpret_cast<const Number*>(base + c * in_.plane);
+            if (layout_ == Layout::columns) prefetch_behind(copies, plane, tile_row);
+            copy_all(copies, plane, buffer + size_t(c - from) * lists.channel);
+        }
         return buffer;
     }
 
@@ -224,75 +358,89 @@ class TiledSum : public Step {
         lists.channel = int(strides.channel);
         lists.row = int(strides.row);
         lists.column = int(strides.column);
-        const int most = layout_ == Layout::whole ? 65535 : kBlockBytes / int(sizeof(Number));
+        lists.first = int(strides.first);
+        const int most = layout_ == Layout::whole ? 65535 : int(block_bytes() / sizeof(Number));
         lists.block =
             std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
+        lists.one_loop = sizeof(Number) == 4 && tile.vectors * kLanes / floats_ >= 8;
+        const bool whole_loops = tile.lanes() * sizeof(Number) <= 128 && !op_.dense && layout_ != Layout::whole;
+        lists.multiple = whole_loops ? kAtOnce : 1;
+        if (layout_ != Layout::whole) lists.block = std::max(lists.block, channels_of_few_taps(tile, strides));
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
+        lists.zeros = int(round_up(size_t(lists.block) * lists.channel, kLanes));
+        if (lists.zeros > 65535) lists.multiple = 1;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
         for (int b = 0; b < lists.blocks; ++b)
-            for (int c = 0; c < out_.channels; ++c) add_taps(b, c, lists);
+            for (int first = 0; first < out_.channels; first += kGroup) add_group(b, first, lists);
         lists.taps.shrink_to_fit();
-        for (auto block = lists.ranges.begin(); block != lists.ranges.end(); block += out_.channels)
-            for (int g = 0; g < out_.channels; g += kGroup)
-                std::sort(block + g, block + std::min(out_.channels, g + kGroup), is_shorter);
         return lists;
     }
 
-    // The taps of output channel c in block b: first the positive ones, then the negative ones.
-    void add_taps(int b, int c, Lists& lists) const {
-        SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
-        std::vector<uint16_t> negative;
+    // Where lists would be short, blocks are larger than the fastest cache, because each list has a cost of its own:
+    // the channels of a block with as many taps as outweigh that.
+    int channels_of_few_taps(const Tile& tile, const Strides& strides) const {
+        const double enough = 8 + 4096.0 / (tile.lanes() * sizeof(Number));
+        const double of_channel = std::max(1e-3, fraction_kept() * op_.area());
+        const int most = (int(kMostBlock / sizeof(Number)) - int(last_tap(strides))) / int(strides.channel);
+        return std::clamp(std::min(int(enough / of_channel), most), 1, in_.channels);
+    }
+
+    // Places of the taps of one output channel in the buffer.
+    struct OwnTaps {
+        std::vector<uint16_t> positive, negative;
+        std::vector<float> weights;
+        uint32_t channel;
+    };
+
+    // The lists of kGroup output channels in block b, in the order in which kernels read them.
+    void add_group(int b, int first, Lists& lists) const {
+        std::vector<OwnTaps> group;
+        for (int c = first; c < std::min(out_.channels, first + kGroup); ++c) group.push_back(own_taps(b, c, lists));
+        const auto key = [&](const OwnTaps& own) {
+            const size_t p = own.positive.size(), n = own.negative.size();
+            return std::make_tuple(lists.one_loop ? p + n : p, n, own.channel);
+        };
+        std::sort(group.begin(), group.end(), [&](const auto& x, const auto& y) { return key(x) < key(y); });
+        for (const OwnTaps& own : group) {
+            lists.ranges.push_back({uint32_t(lists.taps.size()), uint16_t(own.positive.size()),
+                                    uint16_t(own.negative.size()), own.channel});
+            lists.taps.insert(lists.taps.end(), own.positive.begin(), own.positive.end());
+            lists.taps.insert(lists.taps.end(), own.negative.begin(), own.negative.end());
+            lists.weights.insert(lists.weights.end(), own.weights.begin(), own.weights.end());
+        }
+    }
+
+    OwnTaps own_taps(int b, int c, const Lists& lists) const {
+        OwnTaps own;
+        own.channel = uint32_t(c);
         const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
         for (int t = first * op_.area(); t < last * op_.area(); ++t) {
             const size_t i = size_t(c) * taps_ + t;
+            if (op_.dense ? op_.weights[i] == 0 : !op_.kept(i)) continue;
             const int channel = t / op_.area() - first, k = t % op_.area();
             const int y = k / op_.kernel_width, x = k % op_.kernel_width;
-            const auto offset = uint16_t(channel * lists.channel + y * lists.row + x * lists.column);
-            if (op_.dense ? op_.weights[i] == 0 : !op_.kept(i)) continue;
-            if (op_.dense) lists.weights.push_back(op_.weights[i]);
-            if (op_.dense || op_.positive(i)) {
-                lists.taps.push_back(offset);
-                ++range.positive;
-            } else {
-                negative.push_back(offset);
-                ++range.negative;
-            }
+            const auto offset = uint16_t(lists.first + channel * lists.channel + y * lists.row + x * lists.column);
+            if (op_.dense) own.weights.push_back(op_.weights[i]);
+            (op_.dense || op_.positive(i) ? own.positive : own.negative).push_back(offset);
         }
-        lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
-        lists.ranges.push_back(range);
+        if (lists.multiple > 1) fill_up(own, lists);
+        return own;
     }
 
-    // Kernels for floats have one loop for both signs, those for quantised activations one for each.
-    static bool is_shorter(const SumRange& a, const SumRange& b) {
-        const auto key = [](const SumRange& r) {
-            return std::make_tuple(sizeof(Number) == 4 ? r.positive + r.negative : r.positive, r.negative, r.channel);
-        };
-        return key(a) < key(b);
+    void fill_up(OwnTaps& own, const Lists& lists) const {
+        const auto zeros = uint16_t(lists.zeros);
+        const size_t multiple = lists.multiple;
+        const auto whole = [&](size_t n) { return round_up(n, multiple); };
+        if (!lists.one_loop) own.positive.resize(whole(own.positive.size()), zeros);
+        const size_t others = lists.one_loop ? own.positive.size() : 0;
+        own.negative.resize(whole(others + own.negative.size()) - others, zeros);
     }
-
-    static void copy(const std::vector<Copy>& copies, const Number* from, Number* to) {
-        for (const Copy& c : copies) {
-            if (c.run > 1) {
-                for (int i = 0; i < c.count; ++i)
-                    std::memcpy(to + c.to + i * c.run, from + c.from + i * c.from_step, sizeof(Number) * c.run);
-            } else if (!c.run) {
-                for (int i = 0; i < c.count; ++i) to[c.to + i * c.from_step] = 0;
-            } else {
-                for (int i = 0; i < c.count; ++i) to[c.to + i] = from[c.from + i * c.from_step];
-            }
-        }
-    }
-
-    // Which numbers of a channel's plane go where in the buffer; what is not written is padding.
-    struct Copies {
-        std::vector<Copy> all;
-        bool has_padding = false;
-    };
 
     Copies copies_of(const Tile& tile, const Lists& lists) const {
         Copies copies;
         switch (layout_) {
             case Layout::rows: copy_rows(tile, lists, copies); break;
+            case Layout::padded: copy_padded(tile, copies); break;
             case Layout::columns: copy_columns(tile, lists, copies); break;
             case Layout::taps: copy_taps(tile, copies); break;
             case Layout::whole: break;
@@ -312,9 +460,9 @@ class TiledSum : public Step {
         if (y < 0 || y >= in_.height || end == skip) return;
         const int source = (y * in_.width + from + skip * stride) * g;
         if (stride == 1)
-            copies.all.push_back({to + skip * g, source, 1, (end - skip) * g, 0});
+            copies.all.push_back({to + skip * g, source, 1, (end - skip) * g, 0, 0});
         else
-            copies.all.push_back({to + skip * g, source, end - skip, g, stride * g});
+            copies.all.push_back({to + skip * g, source, end - skip, g, stride * g, g});
     }
 
     void copy_rows(const Tile& tile, const Lists& lists, Copies& copies) const {
@@ -332,10 +480,20 @@ class TiledSum : public Step {
         // Rows follow each other in the plane and in the buffer: one copy, then zeros where it wraps around.
         for (int k = 0; k < op_.kernel_width; ++k) {
             const int to = k * lists.column + above * width, left = k - op_.padding;
-            copies.all.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0});
+            copies.all.push_back({to, (top + above) * width + left, 1, (below - above) * width, 0, 0});
             for (int x = 0; x < width; ++x)
-                if (x + left < 0 || x + left >= width) copies.all.push_back({to + x, 0, below - above, 0, width});
+                if (x + left < 0 || x + left >= width) copies.all.push_back({to + x, 0, below - above, 0, 0, width});
         }
+    }
+
+    void copy_padded(const Tile& tile, Copies& copies) const {
+        const int width = out_.width, top = tile.lane / width - op_.padding;
+        const int above = std::max(0, -top);
+        const int below = std::min(in_.height - top, tile.lanes() / width + op_.kernel_height - 1);
+        copies.has_padding = true;
+        if (below > above)
+            copies.all.push_back(
+                {above * pitch() + row_start(), (top + above) * width, below - above, width, width, pitch()});
     }
 
     void copy_columns(const Tile& tile, const Lists& lists, Copies& copies) const {
@@ -361,7 +519,7 @@ class TiledSum : public Step {
                 const int count = std::min(end - lane, g - image);
                 const int column = x * op_.stride + k % op_.kernel_width - op_.padding;
                 if (y >= 0 && y < in_.height && column >= 0 && column < in_.width)
-                    copies.all.push_back({to, (y * in_.width + column) * g + image, 1, count, 0});
+                    copies.all.push_back({to, (y * in_.width + column) * g + image, 1, count, 0, 0});
                 lane += count;
                 continue;
             }
@@ -372,6 +530,9 @@ class TiledSum : public Step {
     }
 
     const int most_, taps_, most_kept_;
+    const int floats_;  // of a register
+    const double load_;  // cycles of a register
+    mutable double kept_fraction_ = -1;
     Layout layout_;
     int tile_rows_ = 1;
     std::vector<Tile> tiles_;
@@ -409,13 +570,14 @@ class Sum final : public TiledSum<float> {
         float *room_for_residual = part + size_t(out_.channels) * most_ * kLanes, *finished = part + part_floats();
         const int lanes = tile.lanes();
         const Copies copies = copies_of(tile, lists);
-        if (copies.has_padding) std::memset(buffer, 0, buffer_bytes());
+        clear(lists, copies, buffer);
         SumTile t{};
         t.first = first;
         t.last = last;
         t.vectors = tile.vectors;
         t.part = part;
         t.part_step = lanes;
+        t.row_registers = layout_ == Layout::padded ? out_.width / register_lanes() : 0;
         t.second = tile_rows_ == 2 ? lists.row : lanes / 2;
         t.out_second = tile_rows_ == 2 && !pool_ ? out_.width * out_.images : lanes / 2;
         const bool direct = is_direct();
@@ -477,11 +639,7 @@ class QuantisedSum final : public TiledSum<int16_t> {
   public:
     QuantisedSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
         : TiledSum(op, shapes, kernels, 32767 / shapes[op.in].largest_quantised(), false) {
-        int most = 0;
-        std::vector<int> kept(out_.channels);
-        const Lists& lists = lists_.begin()->second;
-        for (size_t i = 0; i < lists.ranges.size(); ++i)
-            most = std::max(most, kept[lists.ranges[i].channel] += lists.ranges[i].positive + lists.ranges[i].negative);
+        const int most = most_in_block(in_.channels);
         wide_ = most * in_.largest_quantised() > 32767;
         for (int c = 0; c < out_.channels; ++c) {
             QuantisedFinish f = out_.quantised_finish(finishes_[c]);
@@ -491,13 +649,12 @@ class QuantisedSum final : public TiledSum<int16_t> {
         }
     }
     static bool fits(const Op& op, const Shape& in) {
-        return !op.dense && op.area() * std::max(in.largest_quantised(), 2 * kLanes * in.images) <= 65535 / 2;
+        return !op.dense && op.area() * std::max(in.largest_quantised(), 64 * in.images) <= 65535 / 2;
     }
 
     std::string name() const override {
         return "sparse sum of quantisation levels, " + std::to_string(tiles_.front().lanes()) + " lanes";
     }
-    double cycles() const override { return TiledSum::cycles() * 1.5; }
     size_t scratch() const override {
         return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t));
     }
@@ -507,13 +664,14 @@ class QuantisedSum final : public TiledSum<int16_t> {
         const Lists& lists = lists_.at(tile.vectors);
         auto* buffer = reinterpret_cast<int16_t*>(room);
         const Copies copies = copies_of(tile, lists);
-        if (copies.has_padding) std::memset(buffer, 0, buffer_bytes());
+        clear(lists, copies, buffer);
         QuantisedTile t{};
         t.first = first;
         t.last = last;
         t.vectors = tile.vectors;
         t.part = reinterpret_cast<int16_t*>(room + buffer_bytes());
         t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_ * kLanes) : nullptr;
+        t.row_registers = layout_ == Layout::padded ? out_.width / register_lanes() : 0;
         t.lanes = std::min(tile.lanes(), out_.lanes() - tile.lane);
         for (int b = 0; b < lists.blocks; ++b) {
             t.input = input(frame, tile, lists, copies.all, b, buffer);
@@ -550,13 +708,18 @@ class QuantisedSum final : public TiledSum<int16_t> {
 class Dot final : public Step {
   public:
     Dot(const Op& op, const std::vector<Shape>& shapes)
-        : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8) {}
+        : Step(op, shapes), taps_(in_.channels * op.area()), lists_(op, taps_, 8), levels_(in_) {
+        // Sums of integers are exact, and so the same as those of a group of images.
+        if (!in_.quantised()) return;
+        levels_.step = 1;
+        for (Finish& finish : finishes_) finish.scale *= in_.step;
+    }
 
     void run(const Frame& frame) const override {
         auto* x = reinterpret_cast<float*>((*frame.scratch)[0].data());
         const bool together = in_.plain() && in_.plane == sizeof(float) * op_.area();
         for (int c = 0, some = together ? in_.channels : 1; c < in_.channels; c += some)
-            in_.read(frame.values[op_.in], c, 0, some * op_.area(), x + size_t(c) * op_.area());
+            levels_.read(frame.values[op_.in], c, 0, some * op_.area(), x + size_t(c) * op_.area());
         x[taps_] = x[taps_ + 1] = 0;  // taps that fill up the lists
         constexpr int chunk = 32;
         frame.each((out_.channels + chunk - 1) / chunk, [&](int item, int) {
@@ -577,6 +740,7 @@ class Dot final : public Step {
   private:
     const int taps_;
     const TapLists lists_;
+    Shape levels_;  // the input; where it is quantised, in steps
 };
 
 bool is_dot(const Op& op, const Shape& in, const Shape& out) { return covers(op, in) && out.lanes() == 1 && !op.dense; }
