@@ -80,8 +80,14 @@ def test_the_baseline_is_of_a_sample_or_left_out_and_changes_no_ticket(
         assert said == out.count("random scores") == (0 if number else 2)
         assert command_line.main(["pack", run + "/0" * number, "-o", "a.mpt"]) == 0
         tickets.append(Path("a.mpt").read_bytes())
-        capsys.readouterr()
+        assert capsys.readouterr().err == ""
     assert tickets[0] == tickets[1]
+    note = (
+        f"warning: {run}: the first run of this name; has a later run: for the last, pass {run}/0\n"
+    )
+    for arguments in (["pack", run, "-o", "a.mpt"], ["evaluate", "--pretrained", run]):
+        assert command_line.main(arguments) == 0
+        assert note in capsys.readouterr().err
 
 
 def test_gpus_are_counted_among_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
