@@ -166,6 +166,20 @@ class TiledSum : public Step {
         for (const auto& [vectors, lists] : lists_)
             held[this] += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
     }
+    size_t drop_lists() override {
+        if (op_.dense) return 0;
+        Held held;
+        memory(held);
+        for (auto& [vectors, lists] : lists_) {
+            lists.taps = {};
+            lists.ranges = {};
+        }
+        return held[this];
+    }
+    void make_lists_again() override {
+        for (auto& [vectors, lists] : lists_)
+            if (lists.ranges.empty()) fill(lists);
+    }
 
   protected:
     struct Tile {
@@ -247,11 +261,8 @@ class TiledSum : public Step {
         });
     }
     double fraction_kept() const {
-        if (op_.dense) return 1;
-        if (kept_fraction_ >= 0) return kept_fraction_;
-        size_t kept = 0;
-        for (size_t i = 0, all = size_t(out_.channels) * taps_; i < all; ++i) kept += op_.kept(i);
-        return kept_fraction_ = double(kept) / (double(out_.channels) * taps_);
+        const size_t weights = size_t(out_.channels) * taps_;
+        return op_.dense ? 1 : double(op_.count_kept(0, weights)) / double(weights);
     }
 
     // Of one number.
@@ -308,10 +319,8 @@ class TiledSum : public Step {
         int most = 0;
         for (int c = 0; c < out_.channels; ++c)
             for (int from = 0; from < taps_; from += block * op_.area()) {
-                int kept = 0;
-                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t)
-                    kept += op_.kept(size_t(c) * taps_ + t);
-                most = std::max(most, kept);
+                const int to = std::min(taps_, from + block * op_.area());
+                most = std::max(most, op_.count_kept(size_t(c) * taps_ + from, size_t(c) * taps_ + to));
             }
         return most;
     }
@@ -370,9 +379,7 @@ class TiledSum : public Step {
         lists.zeros = int(round_up(size_t(lists.block) * lists.channel, kLanes));
         if (lists.zeros > 65535) lists.multiple = 1;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
-        for (int b = 0; b < lists.blocks; ++b)
-            for (int first = 0; first < out_.channels; first += kGroup) add_group(b, first, lists);
-        lists.taps.shrink_to_fit();
+        fill(lists);
         return lists;
     }
 
@@ -385,55 +392,80 @@ class TiledSum : public Step {
         return std::clamp(std::min(int(enough / of_channel), most), 1, in_.channels);
     }
 
-    // Places of the taps of one output channel in the buffer.
-    struct OwnTaps {
-        std::vector<uint16_t> positive, negative;
-        std::vector<float> weights;
-        uint32_t channel;
-    };
+    void fill(Lists& lists) const {
+        std::vector<uint16_t> offsets;  // of the taps of a block
+        for (int t = 0; t < lists.block * op_.area(); ++t) {
+            const int channel = t / op_.area(), k = t % op_.area();
+            const int y = k / op_.kernel_width, x = k % op_.kernel_width;
+            offsets.push_back(uint16_t(lists.first + channel * lists.channel + y * lists.row + x * lists.column));
+        }
+        std::vector<uint16_t> room(kGroup * (offsets.size() + 2 * kAtOnce));
+        for (int b = 0; b < lists.blocks; ++b)
+            for (int first = 0; first < out_.channels; first += kGroup) add_group(b, first, offsets, room, lists);
+        lists.taps.shrink_to_fit();
+    }
 
-    // The lists of kGroup output channels in block b, in the order in which kernels read them.
-    void add_group(int b, int first, Lists& lists) const {
-        std::vector<OwnTaps> group;
-        for (int c = first; c < std::min(out_.channels, first + kGroup); ++c) group.push_back(own_taps(b, c, lists));
-        const auto key = [&](const OwnTaps& own) {
-            const size_t p = own.positive.size(), n = own.negative.size();
-            return std::make_tuple(lists.one_loop ? p + n : p, n, own.channel);
+    // The lists of kGroup output channels in block b, in the order in which kernels read them. The weights of dense
+    // layers have the same order.
+    void add_group(int b, int first, const std::vector<uint16_t>& offsets, std::vector<uint16_t>& room,
+                   Lists& lists) const {
+        std::vector<SumRange> group;  // in `room`
+        uint16_t* to = room.data();
+        for (int c = first; c < std::min(out_.channels, first + kGroup); ++c) {
+            const auto start = uint32_t(to - room.data());
+            group.push_back({start, 0, 0, uint32_t(c)});
+            to = write_taps(b, offsets, lists, to, group.back());
+        }
+        const auto key = [&](const SumRange& r) {
+            return std::make_tuple(lists.one_loop ? r.positive + r.negative : r.positive, r.negative, r.channel);
         };
         std::sort(group.begin(), group.end(), [&](const auto& x, const auto& y) { return key(x) < key(y); });
-        for (const OwnTaps& own : group) {
-            lists.ranges.push_back({uint32_t(lists.taps.size()), uint16_t(own.positive.size()),
-                                    uint16_t(own.negative.size()), own.channel});
-            lists.taps.insert(lists.taps.end(), own.positive.begin(), own.positive.end());
-            lists.taps.insert(lists.taps.end(), own.negative.begin(), own.negative.end());
-            lists.weights.insert(lists.weights.end(), own.weights.begin(), own.weights.end());
+        for (SumRange range : group) {
+            const uint16_t* own = room.data() + range.start;
+            range.start = uint32_t(lists.taps.size());
+            lists.ranges.push_back(range);
+            lists.taps.insert(lists.taps.end(), own, own + range.positive + range.negative);
+            if (op_.dense)
+                each_weight(b, lists, int(range.channel),
+                            [&](size_t i, size_t) { lists.weights.push_back(op_.weights[i]); });
         }
     }
 
-    OwnTaps own_taps(int b, int c, const Lists& lists) const {
-        OwnTaps own;
-        own.channel = uint32_t(c);
-        const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
-        for (int t = first * op_.area(); t < last * op_.area(); ++t) {
-            const size_t i = size_t(c) * taps_ + t;
-            if (op_.dense ? op_.weights[i] == 0 : !op_.kept(i)) continue;
-            const int channel = t / op_.area() - first, k = t % op_.area();
-            const int y = k / op_.kernel_width, x = k % op_.kernel_width;
-            const auto offset = uint16_t(lists.first + channel * lists.channel + y * lists.row + x * lists.column);
-            if (op_.dense) own.weights.push_back(op_.weights[i]);
-            (op_.dense || op_.positive(i) ? own.positive : own.negative).push_back(offset);
+    // The taps of an output channel in block b: first the positive ones, then the negative ones. Returns their end.
+    uint16_t* write_taps(int b, const std::vector<uint16_t>& offsets, const Lists& lists, uint16_t* to,
+                         SumRange& range) const {
+        const auto c = int(range.channel);
+        uint16_t* const from = to;
+        const auto write = [&](size_t tap) { *to++ = offsets[tap]; };
+        const auto fill_up = [&](const uint16_t* begin) {
+            while ((to - begin) % lists.multiple) *to++ = uint16_t(lists.zeros);
+        };
+        if (op_.dense) {
+            each_weight(b, lists, c, [&](size_t, size_t tap) { write(tap); });
+            range.positive = uint16_t(to - from);
+            return to;
         }
-        if (lists.multiple > 1) fill_up(own, lists);
-        return own;
+        const auto [first, last] = block_of(b, lists, c);
+        op_.each_kept(first, last, false, [&, first = first](size_t i) { write(i - first); });
+        if (!lists.one_loop) fill_up(from);
+        range.positive = uint16_t(to - from);
+        op_.each_kept(first, last, true, [&, first = first](size_t i) { write(i - first); });
+        fill_up(lists.one_loop ? from : from + range.positive);
+        range.negative = uint16_t(to - from - range.positive);
+        return to;
     }
 
-    void fill_up(OwnTaps& own, const Lists& lists) const {
-        const auto zeros = uint16_t(lists.zeros);
-        const size_t multiple = lists.multiple;
-        const auto whole = [&](size_t n) { return round_up(n, multiple); };
-        if (!lists.one_loop) own.positive.resize(whole(own.positive.size()), zeros);
-        const size_t others = lists.one_loop ? own.positive.size() : 0;
-        own.negative.resize(whole(others + own.negative.size()) - others, zeros);
+    // The weights of output channel c in block b.
+    std::pair<size_t, size_t> block_of(int b, const Lists& lists, int c) const {
+        const size_t of_channel = size_t(c) * taps_, block = size_t(lists.block) * op_.area();
+        const size_t first = of_channel + b * block;
+        return {first, std::min(of_channel + taps_, first + block)};
+    }
+    template <class Use>
+    void each_weight(int b, const Lists& lists, int c, const Use& use) const {
+        const auto [first, last] = block_of(b, lists, c);
+        for (size_t i = first; i < last; ++i)
+            if (op_.weights[i] != 0) use(i, i - first);
     }
 
     Copies copies_of(const Tile& tile, const Lists& lists) const {
@@ -532,7 +564,6 @@ class TiledSum : public Step {
     const int most_, taps_, most_kept_;
     const int floats_;  // of a register
     const double load_;  // cycles of a register
-    mutable double kept_fraction_ = -1;
     Layout layout_;
     int tile_rows_ = 1;
     std::vector<Tile> tiles_;
