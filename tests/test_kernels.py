@@ -817,6 +817,8 @@ def test_sums_of_levels(instruction_set: str, unsigned: bool) -> None:
         (200, 65, (16, 16), 3, 2, 1, 0.5),
         (512, 40, (4, 4), 3, 1, 1, 0.5),
         (72, 72, (8, 8), 3, 1, 1, 0.9),
+        (40, 40, (32, 32), 3, 1, 1, 0.05),
+        (40, 40, (10, 16), 3, 1, 1, 0.3),
     ]
     for channels, outputs, size, kernel, stride, padding, density in cases:
         program = Program([Value(False, channels, *size, most=float(most))])
