@@ -11,7 +11,7 @@ namespace {
 template <int Width>
 struct GenericBits {
     static constexpr int width = Width, channels = 1;
-    static constexpr bool in_chains = true, tabled = false;
+    static constexpr bool in_chains = true, tabled = false, bytes_apart = false;
     static constexpr bool in_pairs = false;  // whether to add two pairs at once (bits-inl.h)
     typedef uint64_t T __attribute__((vector_size(Width)));
     static T load(const void* p) {
@@ -20,6 +20,12 @@ struct GenericBits {
         return v;
     }
     static void store(void* p, T v) { std::memcpy(p, &v, sizeof v); }
+    // What the reader of a tile's planes needs; and the counts of one channel side by side, where bytes are apart.
+    template <class Tile>
+    static const uint8_t* planes_of(const Tile& t) {
+        return t.planes;
+    }
+    static T side_by_side(T v) { return v; }
     // Plane i of eight taps, whose list takes `per_eight` numbers.
     static constexpr int per_eight = 8;
     static auto reader(const uint8_t* planes, const uint16_t* tap) {

@@ -9,8 +9,8 @@ namespace {
 // Adds eight planes, or their complements, to the counters of ones, twos and fours; returns the plane of eights. The
 // complements of three planes have the complements of their sum and carry. Independent adders come first, except
 // in_chains, where an adder is many instructions and registers are few.
-template <class V, bool Not>
-BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const uint8_t* planes,
+template <class V, bool Not, class Planes>
+BIPROP_INLINE typename V::T eight(typename V::T& one, typename V::T& two, typename V::T& four, const Planes& planes,
                                   const uint16_t* tap) {
     using T = typename V::T;
     const auto plane = V::reader(planes, tap);
@@ -63,8 +63,8 @@ BIPROP_INLINE Pair<T> add_pairs(T& sum, Pair<T> p, Pair<T> q) {
 }
 
 // As `eight`, but returns the pair of fours.
-template <class V>
-BIPROP_INLINE Pair<typename V::T> pair_of_fours(typename V::T& one, typename V::T& two, const uint8_t* planes,
+template <class V, class Planes>
+BIPROP_INLINE Pair<typename V::T> pair_of_fours(typename V::T& one, typename V::T& two, const Planes& planes,
                                                 const uint16_t* tap) {
     using T = typename V::T;
     const auto plane = V::reader(planes, tap);
@@ -111,8 +111,8 @@ struct Counter {
         carry<0>(next);
     }
     // Adds the planes of `groups` times eight taps, or their complements; returns the end of the list.
-    template <bool Not>
-    BIPROP_INLINE const uint16_t* add(const uint8_t* planes, const uint16_t* tap, int groups) {
+    template <bool Not, class Planes>
+    BIPROP_INLINE const uint16_t* add(const Planes& planes, const uint16_t* tap, int groups) {
         if constexpr (V::in_pairs) return add_in_pairs<Not>(planes, tap, groups);
         for (; groups >= 4; groups -= 4, tap += 4 * V::per_eight) {
             for (int line = 0; line < 4 * V::per_eight; line += 32) __builtin_prefetch(tap + kAhead + line, 0, 2);
@@ -136,8 +136,8 @@ struct Counter {
     }
     // The carry of a full adder of complements is the complement of the carry, so complements are added by way of the
     // complements of the sums.
-    template <bool Not>
-    BIPROP_INLINE const uint16_t* add_in_pairs(const uint8_t* planes, const uint16_t* tap, int groups) {
+    template <bool Not, class Planes>
+    BIPROP_INLINE const uint16_t* add_in_pairs(const Planes& planes, const uint16_t* tap, int groups) {
         if (Not) complement();
         const auto fours = [&](int i) BIPROP_LAMBDA_INLINE {
             return pair_of_fours<V>(one, two, planes, tap + i * V::per_eight);
@@ -266,26 +266,43 @@ void finish_word(const BitTile& t, const uint64_t* sliced, size_t step, int c, i
     if (!t.floats) std::memcpy(t.out + c * t.out_step + word * 8, &bits, 8);
 }
 
-// The same for two channels, each of half a plane of 8x8 positions.
-void finish_halves(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
+// The 2x2 maxima of 2 count - correction of two rows of 8x8 maps, of four channels.
+BIPROP_INLINE void largest_of_two_rows(const BitTile& t, const int16_t* counts, const uint32_t* channels,
+                                       float* largest) {
+    const auto larger = [](int16_t a, int16_t b) { return a > b ? a : b; };
+    for (int i = 0; i < 4; ++i, counts += 16) {
+        const int16_t* corrections = t.class_corrections + 16 * channels[i];
+        int16_t x[16];
+        for (int p = 0; p < 16; ++p) x[p] = int16_t(2 * counts[p] - corrections[t.classes[p]]);
+        for (int p = 0; p < 8; p += 2) *largest++ = larger(larger(x[p], x[p + 1]), larger(x[p + 8], x[p + 9]));
+    }
+}
+
+// The same for several channels, each of N positions of a plane of 8x8.
+template <int N>
+void finish_rows(const BitTile& t, const uint64_t* sliced, size_t step, const uint32_t* channels) {
     int16_t counts[64];
     widen(sliced, step, t.bits, counts);
     if (t.classes) {
         alignas(64) float largest[16], y[16];
-        const int16_t* const corrections[2] = {t.class_corrections + 16 * channels[0],
-                                               t.class_corrections + 16 * channels[1]};
-        const uint16_t* const classes[2] = {t.classes, t.classes};
-        largest_of_halves(counts, corrections, classes, largest);
-        for (int i = 0; i < 2; ++i) {  // a whole vector, of which half is the channel's
+        if (N == 32) {
+            const int16_t* const corrections[2] = {t.class_corrections + 16 * channels[0],
+                                                   t.class_corrections + 16 * channels[1]};
+            const uint16_t* const classes[2] = {t.classes, t.classes};
+            largest_of_halves(counts, corrections, classes, largest);
+        } else {
+            largest_of_two_rows(t, counts, channels, largest);
+        }
+        for (int i = 0; i < 64 / N; ++i) {  // a whole vector, of which some lanes are the channel's
             finish_sixteen(largest, t.finishes[channels[i]], y);
-            std::memcpy(shifted(t.floats, channels[i] * t.floats_step), y + 8 * i, 8 * sizeof(float));
+            std::memcpy(shifted(t.floats, channels[i] * t.floats_step), y + N / 4 * i, N / 4 * sizeof(float));
         }
         return;
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < 64 / N; ++i) {
         const uint32_t c = channels[i];
-        const auto rows = uint32_t(finish_lanes<32>(t, counts + 32 * i, t.corrections + c * t.corrections_step, c, 0));
-        if (!t.floats) std::memcpy(t.out + c * t.out_step, &rows, 4);
+        const uint64_t rows = finish_lanes<N>(t, counts + N * i, t.corrections + c * t.corrections_step, c, 0);
+        if (!t.floats) std::memcpy(t.out + c * t.out_step, &rows, N / 8);
     }
 }
 
@@ -322,17 +339,18 @@ BIPROP_INLINE void store_counts(const BitTile& t, const Counter<V, High>& count,
     constexpr int words = words_of<V>();
     alignas(64) uint64_t sliced[(5 + High) * words];
     count.each(t.bits,
-               [&](typename V::T plane, int i) { V::store(reinterpret_cast<uint8_t*>(sliced + i * words), plane); });
+               [&](typename V::T plane, int i) { V::store(sliced + i * words, V::side_by_side(plane)); });
     for (int w = 0; w < words && t.counts; ++w)
         widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
     for (int w = 0; w < words && t.finishes; ++w) {
         const uint32_t* const channels = t.order + c * V::channels;  // where there are several
         if (V::channels == 1) {
             if (w < t.words) finish_word(t, sliced + w, words, c, w);
-        } else if (V::channels == 32) {
+        } else if (V::channels == 32 || (V::bytes_apart && t.quarters)) {
             finish_quarters(t, sliced + w, words, channels + 4 * w);
         } else if (V::channels == 16) {
-            finish_halves(t, sliced + w, words, channels + 2 * w);
+            constexpr int lanes = V::bytes_apart ? 16 : 32;
+            finish_rows<lanes>(t, sliced + w, words, channels + 64 / lanes * w);
         } else if (!t.quarters) {
             finish_word(t, sliced + w, words, int(channels[w]), 0);
         } else if (w % 4 == 0) {
@@ -358,8 +376,8 @@ void bits_of(const BitTile& t) {
         const TapRange range = t.ranges[c];
         const uint16_t* tap = t.taps + size_t(range.start) * V::per_eight;
         if (t.sliced && at + 1 < t.last) prefetch_thresholds<V>(t, at + 1);
-        tap = count.template add<false>(t.planes, tap, range.positive);
-        count.template add<true>(t.planes, tap, range.negative);
+        tap = count.template add<false>(V::planes_of(t), tap, range.positive);
+        count.template add<true>(V::planes_of(t), tap, range.negative);
         count.finish();
         if (t.counts || t.finishes) {
             store_counts<V, High>(t, count, at, c);

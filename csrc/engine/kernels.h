@@ -58,6 +58,7 @@ struct QuantisedFinish {
 // `ranges` are those of groups.
 struct BitTile {
     const uint8_t* planes;  // [taps + 2][width]: the input as each tap sees it, then a plane of zeros, a plane of ones
+    size_t second;  // ShuffleForm::second
     const uint16_t* taps;  // offsets in `planes`, in units of 8 bytes
     const TapRange* ranges;
     // Output channels, sorted by the length of their lists, so that the processor predicts where loops end.
@@ -87,7 +88,7 @@ struct BitTile {
     const int32_t* corrections;  // channel c at distance corrections_step
     size_t corrections_step;
     int shift, words;
-    bool quarters;  // `gathered`: the positions are 4x4
+    bool quarters;  // planes of one word: the positions are 4x4
     float* floats;
     const float* residual_floats;  // or null
     size_t floats_step, residual_floats_step;  // in bytes
@@ -194,25 +195,50 @@ struct MatrixKernels {
     float cycles_per_tile, cycles_per_step;
 };
 
-// Planes of one word by permutations instead of gathers, for processors that select any of sixteen words of 32 bits, or
-// of 32 words of 16 bits, in one cycle.
+// Planes of one word by permutations instead of gathers, for processors that select any of 16 bytes, or of 32 words of
+// 16 or 32 bits, in one cycle.
 //
-// The planes of all taps lie in slots: halves of 8x8 planes in slots of four bytes, or whole planes of 4x4 in slots of
-// two bytes. Every 32nd slot is zero. In a round, every lane (an output channel) takes one slot of a window of 32, or
-// its zero. Windows begin at multiples of `grain` slots: for 4x4 planes at any slot (grain 1). No load should cross a
-// cache line, so for halves they begin at every 16th slot, or at every eighth of slots that are stored twice, in lines
-// of 16, each line eight slots after the one before.
+// The planes of all taps lie in slots, or parts of them, one part of all planes after the other. The last slot of every
+// `window` is zero. In a round, every lane (an output channel) takes one slot of a window, or its zero. Windows begin at
+// multiples of `grain` slots.
 //
-// A list in `taps` has one entry for eight rounds: the line (or slot) where the first window begins; for each round,
-// how far its window is from there, in a byte (lines times eight, or slots); and the indices of slots, 5 bits each. For
-// 4x4 planes a channel has three numbers of 16 bits, for three rounds each. For halves it has 32 bits, for six rounds
-// and the lower two bits of the eighth, and then 8 bits for the seventh round and the remaining bits of the eighth.
-struct ShuffleKernels {
-    void (*bits)(const BitTile&, int grain);  // `planes` are the slots
-    // From planes of 8 bytes; reads up to 40 bytes behind the last one.
-    void (*to_slots)(const uint8_t* planes, int taps, int grain, int half, uint8_t* slots);
+// A list in `taps` has one entry for eight rounds: the line of `grain` slots where the first window begins; for each
+// round, how far its window is from there, in a byte (lines times eight, or slots where the grain is 1); and the indices
+// of slots.
+struct ShuffleForm {
+    enum Slots {
+        // The lower or the upper four rows of 8x8 planes. No load should cross a cache line, so windows begin at every
+        // 16th slot, or at every eighth of slots that are stored twice, in lines of 16, each line eight slots after the
+        // one before. An index has 5 bits, and a channel 32 bits, for six rounds and the lower two bits of the eighth,
+        // and then 8 bits for the seventh round and the remaining bits of the eighth.
+        halves,
+        // 4x4 planes. An index has 5 bits, and a channel three numbers of 16 bits, for three rounds each.
+        quarters,
+        // Two rows of 8x8 planes, or 4x4 planes, their lower bytes before all upper bytes; `second` is the distance. An
+        // index has four bits, and a channel a byte for two rounds.
+        bytes
+    } slots;
+    int group;  // channels at once
+    int lane;  // bytes of a slot, or of both of its bytes
+    int window, grain;
+
+    int parts(bool of_quarters) const { return of_quarters ? 1 : 8 / lane; }  // of a plane
+    // Every `window`th slot is a zero.
+    int slot(int tap) const { return tap / (window - 1) * window + tap % (window - 1); }
+    size_t second(int taps) const { return (size_t(slot(taps)) + 2 * window + 63) / 64 * 64; }
     // Bytes of all slots, with those that a load reads behind the last one.
-    static size_t bytes(int taps, int grain) { return size_t(taps / 31 + 1) * (grain > 1 ? 2048 / grain : 64) + 192; }
+    size_t size(int taps) const {
+        if (slots == bytes) return 2 * second(taps);
+        return size_t(taps / 31 + 1) * (grain > 1 ? 2048 / grain : 64) + 192;
+    }
+};
+
+struct ShuffleKernels {
+    void (*bits)(const BitTile&, const ShuffleForm&);  // `planes` are the slots
+    // From planes of 8 bytes, of which 4x4 planes use four bits of four bytes; reads up to 120 bytes behind the last
+    // one.
+    void (*to_slots)(const uint8_t* planes, int taps, const ShuffleForm&, bool quarters, int part, uint8_t* slots);
+    ShuffleForm of_quarters, of_words, of_many_words;  // the last one where `of_words` would not fit into the L1 cache
     float cycles_per_round;  // a little less than measured, because these lists are shorter than those for gathers
 };
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "bits-generic.h"
+#include "kernels.h"
 
 namespace {
 
@@ -51,6 +52,103 @@ struct Gathered : Bits32 {
     }
     static T load_valid(const uint8_t* p) { return same(word(p)); }
 };
+
+// Bytes of such planes, sixteen channels at once, by permutations: see ShuffleForm::bytes. The lower half of a vector
+// has one byte of each channel, and the upper half another.
+template <bool Quarters>
+struct ShuffledBytes : Bits32 {
+    static constexpr int width = 8, channels = 16, per_eight = 1 + 4 + 4 * 8;
+    static constexpr bool bytes_apart = true;
+    struct Planes {
+        const uint8_t* slots;
+        size_t second;
+    };
+    template <class Tile>
+    static Planes planes_of(const Tile& t) {
+        return {t.planes, t.second};
+    }
+    static __m128i sixteen(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+    static auto reader(const Planes& planes, const uint16_t* tap) {
+        const uint8_t *first = planes.slots + *tap, *further = reinterpret_cast<const uint8_t*>(tap + 1);
+        const size_t second = planes.second;
+        return [=](int i) {
+            const __m256i two = _mm256_broadcastsi128_si256(sixteen(tap + 5 + i / 2 * 8));
+            const __m256i index =
+                _mm256_and_si256(i % 2 ? _mm256_srli_epi16(two, 4) : two, _mm256_set1_epi8(15));
+            const uint8_t* window = first + further[i];
+            const __m256i bytes =
+                _mm256_inserti128_si256(_mm256_castsi128_si256(sixteen(window)), sixteen(window + second), 1);
+            return T(_mm256_shuffle_epi8(bytes, index));
+        };
+    }
+    // From words of 16 bits, one for each channel, to their lower bytes and their upper bytes, and back.
+    static T apart(const uint16_t* words) {
+        const __m256i x = __m256i(load(words));
+        const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(x, _mm256_set1_epi16(255)), _mm256_srli_epi16(x, 8));
+        return T(_mm256_permute4x64_epi64(bytes, 0xd8));
+    }
+    static T side_by_side(T v) {
+        const __m256i bytes = _mm256_permute4x64_epi64(__m256i(v), 0xd8);
+        return T(_mm256_unpacklo_epi8(bytes, _mm256_unpackhi_epi64(bytes, bytes)));
+    }
+    static T load_out(const uint8_t* p, size_t step, int group, const uint32_t* order) {
+        alignas(32) uint16_t words[16];
+        for (int i = 0; i < 16; ++i) {
+            uint32_t rows = 0;
+            std::memcpy(&rows, p + order[16 * group + i] * step, Quarters ? 4 : 2);
+            words[i] = Quarters ? quarter_of_rows(rows) : uint16_t(rows);
+        }
+        return apart(words);
+    }
+    static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
+        alignas(32) uint16_t words[16];
+        store(words, side_by_side(v));
+        for (int i = 0; i < 16; ++i) {
+            const uint32_t rows = Quarters ? rows_of_quarter(words[i]) : words[i];
+            std::memcpy(p + order[16 * group + i] * step, &rows, Quarters ? 4 : 2);
+        }
+    }
+    static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
+        alignas(32) uint16_t words[16];
+        for (int i = 0; i < 16; ++i) words[i] = uint16_t(flips[order[16 * group + i]] * 257);
+        return apart(words);
+    }
+    static T load_valid(const uint8_t* p) {
+        if (Quarters) return ones();
+        return T(_mm256_set_m128i(_mm_set1_epi8(char(p[1])), _mm_set1_epi8(char(p[0]))));
+    }
+};
+
+// Four planes of 8 bytes: the word of 16 bits that slots take of each, in 64 bits.
+__m256i words_for_slots(const uint8_t* planes, bool quarters, __m128i shift) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(planes));
+    const __m256i word = _mm256_set1_epi64x(0xffff);
+    if (!quarters) return _mm256_and_si256(_mm256_srl_epi64(x, shift), word);
+    __m256i rows = _mm256_and_si256(x, _mm256_set1_epi64x(0x0f0f0f0f));  // as quarter_of_rows
+    rows = _mm256_and_si256(_mm256_or_si256(rows, _mm256_srli_epi64(rows, 4)), _mm256_set1_epi64x(0x00ff00ff));
+    return _mm256_and_si256(_mm256_or_si256(rows, _mm256_srli_epi64(rows, 8)), word);
+}
+
+// 15 planes and a zero at a time. Reads behind the last plane, but no list names those slots.
+void to_slots(const uint8_t* planes, int taps, const biprop::ShuffleForm& form, bool quarters, int part,
+              uint8_t* slots) {
+    const size_t second = form.second(taps);
+    const __m128i shift = _mm_cvtsi32_si128(16 * part);
+    // Packing takes pairs of planes from either half.
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, -1));
+    for (; taps > 0; taps -= 15, planes += 15 * 8, slots += 16) {
+        __m256i words[4];
+        for (int i = 0; i < 4; ++i) words[i] = words_for_slots(planes + 32 * i, quarters, shift);
+        const __m256i sixteen =
+            _mm256_packus_epi32(_mm256_packus_epi32(words[0], words[1]), _mm256_packus_epi32(words[2], words[3]));
+        const __m256i bytes =
+            _mm256_packus_epi16(_mm256_and_si256(sixteen, _mm256_set1_epi16(255)), _mm256_srli_epi16(sixteen, 8));
+        const __m256i all = _mm256_shuffle_epi8(_mm256_permute4x64_epi64(bytes, 0xd8), order);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(slots), _mm256_castsi256_si128(all));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(slots + second), _mm256_extracti128_si256(all, 1));
+    }
+}
 
 // Population count of bytes by two table look-ups (Mula's method), summed to 64-bit lanes.
 __m256i ones(__m256i x) {
@@ -125,6 +223,11 @@ constexpr biprop::MatrixKernels kProducts = {
     products<Products256>, generic_pack_quantised, nullptr, 128, 0, true, 600, 120};
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
+void shuffled(const BitTile& t, const biprop::ShuffleForm&) {
+    t.quarters ? bits_in<ShuffledBytes<true>>(t) : bits_in<ShuffledBytes<false>>(t);
+}
+constexpr biprop::ShuffleForm kBytes = {biprop::ShuffleForm::bytes, 16, 2, 16, 1};
+constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, kBytes, kBytes, kBytes, 2.3f};
 
 constexpr biprop::Kernels avx2_kernels() {
     biprop::Kernels table = shared_kernels(Vectors());
@@ -138,6 +241,7 @@ constexpr biprop::Kernels avx2_kernels() {
     table.group = Gathered::channels;
     table.cycles_per_gather = 3.3f;
     table.matrices = &kProducts;
+    table.shuffles = &kShuffles;
     return table;
 }
 

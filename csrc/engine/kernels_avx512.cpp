@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "bits-generic.h"
+#include "kernels.h"
 
 namespace {
 
@@ -23,8 +24,13 @@ constexpr int kFloats = 16, kVectors = 16;
     struct NAME {                                                                                               \
         using T = TYPE;                                                                                         \
         static constexpr int width = WIDTH, channels = 1;                                                       \
-        static constexpr bool in_chains = false, in_pairs = false, tabled = false;                              \
+        static constexpr bool in_chains = false, in_pairs = false, tabled = false, bytes_apart = false;         \
         static constexpr int per_eight = 8;                                                                     \
+        template <class Tile>                                                                                   \
+        static const uint8_t* planes_of(const Tile& t) {                                                        \
+            return t.planes;                                                                                    \
+        }                                                                                                       \
+        static T side_by_side(T v) { return v; }                                                                \
         static auto reader(const uint8_t* planes, const uint16_t* tap) {                                        \
             return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                    \
         }                                                                                                       \
@@ -202,7 +208,8 @@ struct ShuffledQuarters : Bits64 {
 };
 
 // Reads behind the last plane, but no list names those slots.
-void to_slots(const uint8_t* planes, int taps, int grain, int half, uint8_t* slots) {
+void to_slots(const uint8_t* planes, int taps, const biprop::ShuffleForm& form, bool, int half, uint8_t* slots) {
+    const int grain = form.grain;
     const __m512i lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i halves = _mm512_add_epi32(lower, _mm512_set1_epi32(half));
     const auto line = [&](int first, int ninth, __mmask16 there) {  // planes
@@ -373,12 +380,17 @@ float dot(const float* x, const uint16_t* tap, int positive, int negative) {
 }
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
-void shuffled(const BitTile& t, int grain) {
-    if (grain == 1) return bits_in<ShuffledQuarters>(t);
-    if (grain == 8) return bits_in<ShuffledHalves<8>>(t);
+void shuffled(const BitTile& t, const biprop::ShuffleForm& form) {
+    if (form.slots == biprop::ShuffleForm::quarters) return bits_in<ShuffledQuarters>(t);
+    if (form.grain == 8) return bits_in<ShuffledHalves<8>>(t);
     bits_in<ShuffledHalves<16>>(t);
 }
-constexpr biprop::ShuffleKernels kShuffles = {shuffled, to_slots, 2.7f};
+constexpr biprop::ShuffleKernels kShuffles = {shuffled,
+                                              to_slots,
+                                              {biprop::ShuffleForm::quarters, 32, 2, 32, 1},
+                                              {biprop::ShuffleForm::halves, 16, 4, 32, 8},
+                                              {biprop::ShuffleForm::halves, 16, 4, 32, 16},
+                                              2.7f};
 
 constexpr biprop::Kernels avx512_kernels() {
     biprop::Kernels table = shared_kernels(Vectors());

@@ -86,14 +86,8 @@ void TapLists::restore(Op& op) const {
         });
 }
 
-// Bytes of the plane, or of the half of a plane, of one channel.
-static int lane_bytes(int grain) {
-    if (grain > 1) return 4;
-    return grain ? 2 : 8;
-}
-
-GroupedTaps::GroupedTaps(const TapLists& lists, int group, int grain)
-    : order(lists.order), idle(lists.order.size()), group(group), lane(lane_bytes(grain)), grain(grain) {
+GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
+    : order(lists.order), idle(lists.order.size()), group(group), lane(lane) {
     const auto& of = lists.ranges;
     for (size_t from = 0; from < order.size(); from += 64)
         std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
@@ -119,7 +113,7 @@ void GroupedTaps::restore(Op& op, int taps_per_channel) const {
 int GroupedTaps::most_idle() const { return *std::max_element(idle.begin(), idle.end()); }
 
 GroupedTaps gathered_taps(const TapLists& lists, int group) {
-    GroupedTaps all(lists, group, 0);
+    GroupedTaps all(lists, group, 8);
     for (int g = 0; g < all.groups(); ++g) {
         const uint32_t* channels = all.order.data() + g * group;
         TapRange range{uint32_t(all.taps.size() / (8 * group)), 0, 0};
@@ -149,13 +143,14 @@ namespace {
 // eight rounds share an entry of the list.
 class ShuffledLists {
   public:
-    ShuffledLists(const TapLists& lists, int taps, int grain)
+    ShuffledLists(const TapLists& lists, int taps, const ShuffleForm& form)
         : lists_(lists),
-          grouped_(lists, grain == 1 ? 32 : 16, grain),
+          form_(form),
+          grouped_(lists, form.group, form.lane),
           group_(grouped_.group),
-          grain_(grain),
-          unit_(grain == 1 ? 1 : 8),
-          end_(slot(taps)),
+          grain_(form.grain),
+          unit_(grain_ == 1 ? 1 : 8),
+          end_(form.slot(taps)),
           left_(group_) {}
 
     GroupedTaps make() {
@@ -171,16 +166,13 @@ class ShuffledLists {
     }
 
   private:
-    static constexpr int kWindow = 32;
-
     struct Entry {
         int first = 0;  // line or slot of the first window
         uint8_t further[8] = {};  // where the window of each round begins, from there
         uint16_t index[8][32];  // the slot that each channel takes of a round's window
     };
 
-    // Every 32nd slot is a zero.
-    static int slot(int tap) { return tap / (kWindow - 1) * kWindow + tap % (kWindow - 1); }
+    int slot(int tap) const { return form_.slot(tap); }
 
     // The entries of the positive or of the negative taps of group g; returns their number.
     uint16_t add_entries(bool negative, int g) {
@@ -210,6 +202,7 @@ class ShuffledLists {
     // The window begins where the channel that is furthest behind has its next tap; channels without a tap in the
     // window take its zero. Returns how many channels took a tap.
     size_t take_round(int round, bool negative, int g, bool any_left, Entry& entry) {
+        const int window = form_.window;
         int start = any_left ? end_ : entry.first * grain_;
         for (const auto& own : left_)
             if (!own.empty()) start = std::min(start, slot(own.back()));
@@ -221,8 +214,8 @@ class ShuffledLists {
         size_t taken = 0;
         for (int i = 0; i < group_; ++i) {
             auto& own = left_[i];
-            const bool takes = !own.empty() && slot(own.back()) < start + kWindow;
-            entry.index[round][i] = uint16_t(takes ? slot(own.back()) - start : kWindow - 1 - start % kWindow);
+            const bool takes = !own.empty() && slot(own.back()) < start + window;
+            entry.index[round][i] = uint16_t(takes ? slot(own.back()) - start : window - 1 - start % window);
             if (takes) {
                 own.pop_back();
                 ++taken;
@@ -236,10 +229,11 @@ class ShuffledLists {
     void append(const Entry& entry) {
         grouped_.taps.push_back(uint16_t(entry.first));
         append_bytes(entry.further, sizeof entry.further);
-        if (grain_ > 1)
-            append_indices_of_halves(entry);
-        else
-            append_indices_of_quarters(entry);
+        switch (form_.slots) {
+            case ShuffleForm::halves: return append_indices_of_halves(entry);
+            case ShuffleForm::quarters: return append_indices_of_quarters(entry);
+            case ShuffleForm::bytes: return append_indices_of_bytes(entry);
+        }
     }
 
     // Of a channel 32 bits for six rounds and the lower two bits of the last one; then 8 bits for the seventh and the
@@ -265,6 +259,15 @@ class ShuffledLists {
             }
     }
 
+    // Of a channel a byte for two rounds.
+    void append_indices_of_bytes(const Entry& entry) {
+        uint8_t two[16];
+        for (int round = 0; round < 8; round += 2) {
+            for (int i = 0; i < group_; ++i) two[i] = uint8_t(entry.index[round][i] | entry.index[round + 1][i] << 4);
+            append_bytes(two, sizeof two);
+        }
+    }
+
     void append_bytes(const void* bytes, size_t size) {
         auto& taps = grouped_.taps;
         taps.resize(taps.size() + size / 2);
@@ -272,6 +275,7 @@ class ShuffledLists {
     }
 
     const TapLists& lists_;
+    const ShuffleForm form_;
     GroupedTaps grouped_;
     const int group_, grain_, unit_;
     const int end_;  // the slot behind all taps
@@ -280,8 +284,8 @@ class ShuffledLists {
 
 }  // namespace
 
-GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain) {
-    return ShuffledLists(lists, taps, grain).make();
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, const ShuffleForm& form) {
+    return ShuffledLists(lists, taps, form).make();
 }
 
 }  // namespace biprop

@@ -53,10 +53,9 @@ struct GroupedTaps {
     std::vector<uint32_t> order;
     std::vector<TapRange> ranges;
     std::vector<int> idle;  // by output channel: taps of a plane of zeros that stand for a negative tap
-    const int group, lane;  // channels at once; bytes of the plane, or of the half of a plane, of one
-    const int grain;  // as for ShuffleKernels; 0 for gathers
+    const int group, lane;  // channels at once; bytes of the plane, or of the part of a plane, of one
 
-    GroupedTaps(const TapLists& lists, int group, int grain);
+    GroupedTaps(const TapLists& lists, int group, int lane);
     int most_idle() const;
     // Whether other lists can be made from these: not from those for permutations.
     bool restores() const { return !grain; }
@@ -75,6 +74,6 @@ struct GroupedTaps {
 // For the kernel `gathered`: the taps of the channels alternate, in lists as long as the longest.
 GroupedTaps gathered_taps(const TapLists& lists, int group);
 // For ShuffleKernels; `taps` is the number of taps of a channel, kept or not.
-GroupedTaps shuffled_taps(const TapLists& lists, int taps, int grain);
+GroupedTaps shuffled_taps(const TapLists& lists, int taps, const ShuffleForm& form);
 
 }  // namespace biprop

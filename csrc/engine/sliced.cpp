@@ -45,12 +45,12 @@ class Sliced final : public BitStep {
         const int parts = this->parts(frame, items), group = channels_at_once();
         frame.each(items * parts, [&](int at, int thread) {
             uint8_t* planes = (*frame.scratch)[thread].data();
-            const int item = at / parts, part = at % parts;
+            const int item = at / parts, share = at % parts;
             const auto border = [&](int p) { return out_.channels * p / parts / group * group; };
-            const int first = border(part), last = part + 1 == parts ? out_.channels : border(part + 1);
+            const int first = border(share), last = share + 1 == parts ? out_.channels : border(share + 1);
             if (!in_pairs) {
                 pack(frame, item, planes);
-                for (int half = 0; half < halves(); ++half) compute(frame, item, half, planes, first, last);
+                for (int part = 0; part < plane_parts(); ++part) compute(frame, item, part, planes, first, last);
                 return;
             }
             pack(frame, upper_tile(item), planes);
@@ -81,7 +81,7 @@ class Sliced final : public BitStep {
         const size_t tiles = pool_ && !by_rows_ ? 2 : 1;
         return tiles * counts_at() +
                std::max((tiles * kChunk * sizeof(int16_t) + 2 * sizeof(float)) * lanes(), split_bytes()) + 64 +
-               halves() * slots_bytes();
+               plane_parts() * slots_bytes();
     }
     void memory(Held& held) const override {
         BitStep::memory(held);
@@ -99,15 +99,16 @@ class Sliced final : public BitStep {
         by_rows_ ? pack_rows(frame, tile, planes) : pack_cells(frame, tile, planes);
         std::memset(planes + size_t(taps_) * width_, 0, width_);
         std::memset(planes + size_t(taps_ + 1) * width_, 255, width_);
-        for (int half = 0; shuffles_ && half < halves(); ++half)
-            shuffles_->to_slots(planes, taps_, grouped_->grain, half, slots(planes, half));
+        for (int part = 0; shuffles_ && part < plane_parts(); ++part)
+            shuffles_->to_slots(planes, taps_, *form_, quarters(), part, slots(planes, part));
     }
     size_t split_bytes() const { return round_up(4 * sub_plane_, 64); }
     bool quarters() const { return out_.width == 4 && out_.height == 4; }  // of a word
-    int halves() const { return grouped_ && grouped_->lane == 4 ? 2 : 1; }  // of a plane, one after the other
-    size_t slots_bytes() const { return shuffles_ ? ShuffleKernels::bytes(taps_, grouped_->grain) : 0; }
-    uint8_t* slots(uint8_t* planes, int half) const {
-        return planes + counts_at() + split_bytes() + half * slots_bytes();
+    int plane_parts() const { return form_ ? form_->parts(quarters()) : 1; }  // one after the other
+    int part_bytes() const { return 8 / plane_parts(); }
+    size_t slots_bytes() const { return form_ ? form_->size(taps_) : 0; }
+    uint8_t* slots(uint8_t* planes, int part) const {
+        return planes + counts_at() + split_bytes() + part * slots_bytes();
     }
     BitTile bit_tile(const uint8_t* planes) const {
         BitTile t{};
@@ -118,13 +119,15 @@ class Sliced final : public BitStep {
         };
         grouped_ ? use(*grouped_) : use(*lists_);
         t.planes = planes;
+        t.second = form_ ? form_->second(taps_) : 0;
+        t.quarters = quarters();
         t.bits = bits_;
         t.flips = flips_.data();
         return t;
     }
     void run_kernel(const Frame& frame, const BitTile& t) const {
         if (shuffles_)
-            shuffles_->bits(t, grouped_->grain);
+            shuffles_->bits(t, *form_);
         else if (grouped_)
             frame.kernels->gathered(t);
         else
@@ -166,21 +169,21 @@ class Sliced final : public BitStep {
         }
     }
 
-    void compute(const Frame& frame, int tile, int half, uint8_t* planes, int first, int last) const {
-        BitTile t = bit_tile(shuffles_ ? slots(planes, half) : planes);
+    void compute(const Frame& frame, int tile, int part, uint8_t* planes, int first, int last) const {
+        BitTile t = bit_tile(shuffles_ ? slots(planes, part) : planes);
         t.first = first / channels_at_once();
         t.last = last / channels_at_once();
-        t.out = frame.values[op_.out] + out_.front + size_t(tile) * width_ + 4 * half;
+        t.out = frame.values[op_.out] + out_.front + size_t(tile) * width_ + part_bytes() * part;
         t.out_step = out_.plane;
         if (by_threshold_) {
-            by_rows_ ? use_thresholds_of_rows(tile, half, t) : use_thresholds_of_cells(tile, t);
+            by_rows_ ? use_thresholds_of_rows(tile, part, t) : use_thresholds_of_cells(tile, t);
             if (op_.residual != kNone) {
                 t.residual = frame.values[op_.residual] + (t.out - frame.values[op_.out]);
                 t.residual_step = residual_.plane;
             }
             run_kernel(frame, t);
         } else if (direct_) {
-            use_corrections(frame, tile * width_ * 8 + 32 * half, half, t);
+            use_corrections(frame, tile * width_ * 8 + 8 * part_bytes() * part, part, t);
             run_kernel(frame, t);
         } else {
             t.counts = reinterpret_cast<int16_t*>(planes + counts_at());
@@ -188,13 +191,14 @@ class Sliced final : public BitStep {
         }
     }
 
-    void use_thresholds_of_rows(int tile, int half, BitTile& t) const {
-        const size_t from = places_.empty() ? size_t(tile) * bits_ * width_ + size_t(half) * bits_ * 64 : 0;
+    void use_thresholds_of_rows(int tile, int part, BitTile& t) const {
+        const size_t part_step = grouped_ ? size_t(grouped_->group) * grouped_->lane : 0;  // of one bit
+        const size_t from = places_.empty() ? bits_ * (size_t(tile) * width_ + part * part_step) : 0;
         t.sliced = sliced_.data() + from;
         t.sliced_step = sliced_.size() / (out_.channels / channels_at_once());
         if (!sliced_plus_.empty()) t.sliced_plus = sliced_plus_.data() + from;
         if (!places_.empty()) t.places = places_.data() + size_t(tile) * width_;
-        if (!grouped_ || grouped_->lane > 2) t.valid = valid_.data() + size_t(tile) * width_ + 4 * half;
+        if (!form_ || !quarters()) t.valid = valid_.data() + size_t(tile) * width_ + part_bytes() * part;
     }
 
     void use_thresholds_of_cells(int tile, BitTile& t) const {
@@ -204,8 +208,7 @@ class Sliced final : public BitStep {
     }
 
     // Lets the kernel itself finish the counts, for lanes from `lane`.
-    void use_corrections(const Frame& frame, int lane, int half, BitTile& t) const {
-        t.quarters = quarters();
+    void use_corrections(const Frame& frame, int lane, int part, BitTile& t) const {
         t.finishes = finishes_.data();
         t.shift = correction_shift();
         t.words = std::min(width_ / 8, (out_.lanes() - lane) / 64);
@@ -213,8 +216,8 @@ class Sliced final : public BitStep {
         t.corrections_step = corrections_step();
         if (pool_) {
             t.class_corrections = class_corrections_.data();
-            t.classes = classes_of_.data() + 32 * half;
-            t.floats = pooled_.floats(frame.values[pool_->out], 0) + 8 * half;
+            t.classes = classes_of_.data() + 8 * part_bytes() * part;
+            t.floats = pooled_.floats(frame.values[pool_->out], 0) + 2 * part_bytes() * part;
             t.floats_step = pooled_.plane;
         } else if (!out_.bits) {
             t.floats = out_.floats(frame.values[op_.out], 0) + lane;
@@ -281,13 +284,17 @@ class Sliced final : public BitStep {
         if (kernels.gathered && out_.channels % kernels.group == 0)
             use(gathered_taps(*lists_, kernels.group), 8 * kernels.cycles_per_gather);
         // 16 bits must name a slot.
-        if (!kernels.shuffles || out_.channels % (quarters() ? 32 : 16) || taps_ > 60000) return;
-        const int grain_of_halves = ShuffleKernels::bytes(taps_, 8) <= kFastest ? 8 : 16;
-        GroupedTaps taps = shuffled_taps(*lists_, taps_, quarters() ? 1 : grain_of_halves);
+        if (!kernels.shuffles || taps_ > 60000) return;
+        const ShuffleForm& of_words = kernels.shuffles->of_words;
+        const ShuffleForm& fitting = of_words.size(taps_) <= kFastest ? of_words : kernels.shuffles->of_many_words;
+        const ShuffleForm& form = quarters() ? kernels.shuffles->of_quarters : fitting;
+        if (out_.channels % form.group || form.lane < row_ / 8) return;  // a part has whole rows
+        GroupedTaps taps = shuffled_taps(*lists_, taps_, form);
         if (taps_ + taps.most_idle() >= 65535 ||
-            !use(std::move(taps), (quarters() ? 8 : 16) * kernels.shuffles->cycles_per_round))
+            !use(std::move(taps), 8 * form.parts(quarters()) * kernels.shuffles->cycles_per_round))
             return;
         shuffles_ = kernels.shuffles;
+        form_ = &form;
         // A zero that stands for a negative tap is counted as one that agrees.
         for (int c = 0; c < out_.channels; ++c) {
             const int idle = grouped_->idle[c];
@@ -385,7 +392,7 @@ class Sliced final : public BitStep {
     // [channel][tile][bits][width]
     std::vector<uint8_t> slice(const std::vector<uint16_t>& thresholds, int rows) const {
         const int row_bytes = row_ / 8, group = channels_at_once(), lane = grouped_ ? grouped_->lane : width_;
-        const int tiles = tiles_ * halves(), tile = tile_ / halves();
+        const int tiles = tiles_ * plane_parts(), tile = tile_ / plane_parts();
         const size_t step = size_t(group) * lane;
         std::vector<uint8_t> sliced(size_t(out_.channels) * tiles * bits_ * lane);
         std::vector<int> place(out_.channels);
@@ -397,14 +404,18 @@ class Sliced final : public BitStep {
                     const uint32_t t = thresholds[size_t(c) * classes() + position_class(y * out_.width + x)];
                     for (int b = 0; b < bits_; ++b) planes[b] |= uint64_t(t >> b & 1) << x;
                 }
-                // Layout for grouped channels: [group][half][bits][channel of the group][lane]; in a lane of two
-                // bytes a row has four bits.
+                // Layout for grouped channels: [group][part][bits][channel of the group][lane], or where bytes are
+                // apart [group][part][bits][byte of the lane][channel of the group]. Rows of 4x4 planes have four bits.
+                const bool apart = form_ && form_->slots == ShuffleForm::bytes;
                 uint8_t* to = sliced.data();
                 to += ((grouped_ ? size_t(place[c] / group) : size_t(c)) * tiles + y / tile) * bits_ * step +
-                      place[c] % group * size_t(lane);
+                      place[c] % group * size_t(apart ? 1 : lane);
                 for (int b = 0; b < bits_; ++b)
-                    if (lane == 2)
-                        to[b * step + y / 2] |= uint8_t(planes[b] << (y % 2 * 4));
+                    if (form_ && quarters())
+                        to[b * step + (y / 2) * (apart ? group : 1)] |= uint8_t(planes[b] << (y % 2 * 4));
+                    else if (apart)
+                        for (int i = 0; i < row_bytes; ++i)
+                            to[b * step + size_t(y % tile * row_bytes + i) * group] = uint8_t(planes[b] >> 8 * i);
                     else
                         std::memcpy(to + b * step + size_t(y % tile) * row_bytes, &planes[b], row_bytes);
             }
@@ -533,6 +544,7 @@ class Sliced final : public BitStep {
     std::vector<uint16_t> classes_of_;
     std::unique_ptr<GroupedTaps> grouped_;
     const ShuffleKernels* shuffles_ = nullptr;  // null: groups are computed by gathers
+    const ShuffleForm* form_ = nullptr;  // of shuffles_
     double cycles_per_eight_ = 0;  // cost model: eight taps of a group
     size_t sub_plane_ = 0, sub_front_ = 0;  // bytes of a quarter of a plane, for stride 2
     std::vector<uint8_t> sliced_, sliced_plus_, places_, valid_;
