@@ -9,13 +9,17 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(32)));
 constexpr int kFloats = 8, kVectors = 4;
-struct Bits32 : GenericBits<32> {
+template <int Width>
+struct PairsOfBits : GenericBits<Width> {
+    static constexpr bool in_pairs = true;
+};
+struct Bits32 : PairsOfBits<32> {
     static T look_up(const uint8_t* table, T places) {
         const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
         return T(_mm256_shuffle_epi8(bytes, __m256i(places)));
     }
 };
-using Bits8 = GenericBits<8>;
+using Bits8 = PairsOfBits<8>;
 
 // Planes of 64 positions, four channels at once.
 struct Gathered : Bits32 {

@@ -23,7 +23,7 @@ constexpr int kFloats = 16, kVectors = 16;
     struct NAME {                                                                                               \
         using T = TYPE;                                                                                         \
         static constexpr int width = WIDTH, channels = 1;                                                       \
-        static constexpr bool in_chains = false, tabled = false;                                                \
+        static constexpr bool in_chains = false, in_pairs = false, tabled = false;                              \
         static constexpr int per_eight = 8;                                                                     \
         static auto reader(const uint8_t* planes, const uint16_t* tap) {                                        \
             return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                    \
