@@ -1,7 +1,7 @@
 // Convolutions as products of matrices, for processors that multiply matrices, or many bytes at once. All weights take
-// part, kept or not, but so many at once that this can be faster than sparse sums. Products of quantised activations are
-// exact integers. A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the sums
-// are rounded.
+// part, kept or not, but so many at once that this can be faster than sparse sums. Products of quantised activations
+// are exact integers. A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the
+// sums are rounded.
 //
 // Instructions that multiply unsigned bytes by signed ones, or only signed ones, read signed (unsigned) activations as
 // bytes that are greater (less) by 128; each channel's sums begin with what makes up for this. Padding is 128 then.
