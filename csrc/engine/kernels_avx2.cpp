@@ -122,7 +122,7 @@ struct Products256 : Products<Products256, 8> {
     static Lanes total(Sum sum) { return Lanes(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
 };
 constexpr biprop::MatrixKernels kProducts =
-    products_table<Products256>(generic_pack_quantised, Bytes::unsigned_by_signed, 700, 130);
+    products_table<Products256>(generic_pack_quantised, Bytes::unsigned_by_signed, 740, 130);
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 

@@ -36,4 +36,4 @@ struct Vl {
 constexpr biprop::MatrixKernels biprop::kAvx512Vnni =
     products_table<Vnni512>(pack_quantised, Bytes::unsigned_by_signed, 512, 100);
 constexpr biprop::MatrixKernels biprop::kVnni256 =
-    products_table<Vnni256<Vl>>(generic_pack_quantised, Bytes::unsigned_by_signed, 580, 100);
+    products_table<Vnni256<Vl>>(generic_pack_quantised, Bytes::unsigned_by_signed, 680, 130);

@@ -12,4 +12,4 @@ struct AvxVnni {
 }  // namespace
 
 constexpr biprop::MatrixKernels biprop::kAvxVnni =
-    products_table<Vnni256<AvxVnni>>(generic_pack_quantised, Bytes::unsigned_by_signed, 580, 100);
+    products_table<Vnni256<AvxVnni>>(generic_pack_quantised, Bytes::unsigned_by_signed, 680, 130);

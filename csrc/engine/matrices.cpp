@@ -115,9 +115,10 @@ class MatrixSum final : public Step {
         const double groups = op_.area() * (kernels_.codes ? groups_of(in_.channels) / double(kRows) : blocks_);
         const double channels = kernels_.codes ? (out_.channels + 7) / 8 / 4.0 : panels();
         const double tiles = double(strips_) * double(tiles_.size()) * channels * groups;
+        const double per_word = kernels_.codes && op_.stride > 1 ? 1.5 : 0.3, per_sum = kernels_.codes ? 0.5 : 0.2;
         return tiles * parts_ * kernels_.cycles_per_tile +
                double(strips_) * panels() * step_count_ * kernels_.cycles_per_step +
-               0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 + 0.2 * out_.channels * out_.lanes();
+               per_word * double(strips_ * group_step_ * kRows * blocks_) / 4 + per_sum * out_.channels * out_.lanes();
     }
     size_t scratch() const override {
         return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2;
