@@ -57,9 +57,24 @@ def disassembled(file: str, folder: Path) -> dict[str, list[tuple[int, str]]]:
     source, output = ROOT / f"csrc/engine/kernels_{file}.cpp", folder / f"{file}.o"
     include = ROOT / "src/biprop/include"
     march = f"-march={MARCH[file]}"
-    command = [f"{TOOLS}g++", *FLAGS, "-DBIPROP_I8MM", march, "-I", include, "-c", source]
+    command: list[str | Path] = [
+        f"{TOOLS}g++",
+        *FLAGS,
+        "-DBIPROP_I8MM",
+        march,
+        "-I",
+        include,
+        "-c",
+        source,
+    ]
     subprocess.run([*command, "-o", output], check=True)
-    dump = [f"{TOOLS}objdump", "--disassemble", "--demangle", "--no-show-raw-insn", output]
+    dump: list[str | Path] = [
+        f"{TOOLS}objdump",
+        "--disassemble",
+        "--demangle",
+        "--no-show-raw-insn",
+        output,
+    ]
     text = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
     functions: dict[str, list[tuple[int, str]]] = {}
     for line in text.replace("(anonymous namespace)::", "").splitlines():
