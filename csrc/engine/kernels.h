@@ -167,8 +167,8 @@ struct MatrixTile {
     size_t group_step, part_step;  // in bytes
     const int32_t *steps, *tiles;  // where each begins, in bytes from `input`
     int step_count, tile_count;
-    // With codes: how many output channels there are; the first steps that have 16 groups, and the groups of the others;
-    // and what each channel's sum begins with.
+    // With codes: how many output channels there are; the first steps that have 16 groups, and the groups of the
+    // others; and what each channel's sum begins with.
     int channels, whole_steps, groups_of_last;
     const int32_t* corrections;
     int at_once;  // steps that all tiles take before the next ones, so that the weights stay in the fastest cache

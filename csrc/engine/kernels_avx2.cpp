@@ -45,7 +45,10 @@ struct Gathered : Bits32 {
         return of_four([&](int i) { return word(p + order[4 * group + i] * step); });
     }
     static void store_out(uint8_t* p, size_t step, int group, const uint32_t* order, T v) {
-        for (int i = 0; i < 4; ++i) std::memcpy(p + order[4 * group + i] * step, &v[i], 8);
+        for (int i = 0; i < 4; ++i) {
+            const uint64_t word = v[i];  // clang knows no address of a vector's element
+            std::memcpy(p + order[4 * group + i] * step, &word, sizeof word);
+        }
     }
     static T load_flips(const uint8_t* flips, int group, const uint32_t* order) {
         return of_four([&](int i) { return flips[order[4 * group + i]] ? ~uint64_t(0) : 0; });
@@ -219,8 +222,8 @@ struct Products256 : Products<Products256, 8> {
     }
     static Lanes total(Sum sum) { return Lanes(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
 };
-constexpr biprop::MatrixKernels kProducts = {
-    products<Products256>, generic_pack_quantised, nullptr, 128, 0, true, 600, 120};
+constexpr biprop::MatrixKernels kProducts =
+    products_table<Products256>(generic_pack_quantised, Bytes::unsigned_by_signed, 740, 130);
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, const biprop::ShuffleForm&) {

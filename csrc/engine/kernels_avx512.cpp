@@ -360,7 +360,8 @@ struct Products512 : Products<Products512, 16> {
     }
     static Lanes total(Sum sum) { return Lanes(_mm512_madd_epi16(sum, _mm512_set1_epi16(1))); }
 };
-constexpr biprop::MatrixKernels kProducts = {products<Products512>, pack_quantised, nullptr, 128, 0, true, 600, 100};
+constexpr biprop::MatrixKernels kProducts =
+    products_table<Products512>(pack_quantised, Bytes::unsigned_by_signed, 600, 100);
 
 float dot(const float* x, const uint16_t* tap, int positive, int negative) {
     const auto sum = [&](int groups) {

@@ -33,7 +33,7 @@ struct Vl {
 
 }  // namespace
 
-constexpr biprop::MatrixKernels biprop::kAvx512Vnni = {products<Vnni512>, pack_quantised, nullptr, 128, 0, true, 512,
-                                                       100};
-constexpr biprop::MatrixKernels biprop::kVnni256 = {products<Vnni256<Vl>>, generic_pack_quantised, nullptr, 128, 0,
-                                                    true, 600, 100};
+constexpr biprop::MatrixKernels biprop::kAvx512Vnni =
+    products_table<Vnni512>(pack_quantised, Bytes::unsigned_by_signed, 512, 100);
+constexpr biprop::MatrixKernels biprop::kVnni256 =
+    products_table<Vnni256<Vl>>(generic_pack_quantised, Bytes::unsigned_by_signed, 680, 130);

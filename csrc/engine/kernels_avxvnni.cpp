@@ -11,5 +11,5 @@ struct AvxVnni {
 
 }  // namespace
 
-constexpr biprop::MatrixKernels biprop::kAvxVnni = {products<Vnni256<AvxVnni>>, generic_pack_quantised, nullptr, 128, 0,
-                                                    true, 600, 100};
+constexpr biprop::MatrixKernels biprop::kAvxVnni =
+    products_table<Vnni256<AvxVnni>>(generic_pack_quantised, Bytes::unsigned_by_signed, 680, 130);

@@ -20,5 +20,5 @@ struct DotProd : Products<DotProd, 4> {
 
 }  // namespace
 
-constexpr biprop::MatrixKernels biprop::kDotProd = {
-    products<DotProd>, generic_pack_quantised, nullptr, 0, 128, true, 1200, 160};
+constexpr biprop::MatrixKernels biprop::kDotProd =
+    products_table<DotProd>(generic_pack_quantised, Bytes::both_signed, 1200, 160);

@@ -1,5 +1,5 @@
-// NEON with products of matrices of 2 x 8 by 8 x 2 bytes (smmla): 32 products an instruction. Only the table of products
-// is here.
+// NEON with products of matrices of 2 x 8 by 8 x 2 bytes (smmla): 32 products an instruction. Only the table of
+// products is here.
 #include <arm_neon.h>
 
 #include "products-inl.h"
@@ -63,5 +63,5 @@ struct I8mm : Products<I8mm, 4> {
 
 }  // namespace
 
-constexpr biprop::MatrixKernels biprop::kI8mm = {
-    products<I8mm>, generic_pack_quantised, nullptr, 0, 128, true, 800, 160};
+constexpr biprop::MatrixKernels biprop::kI8mm =
+    products_table<I8mm>(generic_pack_quantised, Bytes::both_signed, 800, 160);

@@ -1,17 +1,9 @@
 // WebAssembly with its vectors of 16 bytes (-msimd128).
 #include <wasm_simd128.h>
 
-#include <cstddef>
-#include <cstdint>
-
-#include "bits-generic.h"
+#include "vectors16-inl.h"
 
 namespace {
-
-typedef float Floats __attribute__((vector_size(16)));
-constexpr int kFloats = 4, kVectors = 4;
-using Bits16 = GenericBits<16>;
-using Bits8 = GenericBits<8>;
 
 // The ones of each half, as two 64-bit numbers.
 v128_t ones(v128_t x) {
@@ -46,12 +38,8 @@ void popcount(const uint64_t* x, const uint64_t* mask, const uint64_t* sign, int
 Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 
 unsigned signs_of(Floats x) { return wasm_i32x4_bitmask(wasm_f32x4_ge((v128_t)x, wasm_f32x4_const_splat(0))); }
-constexpr auto widen = generic_widen<16>;
 constexpr auto compare = generic_compare;
-constexpr auto largest_of_halves = generic_largest_of_halves;
-
-using Vectors = VectorsOfBits<Bits16, Bits8>;
-constexpr bool kLooksUp = false;
+using Vectors = VectorsOfBits<GenericBits<16>, GenericBits<8>>;
 
 }  // namespace
 

@@ -1,7 +1,7 @@
 // Convolutions as products of matrices, for processors that multiply matrices, or many bytes at once. All weights take
-// part, kept or not, but so many at once that this can be faster than sparse sums. Products of quantised activations are
-// exact integers. A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the sums
-// are rounded.
+// part, kept or not, but so many at once that this can be faster than sparse sums. Products of quantised activations
+// are exact integers. A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the
+// sums are rounded.
 //
 // Instructions that multiply unsigned bytes by signed ones, or only signed ones, read signed (unsigned) activations as
 // bytes that are greater (less) by 128; each channel's sums begin with what makes up for this. Padding is 128 then.
@@ -115,9 +115,10 @@ class MatrixSum final : public Step {
         const double groups = op_.area() * (kernels_.codes ? groups_of(in_.channels) / double(kRows) : blocks_);
         const double channels = kernels_.codes ? (out_.channels + 7) / 8 / 4.0 : panels();
         const double tiles = double(strips_) * double(tiles_.size()) * channels * groups;
+        const double per_word = kernels_.codes && op_.stride > 1 ? 1.5 : 0.3, per_sum = kernels_.codes ? 0.5 : 0.2;
         return tiles * parts_ * kernels_.cycles_per_tile +
                double(strips_) * panels() * step_count_ * kernels_.cycles_per_step +
-               0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 + 0.2 * out_.channels * out_.lanes();
+               per_word * double(strips_ * group_step_ * kRows * blocks_) / 4 + per_sum * out_.channels * out_.lanes();
     }
     size_t scratch() const override {
         return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2;

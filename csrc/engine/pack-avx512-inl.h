@@ -39,8 +39,7 @@ void pack_quantised_of(const int16_t* from, size_t plane, int lanes, int stride,
     }
 }
 
-void pack_quantised(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t flip,
-                    uint8_t* to) {
+void pack_quantised(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t flip, uint8_t* to) {
     if (channels == 4 && stride == 1) return pack_quantised_of<4, 1>(from, plane, lanes, stride, flip, to);
     if (channels == 4 && stride == 2) return pack_quantised_of<4, 2>(from, plane, lanes, stride, flip, to);
     if (channels == 4) return pack_quantised_of<4, 0>(from, plane, lanes, stride, flip, to);

@@ -85,8 +85,7 @@ template <class V, int N>
 void block_of(const MatrixTile& t, int vector, int first, int last) {
     constexpr int in_tile = 16 / V::lanes;
     Places places;
-    for (int n = 0; n < N; ++n)
-        places.at[n] = t.tiles[(vector + n) / in_tile] + (vector + n) % in_tile * V::lanes * 4;
+    for (int n = 0; n < N; ++n) places.at[n] = t.tiles[(vector + n) / in_tile] + (vector + n) % in_tile * V::lanes * 4;
     for (int channel = 0; channel < t.channels; channel += V::channels)
         for (int from = first; from < last; from += V::most_steps) {
             const int to = last - from > V::most_steps ? from + V::most_steps : last;
@@ -199,7 +198,7 @@ void pack_bytes(const int16_t* from, size_t plane, int lanes, int stride, uint32
 }
 
 [[maybe_unused]] void generic_pack_quantised(const int16_t* from, size_t plane, int channels, int lanes, int stride,
-                                     uint8_t flip, uint8_t* to) {
+                                             uint8_t flip, uint8_t* to) {
     const uint32_t flips = flip * 0x01010101u;
     if (channels == 4 && stride == 1) return pack_bytes<4, 1>(from, plane, lanes, stride, flips, to);
     if (channels == 4 && stride == 2) return pack_bytes<4, 2>(from, plane, lanes, stride, flips, to);
@@ -207,6 +206,24 @@ void pack_bytes(const int16_t* from, size_t plane, int lanes, int stride, uint32
     if (channels == 3) return pack_bytes<3, 0>(from, plane, lanes, stride, flips, to);
     if (channels == 2) return pack_bytes<2, 0>(from, plane, lanes, stride, flips, to);
     return pack_bytes<1, 0>(from, plane, lanes, stride, flips, to);
+}
+
+// ---- the table ----
+
+enum class Bytes { unsigned_by_signed, both_signed };  // what an instruction multiplies: input by weights
+
+template <class V>
+constexpr biprop::MatrixKernels products_table(decltype(biprop::MatrixKernels::pack_quantised) pack, Bytes bytes,
+                                               float cycles_per_tile, float cycles_per_step) {
+    biprop::MatrixKernels table = {};
+    table.multiply = products<V>;
+    table.pack_quantised = pack;
+    table.codes = true;
+    table.flip_signed = bytes == Bytes::unsigned_by_signed ? 128 : 0;
+    table.flip_unsigned = bytes == Bytes::both_signed ? 128 : 0;
+    table.cycles_per_tile = cycles_per_tile;
+    table.cycles_per_step = cycles_per_step;
+    return table;
 }
 
 }  // namespace
