@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <mutex>
 
 #include "pixels.h"
@@ -11,7 +12,8 @@ namespace biprop {
 
 namespace {
 
-constexpr int kTimedRuns = 5;  // of which `explain` reports the fastest
+constexpr int kTimedRuns = 5;  // the fewest of which `explain` reports the fastest
+constexpr double kTimedMicroseconds = 5e4;  // the most that more runs take
 constexpr size_t kMostMemory = 3;  // times the packed weights, between runs
 // After so many calls with groups and none with a single image, the plan for single images is deleted, if the group's
 // lists do not fit beside it: making it again takes longer than making the group's lists for so many calls.
@@ -32,6 +34,46 @@ class PoolForRun {
     Pool* const pool_;
 };
 
+// Microseconds that one cycle of the estimates takes on this processor, by kind of step; measured when a kind of step
+// is first explained, and kept for the process. Only explanations use them: a choice that depended on a measurement
+// would make floats differ in rounding from run to run.
+class Calibration {
+  public:
+    // 0 where the kind is not known.
+    double of(const std::string& kind) const {
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
+        const auto entry = microseconds_.find(kind);
+        return entry == microseconds_.end() ? 0 : entry->second;
+    }
+    // The median over the steps of that kind; a kind that is known stays as it is.
+    void add(const std::string& kind, std::vector<double> ratios) {
+        const auto middle = ratios.begin() + long(ratios.size() / 2);
+        std::nth_element(ratios.begin(), middle, ratios.end());
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
+        microseconds_.emplace(kind, *middle);
+    }
+
+  private:
+    mutable ForkSafeMutex mutex_;
+    std::map<std::string, double> microseconds_;
+};
+
+Calibration& calibration() {
+    static Calibration* const shared = new Calibration;  // outlives networks that are static too
+    return *shared;
+}
+
+std::string describe_operation(const Op& op) {
+    static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
+                                        "move",   "conv",      "pool",     "reduction", "norm",        "softmax",
+                                        "matmul", "attention", "constant", "embedding"};
+    static_assert(sizeof names / sizeof *names == kLastKind + 1, "a name for each kind");
+    const std::string name = names[int(op.kind)];
+    if (op.plain) return name;
+    return name + " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
+           std::to_string(op.stride);
+}
+
 std::string describe_value(const Value& value) {
     return std::to_string(value.channels) + "x" + std::to_string(value.height) + "x" + std::to_string(value.width) +
            (value.bits ? " bits" : " floats");
@@ -47,6 +89,7 @@ Network::Network(Program program, int threads, const Kernels* kernels)
         bits = true;
         one_runs_ = one_runs_ && Shape::fits_rows(value);
     }
+    has_bits_ = bits;
     group_size_ = bits ? 64 : 16;
     for (const Op& op : program_.ops) {
         packed_bytes_ += op.mask.size() + op.sign.size();
@@ -112,6 +155,9 @@ void Network::write_logits(const Plan& plan, const Workspace& space, int count, 
 int Network::next_group(int64_t left) {
     if (!one_runs_) return group_size_;
     if (!group_runs_ || left == 1) return 1;
+    // By the estimates a whole group of bits takes no longer than its images one by one, as their lists for one image
+    // are the longer ones; and those lists take the longest to make.
+    if (has_bits_ && left >= group_size_) return group_size_;
     const auto images = double(std::min<int64_t>(left, group_size_));
     return images * estimate(1) <= estimate(group_size_) ? 1 : group_size_;
 }
@@ -259,6 +305,7 @@ std::string Network::explain(int64_t batch) {
     const int group = next_group(std::max<int64_t>(1, batch));
     const Use use(*this, group);
     const Plan& plan = use.plan();
+    calibrate_estimates(plan);
     const std::vector<double> microseconds = measure_steps(plan);
     std::string text = std::string(kernels_->name) + "\t" + std::to_string(group) + "\n";
     for (size_t i = 0; i < plan.steps.size(); ++i) text += describe_step(*plan.steps[i], group, microseconds[i]);
@@ -269,30 +316,41 @@ std::vector<double> Network::measure_steps(const Plan& plan) {
     auto space = take_workspace(plan);
     const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, plan.images};
     std::vector<double> best(plan.steps.size(), 1e9);
-    for (int round = 0; round < kTimedRuns; ++round)
+    double sum = 0;
+    for (int round = 0; round < kTimedRuns || (sum < kTimedMicroseconds && round < 10 * kTimedRuns); ++round)
         for (size_t i = 0; i < plan.steps.size(); ++i) {
             const auto start = std::chrono::steady_clock::now();
             plan.steps[i]->run(frame);
             const std::chrono::duration<double, std::micro> taken = std::chrono::steady_clock::now() - start;
             best[i] = std::min(best[i], taken.count());
+            sum += taken.count();
         }
     give_back(plan, std::move(space));
     return best;
 }
 
+// Steps are of one kind where the same kernel does the same kind of operation.
+std::string Network::key_of(const Step& step, int images) const {
+    return kernels_->name + ("\t" + std::to_string(images)) + "\t" + describe_operation(step.op()) + "\t" + step.name();
+}
+
+void Network::calibrate_estimates(const Plan& plan) {
+    const auto is_known = [&](const auto& step) { return calibration().of(key_of(*step, plan.images)) > 0; };
+    if (std::all_of(plan.steps.begin(), plan.steps.end(), is_known)) return;
+    const std::vector<double> microseconds = measure_steps(plan);
+    std::map<std::string, std::vector<double>> ratios;
+    for (size_t i = 0; i < plan.steps.size(); ++i)
+        ratios[key_of(*plan.steps[i], plan.images)].push_back(microseconds[i] / std::max(1.0, plan.steps[i]->cycles()));
+    for (const auto& [kind, of_steps] : ratios) calibration().add(kind, of_steps);
+}
+
 std::string Network::describe_step(const Step& step, int images, double microseconds) const {
-    static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
-                                        "move",   "conv",      "pool",     "reduction", "norm",        "softmax",
-                                        "matmul", "attention", "constant", "embedding"};
-    static_assert(sizeof names / sizeof *names == kLastKind + 1, "a name for each kind");
     const Op& op = step.op();
-    char numbers[64];
-    std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\n", step.cycles() / images, microseconds / images);
-    std::string operation = names[int(op.kind)];
-    if (!op.plain)
-        operation += " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
-                     std::to_string(op.stride);
-    return operation + "\t" + (op.reads().empty() ? "-" : describe_value(program_.values[op.in])) + "\t" +
+    const double cycles = std::max(1.0, step.cycles()), estimated = cycles * calibration().of(key_of(step, images));
+    char numbers[96];
+    std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\t%.2f\n", cycles / images, estimated / images,
+                  microseconds / images);
+    return describe_operation(op) + "\t" + (op.reads().empty() ? "-" : describe_value(program_.values[op.in])) + "\t" +
            describe_value(program_.values[step.last().out]) + "\t" + step.name() + numbers;
 }
 

@@ -32,7 +32,7 @@ class Network {
     void run(const Pixel* images, int64_t count, bool channels_last, float* logits);
 
     // A first line of the instruction set and the images of a group; then one line a step: operation, shapes, kernel,
-    // estimated cycles an image, and microseconds an image as measured on blank images.
+    // estimated cycles an image, estimated microseconds an image, and those measured on blank images.
     std::string explain(int64_t batch);
 
     // From now on activations between layers are quantised to 8 bits, for the ranges that they have on these images.
@@ -68,6 +68,8 @@ class Network {
     void write_logits(const Plan& plan, const Workspace& space, int count, float* logits) const;
     Ranges find_ranges(const float* images, int64_t count, bool channels_last);
     std::vector<double> measure_steps(const Plan& plan);
+    void calibrate_estimates(const Plan& plan);
+    std::string key_of(const Step& step, int images) const;
     std::string describe_step(const Step& step, int images, double microseconds) const;
 
     std::unique_ptr<Workspace> take_workspace(const Plan& plan);
@@ -80,6 +82,7 @@ class Network {
     const Kernels* const kernels_;
     Pool pool_;
     int group_size_ = 64;  // images
+    bool has_bits_ = false;
     bool one_runs_ = true, group_runs_ = true;  // whether one image, or a group, can run
     mutable ForkSafeMutex mutex_;  // guards what follows, and the weights of program_
     Ranges ranges_;  // of quantised values; empty before calibration
