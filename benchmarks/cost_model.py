@@ -4,10 +4,11 @@
     python benchmarks/cost_model.py --cases resnet132-20 --instruction-set avx2 --all
 
 An estimate is a number of cycles that follows from the layer and the instruction set, times the
-microseconds that a cycle takes for this kind of step (a kernel, a kernel size and a stride). The
-first case that has a kind of step calibrates it, in a run before the one that is measured; from
-then on it is kept. So "own" counts the layers whose kind occurs once, and first in this very case:
-their estimates only show how well a measurement repeats. Times are the least of some runs, and the
+microseconds that a cycle takes for this kind of step (a kernel, a kernel size, a stride, and the
+forms of input and output). These are measured when the engine is first explained, before the run
+that is measured; a kind takes the median of its layers. So "alone" counts the layers that are the
+only ones of their kind: their estimates only show how well a measurement repeats.
+Times are the least of some runs, and the
 median over --repeats of these. The cases are those of benchmarks/engine.py.
 """
 
@@ -31,11 +32,11 @@ CLOSE = 1.25
 
 @dataclass
 class Layer:
-    """A layer of a case: estimate / measured, and whether it calibrated its own kind of step."""
+    """A layer of a case: estimate / measured, and whether it is the only one of its kind."""
 
     step: Step
     ratio: float
-    own: bool
+    alone: bool
 
     @property
     def off(self) -> float:
@@ -43,22 +44,20 @@ class Layer:
         return max(self.ratio, 1 / self.ratio)
 
 
-def kind(step: Step) -> tuple[str, str]:
+def kind(step: Step) -> tuple[str, ...]:
     """What the engine calibrates together."""
-    return step.operation, step.kernel
+    return step.operation, step.input.split()[-1], step.output.split()[-1], step.kernel
 
 
-def layers(engine: Engine, batch: int, repeats: int, known: set[tuple[object, ...]]) -> list[Layer]:
-    """The layers for one batch size; adds their kinds to those known."""
-    explained = [engine.explain(batch) for _ in range(repeats)]
-    name, group, steps = explained[0]
-    counts = Counter(map(kind, steps))
+def layers(engine: Engine, batch: int, repeats: int) -> list[Layer]:
+    """The layers for one batch size."""
+    explained = [engine.explain(batch)[2] for _ in range(repeats)]
+    counts = Counter(map(kind, explained[0]))
     found = []
-    for i, step in enumerate(steps):
-        measured = statistics.median(one[2][i].microseconds for one in explained)
-        is_own = counts[kind(step)] == 1 and (name, group, *kind(step)) not in known
-        found.append(Layer(step, step.estimated / measured, is_own))
-    known |= {(name, group, *kind(step)) for step in steps}
+    for runs in zip(*explained, strict=True):
+        step = runs[0]
+        measured = statistics.median(run.microseconds for run in runs)
+        found.append(Layer(step, step.estimated / measured, counts[kind(step)] == 1))
     return found
 
 
@@ -66,9 +65,9 @@ def show(title: str, found: list[Layer], every: bool) -> None:
     """A line for the case, and one for each layer, or for those that are not close."""
     close = [layer for layer in found if layer.off <= CLOSE]
     worst = max(found, key=lambda layer: layer.off)
-    own = sum(layer.own for layer in found)
+    alone = sum(layer.alone for layer in found)
     print(
-        f"{title:32} {len(close):3} of {len(found):3} layers within 25 % ({own} own);"
+        f"{title:32} {len(close):3} of {len(found):3} layers within 25 % ({alone} alone);"
         f" worst {worst.ratio:.2f}: {worst.step.operation}, {worst.step.kernel}",
         flush=True,
     )
@@ -92,7 +91,6 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every layer, not only those far off")
     args = parser.parse_args()
     print(processor())
-    known: set[tuple[object, ...]] = set()
     everything: list[Layer] = []
     for case in args.cases:
         name, density, quantised = CASES[case]
@@ -100,13 +98,12 @@ def main() -> None:
         engine = Engine(ticket, 1, args.instruction_set, calibration(ticket, quantised))
         for batch in args.batches:
             engine.run(np.zeros((batch, *ticket_shape(ticket)), np.float32))
-            found = layers(engine, batch, args.repeats, known)
+            found = layers(engine, batch, args.repeats)
             show(f"{engine.explain()[0]} {case}, batch {batch}", found, args.all)
             everything += found
+    print()
     show("all", everything, False)
-    others = [layer for layer in everything if not layer.own]
-    if others:
-        show("all but own", others, False)
+    show("all but those alone", [layer for layer in everything if not layer.alone], False)
 
 
 if __name__ == "__main__":

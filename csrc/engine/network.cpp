@@ -34,34 +34,7 @@ class PoolForRun {
     Pool* const pool_;
 };
 
-// Microseconds that one cycle of the estimates takes on this processor, by kind of step; measured when a kind of step
-// is first explained, and kept for the process. Only explanations use them: a choice that depended on a measurement
-// would make floats differ in rounding from run to run.
-class Calibration {
-  public:
-    // 0 where the kind is not known.
-    double of(const std::string& kind) const {
-        std::lock_guard<ForkSafeMutex> lock(mutex_);
-        const auto entry = microseconds_.find(kind);
-        return entry == microseconds_.end() ? 0 : entry->second;
-    }
-    // The median over the steps of that kind; a kind that is known stays as it is.
-    void add(const std::string& kind, std::vector<double> ratios) {
-        const auto middle = ratios.begin() + long(ratios.size() / 2);
-        std::nth_element(ratios.begin(), middle, ratios.end());
-        std::lock_guard<ForkSafeMutex> lock(mutex_);
-        microseconds_.emplace(kind, *middle);
-    }
-
-  private:
-    mutable ForkSafeMutex mutex_;
-    std::map<std::string, double> microseconds_;
-};
-
-Calibration& calibration() {
-    static Calibration* const shared = new Calibration;  // outlives networks that are static too
-    return *shared;
-}
+double cycles_of(const Step& step) { return std::max(1.0, step.cycles()); }
 
 std::string describe_operation(const Op& op) {
     static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
@@ -155,8 +128,8 @@ void Network::write_logits(const Plan& plan, const Workspace& space, int count, 
 int Network::next_group(int64_t left) {
     if (!one_runs_) return group_size_;
     if (!group_runs_ || left == 1) return 1;
-    // By the estimates a whole group of bits takes no longer than its images one by one, as their lists for one image
-    // are the longer ones; and those lists take the longest to make.
+    // A full group of bits fills every lane. It is not compared, because the lists for one image take tens of
+    // milliseconds to make.
     if (has_bits_ && left >= group_size_) return group_size_;
     const auto images = double(std::min<int64_t>(left, group_size_));
     return images * estimate(1) <= estimate(group_size_) ? 1 : group_size_;
@@ -329,24 +302,40 @@ std::vector<double> Network::measure_steps(const Plan& plan) {
     return best;
 }
 
-// Steps are of one kind where the same kernel does the same kind of operation.
-std::string Network::key_of(const Step& step, int images) const {
-    return kernels_->name + ("\t" + std::to_string(images)) + "\t" + describe_operation(step.op()) + "\t" + step.name();
+// Steps are of one kind where the same kernel does the same kind of operation on values of the same forms.
+std::string Network::kind_of(const Step& step, int images) const {
+    const auto form = [&](int value) { return std::string(program_.values[value].bits ? " bits" : " floats"); };
+    const std::vector<int> reads = step.op().reads();
+    return std::to_string(images) + " " + describe_operation(step.op()) +
+           (reads.empty() ? std::string() : form(reads.front())) + form(step.last().out) + " " + step.name();
 }
 
+double Network::microseconds_per_cycle(const Step& step, int images) const {
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
+    const auto entry = calibrated_.find(kind_of(step, images));
+    return entry == calibrated_.end() ? 0 : entry->second;
+}
+
+// Each kind takes the median of its steps. Only explanations use it: a choice that depended on a measurement would make
+// floats differ in rounding from run to run.
 void Network::calibrate_estimates(const Plan& plan) {
-    const auto is_known = [&](const auto& step) { return calibration().of(key_of(*step, plan.images)) > 0; };
+    const auto is_known = [&](const auto& step) { return microseconds_per_cycle(*step, plan.images) > 0; };
     if (std::all_of(plan.steps.begin(), plan.steps.end(), is_known)) return;
     const std::vector<double> microseconds = measure_steps(plan);
     std::map<std::string, std::vector<double>> ratios;
     for (size_t i = 0; i < plan.steps.size(); ++i)
-        ratios[key_of(*plan.steps[i], plan.images)].push_back(microseconds[i] / std::max(1.0, plan.steps[i]->cycles()));
-    for (const auto& [kind, of_steps] : ratios) calibration().add(kind, of_steps);
+        ratios[kind_of(*plan.steps[i], plan.images)].push_back(microseconds[i] / cycles_of(*plan.steps[i]));
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
+    for (auto& [kind, of_steps] : ratios) {
+        std::sort(of_steps.begin(), of_steps.end());
+        const size_t n = of_steps.size();
+        calibrated_[kind] = (of_steps[(n - 1) / 2] + of_steps[n / 2]) / 2;
+    }
 }
 
 std::string Network::describe_step(const Step& step, int images, double microseconds) const {
     const Op& op = step.op();
-    const double cycles = std::max(1.0, step.cycles()), estimated = cycles * calibration().of(key_of(step, images));
+    const double cycles = cycles_of(step), estimated = cycles * microseconds_per_cycle(step, images);
     char numbers[96];
     std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\t%.2f\n", cycles / images, estimated / images,
                   microseconds / images);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -69,7 +70,8 @@ class Network {
     Ranges find_ranges(const float* images, int64_t count, bool channels_last);
     std::vector<double> measure_steps(const Plan& plan);
     void calibrate_estimates(const Plan& plan);
-    std::string key_of(const Step& step, int images) const;
+    std::string kind_of(const Step& step, int images) const;
+    double microseconds_per_cycle(const Step& step, int images) const;  // 0 before calibration
     std::string describe_step(const Step& step, int images, double microseconds) const;
 
     std::unique_ptr<Workspace> take_workspace(const Plan& plan);
@@ -86,6 +88,7 @@ class Network {
     bool one_runs_ = true, group_runs_ = true;  // whether one image, or a group, can run
     mutable ForkSafeMutex mutex_;  // guards what follows, and the weights of program_
     Ranges ranges_;  // of quantised values; empty before calibration
+    std::map<std::string, double> calibrated_;  // by kind of step: microseconds a cycle of the estimate takes here
     std::vector<Packed> packed_;  // by operation
     std::unique_ptr<Plan> one_, group_;
     double one_cycles_ = 0, group_cycles_ = 0;  // estimates of the plans, which may be deleted since; 0 before

@@ -38,8 +38,9 @@ class Step:
         input, output: shapes, and whether they are bits or floats.
         kernel: name of the kernel that computes it.
         cycles: estimated for an image; the kernel was chosen by this estimate.
-        estimated: the same in microseconds. How long a cycle of the estimate takes is measured once
-            in a process for each kind of step: the same kernel, the same kernel size and stride.
+        estimated: the same in microseconds. How long a cycle of the estimate takes is measured when
+            the network is first explained, for each kind of step: the same kernel, kernel size,
+            stride and forms of input and output.
         microseconds: measured for an image, on blank images.
     """
 
