@@ -12,6 +12,7 @@ template <int Width>
 struct GenericBits {
     static constexpr int width = Width, channels = 1;
     static constexpr bool in_chains = true, tabled = false;
+    static constexpr bool in_pairs = false;  // whether to add two pairs at once (bits-inl.h)
     typedef uint64_t T __attribute__((vector_size(Width)));
     static T load(const void* p) {
         T v;

@@ -9,6 +9,7 @@
 #include "kernels.h"
 
 #define BIPROP_INLINE inline __attribute__((always_inline))
+#define BIPROP_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace {
 

@@ -9,13 +9,17 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(32)));
 constexpr int kFloats = 8, kVectors = 4;
-struct Bits32 : GenericBits<32> {
+template <int Width>
+struct PairsOfBits : GenericBits<Width> {
+    static constexpr bool in_pairs = true;
+};
+struct Bits32 : PairsOfBits<32> {
     static T look_up(const uint8_t* table, T places) {
         const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
         return T(_mm256_shuffle_epi8(bytes, __m256i(places)));
     }
 };
-using Bits8 = GenericBits<8>;
+using Bits8 = PairsOfBits<8>;
 
 // Planes of 64 positions, four channels at once.
 struct Gathered : Bits32 {
@@ -98,8 +102,27 @@ constexpr bool kLooksUp = true;
 }  // namespace
 
 #include "kernels-inl.h"
+#include "products-inl.h"
 
 namespace {
+
+// Products of bytes: sums of 16 bits hold those of 64 groups, because a group adds at most 2 * 255 to one.
+struct Products256 : Products<Products256, 8> {
+    static constexpr int channels = 4, vectors = 2, most_steps = 4;
+    using Sum = __m256i;
+    using Input = __m256i;
+    static Input read(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static const uint8_t* weights(const uint8_t* p) { return p; }
+    template <int I>
+    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
+        int four;
+        std::memcpy(&four, weights + 4 * I, 4);
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, _mm256_set1_epi32(four)));
+    }
+    static Lanes total(Sum sum) { return Lanes(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
+};
+constexpr biprop::MatrixKernels kProducts = {
+    products<Products256>, generic_pack_quantised, nullptr, 128, 0, true, 600, 120};
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 
@@ -112,6 +135,7 @@ constexpr biprop::Kernels avx2_kernels() {
     table.gathered = gathered;
     table.group = Gathered::channels;
     table.cycles_per_gather = 3.3f;
+    table.matrices = &kProducts;
     return table;
 }
 

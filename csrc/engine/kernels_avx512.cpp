@@ -23,7 +23,7 @@ constexpr int kFloats = 16, kVectors = 16;
     struct NAME {                                                                                               \
         using T = TYPE;                                                                                         \
         static constexpr int width = WIDTH, channels = 1;                                                       \
-        static constexpr bool in_chains = false, tabled = false;                                                \
+        static constexpr bool in_chains = false, in_pairs = false, tabled = false;                              \
         static constexpr int per_eight = 8;                                                                     \
         static auto reader(const uint8_t* planes, const uint16_t* tap) {                                        \
             return [=](int i) { return load(planes + size_t(tap[i]) * 8); };                                    \
@@ -333,8 +333,27 @@ constexpr bool kLooksUp = true;
 }  // namespace
 
 #include "kernels-inl.h"
+#include "pack-avx512-inl.h"
+#include "products-inl.h"
 
 namespace {
+
+// As with AVX2.
+struct Products512 : Products<Products512, 16> {
+    static constexpr int channels = 8, vectors = 2, most_steps = 4;
+    using Sum = __m512i;
+    using Input = __m512i;
+    static Input read(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static const uint8_t* weights(const uint8_t* p) { return p; }
+    template <int I>
+    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
+        int four;
+        std::memcpy(&four, weights + 4 * I, 4);
+        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(x, _mm512_set1_epi32(four)));
+    }
+    static Lanes total(Sum sum) { return Lanes(_mm512_madd_epi16(sum, _mm512_set1_epi16(1))); }
+};
+constexpr biprop::MatrixKernels kProducts = {products<Products512>, pack_quantised, nullptr, 128, 0, true, 600, 100};
 
 float dot(const float* x, const uint16_t* tap, int positive, int negative) {
     const auto sum = [&](int groups) {
@@ -373,6 +392,7 @@ constexpr biprop::Kernels avx512_kernels() {
     table.cycles_per_gather = 5.0f;
     table.dot = dot;
     table.shuffles = &kShuffles;
+    table.matrices = &kProducts;
     return table;
 }
 

@@ -236,7 +236,8 @@ void Network::calibrate(const float* images, int64_t count, bool channels_last) 
         return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
     };
     // A vector holds twice as many quantised activations as floats, so a group becomes twice as large.
-    if (group_size_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits))
+    if (group_size_ == 16 && !(kernels_->matrices && kernels_->matrices->pack_floats) &&
+        std::all_of(program_.ops.begin(), program_.ops.end(), fits))
         group_size_ = 32;
     one_.reset();
     group_.reset();

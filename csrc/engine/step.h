@@ -184,9 +184,10 @@ class Step {
     std::vector<Finish> finishes_;  // per output channel
 };
 
-// The weights of a layer for products of matrices: bits [panel][step][output channel][input channel].
+// The weights of a layer for products of matrices: bits [panel][step][output channel][input channel], or two-bit codes
+// (see MatrixKernels).
 struct MatrixWeights {
-    std::vector<uint8_t> kept, negative;
+    std::vector<uint8_t> kept, negative, codes;
     bool quantised;
 };
 
