@@ -139,6 +139,26 @@ def test_calibration_needs_images(ticket: Ticket) -> None:
         Engine(ticket, calibration=np.zeros((4, 1, 31, 32), np.float32))
 
 
+def test_estimates_in_microseconds_change_no_choice(ticket: Ticket) -> None:
+    engine, other = Engine(ticket), Engine(ticket)
+    if not engine.compiled:
+        pytest.skip("no compiled core")
+    images = np.random.default_rng(1).random((64, *engine.shape), np.float32)
+    for batch in (1, 64):
+        name, group, steps = engine.explain(batch)
+        of_kind: dict[tuple[str, ...], list[float]] = {}
+        for step in steps:
+            assert step.estimated > 0 and step.microseconds > 0
+            kind = step.operation, step.kernel, step.input[-4:], step.output[-4:]
+            of_kind.setdefault(kind, []).append(step.estimated / step.cycles)
+        for factors in of_kind.values():
+            assert max(factors) <= 1.02 * min(factors) + 1e-2  # digits after the point
+        again = other.explain(batch)
+        assert (name, group) == again[:2]
+        assert [(s.kernel, s.cycles) for s in steps] == [(s.kernel, s.cycles) for s in again[2]]
+        np.testing.assert_array_equal(engine.run(images[:batch]), other.run(images[:batch]))
+
+
 def test_integers_of_numpy(ticket: Ticket) -> None:
     engine = Engine(ticket, np.int64(1))  # type: ignore[arg-type]
     assert type(engine.threads) is int

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <mutex>
 
 #include "pixels.h"
@@ -11,7 +12,8 @@ namespace biprop {
 
 namespace {
 
-constexpr int kTimedRuns = 5;  // of which `explain` reports the fastest
+constexpr int kTimedRuns = 5;  // the fewest of which `explain` reports the fastest
+constexpr double kTimedMicroseconds = 5e4;  // the most that more runs take
 constexpr size_t kMostMemory = 3;  // times the packed weights, between runs
 // After so many calls with groups and none with a single image, the plan for single images is deleted, if the group's
 // lists do not fit beside it: making it again takes longer than making the group's lists for so many calls.
@@ -32,6 +34,19 @@ class PoolForRun {
     Pool* const pool_;
 };
 
+double cycles_of(const Step& step) { return std::max(1.0, step.cycles()); }
+
+std::string describe_operation(const Op& op) {
+    static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
+                                        "move",   "conv",      "pool",     "reduction", "norm",        "softmax",
+                                        "matmul", "attention", "constant", "embedding"};
+    static_assert(sizeof names / sizeof *names == kLastKind + 1, "a name for each kind");
+    const std::string name = names[int(op.kind)];
+    if (op.plain) return name;
+    return name + " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
+           std::to_string(op.stride);
+}
+
 std::string describe_value(const Value& value) {
     return std::to_string(value.channels) + "x" + std::to_string(value.height) + "x" + std::to_string(value.width) +
            (value.bits ? " bits" : " floats");
@@ -47,6 +62,7 @@ Network::Network(Program program, int threads, const Kernels* kernels)
         bits = true;
         one_runs_ = one_runs_ && Shape::fits_rows(value);
     }
+    has_bits_ = bits;
     const auto is_plain = [](const Op& op) { return op.plain; };
     const bool plain = std::any_of(program_.ops.begin(), program_.ops.end(), is_plain);
     group_size_ = bits ? 64 : plain ? 16 : kernels_->images;
@@ -114,6 +130,9 @@ void Network::write_logits(const Plan& plan, const Workspace& space, int count, 
 int Network::next_group(int64_t left) {
     if (!one_runs_) return group_size_;
     if (!group_runs_ || left == 1) return 1;
+    // A full group of bits fills every lane. It is not compared, because the lists for one image take tens of
+    // milliseconds to make.
+    if (has_bits_ && left >= group_size_) return group_size_;
     const auto images = double(std::min<int64_t>(left, group_size_));
     return images * estimate(1) <= estimate(group_size_) ? 1 : group_size_;
 }
@@ -262,6 +281,7 @@ std::string Network::explain(int64_t batch) {
     const int group = next_group(std::max<int64_t>(1, batch));
     const Use use(*this, group);
     const Plan& plan = use.plan();
+    calibrate_estimates(plan);
     const std::vector<double> microseconds = measure_steps(plan);
     std::string text = std::string(kernels_->name) + "\t" + std::to_string(group) + "\n";
     for (size_t i = 0; i < plan.steps.size(); ++i) text += describe_step(*plan.steps[i], group, microseconds[i]);
@@ -272,30 +292,57 @@ std::vector<double> Network::measure_steps(const Plan& plan) {
     auto space = take_workspace(plan);
     const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, plan.images};
     std::vector<double> best(plan.steps.size(), 1e9);
-    for (int round = 0; round < kTimedRuns; ++round)
+    double sum = 0;
+    for (int round = 0; round < kTimedRuns || (sum < kTimedMicroseconds && round < 10 * kTimedRuns); ++round)
         for (size_t i = 0; i < plan.steps.size(); ++i) {
             const auto start = std::chrono::steady_clock::now();
             plan.steps[i]->run(frame);
             const std::chrono::duration<double, std::micro> taken = std::chrono::steady_clock::now() - start;
             best[i] = std::min(best[i], taken.count());
+            sum += taken.count();
         }
     give_back(plan, std::move(space));
     return best;
 }
 
+// Steps are of one kind where the same kernel does the same kind of operation on values of the same forms.
+std::string Network::kind_of(const Step& step, int images) const {
+    const auto form = [&](int value) { return std::string(program_.values[value].bits ? " bits" : " floats"); };
+    const std::vector<int> reads = step.op().reads();
+    return std::to_string(images) + " " + describe_operation(step.op()) +
+           (reads.empty() ? std::string() : form(reads.front())) + form(step.last().out) + " " + step.name();
+}
+
+double Network::microseconds_per_cycle(const Step& step, int images) const {
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
+    const auto entry = calibrated_.find(kind_of(step, images));
+    return entry == calibrated_.end() ? 0 : entry->second;
+}
+
+// Each kind takes the median of its steps. Only explanations use it: a choice that depended on a measurement would make
+// floats differ in rounding from run to run.
+void Network::calibrate_estimates(const Plan& plan) {
+    const auto is_known = [&](const auto& step) { return microseconds_per_cycle(*step, plan.images) > 0; };
+    if (std::all_of(plan.steps.begin(), plan.steps.end(), is_known)) return;
+    const std::vector<double> microseconds = measure_steps(plan);
+    std::map<std::string, std::vector<double>> ratios;
+    for (size_t i = 0; i < plan.steps.size(); ++i)
+        ratios[kind_of(*plan.steps[i], plan.images)].push_back(microseconds[i] / cycles_of(*plan.steps[i]));
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
+    for (auto& [kind, of_steps] : ratios) {
+        std::sort(of_steps.begin(), of_steps.end());
+        const size_t n = of_steps.size();
+        calibrated_[kind] = (of_steps[(n - 1) / 2] + of_steps[n / 2]) / 2;
+    }
+}
+
 std::string Network::describe_step(const Step& step, int images, double microseconds) const {
-    static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
-                                        "move",   "conv",      "pool",     "reduction", "norm",        "softmax",
-                                        "matmul", "attention", "constant", "embedding"};
-    static_assert(sizeof names / sizeof *names == kLastKind + 1, "a name for each kind");
     const Op& op = step.op();
-    char numbers[64];
-    std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\n", step.cycles() / images, microseconds / images);
-    std::string operation = names[int(op.kind)];
-    if (!op.plain)
-        operation += " " + std::to_string(op.kernel_height) + "x" + std::to_string(op.kernel_width) + "/" +
-                     std::to_string(op.stride);
-    return operation + "\t" + (op.reads().empty() ? "-" : describe_value(program_.values[op.in])) + "\t" +
+    const double cycles = cycles_of(step), estimated = cycles * microseconds_per_cycle(step, images);
+    char numbers[96];
+    std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\t%.2f\n", cycles / images, estimated / images,
+                  microseconds / images);
+    return describe_operation(op) + "\t" + (op.reads().empty() ? "-" : describe_value(program_.values[op.in])) + "\t" +
            describe_value(program_.values[step.last().out]) + "\t" + step.name() + numbers;
 }
 

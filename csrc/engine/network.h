@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -32,7 +33,7 @@ class Network {
     void run(const Pixel* images, int64_t count, bool channels_last, float* logits);
 
     // A first line of the instruction set and the images of a group; then one line a step: operation, shapes, kernel,
-    // estimated cycles an image, and microseconds an image as measured on blank images.
+    // estimated cycles an image, estimated microseconds an image, and those measured on blank images.
     std::string explain(int64_t batch);
 
     // From now on activations between layers are quantised to 8 bits, for the ranges that they have on these images.
@@ -68,6 +69,9 @@ class Network {
     void write_logits(const Plan& plan, const Workspace& space, int count, float* logits) const;
     Ranges find_ranges(const float* images, int64_t count, bool channels_last);
     std::vector<double> measure_steps(const Plan& plan);
+    void calibrate_estimates(const Plan& plan);
+    std::string kind_of(const Step& step, int images) const;
+    double microseconds_per_cycle(const Step& step, int images) const;  // 0 before calibration
     std::string describe_step(const Step& step, int images, double microseconds) const;
 
     std::unique_ptr<Workspace> take_workspace(const Plan& plan);
@@ -80,9 +84,11 @@ class Network {
     const Kernels* const kernels_;
     Pool pool_;
     int group_size_ = 64;  // images
+    bool has_bits_ = false;
     bool one_runs_ = true, group_runs_ = true;  // whether one image, or a group, can run
     mutable ForkSafeMutex mutex_;  // guards what follows, and the weights of program_
     Ranges ranges_;  // of quantised values; empty before calibration
+    std::map<std::string, double> calibrated_;  // by kind of step: microseconds a cycle of the estimate takes here
     std::vector<Packed> packed_;  // by operation
     std::unique_ptr<Plan> one_, group_;
     double one_cycles_ = 0, group_cycles_ = 0;  // estimates of the plans, which may be deleted since; 0 before

@@ -32,7 +32,7 @@ using Ranges = std::vector<std::pair<float, float>>;
 //
 // fuse_pools: a convolution step may also do the 2x2 max pool that follows it. ranges: values for which 8 bits suffice
 // are quantised to these ranges; with no ranges none is.
-std::unique_ptr<Plan> make_plan(const Program& program, std::vector<Packed>& packed, const Kernels& kernels,
-                                int images, bool fuse_pools, const Ranges& ranges);
+std::unique_ptr<Plan> make_plan(const Program& program, std::vector<Packed>& packed, const Kernels& kernels, int images,
+                                bool fuse_pools, const Ranges& ranges);
 
 }  // namespace biprop

@@ -291,20 +291,20 @@ def _size_rows(sizes: dict[str, Any], threads: int) -> list[tuple[str, str]]:
 
 def _show_steps(console: Console, explained: _Steps) -> None:
     steps = explained.steps
-    cycles = sum(step.cycles for step in steps)
+    estimated = sum(step.estimated for step in steps)
     microseconds = sum(step.microseconds for step in steps) or 1.0
     rows = [_step_cells(step, microseconds) for step in steps]
-    rows.append(["all", "", "", "", f"{cycles:,.0f}", f"{microseconds:.2f}", "100.0 %"])
-    heads = ("operation", "input", "output", "kernel", "estimated cycles", "microseconds", "share")
+    rows.append(["all", "", "", "", f"{estimated:.2f}", f"{microseconds:.2f}", "100.0 %"])
+    heads = ("operation", "input", "output", "kernel", "estimated", "microseconds", "share")
     together = "one image" if explained.group == 1 else f"{explained.group} images"
-    how = f"{explained.instruction_set}, {together} at a time, one thread; time per image"
+    how = f"{explained.instruction_set}, {together} at a time, one thread; microseconds per image"
     console.columns(f"batch {explained.batch} ({how})", heads, rows)
 
 
 def _step_cells(step: Any, total: float) -> list[str]:
     return [
         *(step.operation, step.input, step.output, step.kernel),
-        f"{step.cycles:,.0f}",
+        f"{step.estimated:.2f}",
         f"{step.microseconds:.2f}",
         f"{100 * step.microseconds / total:.1f} %",
     ]

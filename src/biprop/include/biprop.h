@@ -64,8 +64,8 @@ BIPROP_API int biprop_run_f32(biprop_network* network, const float* images, int6
  * binary. No other thread may run the network meanwhile. */
 BIPROP_API int biprop_calibrate(biprop_network* network, const float* images, int64_t count, int layout);
 
-/* Which kernel each layer uses for a batch, and its estimated cost, as text: up to size - 1 bytes; returns the bytes it
- * needs. */
+/* Which kernel each layer uses for a batch, and its estimated and measured time, as text: up to size - 1 bytes; returns
+ * the bytes it needs. */
 BIPROP_API size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t size);
 
 /* The bytes of the network. `working` (or null) receives how many of them are for activations: 0 before it has run. */
