@@ -137,7 +137,7 @@ def compare(name: str, ticket: Ticket, quantised: bool, args: argparse.Namespace
         others = set(runs) - {"PyTorch", "biprop", "biprop, 1 thread"}
         if others:
             best = min(others, key=lambda who: statistics.median(seconds[who]))
-            show(name, batch, "biprop", seconds[best], seconds["biprop"], f"as fast as {best}")
+            show(name, batch, "biprop", seconds[best], seconds["biprop"], f"faster than {best}")
 
 
 def show(name: str, batch: int, who: str, others: list[float], own: list[float], more: str) -> None:

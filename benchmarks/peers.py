@@ -10,15 +10,21 @@ others do not run:
 
 All run the dense float32 network that `Ticket.to_model` gives, with its zeros; onnxruntime and
 OpenVINO also run it in 8 bits (calibrated on random images). DeepSparse reads the zeros.
+
+ONEDNN_MAX_CPU_ISA=AVX2 in the environment holds OpenVINO to AVX2, as it does PyTorch (with
+ATEN_CPU_CAPABILITY=avx2); onnxruntime and DeepSparse always take the best instruction set.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import io
+import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +76,24 @@ def contestants(
         if peer.missing():
             continue
         try:
-            runs[name] = peer.make(model, images, threads)
+            with _without_messages():
+                runs[name] = peer.make(model, images, threads)
         except Exception as e:  # whatever another engine's exporter raises
             print(f"  {name}: {type(e).__name__}: {str(e).splitlines()[0]:.100}")
     return runs
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Hide progress bars and log messages of exporters and quantisers, which are dozens of lines a
+    network.
+    """
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _onnx(model: torch.nn.Module, images: torch.Tensor) -> bytes:

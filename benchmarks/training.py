@@ -13,7 +13,9 @@ Other tables:
     masks       share of a forward pass that checks whether the masks are up to date
 
 With --steps N, as many steps are timed together: a GPU computes one while the CPU prepares the
-next.
+next. With --clock cpu, times are those that the processor worked for this process, which other
+programs on the same core change little; they are meant for one thread. --heap returned leaves the
+C library as it is, where a search makes it keep the memory that a step frees.
 
 A step is zero_grad, forward, loss, backward, optimizer step and, for a search, recomputing the
 mask. In every round each kind takes its turn, and a ratio is of two times of the same round: other
@@ -30,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -47,6 +49,7 @@ from biprop.data.augmix import AugMix
 from biprop.data.cifar import CIFAR_MEAN, CIFAR_STD
 from biprop.data.sources import Images
 from biprop.models.network import Network, Task, build_network
+from biprop.search.heap import freed_memory_kept
 from biprop.search.optim import build_optimizer
 from biprop.subnetwork import Subnetwork
 
@@ -70,6 +73,12 @@ TABLES = {
     ),
 }
 """The tables, and what their numbers are."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+HEAPS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "kept": freed_memory_kept,
+    "returned": nullcontext,
+}
+"""What becomes of freed memory; a search keeps it."""
 Step = Callable[[], None]
 
 
@@ -81,12 +90,14 @@ class StepOptions:
     amp: str = "none"
     channels_last: bool = False
     compile: bool = False
+    heap: str = "kept"
 
     def __str__(self) -> str:
         named = [
             f"amp {self.amp}" * (self.amp != "none"),
             "channels_last" * self.channels_last,
             "compile" * self.compile,
+            f"heap {self.heap}" * (self.heap != "kept"),
         ]
         return " ".join(filter(None, named)) or "plain"
 
@@ -131,7 +142,7 @@ def random_batch(batch: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def take_turns(
-    steps: dict[str, Step], rounds: int, device: str, together: int = 1
+    steps: dict[str, Step], rounds: int, device: str, together: int = 1, clock: str = "wall"
 ) -> dict[str, list[float]]:
     """Seconds of every step in every round, in changing order; the first two rounds warm up.
 
@@ -142,19 +153,21 @@ def take_turns(
     for turn in range(rounds + 2):
         order.append(order.pop(0))  # the first step meets another state of caches and heap
         for name in order:
-            duration = timed_step(steps[name], device, together)
+            duration = timed_step(steps[name], device, together, CLOCKS[clock])
             if turn > 1:
                 seconds[name].append(duration)
     return seconds
 
 
-def timed_step(step: Step, device: str, together: int = 1) -> float:
-    start = time.perf_counter()
+def timed_step(
+    step: Step, device: str, together: int = 1, now: Callable[[], float] = time.perf_counter
+) -> float:
+    start = now()
     for _ in range(together):
         step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / together
+    return (now() - start) / together
 
 
 def show(title: str, seconds: dict[str, list[float]], base: str) -> None:
@@ -184,7 +197,8 @@ def peak_memory(arch: str, kind: str, batch: int, how: StepOptions) -> float:
         "import resource, sys; sys.path.insert(0, 'benchmarks'); import training\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"step = training.make_step({arch!r}, {kind!r}, {batch}, training.{how!r})\n"
-        "for _ in range(3): step()\n"
+        f"with training.HEAPS[{how.heap!r}]():\n"
+        "    for _ in range(3): step()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -259,7 +273,13 @@ def checking_time(forward: Callable[[], Any]) -> float:
 
 
 def measure(
-    what: str, arch: str, batch: int, rounds: int, how: StepOptions, together: int = 1
+    what: str,
+    arch: str,
+    batch: int,
+    rounds: int,
+    how: StepOptions,
+    together: int = 1,
+    clock: str = "wall",
 ) -> None:
     """Print the lines of table `what` for one network and batch size."""
     title = f"{arch:18} batch {batch:4} "
@@ -270,7 +290,7 @@ def measure(
             show_masks(title, arch, kind, batch, rounds)
     else:
         steps, base = STEPS_OF[what](arch, batch, how)
-        show(title, take_turns(steps, rounds, how.device, together), base)
+        show(title, take_turns(steps, rounds, how.device, together, clock), base)
 
 
 def show_memory(title: str, arch: str, batch: int, how: StepOptions) -> None:
@@ -336,10 +356,18 @@ def main() -> None:
     parser.add_argument("--amp", choices=("none", "bf16"), default="none")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--heap", choices=HEAPS, default="kept")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error(f"--rounds {arguments.rounds}: a spread needs at least 2")
-    how = StepOptions(arguments.device, arguments.amp, arguments.channels_last, arguments.compile)
+    how = StepOptions(
+        arguments.device,
+        arguments.amp,
+        arguments.channels_last,
+        arguments.compile,
+        arguments.heap,
+    )
     machine = (
         f"{torch.get_num_threads()} threads"
         if how.device == "cpu"
@@ -347,17 +375,23 @@ def main() -> None:
     )
     print(f"{machine}, PyTorch {torch.__version__}, {how}, n = {arguments.rounds}, 20 % kept")
     print(TABLES[arguments.what])
-    for network in arguments.networks:
-        for activation in arguments.activations:
-            for batch in arguments.batches:
-                measure(
-                    arguments.what,
-                    NETWORKS[network][activation == "binary"],
-                    batch,
-                    arguments.rounds,
-                    how,
-                    arguments.steps,
-                )
+    with HEAPS[how.heap]():
+        measure_all(arguments, how)
+
+
+def measure_all(arguments: argparse.Namespace, how: StepOptions) -> None:
+    for network, activation, batch in itertools.product(
+        arguments.networks, arguments.activations, arguments.batches
+    ):
+        measure(
+            arguments.what,
+            NETWORKS[network][activation == "binary"],
+            batch,
+            arguments.rounds,
+            how,
+            arguments.steps,
+            arguments.clock,
+        )
 
 
 if __name__ == "__main__":

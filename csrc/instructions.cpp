@@ -12,7 +12,7 @@ Generation chosen_generation() {
     const std::string forced = forced_instruction_set();
     if (forced == "scalar") return Generation::baseline;
     __builtin_cpu_init();
-    if (forced != "avx2" && __builtin_cpu_supports("avx512f")) return Generation::avx512;
+    if (forced != "avx2" && forced != "avxvnni" && __builtin_cpu_supports("avx512f")) return Generation::avx512;
     if (__builtin_cpu_supports("avx2")) return Generation::avx2;
 #endif
     return Generation::baseline;

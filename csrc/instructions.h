@@ -7,8 +7,8 @@
 
 namespace biprop {
 
-// The value of BIPROP_ISA in the environment when the core was first used ("scalar", "avx2", "avx512", "amx",
-// "neon"); "" where it is not set.
+// The value of BIPROP_ISA in the environment when the core was first used ("scalar", "avx2", "avxvnni", "avx512",
+// "avx512vnni", "amx", "neon", "dotprod", "i8mm"); "" where it is not set.
 const char* forced_instruction_set();
 
 // The generations of processors that functions outside the engine are compiled for. The best one that the processor

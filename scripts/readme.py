@@ -89,7 +89,7 @@ def key(line: str) -> str:
     """The part of a line that must not differ: its words, without numbers, versions and
     instruction sets.
     """
-    line = re.sub(r"\b(amx|avx512|avx2|neon|scalar)\b", "ISA", line)
+    line = re.sub(r"\b(amx|avx512|avx512vnni|avx2|avxvnni|neon|dotprod|i8mm|scalar)\b", "ISA", line)
     line = re.sub(r"torch [\w.+]+", "torch VERSION", line)
     line = re.sub(r"\d threads\b", "1 thread", line)
     line = re.sub(r"\d[\d.,:%-]*", "N", line)

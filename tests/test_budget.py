@@ -178,14 +178,14 @@ def test_a_damaged_share_of_the_time_is_reported(
 
 
 def test_about_a_hundred_of_many_short_epochs_are_reported(tmp_path: Path, clock: Clock) -> None:
-    short = {"one_batch": True, "batch_size": 8, "minutes": 4}
+    short = {"one_batch": True, "batch_size": 8, "minutes": 2.5}
     expected = build(tmp_path / "whole", clock, **short)
     result = expected.run()
     lines = (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()
-    assert expected.state.epoch == 240  # of one step and one second each
+    assert expected.state.epoch == 150  # of one step and one second each
     assert 75 <= len(lines) <= 101
     search = build(tmp_path / "stopped", clock, **short)
-    stop_at(search, 100, signal.SIGTERM)
+    stop_at(search, 70, signal.SIGTERM)
     with pytest.raises(SearchStopped):
         search.run()
     again = clock.watch(go_on(search))

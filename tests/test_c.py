@@ -12,13 +12,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT, make_narrow, network_of, random_ticket
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import Loaded, Op, Program, factors, kept_weights, loaded, shifts
+from programs import Loaded, Op, Program, Value, factors, kept_weights, loaded, shifts
 
 from biprop import Engine, native
 from biprop.engine import engine
@@ -273,58 +274,105 @@ def test_what_the_c_example_says_of_mistakes(example: Path, tmp_path: Path) -> N
         assert done.returncode in (1, 2) and word in done.stderr, (arguments, done)
 
 
+ARM = {
+    "kernels_neon": (),
+    "kernels_dotprod": ("-march=armv8.2-a+dotprod",),
+    "kernels_i8mm": ("-march=armv8.2-a+dotprod+i8mm",),
+}
+"""The kernels for AArch64, and their flags in CMakeLists.txt."""
+
+
+def compiled(command: list[Any], output: Path) -> Path:
+    done = subprocess.run([*command, "-o", output], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Programs for AArch64: the C example with NEON and with plain C++ only, and calibrated.cpp."""
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if not compiler or not shutil.which("qemu-aarch64"):
+        pytest.skip("no aarch64-linux-gnu-g++ and qemu-aarch64")
+    folder = tmp_path_factory.mktemp("aarch64")
+    strict = ["-O2", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    names = [f"-D{name.replace('kernels', 'BIPROP').upper()}" for name in ARM]
+    build = [compiler, *strict, "-I", native.include_dir(), "-c"]
+    objects = {}
+    for path in [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc/engine").glob("*.cpp")]:
+        if path.stem.startswith("kernels_") and path.stem not in (*ARM, "kernels_scalar"):
+            continue
+        own = [*build, *names, *ARM.get(path.stem, ()), path]
+        objects[path.stem] = compiled(own, folder / f"{path.stem}.o")
+    only_scalar = {name: path for name, path in objects.items() if name not in ARM}
+    plain = [*build, ROOT / "csrc/engine/dispatch.cpp"]
+    only_scalar["dispatch"] = compiled(plain, folder / "dispatch-scalar.o")
+    c_compiler = [compiler.removesuffix("g++") + "gcc", *STRICT, "-I", native.include_dir(), "-c"]
+    example = compiled([*c_compiler, EXAMPLE / "predict.c"], folder / "predict.o")
+    main = compiled([*build, ROOT / "tests/calibrated.cpp"], folder / "calibrated.o")
+    link = [compiler, "-static", "-pthread"]
+    return {
+        "neon": compiled([*link, *objects.values(), example], folder / "neon"),
+        "scalar": compiled([*link, *only_scalar.values(), example], folder / "scalar"),
+        "calibrated": compiled([*link, *objects.values(), main], folder / "calibrated"),
+    }
+
+
+QUANTISED = [
+    (64, 20, (32, 32), 3, 1, 1, 0.8),
+    (64, 130, (8, 8), 3, 1, 1, 1.0),
+    (70, 9, (7, 7), 3, 2, 1, 0.9),
+    (63, 33, (9, 17), 3, 1, 1, 1.0),
+    (200, 40, (4, 4), 3, 1, 1, 0.8),
+]
+"""Channels, output channels, size, kernel, stride, padding, density."""
+
+
 @pytest.mark.slow
-def test_aarch64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cpu", ["max", "cortex-a72"])
+def test_aarch64_multiplies_bytes_where_the_processor_does(
+    arm: dict[str, Path], cpu: str, tmp_path: Path
+) -> None:
+    """Products of bytes are exactly the sums of plain C++; Cortex-A72 has no instructions for
+    them.
+    """
+    rng = np.random.default_rng(0)
+    for most in (127, 255):
+        for channels, outputs, size, kernel, stride, padding, density in QUANTISED:
+            program = Program([Value(False, channels, *size, most=float(most))])
+            program.to_floats()
+            weights = kept_weights(rng, (outputs, channels, kernel, kernel), density)
+            shift = rng.integers(-9, 9, outputs).astype(float)
+            program.conv(False, weights, factors(rng, outputs), shift, None, stride, padding)
+            images = rng.integers(0 if most == 255 else -most, most + 1, (19, channels, *size))
+            images[0, 0, 0, 0] = most
+            (tmp_path / "program").write_bytes(program.code())
+            images.astype(np.float32).tofile(tmp_path / "images")
+            done = subprocess.run(
+                ["qemu-aarch64", "-cpu", cpu, arm["calibrated"], "program", "images", "19", "out"],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            lines = done.stdout.splitlines()
+            sets = ["i8mm", "dotprod", "neon", "scalar"][0 if cpu == "max" else 2 :]
+            assert [line.split()[0] for line in lines] == sets
+            assert ["product" in line for line in lines] == [len(sets) == 4] * 2 + [False] * (
+                len(sets) - 2
+            )
+            found = np.fromfile(tmp_path / "out", np.float32)
+            np.testing.assert_array_equal(found, program.truth(images.astype(np.float32)).ravel())
+
+
+@pytest.mark.slow
+def test_aarch64(arm: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The core and the example for AArch64, run by qemu: NEON and plain C++ give what this machine
     gives.
     """
-    compiler, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
-    if not compiler or not qemu:
-        pytest.skip("no aarch64-linux-gnu-g++ and qemu-aarch64")
-    sources = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc/engine").glob("*.cpp")]
-    sources = [
-        path
-        for path in sources
-        if path.stem not in ("kernels_avx2", "kernels_avx512", "kernels_amx")
-    ]
-    flags = [
-        "-O2",
-        "-std=c++17",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-static",
-        "-pthread",
-        "-I",
-        native.include_dir(),
-    ]
-    machines = {"neon": tmp_path / "neon", "scalar": tmp_path / "scalar"}
-    example = [
-        compiler.removesuffix("g++") + "gcc",
-        *STRICT,
-        "-c",
-        "-I",
-        native.include_dir(),
-        EXAMPLE / "predict.c",
-    ]
-    commands = [[*example, "-o", tmp_path / "predict.o"]]
-    for name, machine in machines.items():
-        own = [path for path in sources if name == "neon" or path.stem != "kernels_neon"]
-        commands.append(
-            [
-                compiler,
-                *flags,
-                *(["-DBIPROP_NEON"] if name == "neon" else []),
-                *own,
-                tmp_path / "predict.o",
-                "-o",
-                machine,
-            ]
-        )
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    machines = {name: arm[name] for name in ("neon", "scalar")}
+    qemu = "qemu-aarch64"
     rng = np.random.default_rng(0)
     for network in (
         "VGG_Small_BinAct",

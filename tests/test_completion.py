@@ -85,6 +85,25 @@ def test_bash_completes(scripts: dict[str, str], tmp_path: Path) -> None:
             assert sorted(answer) == sorted(expected), line
 
 
+def test_fish_completes(scripts: dict[str, str], tmp_path: Path) -> None:
+    fish = shutil.which("fish")
+    if not fish:
+        pytest.skip("no fish")
+    (tmp_path / "biprop.fish").write_text(scripts["fish"])
+    (tmp_path / "photos").mkdir()
+    cases = {
+        "biprop ro": ["robustness"],
+        "biprop find --set Ima": ["ImageNet"],
+        "biprop find --recipe cifar10-1": ["cifar10-10min", "cifar10-1bit", "cifar10-1h"],
+        "biprop find --data ph": ["photos/"],
+        "biprop deck bu": ["build"],
+    }
+    for line, expected in cases.items():
+        command = [fish, "--no-config", "-c", f"source biprop.fish; complete -C '{line}'"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert [answer.split("\t")[0] for answer in done.stdout.splitlines()] == expected, line
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_shell_has_commands_choices_and_names(shell: str, scripts: dict[str, str]) -> None:
     script = scripts[shell]

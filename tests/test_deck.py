@@ -25,6 +25,14 @@ from biprop.deck.report import deck_report
 from biprop.ticket import container
 
 RANDOM = np.random.default_rng(0)
+START = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_whatever_ran_before() -> None:
+    RANDOM.bit_generator.state = START
+
+
 CLASSES = [f"class {i}" for i in range(10)]
 
 

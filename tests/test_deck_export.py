@@ -20,6 +20,12 @@ from biprop.deck.gate import Gate
 
 pytestmark = needs_onnx
 RANDOM = np.random.default_rng(1)
+START = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_whatever_ran_before() -> None:
+    RANDOM.bit_generator.state = START
 
 
 def images(shape: tuple[int, ...], count: int = 6) -> NDArray[np.uint8]:

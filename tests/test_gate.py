@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 from biprop.deck.gate import Gate, features, features_of
 
 RANDOM = np.random.default_rng(0)
+START = RANDOM.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_whatever_ran_before() -> None:
+    RANDOM.bit_generator.state = START
 
 
 def smooth(count: int, channels: int = 3, noise: float = 0.0) -> np.ndarray:  # type: ignore[type-arg]

@@ -46,7 +46,11 @@ GENERATION = {
     "avx2": "avx2",
     "avx512": "avx512",
     "amx": "avx512",
+    "avx512vnni": "avx512",
+    "avxvnni": "avx2",
     "neon": "baseline",
+    "dotprod": "baseline",
+    "i8mm": "baseline",
 }
 USED = """
 import ctypes, numpy as np

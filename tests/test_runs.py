@@ -26,6 +26,7 @@ from biprop.runs.folder import (
     held,
     make,
     newest,
+    notes_on,
 )
 
 
@@ -68,6 +69,19 @@ def test_the_newest_run_with_the_same_options_is_found(tmp_path: Path) -> None:
     assert newest(config(tmp_path, lr=0.5), "digits") == other
     (last / SETTINGS).write_text("an_option_of_tomorrow: 3\n")
     assert newest(config(tmp_path), "digits") == first
+
+
+def test_a_run_with_later_ones_in_its_folder_says_so(tmp_path: Path) -> None:
+    first = begun(config(tmp_path))
+    make(config(tmp_path), "digits")  # has no checkpoint: nothing to read there
+    assert notes_on(first) == notes_on(tmp_path / "no folder") == []
+    for _ in range(10):
+        last = begun(config(tmp_path, lr=0.5))
+    (note,) = notes_on(first)
+    assert (
+        note == f"{first}: the first run of this name; has 10 later runs: for the last, pass {last}"
+    )
+    assert last.name == "10"
 
 
 def test_one_process_writes_and_the_rests_of_a_killed_one_go(tmp_path: Path) -> None:

@@ -39,24 +39,39 @@ def results(made: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"y": y.detach(), "x": x.grad, **gradients, **made.state_dict()}  # type: ignore[dict-item]
 
 
-def half(rank: int, folder: Path, affine: bool, momentum: float | None, sides: int) -> None:
+CASES = [(True, 0.1, 2), (False, None, 2), (True, 0.1, 1)]
+"""Whether weights and biases are learned, the momentum, and the number of sides of a map."""
+
+COUNTED = (100 + torch.arange(1025.0)).reshape(1, 1, 25, 41)
+"""Twice as many numbers are 2,050, which bfloat16 would count as 2,048."""
+
+
+def half(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    made = model(affine, momentum, sides)
-    synchronise(made)
-    assert type(made[0]).__name__ == f"SyncBatchNorm{sides}d"
-    torch.save(results(made, batch(sides)[SHARES[rank]]), folder / f"{rank}.pt")
+    for number, (affine, momentum, sides) in enumerate(CASES):
+        made = model(affine, momentum, sides)
+        synchronise(made)
+        assert type(made[0]).__name__ == f"SyncBatchNorm{sides}d"
+        torch.save(results(made, batch(sides)[SHARES[rank]]), folder / f"{number}-{rank}.pt")
+    made = nn.Sequential(SyncBatchNorm2d(1))
+    assert made(COUNTED.bfloat16()).dtype == torch.bfloat16
+    torch.save(made.state_dict(), folder / f"bfloat16-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("affine", "momentum", "sides"), [(True, 0.1, 2), (False, None, 2), (True, 0.1, 1)]
-)
-def test_two_shares_of_different_size_as_one_batch(
-    affine: bool, momentum: float | None, sides: int, tmp_path: Path
-) -> None:
-    torch.multiprocessing.spawn(half, (tmp_path, affine, momentum, sides), nprocs=2)
-    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the results of two processes in each of `CASES`, and of `COUNTED`."""
+    folder = tmp_path_factory.mktemp("halves")
+    torch.multiprocessing.spawn(half, (folder,), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_two_shares_of_different_size_as_one_batch(number: int, halves: Path) -> None:
+    affine, momentum, sides = CASES[number]
+    parts = [torch.load(halves / f"{number}-{rank}.pt", weights_only=True) for rank in range(2)]
     for key, whole in results(model(affine, momentum, sides), batch(sides)).items():
         found = parts[0][key]  # statistics
         if key in ("y", "x"):
@@ -66,23 +81,10 @@ def test_two_shares_of_different_size_as_one_batch(
         torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-4)
 
 
-def bfloat16_half(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    made = nn.Sequential(SyncBatchNorm2d(1))
-    y = made(
-        (100 + torch.arange(1025.0).reshape(1, 1, 25, 41)).bfloat16()
-    )  # 2,050 in all: bfloat16 would count 2,048
-    assert y.dtype == torch.bfloat16
-    torch.save(made.state_dict(), folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_sums_of_bfloat16_are_float32(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(bfloat16_half, (tmp_path,), nprocs=2)
+def test_sums_of_bfloat16_are_float32(halves: Path) -> None:
     plain = nn.Sequential(nn.BatchNorm2d(1))
-    plain((100 + torch.arange(1025.0).reshape(1, 1, 25, 41)).bfloat16().float().repeat(2, 1, 1, 1))
-    found = torch.load(tmp_path / "0.pt", weights_only=True)
+    plain(COUNTED.bfloat16().float().repeat(2, 1, 1, 1))
+    found = torch.load(halves / "bfloat16-0.pt", weights_only=True)
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
 

@@ -45,6 +45,7 @@ class BitStep : public Step {
         held[this] = (thresholds_.size() + thresholds_plus_.size()) * 2 + corrections_.size() * 4 + flips_.size();
         if (lists_) held[lists_.get()] = lists_->bytes();
     }
+    std::shared_ptr<const TapLists> lists() const override { return lists_; }
 
   protected:
     int position_class(int position) const {

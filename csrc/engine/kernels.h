@@ -159,11 +159,16 @@ struct QuantisedTile {
 struct MatrixTile {
     enum Kind { floats, signed_quantised, unsigned_quantised } kind;
     const uint8_t *kept, *negative;  // bits of the weights, [step][32 output channels][16 groups of input channels]
-    uint8_t* weights;  // room for the numbers that the bits expand to, 2 KB a step, for `at_once` steps
+    const uint8_t* codes;  // or two-bit codes: see MatrixKernels
+    uint8_t* weights;  // room for the numbers that these expand to, 2 KB a step, for `at_once` steps
     const uint8_t* input;  // [group][part of a float][lane][4 bytes]
     size_t group_step, part_step;  // in bytes
     const int32_t *steps, *tiles;  // where each begins, in bytes from `input`
     int step_count, tile_count;
+    // With codes: how many output channels there are; the first steps that have 16 groups, and the groups of the
+    // others; and what each channel's sum begins with.
+    int channels, whole_steps, groups_of_last;
+    const int32_t* corrections;
     int at_once;  // steps that all tiles take before the next ones, so that the weights stay in the fastest cache
     float* sums;  // [32][16 * tile_count] at distance sum_step
     size_t sum_step;
@@ -172,21 +177,32 @@ struct MatrixTile {
 struct MatrixKernels {
     void (*multiply)(const MatrixTile&);
     // Interleaves every `stride`th lane of `channels` planes, which lie `plane` bytes apart; missing channels are 0.
-    void (*pack_quantised)(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t* to);
+    // Each byte is then changed by ^ flip.
+    void (*pack_quantised)(const int16_t* from, size_t plane, int channels, int lanes, int stride, uint8_t flip,
+                           uint8_t* to);
+    // Null where only quantised activations are multiplied.
     void (*pack_floats)(const float* from, size_t plane, int channels, int lanes, int stride, size_t part_step,
                         uint8_t* to);
+    // Instructions may take only unsigned bytes, or only signed ones; 128 changes one kind into the other.
+    uint8_t flip_signed, flip_unsigned;
+    // Whether the weights are codes of two bits, their number + 1. The numbers lie in the order
+    // [8 output channels][group][output channel][input channel], 2 KB a step; byte j of 64 bytes of codes has those of
+    // the numbers j, 64 + j, 128 + j and 192 + j of 256, from the lowest bits.
+    bool codes;
+    // Cost model: one step of 16 lanes and 32 output channels (of floats, three times as long); the weights of a step.
+    float cycles_per_tile, cycles_per_step;
 };
 
 // Planes of one word by permutations instead of gathers, for processors that select any of 16 bytes, or of 32 words of
 // 16 or 32 bits, in one cycle.
 //
 // The planes of all taps lie in slots, or parts of them, one part of all planes after the other. The last slot of every
-// `window` is zero. In a round, every lane (an output channel) takes one slot of a window, or its zero. Windows begin at
-// multiples of `grain` slots.
+// `window` is zero. In a round, every lane (an output channel) takes one slot of a window, or its zero. Windows begin
+// at multiples of `grain` slots.
 //
 // A list in `taps` has one entry for eight rounds: the line of `grain` slots where the first window begins; for each
-// round, how far its window is from there, in a byte (lines times eight, or slots where the grain is 1); and the indices
-// of slots.
+// round, how far its window is from there, in a byte (lines times eight, or slots where the grain is 1); and the
+// indices of slots.
 struct ShuffleForm {
     enum Slots {
         // The lower or the upper four rows of 8x8 planes. No load should cross a cache line, so windows begin at every
@@ -344,8 +360,21 @@ extern const Kernels kAvx512;
 extern const MatrixKernels kAmx;
 bool have_amx();  // asks the processor, and the operating system for permission
 #endif
+#ifdef BIPROP_AVX512VNNI
+extern const MatrixKernels kAvx512Vnni;
+extern const MatrixKernels kVnni256;  // the same instructions for 256 bits, as processors with AVX-VNNI have them
+#endif
+#ifdef BIPROP_AVXVNNI
+extern const MatrixKernels kAvxVnni;
+#endif
 #ifdef BIPROP_NEON
 extern const Kernels kNeon;
+#endif
+#ifdef BIPROP_DOTPROD
+extern const MatrixKernels kDotProd;
+#endif
+#ifdef BIPROP_I8MM
+extern const MatrixKernels kI8mm;
 #endif
 #ifdef BIPROP_WASM
 extern const Kernels kWasm;

@@ -73,8 +73,7 @@ struct ShuffledBytes : Bits32 {
         const size_t second = planes.second;
         return [=](int i) {
             const __m256i two = _mm256_broadcastsi128_si256(sixteen(tap + 5 + i / 2 * 8));
-            const __m256i index =
-                _mm256_and_si256(i % 2 ? _mm256_srli_epi16(two, 4) : two, _mm256_set1_epi8(15));
+            const __m256i index = _mm256_and_si256(i % 2 ? _mm256_srli_epi16(two, 4) : two, _mm256_set1_epi8(15));
             const uint8_t* window = first + further[i];
             const __m256i bytes =
                 _mm256_inserti128_si256(_mm256_castsi128_si256(sixteen(window)), sixteen(window + second), 1);
@@ -135,8 +134,8 @@ void to_slots(const uint8_t* planes, int taps, const biprop::ShuffleForm& form, 
     const size_t second = form.second(taps);
     const __m128i shift = _mm_cvtsi32_si128(16 * part);
     // Packing takes pairs of planes from either half.
-    const __m256i order = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, -1));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, -1));
     for (; taps > 0; taps -= 15, planes += 15 * 8, slots += 16) {
         __m256i words[4];
         for (int i = 0; i < 4; ++i) words[i] = words_for_slots(planes + 32 * i, quarters, shift);
@@ -200,8 +199,27 @@ constexpr bool kLooksUp = true;
 }  // namespace
 
 #include "kernels-inl.h"
+#include "products-inl.h"
 
 namespace {
+
+// Products of bytes: sums of 16 bits hold those of 64 groups, because a group adds at most 2 * 255 to one.
+struct Products256 : Products<Products256, 8> {
+    static constexpr int channels = 4, vectors = 2, most_steps = 4;
+    using Sum = __m256i;
+    using Input = __m256i;
+    static Input read(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static const uint8_t* weights(const uint8_t* p) { return p; }
+    template <int I>
+    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
+        int four;
+        std::memcpy(&four, weights + 4 * I, 4);
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, _mm256_set1_epi32(four)));
+    }
+    static Lanes total(Sum sum) { return Lanes(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
+};
+constexpr biprop::MatrixKernels kProducts = {
+    products<Products256>, generic_pack_quantised, nullptr, 128, 0, true, 600, 120};
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, const biprop::ShuffleForm&) {
@@ -220,6 +238,7 @@ constexpr biprop::Kernels avx2_kernels() {
     table.group = Gathered::channels;
     table.cycles_per_gather = 3.3f;
     table.shuffles = &kShuffles;
+    table.matrices = &kProducts;
     return table;
 }
 

@@ -340,8 +340,27 @@ constexpr bool kLooksUp = true;
 }  // namespace
 
 #include "kernels-inl.h"
+#include "pack-avx512-inl.h"
+#include "products-inl.h"
 
 namespace {
+
+// As with AVX2.
+struct Products512 : Products<Products512, 16> {
+    static constexpr int channels = 8, vectors = 2, most_steps = 4;
+    using Sum = __m512i;
+    using Input = __m512i;
+    static Input read(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static const uint8_t* weights(const uint8_t* p) { return p; }
+    template <int I>
+    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
+        int four;
+        std::memcpy(&four, weights + 4 * I, 4);
+        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(x, _mm512_set1_epi32(four)));
+    }
+    static Lanes total(Sum sum) { return Lanes(_mm512_madd_epi16(sum, _mm512_set1_epi16(1))); }
+};
+constexpr biprop::MatrixKernels kProducts = {products<Products512>, pack_quantised, nullptr, 128, 0, true, 600, 100};
 
 float dot(const float* x, const uint16_t* tap, int positive, int negative) {
     const auto sum = [&](int groups) {
@@ -385,6 +404,7 @@ constexpr biprop::Kernels avx512_kernels() {
     table.cycles_per_gather = 5.0f;
     table.dot = dot;
     table.shuffles = &kShuffles;
+    table.matrices = &kProducts;
     return table;
 }
 

@@ -6,19 +6,14 @@
 namespace biprop {
 
 TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width) {
-    const int unit = width / 8;
     const int channels = int(op.scale.size());
-    zeros = uint16_t(taps_per_channel * unit);
-    ones = uint16_t((taps_per_channel + 1) * unit);
-    const auto each_kept = [&](int c, const auto& use) {  // use(tap, negative)
-        for (int t = 0; t < taps_per_channel; ++t) {
-            const size_t i = size_t(c) * taps_per_channel + t;
-            if (op.kept(i)) use(t, !op.positive(i));
-        }
-    };
+    zeros = uint16_t(taps_per_channel * unit());
+    ones = uint16_t((taps_per_channel + 1) * unit());
     for (int c = 0; c < channels; ++c) {
+        const size_t first = size_t(c) * taps_per_channel;
         int counts[2] = {};
-        each_kept(c, [&](int, bool negative) { ++counts[negative]; });
+        for (const bool negative : {false, true})
+            op.each_kept(first, first + taps_per_channel, negative, [&](size_t) { ++counts[negative]; });
         kept.push_back(counts[0] + counts[1]);
         ranges.push_back({0, uint16_t((counts[0] + 7) / 8), uint16_t((counts[1] + 7) / 8)});
         order.push_back(uint32_t(c));
@@ -32,14 +27,51 @@ TapLists::TapLists(const Op& op, int taps_per_channel, int width) : width(width)
         ranges[c].start = uint32_t(groups);
         groups += ranges[c].positive + ranges[c].negative;
     }
-    taps.resize(8 * groups);
-    for (int c = 0; c < channels; ++c) {
+    make_again(op);
+}
+
+size_t TapLists::groups_of_taps() const {
+    if (order.empty()) return 0;
+    const TapRange& last = ranges[order.back()];
+    return size_t(last.start) + last.positive + last.negative;
+}
+
+void TapLists::make_again(const Op& op) const {
+    taps.resize(8 * groups_of_taps());
+    const size_t per_channel = this->per_channel();
+    for (size_t c = 0; c < ranges.size(); ++c) {
         const TapRange& range = ranges[c];
-        uint16_t* const from = taps.data() + 8 * size_t(range.start);
-        uint16_t* to[2] = {from, from + 8 * range.positive};
-        each_kept(c, [&](int t, bool negative) { *to[negative]++ = uint16_t(t * unit); });
-        std::fill(to[0], from + 8 * range.positive, zeros);
-        std::fill(to[1], from + 8 * (range.positive + range.negative), ones);
+        const size_t first = c * per_channel;
+        uint16_t* to = taps.data() + 8 * size_t(range.start);
+        for (const bool negative : {false, true}) {
+            uint16_t* const end = to + 8 * (negative ? range.negative : range.positive);
+            op.each_kept(first, first + per_channel, negative,
+                         [&](size_t i) { *to++ = uint16_t((i - first) * unit()); });
+            std::fill(to, end, negative ? ones : zeros);
+            to = end;
+        }
+    }
+}
+
+// The same taps in the same order, in other units.
+void TapLists::make_again(const TapLists& other) const {
+    taps.resize(other.taps.size());
+    const int up = unit() > other.unit() ? unit() / other.unit() : 1;
+    const int down = unit() > other.unit() ? 1 : other.unit() / unit();
+    for (size_t i = 0; i < taps.size(); ++i) taps[i] = uint16_t(other.taps[i] * up / down);
+}
+
+// In groups the taps of channels alternate, in lists as long as the longest.
+void TapLists::make_again(const GroupedTaps& gathered) const {
+    taps.resize(8 * groups_of_taps());
+    const int group = gathered.group;
+    for (size_t i = 0; i < gathered.order.size(); ++i) {
+        const TapRange &own = ranges[gathered.order[i]], &all = gathered.ranges[i / group];
+        const uint16_t* from = gathered.taps.data() + size_t(all.start) * 8 * group + i % group;
+        uint16_t* to = taps.data() + 8 * size_t(own.start);
+        for (int k = 0; k < 8 * own.positive; ++k) *to++ = uint16_t(from[size_t(k) * group] * unit());
+        from += size_t(all.positive) * 8 * group;
+        for (int k = 0; k < 8 * own.negative; ++k) *to++ = uint16_t(from[size_t(k) * group] * unit());
     }
 }
 
@@ -60,6 +92,22 @@ GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
     for (size_t from = 0; from < order.size(); from += 64)
         std::stable_sort(order.begin() + from, order.begin() + std::min(order.size(), from + 64),
                          [&](int a, int b) { return of[a].negative < of[b].negative; });
+}
+
+void GroupedTaps::restore(Op& op, int taps_per_channel) const {
+    op.mask.assign((order.size() * taps_per_channel + 7) / 8, 0);
+    op.sign = op.mask;
+    for (size_t i = 0; i < order.size(); ++i) {
+        const TapRange& all = ranges[i / group];
+        const uint16_t* const from = taps.data() + size_t(all.start) * 8 * group + i % group;
+        for (int k = 0; k < 8 * (all.positive + all.negative); ++k) {
+            const int tap = from[size_t(k) * group];
+            if (tap >= taps_per_channel) continue;  // fills up the list
+            const size_t at = size_t(order[i]) * taps_per_channel + tap;
+            op.mask[at / 8] |= uint8_t(1 << at % 8);
+            if (k < 8 * all.positive) op.sign[at / 8] |= uint8_t(1 << at % 8);
+        }
+    }
 }
 
 int GroupedTaps::most_idle() const { return *std::max_element(idle.begin(), idle.end()); }

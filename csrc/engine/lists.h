@@ -10,9 +10,12 @@
 
 namespace biprop {
 
+struct GroupedTaps;
+
 // The kept taps of a layer, by output channel, for tiles of `width` bytes; shared by the modes with such tiles.
 struct TapLists {
-    std::vector<uint16_t> taps;  // of the channels in this order:
+    // Of the channels in the order below. Empty while dropped: no run uses them, and others hold the same weights.
+    mutable std::vector<uint16_t> taps;
     std::vector<uint32_t> order;  // output channels, sorted by the length of their lists
     std::vector<TapRange> ranges;  // by output channel
     std::vector<int> kept;  // per output channel
@@ -20,6 +23,12 @@ struct TapLists {
     int width;
     TapLists(const Op& op, int taps_per_channel, int width);
     void restore(Op& op) const;  // writes its mask and sign
+    void drop() const { taps = {}; }
+    bool is_dropped() const { return taps.empty() && groups_of_taps(); }
+    // Makes dropped lists again, from what holds the same weights.
+    void make_again(const Op& op) const;
+    void make_again(const TapLists& other) const;
+    void make_again(const GroupedTaps& gathered) const;
     int per_channel() const { return zeros / (width / 8); }  // taps of a channel, kept or not
     // Calls use(tap, negative) for the kept taps of a channel, without those that fill up its groups.
     template <class Use>
@@ -31,6 +40,11 @@ struct TapLists {
     size_t bytes() const {
         return taps.size() * 2 + ranges.size() * (sizeof(TapRange) + 4) + kept.size() * sizeof(int);
     }
+    size_t bytes_of_taps() const { return 16 * groups_of_taps(); }
+
+  private:
+    size_t groups_of_taps() const;
+    uint16_t unit() const { return uint16_t(width / 8); }
 };
 
 // Lists of taps for groups of channels that are computed at once. Channels with lists of similar length share a group.
@@ -43,6 +57,9 @@ struct GroupedTaps {
 
     GroupedTaps(const TapLists& lists, int group, int lane);
     int most_idle() const;
+    // Whether other lists can be made from these: not from those for permutations.
+    bool restores() const { return lane == 8; }
+    void restore(Op& op, int taps_per_channel) const;  // writes its mask and sign
     int groups() const { return int(order.size()) / group; }
     double eights() const {
         double sum = 0;

@@ -1,6 +1,10 @@
-// Convolutions as products of matrices, for processors that multiply matrices. All weights take part, kept or not,
-// but so many at once that this can be faster than sparse sums. Products of quantised activations are exact integers.
-// A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the sums are rounded.
+// Convolutions as products of matrices, for processors that multiply matrices, or many bytes at once. All weights take
+// part, kept or not, but so many at once that this can be faster than sparse sums. Products of quantised activations are
+// exact integers. A float is the exact sum of three bfloat16 numbers, and the weights are 1, 0 and -1, so only the sums
+// are rounded.
+//
+// Instructions that multiply unsigned bytes by signed ones, or only signed ones, read signed (unsigned) activations as
+// bytes that are greater (less) by 128; each channel's sums begin with what makes up for this. Padding is 128 then.
 //
 // For a strip of output rows, the input that it sees is copied to a buffer, once for all output channels:
 //
@@ -23,6 +27,7 @@ constexpr int kRows = 16, kPanel = 2 * kRows;  // output channels
 constexpr size_t kStripBytes = 768 << 10;  // of the second cache
 constexpr int kStripLanes = 2048;
 constexpr int kStepsAtOnce = 10;  // of 2 KB of weights
+constexpr size_t kStepCodes = 2048 / 4;  // bytes
 
 class MatrixSum final : public Step {
   public:
@@ -31,6 +36,7 @@ class MatrixSum final : public Step {
         : Step(op, shapes),
           kernels_(kernels),
           quantised_(in_.quantised()),
+          flip_(in_.low < 0 ? kernels.flip_signed : kernels.flip_unsigned),
           unit_(quantised_ ? 4 : 2),
           parts_(quantised_ ? 1 : 3) {
         const int images = out_.images, stride = op.stride;
@@ -72,9 +78,14 @@ class MatrixSum final : public Step {
         step_count_ = int(steps_.size()) / std::max(1, ring_);
         for (int lane = 0, in_row = out_.width * images; lane < rows_ * in_row; lane += 16)
             tiles_.push_back(4 * (one_row ? lane / in_row * width_ * images + lane % in_row : lane));
-        if (!weights || weights->quantised != quantised_) weights = std::make_shared<MatrixWeights>(pack_weights());
+        if (!weights || weights->quantised != quantised_)
+            weights = std::make_shared<MatrixWeights>(kernels.codes ? pack_codes() : pack_weights());
         weights_ = weights;
-        for (Finish& finish : finishes_) finish.scale *= quantised_ ? in_.step : 1;
+        if (kernels.codes) corrections_ = make_corrections();
+        for (Finish& finish : finishes_) {
+            finish.scale *= quantised_ ? in_.step : 1;
+            if (residual_.quantised()) finish.residual_scale *= residual_.step;
+        }
     }
 
     void run(const Frame& frame) const override {
@@ -100,20 +111,27 @@ class MatrixSum final : public Step {
     bool can_name_all() const { return group_step_ * kRows * blocks_ <= size_t(std::numeric_limits<int32_t>::max()); }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
     double cycles() const override {
-        const double tiles = double(strips_) * double(tiles_.size()) * panels() * step_count_;
-        return tiles * parts_ * 30 + double(strips_) * panels() * step_count_ * 80 +
+        // Codes leave out the groups, and eights of output channels, that do not exist.
+        const double groups = op_.area() * (kernels_.codes ? groups_of(in_.channels) / double(kRows) : blocks_);
+        const double channels = kernels_.codes ? (out_.channels + 7) / 8 / 4.0 : panels();
+        const double tiles = double(strips_) * double(tiles_.size()) * channels * groups;
+        return tiles * parts_ * kernels_.cycles_per_tile +
+               double(strips_) * panels() * step_count_ * kernels_.cycles_per_step +
                0.3 * double(strips_ * group_step_ * kRows * blocks_) / 4 + 0.2 * out_.channels * out_.lanes();
     }
     size_t scratch() const override {
         return group_step_ * kRows * blocks_ + 64 + at_once() * kPanel * 64 + sums_bytes() * 2;
     }
-    void memory(Held& held) const override { held[weights_.get()] = weights_->kept.size() + weights_->negative.size(); }
+    void memory(Held& held) const override {
+        held[weights_.get()] = weights_->kept.size() + weights_->negative.size() + weights_->codes.size();
+    }
 
   private:
     // The place in the buffer of row `row` of what output row `top` sees.
     int place(int top, int row) const { return ring_ ? (top + row) % ring_ : row; }
     int at_once() const { return std::max(1, kStepsAtOnce / op_.area()) * op_.area(); }
     int panels() const { return (out_.channels + kPanel - 1) / kPanel; }
+    int groups_of(int channels) const { return (channels + unit_ - 1) / unit_; }
     // An odd number of cache lines, so that rows do not compete for a few lines of the cache.
     size_t sum_step() const { return (tiles_.size() | 1) * 16; }
     size_t sums_bytes() const { return sum_step() * kPanel * sizeof(float); }
@@ -138,6 +156,33 @@ class MatrixSum final : public Step {
                     }
                 }
         return packed;
+    }
+
+    // See MatrixKernels for the order of codes.
+    MatrixWeights pack_codes() const {
+        MatrixWeights packed;
+        packed.quantised = quantised_;
+        packed.codes.assign(size_t(panels()) * step_count_ * kStepCodes, 0x55);  // four zeros
+        const size_t per_channel = size_t(in_.channels) * op_.area();
+        for (size_t from = 0; from < out_.channels * per_channel; ++from) {
+            if (!op_.kept(from)) continue;
+            const int c = int(from / per_channel), i = int(from % per_channel) / op_.area(), k = int(from % op_.area());
+            const size_t step = size_t(c / kPanel) * step_count_ + i / (kRows * unit_) * op_.area() + k;
+            const int number = c % kPanel / 8 * 512 + i / 4 % kRows * 32 + c % 8 * 4 + i % 4;
+            const int shift = number % 256 / 64 * 2;
+            uint8_t& codes = packed.codes[step * kStepCodes + number / 256 * 64 + number % 64];
+            codes = uint8_t((codes & ~(3 << shift)) | (op_.positive(from) ? 2 : 0) << shift);
+        }
+        return packed;
+    }
+
+    std::vector<int32_t> make_corrections() const {
+        std::vector<int32_t> corrections(size_t(panels()) * kPanel);
+        const size_t per_channel = size_t(in_.channels) * op_.area();
+        const int greater = in_.low < 0 ? flip_ : -flip_;  // than the activations are the bytes
+        for (size_t i = 0; greater && i < out_.channels * per_channel; ++i)
+            if (op_.kept(i)) corrections[i / per_channel] -= op_.positive(i) ? greater : -greater;
+        return corrections;
     }
 
     MatrixTile::Kind kind() const {
@@ -166,19 +211,42 @@ class MatrixSum final : public Step {
         t.sums = sums;
         t.sum_step = sum_step();
         t.at_once = at_once();
-        const size_t panel_bytes = size_t(step_count_) * kPanel * kRows * unit_ / 8;
+        t.whole_steps = in_.channels / (kRows * unit_) * op_.area();
+        t.groups_of_last = groups_of(in_.channels % (kRows * unit_));
         for (int panel = first; panel < last; ++panel) {
-            t.kept = &weights_->kept[panel * panel_bytes];
-            t.negative = &weights_->negative[panel * panel_bytes];
+            set_weights(panel, t);
             kernels_.multiply(t);
-            for (int c = panel * kPanel; c < std::min(out_.channels, (panel + 1) * kPanel); ++c) {
+            for (int c = panel * kPanel; c < panel * kPanel + t.channels; ++c) {
                 const float* x = sums + c % kPanel * t.sum_step;
                 if (!pool_)
-                    emit(frame, c, top * out_.width * out_.images, lanes, x, room_for_residual);
+                    emit_products(frame, c, top * out_.width * out_.images, lanes, x, room_for_residual);
                 else
                     emit_pooled(frame, c, top / 2, rows / 2, x, room_for_residual);
             }
         }
+    }
+
+    void set_weights(int panel, MatrixTile& t) const {
+        t.channels = std::min(kPanel, out_.channels - panel * kPanel);
+        if (kernels_.codes) {
+            t.codes = &weights_->codes[size_t(panel) * step_count_ * kStepCodes];
+            t.corrections = &corrections_[size_t(panel) * kPanel];
+            return;
+        }
+        const size_t panel_bytes = size_t(step_count_) * kPanel * kRows * unit_ / 8;
+        t.kept = &weights_->kept[panel * panel_bytes];
+        t.negative = &weights_->negative[panel * panel_bytes];
+    }
+
+    // Like Step::emit, but the residual's levels are multiplied by step and scale at once, as in sums of quantised
+    // activations: both round alike.
+    void emit_products(const Frame& frame, int c, int lane, int n, const float* x, float* room) const {
+        if (!residual_.quantised()) return emit(frame, c, lane, n, x, room);
+        n = std::min(n, out_.lanes() - lane);
+        const int16_t* levels = residual_.int16s(frame.values[op_.residual], c) + lane;
+        for (int i = 0; i < n; ++i) room[i] = float(levels[i]);
+        if (out_.bits) return emit_signs(frame, c, lane, n, x, finishes_[c], room);
+        store(frame, out_, frame.values[op_.out], c, lane, n, x, finishes_[c], room);
     }
 
     void emit_pooled(const Frame& frame, int c, int top, int rows, const float* x, float* room) const {
@@ -198,7 +266,7 @@ class MatrixSum final : public Step {
     void pack(const Frame& frame, int top, int rows, int fresh, int group, uint8_t* to) const {
         const int channels = std::min(unit_, in_.channels - group * unit_);
         if (channels <= 0) {
-            if (!fresh) std::memset(to, 0, group_step_);
+            if (!fresh && !kernels_.codes) std::memset(to, 0, group_step_);
             return;
         }
         if (fresh && !ring_) move_rows(fresh, to);
@@ -236,7 +304,7 @@ class MatrixSum final : public Step {
 
     void zero(uint8_t* at, int columns) const {
         for (int part = 0; part < parts_ && columns > 0; ++part)
-            std::memset(at + part * part_step_, 0, size_t(columns) * cell());
+            std::memset(at + part * part_step_, flip_, size_t(columns) * cell());
     }
 
     // `count` lanes from a position, every `step`th.
@@ -244,7 +312,7 @@ class MatrixSum final : public Step {
         const int from = position * in_.images;
         if (quantised_)
             kernels_.pack_quantised(reinterpret_cast<const int16_t*>(group.planes) + from, in_.plane, group.channels,
-                                    count, step, at);
+                                    count, step, flip_, at);
         else
             kernels_.pack_floats(reinterpret_cast<const float*>(group.planes) + from, in_.plane, group.channels, count,
                                  step, part_step_, at);
@@ -292,6 +360,7 @@ class MatrixSum final : public Step {
     const Op* pool_ = nullptr;  // fused into this step; or null
     Shape pooled_;
     const bool quantised_;
+    const uint8_t flip_;  // of the bytes that are multiplied, beside those of quantised activations
     const int unit_, parts_;  // channels of a group; bfloat16 parts of a number
     int blocks_, row_copies_, column_copies_, more_rows_, width_, rows_, strips_;
     bool shares_;  // whether a strip shares rows of the input with the one before
@@ -299,6 +368,7 @@ class MatrixSum final : public Step {
     size_t copy_step_, part_step_, group_step_;
     std::vector<int32_t> steps_, tiles_;  // steps_: for each place of the first row in the ring
     std::shared_ptr<const MatrixWeights> weights_;
+    std::vector<int32_t> corrections_;  // by output channel
 };
 
 }  // namespace
@@ -306,6 +376,7 @@ class MatrixSum final : public Step {
 std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
                                        const Kernels& kernels, Packed& packed) {
     if (!kernels.matrices || op.dense) return nullptr;
+    if (!shapes[op.in].quantised() && !kernels.matrices->pack_floats) return nullptr;
     auto step = std::make_unique<MatrixSum>(op, pool, shapes, *kernels.matrices, packed.matrix);
     if (!step->can_name_all()) return nullptr;
     return step;

@@ -12,6 +12,10 @@ namespace biprop {
 namespace {
 
 constexpr int kTimedRuns = 5;  // of which `explain` reports the fastest
+constexpr size_t kMostMemory = 3;  // times the packed weights, between runs
+// After so many calls with groups and none with a single image, the plan for single images is deleted, if the group's
+// lists do not fit beside it: making it again takes longer than making the group's lists for so many calls.
+constexpr int kManyCalls = 16;
 
 // Takes the pool for one run, if it is free, and leaves it at the end.
 class PoolForRun {
@@ -45,8 +49,9 @@ Network::Network(Program program, int threads, const Kernels* kernels)
     }
     group_size_ = bits ? 64 : 16;
     for (const Op& op : program_.ops) {
-        const Value& in = program_.values[op.in];
+        packed_bytes_ += op.mask.size() + op.sign.size();
         if (op.kind != Kind::conv) continue;
+        const Value& in = program_.values[op.in];
         if (in.bits) {
             // Even where the output is floats: tiles are rows of bits until they are counted.
             one_runs_ = one_runs_ && Shape::fits_rows(program_.values[op.out]);
@@ -66,10 +71,13 @@ void Network::run(const Pixel* images, int64_t count, bool channels_last, float*
     const PoolForRun pool(pool_);
     for (int64_t done = 0; done < count;) {
         const int group = next_group(count - done);
-        const int images_now = int(std::min<int64_t>(group, count - done));
-        run_group(plan(group), images + done * pixels, images_now, channels_last, logits + done * outputs(),
-                  pool.get());
-        done += group;
+        const Use use(*this, group);
+        do {
+            const int images_now = int(std::min<int64_t>(group, count - done));
+            run_group(use.plan(), images + done * pixels, images_now, channels_last, logits + done * outputs(),
+                      pool.get());
+            done += group;
+        } while (done < count && next_group(count - done) == group);
     }
 }
 
@@ -103,17 +111,63 @@ void Network::write_logits(const Plan& plan, const Workspace& space, int count, 
 
 int Network::next_group(int64_t left) {
     if (!one_runs_) return group_size_;
-    if (!group_runs_) return 1;
-    if (left == 1) return 1;
-    if (left >= group_size_) return group_size_;
-    return double(left) * plan(1).cycles() <= plan(group_size_).cycles() ? 1 : group_size_;
+    if (!group_runs_ || left == 1) return 1;
+    const auto images = double(std::min<int64_t>(left, group_size_));
+    return images * estimate(1) <= estimate(group_size_) ? 1 : group_size_;
 }
 
-const Plan& Network::plan(int images) {
+// ---- plans ----
+
+double Network::estimate(int images) {
     std::lock_guard<ForkSafeMutex> lock(mutex_);
+    double& cycles = images == 1 ? one_cycles_ : group_cycles_;
+    if (!cycles) make(images);
+    return cycles;
+}
+
+const Plan& Network::enter(int images) {
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
+    Plan& plan = make(images);
+    ++(images == 1 ? one_users_ : group_users_);
+    (images == 1 ? one_ran_ : group_ran_) = true;
+    groups_in_turn_ = images == 1 ? 0 : groups_in_turn_ + 1;
+    return plan;
+}
+
+void Network::leave(const Plan& plan) {
+    std::lock_guard<ForkSafeMutex> lock(mutex_);
+    --(plan.images == 1 ? one_users_ : group_users_);
+    if (!has_spare_ || group_users_) return;
+    delete_idle_plan();
+    has_dropped_ = drop_spare(program_, packed_, plans(), kMostMemory * packed_bytes_);
+    has_spare_ = false;
+}
+
+Plan& Network::make(int images) {
     std::unique_ptr<Plan>& plan = images == 1 ? one_ : group_;
-    if (!plan) plan = make_plan(program_, packed_, *kernels_, images, true, ranges_);
+    if (!plan) {
+        unpack_weights(program_, packed_, plans());
+        plan = make_plan(program_, packed_, *kernels_, images, true, ranges_);
+        (images == 1 ? one_cycles_ : group_cycles_) = plan->cycles;
+        has_spare_ = true;
+    } else if (images > 1 && has_dropped_) {
+        make_dropped(plans());
+        has_dropped_ = false;
+        has_spare_ = true;
+    }
     return *plan;
+}
+
+void Network::delete_idle_plan() {
+    if (!one_ || !group_) return;
+    if (!group_ran_) {
+        group_.reset();
+    } else if (!one_users_ && (!one_ran_ || groups_in_turn_ >= kManyCalls)) {
+        one_.reset();
+        idle_one_.clear();
+        one_ran_ = false;
+        share_with_group(packed_, program_, *group_);
+    }
 }
 
 // ---- memory ----
@@ -138,14 +192,8 @@ void Network::give_back(const Plan& plan, std::unique_ptr<Workspace> space) {
 
 std::pair<size_t, size_t> Network::memory() const {
     std::lock_guard<ForkSafeMutex> lock(mutex_);
-    size_t weights = 0, working = 0;
-    for (const Op& op : program_.ops)
-        weights += op.mask.size() + op.sign.size() + op.weights.size() * 4 + op.scale.size() * 24;
-    Held held;
-    for (const auto* plan : {one_.get(), group_.get()})
-        if (plan)
-            for (const auto& step : plan->steps) step->memory(held);
-    for (const auto& [_, bytes] : held) weights += bytes;
+    const size_t weights = weight_bytes(program_, plans());
+    size_t working = 0;
     for (const auto* spaces : {&idle_one_, &idle_group_})
         for (const auto& space : *spaces) working += space->bytes();
     return {weights, working};
@@ -155,6 +203,13 @@ std::pair<size_t, size_t> Network::memory() const {
 
 void Network::calibrate(const float* images, int64_t count, bool channels_last) {
     if (!one_runs_) return;  // too few activations of a network with such wide maps of bits are floats
+    {
+        std::lock_guard<ForkSafeMutex> lock(mutex_);
+        if (has_dropped_) make_dropped(plans());
+        unpack_weights(program_, packed_, plans());
+        has_dropped_ = false;
+        has_spare_ = true;
+    }
     Ranges ranges = find_ranges(images, count, channels_last);
     std::lock_guard<ForkSafeMutex> lock(mutex_);
     ranges_ = std::move(ranges);
@@ -162,10 +217,12 @@ void Network::calibrate(const float* images, int64_t count, bool channels_last) 
         return op.kind != Kind::conv || program_.values[op.in].bits || can_sum(op, program_.values[op.in], 32);
     };
     // A vector holds twice as many quantised activations as floats, so a group becomes twice as large.
-    if (group_size_ == 16 && !kernels_->matrices && std::all_of(program_.ops.begin(), program_.ops.end(), fits))
+    if (group_size_ == 16 && !(kernels_->matrices && kernels_->matrices->pack_floats) &&
+        std::all_of(program_.ops.begin(), program_.ops.end(), fits))
         group_size_ = 32;
     one_.reset();
     group_.reset();
+    one_cycles_ = group_cycles_ = 0;
     idle_one_.clear();
     idle_group_.clear();
 }
@@ -201,7 +258,8 @@ Ranges Network::find_ranges(const float* images, int64_t count, bool channels_la
 
 std::string Network::explain(int64_t batch) {
     const int group = next_group(std::max<int64_t>(1, batch));
-    const Plan& plan = this->plan(group);
+    const Use use(*this, group);
+    const Plan& plan = use.plan();
     const std::vector<double> microseconds = measure_steps(plan);
     std::string text = std::string(kernels_->name) + "\t" + std::to_string(group) + "\n";
     for (size_t i = 0; i < plan.steps.size(); ++i) text += describe_step(*plan.steps[i], group, microseconds[i]);

@@ -11,6 +11,7 @@
 #include "kernels.h"
 #include "plan.h"
 #include "program.h"
+#include "spare.h"
 #include "thread_pool.h"
 #include "workspace.h"
 
@@ -41,9 +42,27 @@ class Network {
     std::pair<size_t, size_t> memory() const;
 
   private:
+    // Keeps a plan and its lists in memory while it runs.
+    class Use {
+      public:
+        Use(Network& network, int images) : network_(network), plan_(network.enter(images)) {}
+        ~Use() { network_.leave(plan_); }
+        Use(const Use&) = delete;
+        Use& operator=(const Use&) = delete;
+        const Plan& plan() const { return plan_; }
+
+      private:
+        Network& network_;
+        const Plan& plan_;
+    };
     // One image at a time or a whole group: whichever is estimated to take less.
     int next_group(int64_t left);
-    const Plan& plan(int images);
+    double estimate(int images);  // cycles of the plan
+    const Plan& enter(int images);
+    void leave(const Plan& plan);
+    Plan& make(int images);  // the plan, and its lists if they are dropped
+    Plans plans() const { return {one_.get(), group_.get()}; }
+    void delete_idle_plan();
     template <class Pixel>
     void run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits, Pool* pool);
     void write_logits(const Plan& plan, const Workspace& space, int count, float* logits) const;
@@ -66,6 +85,13 @@ class Network {
     Ranges ranges_;  // of quantised values; empty before calibration
     std::vector<Packed> packed_;  // by operation
     std::unique_ptr<Plan> one_, group_;
+    double one_cycles_ = 0, group_cycles_ = 0;  // estimates of the plans, which may be deleted since; 0 before
+    int one_users_ = 0, group_users_ = 0;  // runs at this moment
+    bool one_ran_ = false, group_ran_ = false;  // else the plan was made for its estimate only
+    int groups_in_turn_ = 0;  // calls that ran groups since the last one that ran single images
+    bool has_spare_ = false;  // plans or lists were made since the last time that spare ones were dropped
+    bool has_dropped_ = false;  // lists of the group's plan
+    size_t packed_bytes_ = 0;  // of all masks and signs
     std::vector<std::unique_ptr<Workspace>> idle_one_, idle_group_;
 };
 

@@ -41,9 +41,7 @@ std::vector<int> most_kept_weights(const Program& program, const Plan& plan) {
         if (op.kind != Kind::conv || op.dense) continue;
         const size_t taps = size_t(plan.shapes[op.in].channels) * op.area();
         for (size_t c = 0; c < op.scale.size(); ++c) {
-            int kept = 0;
-            for (size_t t = c * taps; t < (c + 1) * taps; ++t) kept += op.kept(t);
-            most[op.in] = std::max(most[op.in], kept);
+            most[op.in] = std::max(most[op.in], op.count_kept(c * taps, (c + 1) * taps));
         }
     }
     return most;
@@ -167,27 +165,21 @@ void share_buffers(Plan& plan) {
 
 }  // namespace
 
-double Plan::cycles() const {
-    double sum = 0;
-    for (const auto& step : steps) sum += step->cycles();
-    return sum;
+const Step* Plan::step_of(const Op& op) const {
+    const auto is_of = [&](const auto& step) { return &step->op() == &op; };
+    const auto step = std::find_if(steps.begin(), steps.end(), is_of);
+    return step == steps.end() ? nullptr : step->get();
 }
 
-std::unique_ptr<Plan> make_plan(Program& program, std::vector<Packed>& packed, const Kernels& kernels, int images,
+std::unique_ptr<Plan> make_plan(const Program& program, std::vector<Packed>& packed, const Kernels& kernels, int images,
                                 bool fuse_pools, const Ranges& ranges) {
     auto plan = std::make_unique<Plan>();
     plan->images = images;
     for (const Value& value : program.values) plan->shapes.emplace_back(value, images);
-    for (size_t i = 0; i < packed.size(); ++i)
-        if (packed[i].lists) packed[i].lists->restore(program.ops[i]);
     if (!ranges.empty()) quantise_values(program, *plan, ranges);
     add_steps(program, packed, kernels, fuse_pools, *plan);
-    for (size_t i = 0; i < packed.size(); ++i)
-        if (packed[i].lists) {  // the lists of taps hold the same weights
-            program.ops[i].mask = {};
-            program.ops[i].sign = {};
-        }
     share_buffers(*plan);
+    for (const auto& step : plan->steps) plan->cycles += step->cycles();
     return plan;
 }
 

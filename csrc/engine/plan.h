@@ -20,17 +20,19 @@ struct Plan {
     std::vector<size_t> buffers;  // bytes
     size_t scratch = 64;  // bytes that a thread needs
 
-    double cycles() const;  // an estimate, for a group
+    double cycles = 0;  // an estimate, for a group
+
+    const Step* step_of(const Op& op) const;  // null where another step does the operation
 };
 
 // The smallest and the largest number of each value on the calibration images.
 using Ranges = std::vector<std::pair<float, float>>;
 
-// Weights move from the operations into `packed`, one for each operation, and are restored from there for another plan.
+// Every operation has its mask and sign. `packed`, one for each operation, is what plans of one network share.
 //
 // fuse_pools: a convolution step may also do the 2x2 max pool that follows it. ranges: values for which 8 bits suffice
 // are quantised to these ranges; with no ranges none is.
-std::unique_ptr<Plan> make_plan(Program& program, std::vector<Packed>& packed, const Kernels& kernels, int images,
-                                bool fuse_pools, const Ranges& ranges);
+std::unique_ptr<Plan> make_plan(const Program& program, std::vector<Packed>& packed, const Kernels& kernels,
+                                int images, bool fuse_pools, const Ranges& ranges);
 
 }  // namespace biprop

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -84,6 +85,34 @@ struct Op {
     }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
+    // Calls use(i) for the kept weights first <= i < last of one sign, in ascending order. By words, because most bits
+    // are 0.
+    template <class Use>
+    void each_kept(size_t first, size_t last, bool negative, const Use& use) const {
+        while (first < last) {
+            const size_t skip = first % 8, count = std::min(64 - skip, last - first);
+            uint64_t word = word_of(mask, first / 8);
+            word &= negative ? ~word_of(sign, first / 8) : word_of(sign, first / 8);
+            word = word >> skip & ~uint64_t(0) >> (64 - count);
+            for (; word; word &= word - 1) use(first + size_t(__builtin_ctzll(word)));
+            first += count;
+        }
+    }
+    int count_kept(size_t first, size_t last) const {
+        int count = 0;
+        for (const bool negative : {false, true}) each_kept(first, last, negative, [&](size_t) { ++count; });
+        return count;
+    }
+    // Whether the weights are a mask and a sign.
+    bool is_masked() const { return kind == Kind::conv && !dense; }
+
+  private:
+    // The bits from byte `at` on, up to 64; those behind the last byte are 0.
+    static uint64_t word_of(const std::vector<uint8_t>& bits, size_t at) {
+        uint64_t word = 0;
+        std::memcpy(&word, bits.data() + at, std::min<size_t>(8, bits.size() - at));
+        return word;
+    }
 };
 
 struct Program {

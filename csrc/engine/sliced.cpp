@@ -59,6 +59,7 @@ class Sliced final : public BitStep {
         });
     }
     const Op& last() const override { return pool_ ? *pool_ : op_; }
+    const GroupedTaps* grouped() const override { return grouped_.get(); }
 
     std::string name() const override {
         if (grouped_)

@@ -147,6 +147,12 @@ class Step {
     virtual double cycles() const = 0;  // an estimate, for a group
     virtual size_t scratch() const { return 0; }  // bytes that a thread needs
     virtual void memory(Held&) const {}  // adds the bytes of the weights
+    // The lists of taps of a convolution on bits; null where the step has none, or has those for groups of channels.
+    virtual std::shared_ptr<const TapLists> lists() const { return nullptr; }
+    virtual const GroupedTaps* grouped() const { return nullptr; }
+    // Between runs, drops lists that can be made again from mask and sign of the operation. Returns the bytes.
+    virtual size_t drop_lists() { return 0; }
+    virtual void make_lists_again() {}
 
     const Op& op() const { return op_; }
     virtual const Op& last() const { return op_; }  // the pool, where the step also does a pool
@@ -178,9 +184,10 @@ class Step {
     std::vector<Finish> finishes_;  // per output channel
 };
 
-// The weights of a layer for products of matrices: bits [panel][step][output channel][input channel].
+// The weights of a layer for products of matrices: bits [panel][step][output channel][input channel], or two-bit codes
+// (see MatrixKernels).
 struct MatrixWeights {
-    std::vector<uint8_t> kept, negative;
+    std::vector<uint8_t> kept, negative, codes;
     bool quantised;
 };
 

@@ -88,6 +88,20 @@ class TiledSum : public Step {
         for (const auto& [vectors, lists] : lists_)
             held[this] += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
     }
+    size_t drop_lists() override {
+        if (op_.dense) return 0;
+        Held held;
+        memory(held);
+        for (auto& [vectors, lists] : lists_) {
+            lists.taps = {};
+            lists.ranges = {};
+        }
+        return held[this];
+    }
+    void make_lists_again() override {
+        for (auto& [vectors, lists] : lists_)
+            if (lists.ranges.empty()) fill(lists);
+    }
 
   protected:
     struct Tile {
@@ -190,10 +204,8 @@ class TiledSum : public Step {
         int most = 0;
         for (int c = 0; c < out_.channels; ++c)
             for (int from = 0; from < taps_; from += block * op_.area()) {
-                int kept = 0;
-                for (int t = from; t < std::min(taps_, from + block * op_.area()); ++t)
-                    kept += op_.kept(size_t(c) * taps_ + t);
-                most = std::max(most, kept);
+                const int to = std::min(taps_, from + block * op_.area());
+                most = std::max(most, op_.count_kept(size_t(c) * taps_ + from, size_t(c) * taps_ + to));
             }
         return most;
     }
@@ -229,37 +241,46 @@ class TiledSum : public Step {
             std::clamp((most - int(last_tap(strides))) / lists.channel + (layout_ == Layout::whole), 1, in_.channels);
         while (lists.block > 1 && most_in_block(lists.block) > most_kept_) lists.block -= (lists.block + 7) / 8;
         lists.blocks = (in_.channels + lists.block - 1) / lists.block;
+        fill(lists);
+        return lists;
+    }
+
+    void fill(Lists& lists) const {
+        std::vector<uint16_t> offsets;  // of the taps of a block
+        for (int t = 0; t < lists.block * op_.area(); ++t) {
+            const int channel = t / op_.area(), k = t % op_.area();
+            const int y = k / op_.kernel_width, x = k % op_.kernel_width;
+            offsets.push_back(uint16_t(channel * lists.channel + y * lists.row + x * lists.column));
+        }
+        std::vector<uint16_t> room(offsets.size());
         for (int b = 0; b < lists.blocks; ++b)
-            for (int c = 0; c < out_.channels; ++c) add_taps(b, c, lists);
+            for (int c = 0; c < out_.channels; ++c) add_taps(b, c, offsets, room, lists);
         lists.taps.shrink_to_fit();
         for (auto block = lists.ranges.begin(); block != lists.ranges.end(); block += out_.channels)
             for (int g = 0; g < out_.channels; g += kGroup)
                 std::sort(block + g, block + std::min(out_.channels, g + kGroup), is_shorter);
-        return lists;
     }
 
     // The taps of output channel c in block b: first the positive ones, then the negative ones.
-    void add_taps(int b, int c, Lists& lists) const {
-        SumRange range{uint32_t(lists.taps.size()), 0, 0, uint32_t(c)};
-        std::vector<uint16_t> negative;
-        const int first = b * lists.block, last = std::min(in_.channels, first + lists.block);
-        for (int t = first * op_.area(); t < last * op_.area(); ++t) {
-            const size_t i = size_t(c) * taps_ + t;
-            const int channel = t / op_.area() - first, k = t % op_.area();
-            const int y = k / op_.kernel_width, x = k % op_.kernel_width;
-            const auto offset = uint16_t(channel * lists.channel + y * lists.row + x * lists.column);
-            if (op_.dense ? op_.weights[i] == 0 : !op_.kept(i)) continue;
-            if (op_.dense) lists.weights.push_back(op_.weights[i]);
-            if (op_.dense || op_.positive(i)) {
-                lists.taps.push_back(offset);
-                ++range.positive;
-            } else {
-                negative.push_back(offset);
-                ++range.negative;
-            }
+    void add_taps(int b, int c, const std::vector<uint16_t>& offsets, std::vector<uint16_t>& room, Lists& lists) const {
+        const size_t begin = lists.taps.size(), block = size_t(lists.block) * op_.area();
+        const size_t of_channel = size_t(c) * taps_, first = of_channel + b * block;
+        const size_t last = std::min(of_channel + taps_, first + block);
+        if (op_.dense) {
+            for (size_t i = first; i < last; ++i)
+                if (op_.weights[i] != 0) {
+                    lists.weights.push_back(op_.weights[i]);
+                    lists.taps.push_back(offsets[i - first]);
+                }
+            lists.ranges.push_back({uint32_t(begin), uint16_t(lists.taps.size() - begin), 0, uint32_t(c)});
+            return;
         }
-        lists.taps.insert(lists.taps.end(), negative.begin(), negative.end());
-        lists.ranges.push_back(range);
+        uint16_t *const from = room.data(), *to = from;
+        op_.each_kept(first, last, false, [&](size_t i) { *to++ = offsets[i - first]; });
+        const auto positive = uint16_t(to - from);
+        op_.each_kept(first, last, true, [&](size_t i) { *to++ = offsets[i - first]; });
+        lists.taps.insert(lists.taps.end(), from, to);
+        lists.ranges.push_back({uint32_t(begin), positive, uint16_t(to - from - positive), uint32_t(c)});
     }
 
     // Kernels for floats have one loop for both signs, those for quantised activations one for each.

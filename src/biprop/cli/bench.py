@@ -66,7 +66,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--instruction-set",
         metavar="NAME",
-        help="scalar, avx2, avx512, amx or neon [the best that this machine supports]",
+        help="scalar, avx2, avxvnni, avx512, avx512vnni, amx, neon, dotprod or i8mm"
+        " [the best that this machine supports]",
     )
     parser.add_argument(
         "--activations", choices=("float", "u8"), default="float", help=ACTIVATIONS_HELP

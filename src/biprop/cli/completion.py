@@ -37,7 +37,11 @@ _FOLDERS = ("DIR", "FOLDER")
 _FOLDER_OPTIONS = ("data", "log_dir")
 _VALUES = {
     "device": ("auto", "cpu", "cuda", "mps"),
-    "instruction_set": ("amx", "avx512", "avx2", "neon", "scalar"),
+    "instruction_set": (
+        *("amx", "avx512vnni", "avx512", "avxvnni", "avx2"),
+        *("i8mm", "dotprod", "neon"),
+        "scalar",
+    ),
 }
 """Usual values of options that take others, too."""
 

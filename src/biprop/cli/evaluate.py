@@ -172,6 +172,7 @@ def _subject(path: str, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -
 
     if path.endswith(TICKET_SUFFIX):
         return of_ticket(path, flags)
+    warn(folder.notes_on(path))
     return of_checkpoint(folder.find_checkpoint(path), flags, fallback)
 
 

@@ -322,7 +322,7 @@ def _subjects(
         reason = f"{path} is neither; biprop pack writes a ticket"
         raise UserError(f"--engine: runs tickets and decks, and {reason}")
     subject = of_checkpoint(folder.find_checkpoint(path), flags, {})
-    warn(subject.warnings)
+    warn([*folder.notes_on(path), *subject.warnings])
     return [subject], None
 
 

@@ -53,7 +53,8 @@ def instruction_sets() -> list[str]:
     """The instruction sets that this machine has and the engine was compiled for, best first.
 
     Returns:
-        Names such as "avx512", "avx2", "neon" and "scalar"; an empty list without a compiled core.
+        Names such as "avx512vnni", "avx2", "neon" and "scalar", the fastest first; an empty list
+        without a compiled core.
     """
     core = _core()
     return native.instruction_sets(core) if core else []

@@ -107,9 +107,7 @@ def newest(config: Config, config_name: str) -> Path | None:
     By number, not by time: clocks of several machines differ, and can be set back.
     """
     first = _place(config, config_name)
-    numbered = [path for path in first.glob("*") if path.name.isdigit()] if first.is_dir() else []
-    numbered.sort(key=lambda path: int(path.name))
-    for folder in reversed([first, *numbered]):
+    for folder in reversed([first, *_numbered(first)]):
         if newest_checkpoint(folder) and _has_options(folder, config):
             return folder
     return None
@@ -294,3 +292,24 @@ def find_checkpoint(path: str | Path) -> Path:
     if not best.is_file():
         raise UserError(f"{path}: not a run folder: it has no {CHECKPOINTS}/{BEST}")
     return best
+
+
+def notes_on(path: str | Path) -> list[str]:
+    """A line for the user where a path names a run and later runs of the same name lie in its
+    subfolders, which are not read.
+    """
+    later = [folder for folder in _numbered(Path(path)) if newest_checkpoint(folder)]
+    if not later:
+        return []
+    runs = "a later run" if len(later) == 1 else f"{len(later)} later runs"
+    return [f"{path}: the first run of this name; has {runs}: for the last, pass {later[-1]}"]
+
+
+def _numbered(first: Path) -> list[Path]:
+    """The folders of the later runs in that of the first one, in the order of their numbers."""
+    if not first.is_dir():
+        return []
+    return sorted(
+        (path for path in first.iterdir() if path.name.isdecimal()),
+        key=lambda path: int(path.name),
+    )

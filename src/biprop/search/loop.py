@@ -35,6 +35,7 @@ from . import losses
 from .baseline import random_score_accuracy
 from .budget import RAMP_SHARE, Budget
 from .forward import TrainingForward, average_batch_norm_statistics, where_not_finite
+from .heap import freed_memory_kept
 from .optim import build_optimizer
 from .optim import load_state as load_optimizer
 from .outcome import Best, Result, SearchDiverged, SearchStopped
@@ -247,6 +248,7 @@ class Search:
         with ExitStack() as stack:
             self.group.by_first(lambda: stack.enter_context(held(folder)))
             stack.enter_context(self.stop)
+            stack.enter_context(freed_memory_kept())
             try:
                 return self._run()
             except BaseException as e:
@@ -425,11 +427,12 @@ class Search:
         """
         self._apply_schedules()
         self._forward.set_training_mode()
-        while True:
-            self.state.batch, self.state.train = 0, Counts()
-            for images, labels in self._training_batches():
-                self._train_step(images, labels)
-                yield
+        with freed_memory_kept():
+            while True:
+                self.state.batch, self.state.train = 0, Counts()
+                for images, labels in self._training_batches():
+                    self._train_step(images, labels)
+                    yield
 
     def _training_batches(self) -> Batches:
         config, state = self.config, self.state

@@ -18,7 +18,7 @@ from ..errors import UserError, abbreviated, one_line
 from ..evaluation.counts import Counts
 from ..models.network import Network, Task
 from ..models.plans import takes_width
-from ..runs.folder import BEST, RESULT, find_checkpoint
+from ..runs.folder import BEST, RESULT, find_checkpoint, notes_on
 from ..ticket import Ticket
 
 _UNRECORDED_OPTIONS = options.with_roles(
@@ -52,7 +52,7 @@ def pack(
     """
     file = find_checkpoint(path)
     restored = checkpoint.restore(file, flags)
-    warn(restored.content.warnings)
+    warn([*notes_on(path), *restored.content.warnings])
     network, content = restored.network, restored.content
     if network.subnetwork is None:
         raise UserError(
