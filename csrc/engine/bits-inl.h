@@ -338,8 +338,7 @@ template <class V, int High>
 BIPROP_INLINE void store_counts(const BitTile& t, const Counter<V, High>& count, int at, int c) {
     constexpr int words = words_of<V>();
     alignas(64) uint64_t sliced[(5 + High) * words];
-    count.each(t.bits,
-               [&](typename V::T plane, int i) { V::store(sliced + i * words, V::side_by_side(plane)); });
+    count.each(t.bits, [&](typename V::T plane, int i) { V::store(sliced + i * words, V::side_by_side(plane)); });
     for (int w = 0; w < words && t.counts; ++w)
         widen(sliced + w, words, t.bits, t.counts + (size_t(at - t.first) * words + w) * 64);
     for (int w = 0; w < words && t.finishes; ++w) {

@@ -199,12 +199,12 @@ struct MatrixKernels {
 // 16 or 32 bits, in one cycle.
 //
 // The planes of all taps lie in slots, or parts of them, one part of all planes after the other. The last slot of every
-// `window` is zero. In a round, every lane (an output channel) takes one slot of a window, or its zero. Windows begin at
-// multiples of `grain` slots.
+// `window` is zero. In a round, every lane (an output channel) takes one slot of a window, or its zero. Windows begin
+// at multiples of `grain` slots.
 //
 // A list in `taps` has one entry for eight rounds: the line of `grain` slots where the first window begins; for each
-// round, how far its window is from there, in a byte (lines times eight, or slots where the grain is 1); and the indices
-// of slots.
+// round, how far its window is from there, in a byte (lines times eight, or slots where the grain is 1); and the
+// indices of slots.
 struct ShuffleForm {
     enum Slots {
         // The lower or the upper four rows of 8x8 planes. No load should cross a cache line, so windows begin at every

@@ -76,8 +76,7 @@ struct ShuffledBytes : Bits32 {
         const size_t second = planes.second;
         return [=](int i) {
             const __m256i two = _mm256_broadcastsi128_si256(sixteen(tap + 5 + i / 2 * 8));
-            const __m256i index =
-                _mm256_and_si256(i % 2 ? _mm256_srli_epi16(two, 4) : two, _mm256_set1_epi8(15));
+            const __m256i index = _mm256_and_si256(i % 2 ? _mm256_srli_epi16(two, 4) : two, _mm256_set1_epi8(15));
             const uint8_t* window = first + further[i];
             const __m256i bytes =
                 _mm256_inserti128_si256(_mm256_castsi128_si256(sixteen(window)), sixteen(window + second), 1);
@@ -138,8 +137,8 @@ void to_slots(const uint8_t* planes, int taps, const biprop::ShuffleForm& form, 
     const size_t second = form.second(taps);
     const __m128i shift = _mm_cvtsi32_si128(16 * part);
     // Packing takes pairs of planes from either half.
-    const __m256i order = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, -1));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, -1));
     for (; taps > 0; taps -= 15, planes += 15 * 8, slots += 16) {
         __m256i words[4];
         for (int i = 0; i < 4; ++i) words[i] = words_for_slots(planes + 32 * i, quarters, shift);

@@ -58,7 +58,7 @@ struct GroupedTaps {
     GroupedTaps(const TapLists& lists, int group, int lane);
     int most_idle() const;
     // Whether other lists can be made from these: not from those for permutations.
-    bool restores() const { return !grain; }
+    bool restores() const { return lane == 8; }
     void restore(Op& op, int taps_per_channel) const;  // writes its mask and sign
     int groups() const { return int(order.size()) / group; }
     double eights() const {
