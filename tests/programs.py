@@ -378,9 +378,8 @@ class Loaded:
         assert self.core.biprop_calibrate(self.network, images.ctypes.data, len(images), 0) == 0
 
     def kernels(self, batch: int) -> list[str]:
-        size = self.core.biprop_explain(self.network, batch, None, 0)
-        text = ctypes.create_string_buffer(size + 4096)
-        self.core.biprop_explain(self.network, batch, text, len(text))
+        text = ctypes.create_string_buffer(1 << 16)
+        assert 0 < self.core.biprop_explain(self.network, batch, text, len(text)) < len(text)
         return [line.split("\t")[3] for line in text.value.decode().splitlines()[1:]]
 
     def held(self) -> int:

@@ -153,7 +153,7 @@ class TiledSum : public Step {
         double total = 0;
         for (const Tile& tile : tiles_) {
             const Lists& lists = lists_.at(tile.vectors);
-            const int registers = std::max(1, tile.lanes() / register_lanes());
+            const double registers = double(tile.lanes()) / register_lanes();
             const double crossing = layout_ == Layout::padded && out_.width > register_lanes() ? 4.0 / 3 : 1.0;
             const double tap = 0.3 + load_ * (registers * crossing + lists.one_loop);
             const double finish = 2.0 * tile.lanes() / floats_;

@@ -26,6 +26,7 @@ _NOT_FINITE, _NO_MEMORY, _TOO_LARGE = 4, 5, 6  # of include/biprop.h
 _MOST_THREADS = 1024
 _FLOAT32 = np.dtype(np.float32)
 _SMALL = 1 << 16  # bytes of images
+_EXPLANATION_BYTES = 1 << 16  # of text, enough for some 500 steps
 _TOLERANCE = 1e-3  # by which floats may leave 0 .. 1
 
 
@@ -227,9 +228,11 @@ class Engine:
         batch = integer(batch, "batch")
         if not self._core or self._reference:
             raise UserError("numpy runs this network: there are no kernels to explain")
-        size = self._core.biprop_explain(self._network, batch, None, 0) + 4096
-        text = ctypes.create_string_buffer(size)
-        self._core.biprop_explain(self._network, batch, text, len(text))
+        text = ctypes.create_string_buffer(_EXPLANATION_BYTES)
+        size = self._core.biprop_explain(self._network, batch, text, len(text))
+        if size >= len(text):  # each call measures all steps, so a second one is the exception
+            text = ctypes.create_string_buffer(size + _EXPLANATION_BYTES)
+            self._core.biprop_explain(self._network, batch, text, len(text))
         head, *lines = text.value.decode().splitlines()
         name, group = head.split("\t")
         return name, int(group), list(map(_step, lines))
