@@ -7,6 +7,7 @@
 Other tables:
 
     memory      peak memory of a step, each in a process of its own
+    formats     dense and layerwise steps in both memory formats
     options     channels_last, bf16 and compile beside none of them
     pipeline    batches with AugMix, made when they are needed, beside a ready batch
     noise       three times the same dense step: the differences that this machine can resolve
@@ -33,7 +34,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -64,6 +65,7 @@ NETWORKS = {
 TABLES = {
     "kinds": "step / step in [ ]: median (quartiles; range)",
     "memory": "MiB at the peak / those of the dense step",
+    "formats": "step / step in [ ]: median (quartiles; range)",
     "options": "step / step in [ ]: median (quartiles; range)",
     "pipeline": "step / step in [ ]: median (quartiles; range)",
     "noise": "step / step in [ ]: median (quartiles; range)",
@@ -303,6 +305,17 @@ def steps_of_kinds(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, S
     return {kind: make_step(arch, kind, batch, how) for kind in KINDS}, "dense"
 
 
+def steps_of_formats(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
+    steps = {
+        f"{kind}{' channels_last' * channels_last}": make_step(
+            arch, kind, batch, replace(how, channels_last=channels_last)
+        )
+        for kind in ("dense", "layer")
+        for channels_last in (False, True)
+    }
+    return steps, "dense"
+
+
 def steps_of_options(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
     device = how.device
     choices = [
@@ -331,6 +344,7 @@ def steps_of_noise(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, S
 
 STEPS_OF = {
     "kinds": steps_of_kinds,
+    "formats": steps_of_formats,
     "options": steps_of_options,
     "pipeline": steps_of_pipeline,
     "noise": steps_of_noise,
