@@ -1,11 +1,16 @@
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from biprop import config
+from biprop import checkpoint, config
 from biprop.distributed import ALONE
 from biprop.models.network import Task, build_network
 from biprop.search import forward
 from biprop.search.forward import TrainingForward, has_fast_bfloat16
+from biprop.search.optim import build_optimizer
+from biprop.subnetwork import Subnetwork
 
 
 @pytest.mark.parametrize("feature", [None, "avx2", "avx512_bf16", "amx_bf16"])
@@ -35,3 +40,66 @@ def test_the_features_are_names_that_pytorch_knows() -> None:
     if known.get("architecture") != "x86_64":
         pytest.skip("the features are of x86 processors")
     assert set(forward.BFLOAT16_INSTRUCTIONS) <= set(known)
+
+
+NETWORKS = {
+    "Conv4": {"width_mult": 0.5},
+    "VGG_Small": {"width_mult": 0.25},
+    "Fast6": {"width_mult": 0.25, "bn_type": "AffineBatchNorm", "learn_batchnorm": True},
+    "cResNet20": {},
+}
+
+
+def trained(arch: str, conv_type: str, channels_last: bool) -> Subnetwork:
+    """The subnetwork after four steps of SGD on random images, in double precision."""
+    options: dict[str, Any] = {"arch": arch, "conv_type": conv_type, **NETWORKS[arch]}
+    resolved = config.override(config.Config(prune_rate=0.3, channels_last=channels_last), options)
+    network = build_network(resolved, Task(10, 3, (32, 32)))
+    assert network.subnetwork
+    network.model.double()
+    network.subnetwork.update()
+    training = TrainingForward(network, resolved, torch.device("cpu"), ALONE)
+    training.set_training_mode()
+    optimizer = build_optimizer(network.model, "sgd", lr=0.1, weight_decay=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        images = torch.randn(16, 3, 32, 32, generator=generator).double()
+        labels = torch.randint(10, (16,), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(training.logits(images), labels).backward()
+        optimizer.step()
+        network.subnetwork.update()
+    return network.subnetwork
+
+
+@pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_both_memory_formats_give_the_same_masks(arch: str, conv_type: str) -> None:
+    """But for rounding, which ReLUs and masks amplify from step to step: in double precision it is
+    too small to change a mask in these steps.
+    """
+    plain, other = (trained(arch, conv_type, channels_last) for channels_last in (False, True))
+    for name, layer in plain.layers.items():
+        torch.testing.assert_close(other.layers[name].scores, layer.scores, rtol=1e-9, atol=1e-12)
+        assert torch.equal(other.layers[name].mask, layer.mask), name
+
+
+def test_channels_last_is_the_default_on_the_cpu_only() -> None:
+    for given, on_cpu, elsewhere in (
+        (None, True, False),
+        (True, True, True),
+        (False, False, False),
+    ):
+        options = config.Config(arch="Conv2", prune_rate=0.3, channels_last=given)
+        network = build_network(options, Task(10, 3, (32, 32)))
+        for device, expected in (("cpu", on_cpu), ("meta", elsewhere)):
+            training = TrainingForward(network, options, torch.device(device), ALONE)
+            assert training._is_channels_last == expected
+
+
+def test_published_configurations_and_old_checkpoints_keep_their_memory_format() -> None:
+    published = ("smallscale", "smallscale_baselines", "largescale", "cards")
+    for file in config.packaged_files():
+        if file.parts[-2] in published or file.parts[-3] in published:
+            assert config.read_file(file)["channels_last"] is False, file
+    assert checkpoint.format._stored_config({"prune_rate": 0.3}, "old").channels_last is False

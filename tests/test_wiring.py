@@ -675,14 +675,16 @@ def test_channels_last_half_precision_and_compilation_reach_the_network(
         "low_data": 0.3,
         "epochs": 1,
     }
-    for options in ({}, {"channels_last": True}, {"amp": "bf16"}, {"compile": True}):
+    plain = {"channels_last": False}
+    compiled_plain = {**plain, "compile": True}
+    for options in ({}, plain, {"channels_last": True}, {"amp": "bf16"}, compiled_plain):
         run = resolved(tmp_path, **colours, **options)
         search = Search(run, "by-hand", few(run), Console())
         search.model.convs[0].register_forward_hook(look)
         search.run()
         of_model = seen[-1]
         assert of_model == (
-            "channels_last" in options,
+            options.get("channels_last", True),
             torch.bfloat16 if "amp" in options else torch.float32,
         )
         assert [model is search.model for model in compiled] == [True] * ("compile" in options)

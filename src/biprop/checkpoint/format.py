@@ -306,6 +306,7 @@ def _check_format(ours: Mapping[str, Any], path: str | Path) -> None:
 def _stored_config(stored: Mapping[str, Any], path: str | Path) -> Config:
     """The options in a checkpoint, without those that are paths; unknown ones are ignored."""
     known = {key: value for key, value in stored.items() if key in options.FIELDS}
+    known.setdefault("channels_last", False)  # as before there was this option
     config = Config(**_coerced(known, path))
     options.check(config)
     return config

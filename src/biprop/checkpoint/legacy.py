@@ -45,6 +45,7 @@ def describe(
         conv_type=coerce("conv_type", checkpoint["conv_type"], str(where)),
         prune_rate=coerce("prune_rate", checkpoint["prune_rate"], str(where)),
         layer_floor=0.0,
+        channels_last=False,
     )
     check(config)
     return config, Task(num_classes=last.shape[0], channels=first.shape[1], input_size=(side, side))

@@ -521,8 +521,12 @@ class Config:
         Role.SEARCH,
         choices=("none", "bf16", "auto"),
     )
-    channels_last: bool = option(
-        False, "train with images in the channels_last memory format", _SPEED, Role.SEARCH
+    channels_last: bool | None = option(
+        None,
+        "train with images in the channels_last memory format, which changes rounding; if not"
+        " given, on the CPU only, where it is faster",
+        _SPEED,
+        Role.SEARCH,
     )
     compile: bool = option(
         False,
@@ -642,7 +646,7 @@ def rule(name: str) -> Rule:
 
 def is_flag(name: str) -> bool:
     """Whether option `name` is a boolean: --name or --no-name, without a value."""
-    return TYPES[name] is bool
+    return TYPES[name] in (bool, bool | None)
 
 
 def metavar(name: str) -> str:

@@ -39,7 +39,8 @@ class TrainingForward:
         self._is_compiled = config.compile
         is_automatic = config.amp == "auto"
         self._is_bfloat16 = config.amp == "bf16" or (is_automatic and has_fast_bfloat16(device))
-        self._is_channels_last = config.channels_last
+        is_default = config.channels_last is None
+        self._is_channels_last = device.type == "cpu" if is_default else config.channels_last
         self._module = network.model
         if group.size > 1:
             self._module = _data_parallel(network.model, config, device)
