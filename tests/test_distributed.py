@@ -257,8 +257,10 @@ CASES_OF_TWO = {
         "GlobalSubnetConv",
     ],
     # Photographs: where images have areas of one grey, max pooling breaks ties by roundings, and
-    # gradients jump (digits do).
+    # gradients jump (digits do). In channels_last, batch norm's sums over one process and over two
+    # differ by more roundings than the tolerance below.
     "with batch norm over both": [
+        "--no-channels-last",
         "--sync-batchnorm",
         "--set",
         "CIFAR10",
