@@ -97,9 +97,10 @@ def test_two_layouts_and_two_types_of_pixels(ticket: Ticket) -> None:
     )
     logits = engine.run(pixels)
     assert np.array_equal(engine.run(pixels.transpose(0, 2, 3, 1)), logits)
-    assert np.array_equal(engine.run(pixels[3]), logits[3:4]) and np.array_equal(
-        engine.run(pixels[3, 0]), logits[3:4]
-    )
+    alone = engine.run(pixels[3:4])
+    assert np.array_equal(engine.run(pixels[3]), alone)
+    assert np.array_equal(engine.run(pixels[3, 0]), alone)
+    assert np.allclose(alone, logits[3:4], atol=1e-5)
     assert np.allclose(engine.run(pixels.astype(np.float64) / 255), logits, atol=1e-5)
 
 
@@ -109,7 +110,9 @@ def test_layouts_of_colour_images_that_are_not_square() -> None:
     logits = engine.run(pixels)
     assert np.abs(logits - Reference(engine.ticket).run(pixels)).max() < 1e-4 * np.abs(logits).max()
     assert np.array_equal(engine.run(pixels.transpose(0, 2, 3, 1)), logits)
-    assert np.array_equal(engine.run(pixels[3].transpose(1, 2, 0)), logits[3:4])
+    alone = engine.run(pixels[3:4])  # with AVX2, five images are a group, which rounds otherwise
+    assert np.array_equal(engine.run(pixels[3].transpose(1, 2, 0)), alone)
+    assert np.allclose(alone, logits[3:4], atol=1e-4)
 
 
 def test_floats_become_the_nearest_bytes(ticket: Ticket) -> None:
