@@ -207,22 +207,17 @@ constexpr bool kLooksUp = true;
 namespace {
 
 // Products of bytes: sums of 16 bits hold those of 64 groups, because a group adds at most 2 * 255 to one.
-struct Products256 : Products<Products256, 8> {
-    static constexpr int channels = 4, vectors = 2, most_steps = 4;
-    using Sum = __m256i;
-    using Input = __m256i;
-    static Input read(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-    static const uint8_t* weights(const uint8_t* p) { return p; }
-    template <int I>
-    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
-        int four;
-        std::memcpy(&four, weights + 4 * I, 4);
-        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, _mm256_set1_epi32(four)));
+struct Maddubs256 {
+    using Register = __m256i;
+    static constexpr int lanes = 8, channels = 4, vectors = 2, most_steps = 4;
+    static Register to_all_lanes(int four) { return _mm256_set1_epi32(four); }
+    static Register dot(Register sum, Register x, Register weights) {
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, weights));
     }
-    static Lanes total(Sum sum) { return Lanes(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
+    static Register total(Register sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 };
 constexpr biprop::MatrixKernels kProducts =
-    products_table<Products256>(generic_pack_quantised, Bytes::unsigned_by_signed, 740, 130);
+    products_table<Broadcasting<Maddubs256>>(generic_pack_quantised, Bytes::unsigned_by_signed, 740, 130);
 
 void gathered(const BitTile& t) { bits_in<Gathered>(t); }
 void shuffled(const BitTile& t, const biprop::ShuffleForm&) {

@@ -346,22 +346,17 @@ constexpr bool kLooksUp = true;
 namespace {
 
 // As with AVX2.
-struct Products512 : Products<Products512, 16> {
-    static constexpr int channels = 8, vectors = 2, most_steps = 4;
-    using Sum = __m512i;
-    using Input = __m512i;
-    static Input read(const uint8_t* p) { return _mm512_loadu_si512(p); }
-    static const uint8_t* weights(const uint8_t* p) { return p; }
-    template <int I>
-    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
-        int four;
-        std::memcpy(&four, weights + 4 * I, 4);
-        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(x, _mm512_set1_epi32(four)));
+struct Maddubs512 {
+    using Register = __m512i;
+    static constexpr int lanes = 16, channels = 8, vectors = 2, most_steps = 4;
+    static Register to_all_lanes(int four) { return _mm512_set1_epi32(four); }
+    static Register dot(Register sum, Register x, Register weights) {
+        return _mm512_add_epi16(sum, _mm512_maddubs_epi16(x, weights));
     }
-    static Lanes total(Sum sum) { return Lanes(_mm512_madd_epi16(sum, _mm512_set1_epi16(1))); }
+    static Register total(Register sum) { return _mm512_madd_epi16(sum, _mm512_set1_epi16(1)); }
 };
 constexpr biprop::MatrixKernels kProducts =
-    products_table<Products512>(pack_quantised, Bytes::unsigned_by_signed, 600, 100);
+    products_table<Broadcasting<Maddubs512>>(pack_quantised, Bytes::unsigned_by_signed, 600, 100);
 
 float dot(const float* x, const uint16_t* tap, int positive, int negative) {
     const auto sum = [&](int groups) {

@@ -12,28 +12,21 @@
 
 namespace {
 
-struct Vnni512 : Products<Vnni512, 16> {
-    static constexpr int channels = 8, vectors = 3, most_steps = 1 << 24;
-    using Sum = __m512i;
-    using Input = __m512i;
-    static Input read(const uint8_t* p) { return _mm512_loadu_si512(p); }
-    static const uint8_t* weights(const uint8_t* p) { return p; }
-    template <int I>
-    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
-        int four;
-        std::memcpy(&four, weights + 4 * I, 4);
-        return _mm512_dpbusd_epi32(sum, x, _mm512_set1_epi32(four));
-    }
-    static Lanes total(Sum sum) { return Lanes(sum); }
+struct Vnni512 {
+    using Register = __m512i;
+    static constexpr int lanes = 16, channels = 8, vectors = 3, most_steps = 1 << 24;
+    static Register to_all_lanes(int four) { return _mm512_set1_epi32(four); }
+    static Register dot(Register sum, Register x, Register weights) { return _mm512_dpbusd_epi32(sum, x, weights); }
+    static Register total(Register sum) { return sum; }
 };
 
-struct Vl {
+struct Vl : Vnni256 {
     static __m256i dot(__m256i sum, __m256i x, __m256i weights) { return _mm256_dpbusd_epi32(sum, x, weights); }
 };
 
 }  // namespace
 
 constexpr biprop::MatrixKernels biprop::kAvx512Vnni =
-    products_table<Vnni512>(pack_quantised, Bytes::unsigned_by_signed, 512, 100);
+    products_table<Broadcasting<Vnni512>>(pack_quantised, Bytes::unsigned_by_signed, 512, 100);
 constexpr biprop::MatrixKernels biprop::kVnni256 =
-    products_table<Vnni256<Vl>>(generic_pack_quantised, Bytes::unsigned_by_signed, 680, 130);
+    products_table<Broadcasting<Vl>>(generic_pack_quantised, Bytes::unsigned_by_signed, 680, 130);

@@ -180,6 +180,34 @@ struct Products {
     };
 };
 
+// Products with instructions that take whole registers: the four weights of a channel go to all lanes. Instruction has
+//
+//   Register                         of `lanes` 32-bit lanes
+//   lanes, channels, vectors, most_steps   as above
+//   dot(sum, x, weights)             adds products of four bytes a lane
+//   to_all_lanes(four), total(sum)   four bytes in all lanes; the sums as 32-bit numbers
+template <class Instruction>
+struct Broadcasting : Products<Broadcasting<Instruction>, Instruction::lanes> {
+    static constexpr int channels = Instruction::channels, vectors = Instruction::vectors;
+    static constexpr int most_steps = Instruction::most_steps;
+    using Lanes = typename LanesOf<Instruction::lanes>::Sums;
+    using Sum = typename Instruction::Register;
+    using Input = Sum;
+    static Input read(const uint8_t* p) {
+        Input x;
+        std::memcpy(&x, p, sizeof x);
+        return x;
+    }
+    static const uint8_t* weights(const uint8_t* p) { return p; }
+    template <int I>
+    static Sum dot(Sum sum, Input x, const uint8_t* weights) {
+        int four;
+        std::memcpy(&four, weights + 4 * I, 4);
+        return Instruction::dot(sum, x, Instruction::to_all_lanes(four));
+    }
+    static Lanes total(Sum sum) { return Lanes(Instruction::total(sum)); }
+};
+
 // ---- packing ----
 
 // Four channels' lowest bytes a lane; missing channels are 0. Stride 0 stands for any stride.
