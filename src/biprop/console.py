@@ -50,6 +50,19 @@ class Console:
         else:
             print(lines, file=self.stream, flush=True)
 
+    def item(self, label: str, text: str) -> None:
+        """Print a text behind its label; on a terminal, its further lines start below its first."""
+        if not self._rich:
+            self.line(f"{label} {text}")
+            return
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(self._shown(label), self._shown(text))
+        self._rich.print(grid)
+
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
         """A progress bar of `total` steps, removed when the block ends; only on a terminal."""

@@ -57,5 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console.line("", f"{plural(len(problems), 'problem')}")
     for number, problem in enumerate(problems, start=1):
-        console.line(f"  {number}. {problem.what}", f"     To do: {problem.remedy}.")
+        console.item(f"  {number}.", problem.what)
+        console.item("    ", f"To do: {problem.remedy}.")
     return EXIT_NEEDS_ATTENTION
