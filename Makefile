@@ -15,7 +15,7 @@ OMP_NUM_THREADS ?= 1
 PYTEST = OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest
 # Seconds that `make fuzz` takes for each format.
 SECONDS ?= 60
-C_SOURCES := $(wildcard csrc/*.* csrc/*/*.* src/biprop/include/* src/biprop/examples/c/*.c tests/*.cpp)
+C_SOURCES := $(wildcard csrc/*.* csrc/*/*.* src/biprop/include/* src/biprop/examples/c/*.c tests/*.cpp benchmarks/*.c)
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 .PHONY: demo test test-avx2 properties slow fuzz fuzz-c sanitize mutants readme docs wasm lint setup clean

@@ -6,13 +6,14 @@ onnxscript), openvino, deepsparse.
 deepsparse, which is no longer kept up, needs Python 3.11 and an environment of its own, where the
 others do not run:
 
-    pip install "numpy<2" "onnx<1.15" "protobuf<4" deepsparse
+    pip install "numpy<2" "onnx<1.15" "protobuf<4" deepsparse==1.8.0
 
 All run the dense float32 network that `Ticket.to_model` gives, with its zeros; onnxruntime and
 OpenVINO also run it in 8 bits (calibrated on random images). DeepSparse reads the zeros.
 
 ONEDNN_MAX_CPU_ISA=AVX2 in the environment holds OpenVINO to AVX2, as it does PyTorch (with
-ATEN_CPU_CAPABILITY=avx2); onnxruntime and DeepSparse always take the best instruction set.
+ATEN_CPU_CAPABILITY=avx2); onnxruntime and DeepSparse always take the best instruction set, unless
+hide_avx512.py hides it from them.
 """
 
 from __future__ import annotations

@@ -377,10 +377,14 @@ class Loaded:
         images = np.ascontiguousarray(images, np.float32)
         assert self.core.biprop_calibrate(self.network, images.ctypes.data, len(images), 0) == 0
 
-    def kernels(self, batch: int) -> list[str]:
+    def explained(self, batch: int) -> list[list[str]]:
+        """The fields of each line: instruction set and images of a group, then the steps."""
         text = ctypes.create_string_buffer(1 << 16)
         assert 0 < self.core.biprop_explain(self.network, batch, text, len(text)) < len(text)
-        return [line.split("\t")[3] for line in text.value.decode().splitlines()[1:]]
+        return [line.split("\t") for line in text.value.decode().splitlines()]
+
+    def kernels(self, batch: int) -> list[str]:
+        return [step[3] for step in self.explained(batch)[1:]]
 
     def held(self) -> int:
         """Bytes of the network without its activations."""

@@ -729,6 +729,20 @@ def test_threads_change_nothing(case: tuple[Any, ...]) -> None:
                     np.testing.assert_array_equal(two.run(part), expected)
 
 
+def test_images_beyond_the_second_cache_run_one_by_one_and_threads_share_them() -> None:
+    rng = np.random.default_rng(24)
+    program = conv_program(rng, "floats to floats", (64, 64), (64, 64), (3, 3), 1, 1, 0.05)
+    images = rng.standard_normal((5, *program.values[0].shape)).astype(np.float32)
+    for name in SETS:
+        if name in ("scalar", "amx"):  # scalar arithmetic costs more; products of AMX need groups
+            continue
+        with loaded(program, 1, name) as one, loaded(program, 2, name) as two:
+            assert one.explained(64)[0][1] == "1"
+            alone = [one.run(images[i : i + 1])[0] for i in range(len(images))]
+            np.testing.assert_array_equal(one.run(images), alone)
+            np.testing.assert_array_equal(two.run(images), alone)
+
+
 @pytest.mark.parametrize("density", [0.05, 0.3])
 @pytest.mark.parametrize("size", [(4, 4), (8, 8), (16, 16)], ids=str)
 def test_either_kind_of_batch_may_come_first(size: tuple[int, int], density: float) -> None:

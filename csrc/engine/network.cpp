@@ -18,6 +18,7 @@ constexpr size_t kMostMemory = 3;  // times the packed weights, between runs
 // After so many calls with groups and none with a single image, the plan for single images is deleted, if the group's
 // lists do not fit beside it: making it again takes longer than making the group's lists for so many calls.
 constexpr int kManyCalls = 16;
+constexpr int kMostShared = 4096;  // images of one loop of the threads
 
 // Takes the pool for one run, if it is free, and leaves it at the end.
 class PoolForRun {
@@ -33,8 +34,6 @@ class PoolForRun {
   private:
     Pool* const pool_;
 };
-
-double cycles_of(const Step& step) { return std::max(1.0, step.cycles()); }
 
 std::string describe_operation(const Op& op) {
     static const char* const names[] = {"",       "conv",      "max pool", "mean pool", "elementwise", "arithmetic",
@@ -90,10 +89,21 @@ void Network::run(const Pixel* images, int64_t count, bool channels_last, float*
     for (int64_t done = 0; done < count;) {
         const int group = next_group(count - done);
         const Use use(*this, group);
+        const auto run_from = [&](int64_t first, Pool* threads) {
+            const int images_now = int(std::min<int64_t>(group, count - first));
+            run_group(use.plan(), images + first * pixels, images_now, channels_last, logits + first * outputs(),
+                      threads);
+        };
+        if (group == 1 && pool.get() && count - done >= pool_.threads()) {
+            // Single images now, single images to the end: threads share the images rather than the steps.
+            for (; done < count; done += kMostShared) {
+                const int shared = int(std::min<int64_t>(kMostShared, count - done));
+                pool.get()->each(shared, [&](int i, int) { run_from(done + i, nullptr); });
+            }
+            return;
+        }
         do {
-            const int images_now = int(std::min<int64_t>(group, count - done));
-            run_group(use.plan(), images + done * pixels, images_now, channels_last, logits + done * outputs(),
-                      pool.get());
+            run_from(done, pool.get());
             done += group;
         } while (done < count && next_group(count - done) == group);
     }
@@ -284,7 +294,7 @@ std::string Network::explain(int64_t batch) {
     calibrate_estimates(plan);
     const std::vector<double> microseconds = measure_steps(plan);
     std::string text = std::string(kernels_->name) + "\t" + std::to_string(group) + "\n";
-    for (size_t i = 0; i < plan.steps.size(); ++i) text += describe_step(*plan.steps[i], group, microseconds[i]);
+    for (size_t i = 0; i < plan.steps.size(); ++i) text += describe_step(plan, *plan.steps[i], microseconds[i]);
     return text;
 }
 
@@ -327,7 +337,7 @@ void Network::calibrate_estimates(const Plan& plan) {
     const std::vector<double> microseconds = measure_steps(plan);
     std::map<std::string, std::vector<double>> ratios;
     for (size_t i = 0; i < plan.steps.size(); ++i)
-        ratios[kind_of(*plan.steps[i], plan.images)].push_back(microseconds[i] / cycles_of(*plan.steps[i]));
+        ratios[kind_of(*plan.steps[i], plan.images)].push_back(microseconds[i] / plan.cycles_of(*plan.steps[i]));
     std::lock_guard<ForkSafeMutex> lock(mutex_);
     for (auto& [kind, of_steps] : ratios) {
         std::sort(of_steps.begin(), of_steps.end());
@@ -336,9 +346,10 @@ void Network::calibrate_estimates(const Plan& plan) {
     }
 }
 
-std::string Network::describe_step(const Step& step, int images, double microseconds) const {
+std::string Network::describe_step(const Plan& plan, const Step& step, double microseconds) const {
     const Op& op = step.op();
-    const double cycles = cycles_of(step), estimated = cycles * microseconds_per_cycle(step, images);
+    const int images = plan.images;
+    const double cycles = plan.cycles_of(step), estimated = cycles * microseconds_per_cycle(step, images);
     char numbers[96];
     std::snprintf(numbers, sizeof numbers, "\t%.0f\t%.2f\t%.2f\n", cycles / images, estimated / images,
                   microseconds / images);

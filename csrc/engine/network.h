@@ -72,7 +72,7 @@ class Network {
     void calibrate_estimates(const Plan& plan);
     std::string kind_of(const Step& step, int images) const;
     double microseconds_per_cycle(const Step& step, int images) const;  // 0 before calibration
-    std::string describe_step(const Step& step, int images, double microseconds) const;
+    std::string describe_step(const Plan& plan, const Step& step, double microseconds) const;
 
     std::unique_ptr<Workspace> take_workspace(const Plan& plan);
     void give_back(const Plan& plan, std::unique_ptr<Workspace> space);

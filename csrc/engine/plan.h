@@ -22,6 +22,8 @@ struct Plan {
 
     double cycles = 0;  // an estimate, for a group
 
+    // An estimate for a step: of its kernel, and of values beyond the second cache. At least 1.
+    double cycles_of(const Step& step) const;
     const Step* step_of(const Op& op) const;  // null where another step does the operation
 };
 

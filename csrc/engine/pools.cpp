@@ -35,7 +35,8 @@ class PoolStep final : public Step {
     std::string name() const override { return op_.kind == Kind::max_pool ? "max pool" : "mean pool"; }
     double cycles() const override {
         if (halves_ && in_.bits && out_.bits) return in_.channels * (in_.images > 1 ? 110 + 0.0075 * in_.lanes() : 28);
-        const double per = in_.bits ? (out_.bits ? 0.02 : 1) : halves_ ? 0.3 : 0.5;
+        if (halves_ && !in_.bits) return in_.channels * (9.0 * out_.height + 0.05 * in_.lanes() + (selects_ ? 0 : 60));
+        const double per = in_.bits ? (out_.bits ? 0.02 : 1) : 0.5;
         return per * in_.channels * in_.lanes() * op_.area() / (op_.stride * op_.stride);
     }
     size_t scratch() const override {

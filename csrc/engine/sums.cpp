@@ -7,30 +7,15 @@
 #include <map>
 #include <tuple>
 
-#ifdef __linux__
-#include <unistd.h>
-#endif
-
+#include "caches.h"
 #include "step.h"
 
 namespace biprop {
 
 namespace {
 
-// Bytes of the first data cache.
-size_t fastest_cache() {
-    long bytes = 0;
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-    bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
-#endif
-    return bytes > 0 ? std::clamp<size_t>(size_t(bytes), 16 << 10, 128 << 10) : 32 << 10;
-}
-
 // Of the buffer: seven eighths of the fastest cache; the rest is for lists and for sums of earlier blocks.
-size_t block_bytes() {
-    static const size_t bytes = fastest_cache() / 8 * 7;
-    return bytes;
-}
+size_t block_bytes() { return first_cache() / 8 * 7; }
 
 // Output channels that one thread computes, sorted by their number of taps.
 constexpr int kGroup = 64;

@@ -85,7 +85,7 @@ class Config:
     )
     width_mult: float = option(
         1.0,
-        "width multiplier of Fast6, Conv2Wide to Conv8Wide and Wide_VGG_Small",
+        "width multiplier of Fast6, FastRes6, Conv2Wide to Conv8Wide and Wide_VGG_Small",
         _NET,
         Role.NETWORK,
         low=0.001,

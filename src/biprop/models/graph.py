@@ -6,7 +6,7 @@ It reads the plans of `plans`, step by step as `models` does.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import TicketError
 from .operations import Graph, Operation
-from .plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan, check
+from .plans import PLAIN, RESIDUAL, PlainPlan, ResidualPlan, check, parts
 
 Float = TypeVar("Float", np.float32, np.float64)
 
@@ -215,14 +215,20 @@ class _Graph:
 
     def plain(self, plan: PlainPlan) -> None:
         """As `models.plain.PlainNet`."""
-        at = self.tokens(0, "convs", plan.convs, kernel=3)
+        at = self.tokens(0, "convs", parts(plan.convs), kernel=3)
         is_flat = self.nodes[at].shape[1:] == (1, 1)
-        self.tokens(at if is_flat else self.flatten(at), "linear", plan.head, kernel=1)
+        self.tokens(at if is_flat else self.flatten(at), "linear", parts(plan.head), kernel=1)
 
-    def tokens(self, at: int, prefix: str, tokens: str, kernel: int) -> int:
+    def tokens(
+        self, at: int, prefix: str, tokens: Sequence[str | tuple[str, ...]], kernel: int
+    ) -> int:
         """Append the operations of a plan's tokens, each named by its place."""
-        for number, token in enumerate(tokens.split()):
-            at = self.token(at, f"{prefix}.{number}", token, kernel)
+        for number, token in enumerate(tokens):
+            name = f"{prefix}.{number}"
+            if isinstance(token, tuple):
+                at = self.node("add", self.tokens(at, name, token, kernel), at)
+            else:
+                at = self.token(at, name, token, kernel)
         return at
 
     def token(self, at: int, name: str, token: str, kernel: int) -> int:

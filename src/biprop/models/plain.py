@@ -4,13 +4,21 @@ forms, as modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .plans import PlainPlan
+from .plans import PlainPlan, parts
 from .whitening import Whitening
+
+
+class Residual(nn.Sequential):
+    """Layers whose input is added to their output, of the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps floats of any shape that the layers take to the same shape."""
+        return super().forward(x) + x  # type: ignore[no-any-return]
 
 
 class PlainNet(nn.Module):
@@ -47,9 +55,9 @@ class PlainNet(nn.Module):
         super().__init__()
         whole_map = _map_size(plan, input_size)
         builder = _Builder(num_classes, width_mult, norm, binary, head_bias, whole_map)
-        self.convs, features = builder.stack(plan.convs, channels, kernel=3)
+        self.convs, features = builder.stack(parts(plan.convs), channels, kernel=3)
         height, width = (1, 1) if plan.has_global_pool else whole_map
-        self.linear, _ = builder.stack(plan.head, features * height * width, kernel=1)
+        self.linear, _ = builder.stack(parts(plan.head), features * height * width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, num_classes] of images [B, channels, H, W] float."""
@@ -89,16 +97,21 @@ class _Builder:
     head_bias: bool
     whole_map: tuple[int, int]
 
-    def stack(self, tokens: str, width: int, kernel: int) -> tuple[nn.Sequential, int]:
+    def stack(
+        self, tokens: Sequence[str | tuple[str, ...]], width: int, kernel: int
+    ) -> tuple[nn.Sequential, int]:
         """The layers of a plan, and the channels that come out.
 
         Args:
-            tokens: of a `PlainPlan`.
+            tokens: of `parts`.
             width: channels that go in.
             kernel: side of the convolutions' kernels.
         """
         layers = nn.Sequential()
-        for token in tokens.split():
+        for token in tokens:
+            if isinstance(token, tuple):
+                layers.append(Residual(*self.stack(token, width, kernel)[0]))
+                continue
             layer = self.layer(token, width, kernel)
             layers.append(layer)
             width = getattr(layer, "out_channels", width)

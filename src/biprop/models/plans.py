@@ -21,8 +21,9 @@ class PlainPlan:
     activation, with sign(0) = +1; Z: binary activation with sign(0) = 0, behind a ReLU, where the
     other would be +1 for every image; W: fixed 2x2 whitening convolution (`models.whitening`), 8
     filters a channel, without padding; G: maximum over the whole map, only as the last token of
-    `convs`. In the head c256 is a linear layer, written as a 1x1 convolution as in the original
-    research code, and c has one output per class.
+    `convs`; ( ... ): a shortcut, the input of the tokens in between plus what they compute. In the
+    head c256 is a linear layer, written as a 1x1 convolution as in the original research code, and
+    c has one output per class.
 
     Attributes:
         convs: the convolutions and what follows each.
@@ -40,13 +41,33 @@ class PlainPlan:
         return self.convs.endswith("G")
 
 
+def parts(tokens: str) -> list[str | tuple[str, ...]]:
+    """The tokens of a plan in their order, those between parentheses together as a tuple."""
+    found: list[str | tuple[str, ...]] = []
+    inside: list[str] | None = None
+    for token in tokens.split():
+        if token == "(":
+            inside = []
+        elif token == ")":
+            found.append(tuple(inside or ()))
+            inside = None
+        elif inside is None:
+            found.append(token)
+        else:
+            inside.append(token)
+    return found
+
+
 _FAST = (64, 128, 256)
 _FAST_GROUPS = {
-    "": ("c M B R c B R", "c M B R c B R"),
-    "_BinAct": ("c M B A c B A", "c M B A c B R"),
+    "Fast6": ("c M B R c B R", "c M B R c B R"),
+    "Fast6_BinAct": ("c M B A c B A", "c M B A c B R"),
+    "FastRes6_BinAct": ("c M B ( A c B ) A", "c M B ( A c B ) R"),
 }
-"""Groups of the fast networks: like those of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a
-single GPU", arXiv 2404.00498, but with ReLU, and with batch norm of the logits as their scale.
+"""Groups of the fast networks, and their last ones: like those of K. Jordan, "94% on CIFAR-10 in
+3.29 seconds on a single GPU", arXiv 2404.00498, but with ReLU, and with batch norm of the logits as
+their scale. FastRes6_BinAct has a shortcut around each convolution that changes no shape, so that
+floats pass it and not only their signs, as in Z. Liu et al., "Bi-Real Net", ECCV 2018.
 """
 
 
@@ -89,8 +110,8 @@ PLAIN: dict[str, PlainPlan] = {
         _pairs(_CONV, "c B A c M B A"), "c256 B A c256 B R c", wide=True
     ),
     **{
-        f"Fast6{suffix}": PlainPlan(f"W R {_pairs(_FAST, group, last)} G", "c B", wide=True)
-        for suffix, (group, last) in _FAST_GROUPS.items()
+        name: PlainPlan(f"W R {_pairs(_FAST, group, last)} G", "c B", wide=True)
+        for name, (group, last) in _FAST_GROUPS.items()
     },
     "VGG_Small": PlainPlan("c128 R c128 M B c256 c256 M B c512 c512 M B R", "c"),
     "VGG_Small_BinAct": PlainPlan(_pairs(_VGG, "c A c M B A", "c A c M B R"), "c"),
@@ -216,29 +237,31 @@ def in_words(name: str) -> str:
 
 def _plain_in_words(plan: PlainPlan) -> str:
     convolutions, linear = plan.convs.count("c"), plan.head.count("c")
-    parts = [f"{convolutions} convolutions"] if convolutions else []
-    parts.append(f"{linear} linear layer{'s' if linear > 1 else ''}")
+    words = [f"{convolutions} convolutions"] if convolutions else []
+    words.append(f"{linear} linear layer{'s' if linear > 1 else ''}")
     if "W" in plan.convs:
-        parts.insert(0, "fixed whitening layer")
+        words.insert(0, "fixed whitening layer")
+    if "(" in plan.convs.split():
+        words.append("shortcuts")
     if "A" in plan.convs.split():
-        parts.append("binary activations")
+        words.append("binary activations")
     if plan.wide:
-        parts.append("takes --width-mult")
-    return ", ".join(parts)
+        words.append("takes --width-mult")
+    return ", ".join(words)
 
 
 def _residual_in_words(plan: ResidualPlan) -> str:
     kind = {"preact": "pre-activation"}.get(plan.kind, plan.kind)
     widths = "-".join(map(str, plan.widths))
-    parts = [f"{sum(plan.blocks)} {kind} blocks of {widths} channels"]
+    words = [f"{sum(plan.blocks)} {kind} blocks of {widths} channels"]
     if plan.inner > 1:
-        parts.append(f"{plan.inner} times as wide inside")
+        words.append(f"{plan.inner} times as wide inside")
     if plan.binary:
-        parts.append("binary activations")
+        words.append("binary activations")
     if plan.last_norm != "before":
         where = {"after": "behind", "both": "in front of and behind"}[plan.last_norm]
-        parts.append(f"batch norm {where} the sum")
-    return ", ".join(parts)
+        words.append(f"batch norm {where} the sum")
+    return ", ".join(words)
 
 
 def check_name(name: str) -> None:
@@ -259,8 +282,8 @@ def check(name: str, bn_type: str, width_mult: float) -> None:
     wide = takes_width(name)
     if width_mult != 1 and not wide:
         raise ValueError(
-            f"width_mult = {width_mult:g}: {name} has a fixed width; Conv2Wide to Conv8Wide and"
-            " Wide_VGG_Small take one"
+            f"width_mult = {width_mult:g}: {name} has a fixed width; Fast6, FastRes6,"
+            " Conv2Wide to Conv8Wide and Wide_VGG_Small take one"
         )
     if wide and int(16 * width_mult) < 1:
         raise ValueError(f"width_mult = {width_mult:g}: leaves a layer without channels")
