@@ -13,7 +13,7 @@ namespace biprop {
 namespace caches {
 
 // A size in bytes as the system tells it, or else the usual one; not below `least` or above `most`.
-inline size_t bytes(int name, size_t usual, size_t least, size_t most) {
+inline size_t bytes([[maybe_unused]] int name, size_t usual, size_t least, size_t most) {
     long found = 0;
 #ifdef _SC_LEVEL1_DCACHE_SIZE
     found = sysconf(name);

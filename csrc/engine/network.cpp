@@ -115,7 +115,7 @@ template void Network::run<float>(const float*, int64_t, bool, float*);
 template <class Pixel>
 void Network::run_group(const Plan& plan, const Pixel* images, int count, bool channels_last, float* logits,
                         Pool* pool) {
-    auto space = take_workspace(plan);
+    auto space = take_workspace(plan, pool ? pool->threads() : 1);
     read_pixels(program_, plan.shapes.front(), space->addresses[0], images, count, channels_last, pool);
     Frame frame{kernels_, pool, space->addresses, &space->scratch, count};
     for (const auto& step : plan.steps) {
@@ -203,17 +203,18 @@ void Network::delete_idle_plan() {
 
 // ---- memory ----
 
-std::unique_ptr<Workspace> Network::take_workspace(const Plan& plan) {
+std::unique_ptr<Workspace> Network::take_workspace(const Plan& plan, int threads) {
     {
         std::lock_guard<ForkSafeMutex> lock(mutex_);
         auto& spaces = idle(plan);
         if (!spaces.empty()) {
             auto space = std::move(spaces.back());
             spaces.pop_back();
+            space->make_room(plan, threads);
             return space;
         }
     }
-    return std::make_unique<Workspace>(plan, pool_.threads());
+    return std::make_unique<Workspace>(plan, threads);
 }
 
 void Network::give_back(const Plan& plan, std::unique_ptr<Workspace> space) {
@@ -261,7 +262,7 @@ void Network::calibrate(const float* images, int64_t count, bool channels_last) 
 // Runs on floats, one operation a step, because the ranges of all values are needed.
 Ranges Network::find_ranges(const float* images, int64_t count, bool channels_last) {
     const auto plan = make_plan(program_, packed_, *kernels_, 1, false, {});
-    Workspace space(*plan, pool_.threads());
+    Workspace space(*plan, 1);
     const Frame frame{kernels_, nullptr, space.addresses, &space.scratch, 1};
     const int64_t pixels = int64_t(input().channels) * input().positions();
     Ranges ranges(program_.values.size(), {0.0f, 0.0f});
@@ -299,7 +300,7 @@ std::string Network::explain(int64_t batch) {
 }
 
 std::vector<double> Network::measure_steps(const Plan& plan) {
-    auto space = take_workspace(plan);
+    auto space = take_workspace(plan, 1);
     const Frame frame{kernels_, nullptr, space->addresses, &space->scratch, plan.images};
     std::vector<double> best(plan.steps.size(), 1e9);
     double sum = 0;

@@ -74,7 +74,7 @@ class Network {
     double microseconds_per_cycle(const Step& step, int images) const;  // 0 before calibration
     std::string describe_step(const Plan& plan, const Step& step, double microseconds) const;
 
-    std::unique_ptr<Workspace> take_workspace(const Plan& plan);
+    std::unique_ptr<Workspace> take_workspace(const Plan& plan, int threads);
     void give_back(const Plan& plan, std::unique_ptr<Workspace> space);
     std::vector<std::unique_ptr<Workspace>>& idle(const Plan& plan) {
         return plan.images == 1 ? idle_one_ : idle_group_;

@@ -1,4 +1,4 @@
-// The memory of one run of a plan: a buffer for each activation, and scratch memory for each thread.
+// The memory of one run of a plan: a buffer for each activation, and scratch memory for each thread that works on it.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,11 @@ struct Workspace {
 
     Workspace(const Plan& plan, int threads) {
         for (const size_t bytes : plan.buffers) values.emplace_back(bytes);
-        for (int i = 0; i < threads; ++i) scratch.emplace_back(plan.scratch);
         for (const int buffer : plan.buffer_of) addresses.push_back(buffer < 0 ? nullptr : values[buffer].data());
+        make_room(plan, threads);
+    }
+    void make_room(const Plan& plan, int threads) {
+        while (int(scratch.size()) < threads) scratch.emplace_back(plan.scratch);
     }
 
     size_t bytes() const {
