@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,76 @@ def test_sums_of_rows(flavor: str, density: float, case: tuple[Any, ...]) -> Non
     """
     channels, size, kernel, padding = case
     check_case((flavor, channels, size, kernel, 1, padding, density, ""))
+
+
+CODED = [  # channels, size, kernel, padding
+    ((64, 64), (32, 32), (3, 3), 1),  # two strips of rows
+    ((40, 70), (8, 8), (3, 3), 1),  # rows of eight floats
+    ((30, 33), (16, 24), (5, 5), 2),
+    ((200, 64), (8, 16), (1, 1), 0),
+    ((40, 35), (18, 18), (3, 3), 0),
+]
+
+
+@pytest.mark.parametrize("case", CODED, ids=str)
+@pytest.mark.parametrize(
+    "flavor",
+    [
+        "floats to floats",
+        "floats to bits",
+        "floats and floats to floats",
+        "floats and bits to floats",
+    ],
+)
+def test_sums_in_machine_code(flavor: str, case: tuple[Any, ...]) -> None:
+    channels, size, kernel, padding = case
+    rng = np.random.default_rng(2)
+    program = conv_program(
+        rng,
+        flavor,
+        channels,
+        size,
+        kernel,
+        1,
+        padding,
+        0.4,
+        "relu" if "floats" in flavor[-6:] else "",
+    )
+    kernels = check(program, rng, SETS, 17)
+    if {"avx2", "avx512"} & set(SETS) and sys.platform == "linux":
+        assert any("machine code" in kernel for kernel in kernels)
+
+
+FORBIDDEN = """
+import ctypes, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+import test_kernels
+from programs import check
+
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+if ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0):
+    sys.exit("this kernel does not forbid it")
+rng = np.random.default_rng(2)
+program = test_kernels.conv_program(
+    rng, "floats to floats", (64, 64), (16, 16), (3, 3), 1, 1, 0.4
+)
+print(*check(program, rng, test_kernels.SETS, 17), sep=", ")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is of Linux")
+def test_lists_are_used_where_the_system_forbids_machine_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "does not forbid" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    assert "sparse sum" in done.stdout and "machine code" not in done.stdout
 
 
 @pytest.mark.slow
@@ -711,6 +782,7 @@ THREADED = [
     ("bits and bits to floats", (64, 64), (7, 7), (3, 3), 1, 1),
     ("floats to floats", (64, 65), (7, 7), (7, 7), 1, 0),
     ("floats and floats to floats", (17, 65), (31, 33), (3, 3), 2, 1),
+    ("floats and floats to floats", (40, 64), (32, 32), (3, 3), 1, 1),  # machine code
     ("floats to floats", (200, 65), (9, 33), (3, 3), 1, 1),
 ]
 

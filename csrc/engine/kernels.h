@@ -295,6 +295,7 @@ struct Kernels {
     float cycles_per_plane[kMostWidths];  // cost model: one kept tap of one tile
     float cycles_per_popcount;  // cost model: 64 bytes of masked population count
     float cycles_per_load;  // cost model: one register of a sum
+    float cycles_per_addition;  // cost model: one of a sum in machine code; 0 where there is none
     int vectors;  // the most vectors of 16 floats in a tile of sums
     int floats;  // of a register
     int images;  // of a group, in networks without bits

@@ -234,6 +234,7 @@ constexpr biprop::Kernels avx2_kernels() {
     table.cycles_per_plane[1] = 1.4f;
     table.cycles_per_popcount = 6.0f;
     table.cycles_per_load = 0.6f;
+    table.cycles_per_addition = 0.45f;
     table.gathered = gathered;
     table.group = Gathered::channels;
     table.cycles_per_gather = 3.3f;

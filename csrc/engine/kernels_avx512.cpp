@@ -396,6 +396,7 @@ constexpr biprop::Kernels avx512_kernels() {
     table.cycles_per_plane[2] = 0.8f;
     table.cycles_per_popcount = 2.0f;
     table.cycles_per_load = 1.15f;
+    table.cycles_per_addition = 0.95f;
     table.gathered = gathered;
     table.group = Gathered::channels;
     table.cycles_per_gather = 5.0f;

@@ -194,6 +194,7 @@ double Plan::cycles_of(const Step& step) const {
     };
     double cycles = step.cycles() + kCyclesPerFarByteInSequence * far_bytes(step.last().out);
     for (const int value : op.reads()) {
+        if (op.kind == Kind::conv && shapes[op.in].bits && value != op.in) continue;  // its kernel's estimate has it
         const bool by_pieces = op.kind == Kind::conv && value == op.in;
         const double rows = by_pieces && op.kernel_height < op.stride ? double(op.kernel_height) / op.stride : 1;
         cycles += rows * (by_pieces ? kCyclesPerFarByte : kCyclesPerFarByteInSequence) * far_bytes(value);

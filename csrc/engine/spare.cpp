@@ -86,6 +86,9 @@ bool drop_spare(Program& program, std::vector<Packed>& packed, const Plans& plan
         size_t bytes = weight_bytes(program, plans);
         for (const Op& op : program.ops)
             if (is_spare(op, plans)) bytes -= packed_bytes(op);
+        // Machine code has a limit of its own, for each layer: dropping lists for it would slow every batch.
+        for (const Plan* plan : {plans.one, plans.group})
+            for (const auto& step : plan->steps) bytes -= step->machine_code();
         auto& steps = plans.group->steps;
         for (size_t i = steps.size(); i-- > 0 && bytes > most;) {
             const size_t at = size_t(&steps[i]->op() - program.ops.data());

@@ -147,6 +147,7 @@ class Step {
     virtual double cycles() const = 0;  // an estimate, for a group
     virtual size_t scratch() const { return 0; }  // bytes that a thread needs
     virtual void memory(Held&) const {}  // adds the bytes of the weights
+    virtual size_t machine_code() const { return 0; }  // bytes, of those of `memory`
     // The lists of taps of a convolution on bits; null where the step has none, or has those for groups of channels.
     virtual std::shared_ptr<const TapLists> lists() const { return nullptr; }
     virtual const GroupedTaps* grouped() const { return nullptr; }
@@ -202,6 +203,9 @@ std::unique_ptr<Step> make_bit_step(const Op& op, const Op* pool, const std::vec
                                     const Kernels& kernels, Packed& packed);
 std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
                                     const Kernels& kernels, Packed& packed);
+// The same in machine code; null where that cannot do it, or takes `most` cycles or more.
+std::unique_ptr<Step> make_code_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                     double most);
 // The same by products of matrices; null where these cannot do it.
 std::unique_ptr<Step> make_matrix_step(const Op& op, const Op* pool, const std::vector<Shape>& shapes,
                                        const Kernels& kernels, Packed& packed);

@@ -790,6 +790,9 @@ std::unique_ptr<Step> make_sum_step(const Op& op, const Op* pool, const std::vec
     if (product && product->cycles() < sum->cycles()) return product;
     product.reset();
     if (packed.matrix.use_count() == 1) packed.matrix.reset();
+    // Machine code does no pool: it takes as long as a step of its own.
+    const double of_pool = &sum->last() == &op ? 0 : 0.3 * out.channels * out.lanes();
+    if (auto code = make_code_step(op, shapes, kernels, sum->cycles() - of_pool)) return code;
     return sum;
 }
 

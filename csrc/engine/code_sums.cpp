@@ -1,0 +1,199 @@
+// Sparse sums of floats in machine code, written for the kept weights of a layer: one instruction for each of them.
+//
+// The sums of some output channels stay in registers while the inputs of all taps go by. Each input is loaded once for
+// these channels, and added to the sums of those that keep its weight, or subtracted. The kernels of sums.cpp, which
+// read lists of taps, load it once for each kept weight; but their lists are a third as large as the code.
+#include <algorithm>
+
+#include "caches.h"
+#include "machine_code.h"
+#include "step.h"
+
+namespace biprop {
+
+namespace {
+
+constexpr size_t kMostCode = 256 << 10;  // bytes of a layer; at 20 % kept, about six times its packed weights
+constexpr int kInputs = 2;  // registers for inputs, in turns
+constexpr double kNearLoad = 0.6, kFarLoad = 1.1;  // cycles, from the first and the second cache
+
+class CodeSum final : public Step {
+  public:
+    CodeSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
+        : Step(op, shapes),
+          row_(out_.width * out_.images),
+          pitch_((out_.width + op.kernel_width - 1) * out_.images),
+          floats_(row_ % kernels.floats ? 8 : kernels.floats),
+          sums_((floats_ == 16 ? 32 : 16) - kInputs),
+          addition_(kernels.cycles_per_addition * float(floats_) / float(kernels.floats)),
+          // Rows whose input fits into a quarter of the second cache.
+          rows_(std::clamp(
+              int(second_cache() / 4 / sizeof(float) / (size_t(pitch_) * in_.channels)) + 1 - op.kernel_height, 1,
+              out_.height)),
+          distance_(int32_t(round_up(size_t(rows_) * row_, 16))) {
+        const int groups = (out_.channels + sums_ - 1) / sums_;
+        for (int g = 0; g < groups; ++g) {
+            const int first = out_.channels * g / groups;
+            groups_.push_back({first, out_.channels * (g + 1) / groups - first, 0});
+        }
+    }
+
+    static bool fits(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
+        const Shape &in = shapes[op.in], &out = shapes[op.out];
+        const auto padded = [&](int side, int kernel) { return side + 2 * op.padding - kernel + 1; };
+        const size_t window = sizeof(float) * (out.width + op.kernel_width - 1) * out.images * op.kernel_height;
+        return kernels.cycles_per_addition > 0 && op.is_masked() && in.plain() && op.stride == 1 &&
+               out.width == padded(in.width, op.kernel_width) && out.height == padded(in.height, op.kernel_height) &&
+               out.width * out.images % 8 == 0 && window * in.channels <= second_cache();
+    }
+
+    // Whether it takes less than `most` cycles, in code of bearable size.
+    bool is_faster(double most) {
+        kept_ = op_.count_kept(0, size_t(out_.channels) * in_.channels * op_.area());
+        if (code_bytes() > kMostCode) return false;
+        for (const Group& group : groups_) each_tap(group, [&](int, const int8_t*) { ++loads_; });
+        return code_bytes() <= kMostCode && cycles() < most;
+    }
+
+    // Returns whether the system allows it.
+    bool write() {
+        CodeWriter writer(floats_);
+        for (Group& group : groups_) {
+            group.offset = writer.bytes().size();
+            write_group(group, writer);
+        }
+        code_ = MachineCode::of(writer.bytes());
+        return bool(code_);
+    }
+
+    void run(const Frame& frame) const override {
+        const int strips = (out_.height + rows_ - 1) / rows_, groups = int(groups_.size());
+        const int parts = std::min(groups, this->parts(frame, strips));
+        frame.each(strips * parts, [&](int item, int thread) {
+            const int part = item % parts;
+            compute(frame, item / parts * rows_, groups * part / parts, groups * (part + 1) / parts,
+                    reinterpret_cast<float*>((*frame.scratch)[thread].data()));
+        });
+    }
+
+    std::string name() const override {
+        return "sparse sum, machine code for " + std::to_string(sums_) + " channels by " + std::to_string(floats_) +
+               " lanes";
+    }
+    double cycles() const override {
+        const double vectors = double(out_.lanes()) / floats_;
+        const int strips = (out_.height + rows_ - 1) / rows_;
+        const double copied = double(in_.channels) * (out_.height + strips * (op_.kernel_height - 1)) * pitch_;
+        const size_t window = sizeof(float) * pitch_ * op_.kernel_height * in_.channels;  // what a row of output sees
+        const double load = window > first_cache() ? kFarLoad : kNearLoad;
+        return vectors * (addition_ * kept_ + load * loads_ + 30.0 * double(groups_.size())) + 0.3 * copied +
+               0.5 * out_.channels * double(out_.lanes());
+    }
+    size_t scratch() const override {
+        return (buffer_floats() + size_t(sums_ + 1) * size_t(distance_)) * sizeof(float);
+    }
+    void memory(Held& held) const override { held[this] += code_->bytes(); }
+    size_t machine_code() const override { return code_->bytes(); }
+
+  private:
+    // Output channels whose sums are in registers together.
+    struct Group {
+        int first, count;
+        size_t offset;  // of their function
+    };
+
+    // Calls use(tap, signs) for each tap of which a channel of the group keeps the weight: 1, -1 or 0 for each channel.
+    template <class Use>
+    void each_tap(const Group& group, const Use& use) const {
+        const int taps = in_.channels * op_.area();
+        std::vector<int8_t> signs(size_t(taps) * group.count, 0);
+        for (int c = 0; c < group.count; ++c) {
+            const size_t from = size_t(group.first + c) * taps;
+            for (const bool negative : {false, true})
+                op_.each_kept(from, from + taps, negative,
+                              [&](size_t i) { signs[(i - from) * group.count + c] = negative ? -1 : 1; });
+        }
+        for (int tap = 0; tap < taps; ++tap) {
+            const int8_t* own = signs.data() + size_t(tap) * group.count;
+            if (std::any_of(own, own + group.count, [](int8_t sign) { return sign != 0; })) use(tap, own);
+        }
+    }
+
+    size_t code_bytes() const {
+        return floats_ == 16 ? 6 * size_t(kept_) + 10 * size_t(loads_) : 4 * size_t(kept_) + 8 * size_t(loads_);
+    }
+
+    void write_group(const Group& group, CodeWriter& writer) const {
+        for (int c = 0; c < group.count; ++c) writer.zero(kInputs + c);
+        int turn = 0;
+        each_tap(group, [&](int tap, const int8_t* signs) {
+            const int channel = tap / op_.area(), y = tap % op_.area() / op_.kernel_width, x = tap % op_.kernel_width;
+            const int input = turn++ % kInputs;
+            writer.load(input, int32_t(sizeof(float) *
+                                       (channel * channel_floats() + size_t(y) * pitch_ + size_t(x) * out_.images)));
+            for (int c = 0; c < group.count; ++c) {
+                if (signs[c] > 0) writer.add(kInputs + c, input);
+                if (signs[c] < 0) writer.subtract(kInputs + c, input);
+            }
+        });
+        for (int c = 0; c < group.count; ++c) writer.store(kInputs + c, int32_t(sizeof(float)) * c * distance_);
+        writer.end();
+    }
+
+    // The rows of output from `top` on, of some groups of channels.
+    void compute(const Frame& frame, int top, int first, int last, float* buffer) const {
+        const int rows = std::min(rows_, out_.height - top), lanes = rows * row_;
+        float *sums = buffer + buffer_floats(), *room = sums + size_t(sums_) * distance_;
+        copy_input(frame, top, buffer);
+        for (int g = first; g < last; ++g) {
+            const Group& group = groups_[g];
+            const VectorFunction sum = code_->function(group.offset);
+            for (int y = 0; y < rows; ++y)
+                for (int x = 0; x < row_; x += floats_) sum(sums + y * row_ + x, buffer + size_t(y) * pitch_ + x);
+            for (int c = 0; c < group.count; ++c)
+                emit(frame, group.first + c, top * row_, lanes, sums + size_t(c) * distance_, room);
+        }
+    }
+
+    // The rows of input that `rows_` rows of output see, with zeros around them: [channel][row][pitch_].
+    void copy_input(const Frame& frame, int top, float* buffer) const {
+        const int left = op_.padding * in_.images, width = in_.width * in_.images;
+        for (int c = 0; c < in_.channels; ++c) {
+            const float* plane = in_.floats(frame.values[op_.in], c);
+            for (int y = top - op_.padding; y < top - op_.padding + rows_ + op_.kernel_height - 1;
+                 ++y, buffer += pitch_) {
+                if (y < 0 || y >= in_.height) {
+                    std::fill(buffer, buffer + pitch_, 0.0f);
+                    continue;
+                }
+                std::fill(buffer, buffer + left, 0.0f);
+                std::memcpy(buffer + left, plane + size_t(y) * width, sizeof(float) * width);
+                std::fill(buffer + left + width, buffer + pitch_, 0.0f);
+            }
+        }
+    }
+
+    size_t channel_floats() const { return size_t(rows_ + op_.kernel_height - 1) * pitch_; }
+    size_t buffer_floats() const { return round_up(size_t(in_.channels) * channel_floats(), 16) + 16; }
+
+    const int row_, pitch_;  // floats of a row of output, and of a row of the buffer
+    const int floats_, sums_;  // of a vector; vectors in registers
+    const double addition_;  // cycles of one
+    const int rows_;  // of a strip
+    const int32_t distance_;  // of two channels' sums
+    std::vector<Group> groups_;
+    int kept_ = 0, loads_ = 0;
+    std::unique_ptr<MachineCode> code_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_code_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
+                                     double most) {
+    if (!CodeSum::fits(op, shapes, kernels)) return nullptr;
+    auto step = std::make_unique<CodeSum>(op, shapes, kernels);
+    if (!step->is_faster(most) || !step->write()) return nullptr;
+    return step;
+}
+
+}  // namespace biprop
