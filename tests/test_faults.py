@@ -18,6 +18,7 @@ def test_nothing_is_lost(fault, tmp_path: Path) -> None:  # type: ignore[no-unty
     assert bool(outcome.message) == (outcome.code > 0), outcome.message
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     """The one fault that no test in this process can stand for."""
     assert "1 times" in killed(tmp_path, 1, ["--epochs", "2", "--no-baseline"]).after

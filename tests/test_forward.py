@@ -75,7 +75,12 @@ def trained(arch: str, conv_type: str, channels_last: bool) -> Subnetwork:
 @pytest.mark.parametrize("conv_type", ["SubnetConv", "GlobalSubnetConv"])
 @pytest.mark.parametrize(
     "arch",
-    ["Fast6", "cResNet20", "Conv4", pytest.param("VGG_Small", marks=pytest.mark.slow)],
+    [
+        "Fast6",
+        "cResNet20",
+        pytest.param("Conv4", marks=pytest.mark.slow),
+        pytest.param("VGG_Small", marks=pytest.mark.slow),
+    ],
 )
 def test_both_memory_formats_give_the_same_masks(arch: str, conv_type: str) -> None:
     """But for rounding, which ReLUs and masks amplify from step to step: in double precision it is

@@ -11,7 +11,7 @@ from biprop.models.plans import NETWORKS, PLAIN, RESIDUAL
 
 
 def test_names_are_unique_and_every_one_has_a_plan() -> None:
-    assert len(NETWORKS) == len(set(NETWORKS)) == len(PLAIN) + len(RESIDUAL) == 92
+    assert len(NETWORKS) == len(set(NETWORKS)) == len(PLAIN) + len(RESIDUAL) == 93
     assert NETWORKS is NETWORKS
 
 

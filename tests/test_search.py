@@ -540,7 +540,9 @@ def test_momentum_and_its_like_come_from_the_options_not_from_the_checkpoint(
     )
 
 
-@pytest.mark.parametrize("scope", ["SubnetConv", "GlobalSubnetConv"])
+@pytest.mark.parametrize(
+    "scope", ["SubnetConv", pytest.param("GlobalSubnetConv", marks=pytest.mark.slow)]
+)
 def test_muon_learns_faster_than_the_published_rule(scope: str, tmp_path: Path) -> None:
     common = {"arch": "Conv2Wide", "conv_type": scope, "epochs": 2, "seed": 3}
     published = run(tmp_path, **common, lr="0.1")
