@@ -13,7 +13,7 @@ namespace biprop {
 
 namespace {
 
-constexpr size_t kMostCode = 256 << 10;  // bytes of a layer; at 20 % kept, about six times its packed weights
+constexpr size_t kMostCode = 640 << 10;  // bytes of a layer
 constexpr int kInputs = 2;  // registers for inputs, in turns
 constexpr double kNearLoad = 0.6, kFarLoad = 1.1;  // cycles, from the first and the second cache
 
@@ -23,14 +23,14 @@ class CodeSum final : public Step {
         : Step(op, shapes),
           row_(out_.width * out_.images),
           pitch_((out_.width + op.kernel_width - 1) * out_.images),
-          floats_(row_ % kernels.floats ? 8 : kernels.floats),
+          floats_(floats_of_vector(row_, kernels.floats)),
           sums_((floats_ == 16 ? 32 : 16) - kInputs),
           addition_(kernels.cycles_per_addition * float(floats_) / float(kernels.floats)),
           // Rows whose input fits into a quarter of the second cache.
           rows_(std::clamp(
               int(second_cache() / 4 / sizeof(float) / (size_t(pitch_) * in_.channels)) + 1 - op.kernel_height, 1,
               out_.height)),
-          distance_(int32_t(round_up(size_t(rows_) * row_, 16))) {
+          distance_(int32_t(round_up(size_t(rows_) * row_ + floats_, 16))) {
         const int groups = (out_.channels + sums_ - 1) / sums_;
         for (int g = 0; g < groups; ++g) {
             const int first = out_.channels * g / groups;
@@ -44,7 +44,7 @@ class CodeSum final : public Step {
         const size_t window = sizeof(float) * (out.width + op.kernel_width - 1) * out.images * op.kernel_height;
         return kernels.cycles_per_addition > 0 && op.is_masked() && in.plain() && op.stride == 1 &&
                out.width == padded(in.width, op.kernel_width) && out.height == padded(in.height, op.kernel_height) &&
-               out.width * out.images % 8 == 0 && window * in.channels <= second_cache();
+               (out.images == 1 || out.images % 8 == 0) && window * in.channels <= second_cache();
     }
 
     // Whether it takes less than `most` cycles, in code of bearable size.
@@ -81,7 +81,7 @@ class CodeSum final : public Step {
                " lanes";
     }
     double cycles() const override {
-        const double vectors = double(out_.lanes()) / floats_;
+        const int vectors = out_.height * vectors_of_row(row_, floats_);
         const int strips = (out_.height + rows_ - 1) / rows_;
         const double copied = double(in_.channels) * (out_.height + strips * (op_.kernel_height - 1)) * pitch_;
         const size_t window = sizeof(float) * pitch_ * op_.kernel_height * in_.channels;  // what a row of output sees
@@ -149,6 +149,7 @@ class CodeSum final : public Step {
             const Group& group = groups_[g];
             const VectorFunction sum = code_->function(group.offset);
             for (int y = 0; y < rows; ++y)
+                // What the last vector of a row has too much is overwritten by the next row.
                 for (int x = 0; x < row_; x += floats_) sum(sums + y * row_ + x, buffer + size_t(y) * pitch_ + x);
             for (int c = 0; c < group.count; ++c)
                 emit(frame, group.first + c, top * row_, lanes, sums + size_t(c) * distance_, room);
@@ -174,7 +175,14 @@ class CodeSum final : public Step {
     }
 
     size_t channel_floats() const { return size_t(rows_ + op_.kernel_height - 1) * pitch_; }
-    size_t buffer_floats() const { return round_up(size_t(in_.channels) * channel_floats(), 16) + 16; }
+    // With what the last vector of the last row reads too much.
+    size_t buffer_floats() const { return round_up(size_t(in_.channels) * channel_floats() + floats_, 16); }
+
+    static int vectors_of_row(int row, int floats) { return (row + floats - 1) / floats; }
+    // Of 16 floats where the processor has these, unless half of the last one would be too much.
+    static int floats_of_vector(int row, int most) {
+        return most == 16 && 2 * vectors_of_row(row, 16) > vectors_of_row(row, 8) ? 8 : most;
+    }
 
     const int row_, pitch_;  // floats of a row of output, and of a row of the buffer
     const int floats_, sums_;  // of a vector; vectors in registers
