@@ -274,10 +274,8 @@ CASES_OF_TWO = {
 }
 
 
-@pytest.mark.parametrize(
-    "case",
-    ["with batch norm over both", pytest.param("without batch norm", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["with batch norm over both", "without batch norm"])
 def test_two_processes_search_as_one(case: str, tmp_path: Path) -> None:
     """The same losses and scores, to float rounding, and with them masks; the same accuracies, but
     for an image or two.
