@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_name("mutants.txt")
-COPIED = ("src", "tests", "pretrained", "pyproject.toml")
+COPIED = ("src", "tests", "docs", "pretrained", "pyproject.toml")
 SECONDS = 900
 """After which tests are given up."""
 
