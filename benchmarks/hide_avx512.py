@@ -22,7 +22,7 @@ from pathlib import Path
 HANDLER = Path(__file__).with_suffix(".c")
 CPUID, INVALID = b"\x0f\xa2", b"\x0f\xff"
 INSTRUCTION = re.compile(r"^ *([0-9a-f]+):\t(?:repz? )?cpuid\b", re.MULTILINE)
-SECTION = re.compile(r"^ *\d+ (\.\S+) +([0-9a-f]+) +([0-9a-f]+) +[0-9a-f]+ +([0-9a-f]+)", re.M)
+SECTION = re.compile(r"^ *\d+ \.\S+ +([0-9a-f]+) +([0-9a-f]+) +[0-9a-f]+ +([0-9a-f]+)", re.M)
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def hide(library: Path) -> int:
     addresses = [int(address, 16) for address in INSTRUCTION.findall(listing)]
     sections = [
         tuple(int(number, 16) for number in numbers)
-        for _, *numbers in SECTION.findall(_objdump("--section-headers", library))
+        for numbers in SECTION.findall(_objdump("--section-headers", library))
     ]
     content = bytearray(library.read_bytes())
     for address in addresses:

@@ -14,6 +14,7 @@ namespace biprop {
 namespace {
 
 constexpr size_t kMostCode = 640 << 10;  // bytes of a layer
+constexpr size_t kLeastBytes = 4;  // of an addition
 constexpr int kInputs = 2;  // registers for inputs, in turns
 constexpr double kNearLoad = 0.6, kFarLoad = 1.1;  // cycles, from the first and the second cache
 
@@ -41,35 +42,28 @@ class CodeSum final : public Step {
     static bool fits(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
         const Shape &in = shapes[op.in], &out = shapes[op.out];
         const auto padded = [&](int side, int kernel) { return side + 2 * op.padding - kernel + 1; };
-        const size_t window = sizeof(float) * (out.width + op.kernel_width - 1) * out.images * op.kernel_height;
         return kernels.cycles_per_addition > 0 && op.is_masked() && in.plain() && op.stride == 1 &&
                out.width == padded(in.width, op.kernel_width) && out.height == padded(in.height, op.kernel_height) &&
-               (out.images == 1 || out.images % 8 == 0) && window * in.channels <= second_cache();
+               (out.images == 1 || out.images % 8 == 0) && window_bytes(op, in, out) <= second_cache();
     }
 
-    // Whether it takes less than `most` cycles, in code of bearable size.
-    bool is_faster(double most) {
+    // Writes the code. Returns whether it takes less than `most` cycles, is of bearable size, and the system allows it.
+    bool write(double most) {
         kept_ = op_.count_kept(0, size_t(out_.channels) * in_.channels * op_.area());
-        if (code_bytes() > kMostCode) return false;
-        for (const Group& group : groups_) each_tap(group, [&](int, const int8_t*) { ++loads_; });
-        return code_bytes() <= kMostCode && cycles() < most;
-    }
-
-    // Returns whether the system allows it.
-    bool write() {
+        if (kLeastBytes * size_t(kept_) > kMostCode) return false;
         CodeWriter writer(floats_);
         for (Group& group : groups_) {
             group.offset = writer.bytes().size();
             write_group(group, writer);
         }
+        if (writer.bytes().size() > kMostCode || cycles() >= most) return false;
         code_ = MachineCode::of(writer.bytes());
         return bool(code_);
     }
 
     void run(const Frame& frame) const override {
-        const int strips = (out_.height + rows_ - 1) / rows_, groups = int(groups_.size());
-        const int parts = std::min(groups, this->parts(frame, strips));
-        frame.each(strips * parts, [&](int item, int thread) {
+        const int groups = int(groups_.size()), parts = std::min(groups, this->parts(frame, strips()));
+        frame.each(strips() * parts, [&](int item, int thread) {
             const int part = item % parts;
             compute(frame, item / parts * rows_, groups * part / parts, groups * (part + 1) / parts,
                     reinterpret_cast<float*>((*frame.scratch)[thread].data()));
@@ -82,10 +76,8 @@ class CodeSum final : public Step {
     }
     double cycles() const override {
         const int vectors = out_.height * vectors_of_row(row_, floats_);
-        const int strips = (out_.height + rows_ - 1) / rows_;
-        const double copied = double(in_.channels) * (out_.height + strips * (op_.kernel_height - 1)) * pitch_;
-        const size_t window = sizeof(float) * pitch_ * op_.kernel_height * in_.channels;  // what a row of output sees
-        const double load = window > first_cache() ? kFarLoad : kNearLoad;
+        const double copied = double(in_.channels) * (out_.height + strips() * (op_.kernel_height - 1)) * pitch_;
+        const double load = window_bytes(op_, in_, out_) > first_cache() ? kFarLoad : kNearLoad;
         return vectors * (addition_ * kept_ + load * loads_ + 30.0 * double(groups_.size())) + 0.3 * copied +
                0.5 * out_.channels * double(out_.lanes());
     }
@@ -119,16 +111,11 @@ class CodeSum final : public Step {
         }
     }
 
-    size_t code_bytes() const {
-        return floats_ == 16 ? 6 * size_t(kept_) + 10 * size_t(loads_) : 4 * size_t(kept_) + 8 * size_t(loads_);
-    }
-
-    void write_group(const Group& group, CodeWriter& writer) const {
+    void write_group(const Group& group, CodeWriter& writer) {
         for (int c = 0; c < group.count; ++c) writer.zero(kInputs + c);
-        int turn = 0;
         each_tap(group, [&](int tap, const int8_t* signs) {
             const int channel = tap / op_.area(), y = tap % op_.area() / op_.kernel_width, x = tap % op_.kernel_width;
-            const int input = turn++ % kInputs;
+            const int input = loads_++ % kInputs;
             writer.load(input, int32_t(sizeof(float) *
                                        (channel * channel_floats() + size_t(y) * pitch_ + size_t(x) * out_.images)));
             for (int c = 0; c < group.count; ++c) {
@@ -174,6 +161,11 @@ class CodeSum final : public Step {
         }
     }
 
+    // Of the input that a row of output sees.
+    static size_t window_bytes(const Op& op, const Shape& in, const Shape& out) {
+        return sizeof(float) * (out.width + op.kernel_width - 1) * out.images * op.kernel_height * in.channels;
+    }
+    int strips() const { return (out_.height + rows_ - 1) / rows_; }
     size_t channel_floats() const { return size_t(rows_ + op_.kernel_height - 1) * pitch_; }
     // With what the last vector of the last row reads too much.
     size_t buffer_floats() const { return round_up(size_t(in_.channels) * channel_floats() + floats_, 16); }
@@ -200,7 +192,7 @@ std::unique_ptr<Step> make_code_step(const Op& op, const std::vector<Shape>& sha
                                      double most) {
     if (!CodeSum::fits(op, shapes, kernels)) return nullptr;
     auto step = std::make_unique<CodeSum>(op, shapes, kernels);
-    if (!step->is_faster(most) || !step->write()) return nullptr;
+    if (!step->write(most)) return nullptr;
     return step;
 }
 

@@ -14,13 +14,13 @@ namespace biprop {
 namespace {
 
 constexpr int kOut = 7, kIn = 6;  // rdi, rsi
-constexpr int kLoad = 0x10, kStore = 0x11, kAdd = 0x58, kSubtract = 0x5C, kXor = 0xEF;
+constexpr int kLoad = 0x10, kStore = 0x11, kXor = 0x57, kAdd = 0x58, kSubtract = 0x5C;
 
 }  // namespace
 
-void CodeWriter::zero(int to) { between_registers(kXor, to, to, Prefix::operand_size); }
-void CodeWriter::add(int to, int x) { between_registers(kAdd, to, x, Prefix::none); }
-void CodeWriter::subtract(int to, int x) { between_registers(kSubtract, to, x, Prefix::none); }
+void CodeWriter::zero(int to) { between_registers(kXor, to, 0, 0); }
+void CodeWriter::add(int to, int x) { between_registers(kAdd, to, to, x); }
+void CodeWriter::subtract(int to, int x) { between_registers(kSubtract, to, to, x); }
 void CodeWriter::load(int to, int32_t distance) { with_memory(kLoad, to, kIn, distance); }
 void CodeWriter::store(int from, int32_t distance) { with_memory(kStore, from, kOut, distance); }
 
@@ -29,43 +29,30 @@ void CodeWriter::end() {
     for (const int byte : {0xC5, 0xF8, 0x77, 0xC3}) write(byte);  // vzeroupper; ret
 }
 
-// to = to (operation) x
-void CodeWriter::between_registers(int opcode, int to, int x, Prefix prefix) {
-    if (wide_) {
-        start_wide(opcode, to, to, x, prefix);
-    } else {
-        const int upper = (to < 8 ? 0x80 : 0), first = (~to & 15) << 3;
-        if (x < 8) {  // two bytes instead of three
-            write(0xC5);
-            write(upper | first | 4 | int(prefix));
-        } else {
-            write(0xC4);
-            write(upper | 0x40 | 1);
-            write(first | 4 | int(prefix));
-        }
-        write(opcode);
-    }
-    write(0xC0 | (to & 7) << 3 | (x & 7));
+// to = first (operation) second
+void CodeWriter::between_registers(int opcode, int to, int first, int second) {
+    start(opcode, to, first);
+    write(0xC0 | (to & 7) << 3 | second);
 }
 
 void CodeWriter::with_memory(int opcode, int vector, int base, int32_t distance) {
-    if (wide_) {
-        start_wide(opcode, vector, 0, 0, Prefix::none);
-    } else {
-        write(0xC5);
-        write((vector < 8 ? 0x80 : 0) | 15 << 3 | 4);
-        write(opcode);
-    }
+    start(opcode, vector, 0);
     write(0x80 | (vector & 7) << 3 | base);
     for (int i = 0; i < 4; ++i) write(int(uint32_t(distance) >> (8 * i)) & 255);
 }
 
-// The prefix of 64-byte vectors, in which the upper bits of registers are inverted, and the opcode.
-void CodeWriter::start_wide(int opcode, int to, int first, int second, Prefix prefix) {
-    write(0x62);
-    write((to & 8 ? 0 : 0x80) | (second & 16 ? 0 : 0x40) | (second & 8 ? 0 : 0x20) | (to & 16 ? 0 : 0x10) | 1);
-    write((~first & 15) << 3 | 4 | int(prefix));
-    write(0x40 | (first & 16 ? 0 : 8));
+// The prefix, in which the upper bits of registers are inverted, and the opcode.
+void CodeWriter::start(int opcode, int to, int first) {
+    const int upper = to & 8 ? 0 : 0x80, inverted = (~first & 15) << 3;
+    if (wide_) {
+        write(0x62);
+        write(upper | 0x60 | (to & 16 ? 0 : 0x10) | 1);
+        write(inverted | 4);
+        write(0x40 | (first & 16 ? 0 : 8));
+    } else {
+        write(0xC5);
+        write(upper | inverted | 4);
+    }
     write(opcode);
 }
 

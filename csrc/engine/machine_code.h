@@ -21,17 +21,16 @@ class CodeWriter {
     void zero(int to);
     void load(int to, int32_t distance);  // in bytes, from `in`
     void store(int from, int32_t distance);  // in bytes, from `out`
-    void add(int to, int x);  // to += x
+    void add(int to, int x);  // to += x, which is one of the first eight registers
     void subtract(int to, int x);  // to -= x
     void end();  // of a function
 
     const std::vector<uint8_t>& bytes() const { return bytes_; }
 
   private:
-    enum class Prefix { none = 0, operand_size = 1 };
-    void between_registers(int opcode, int to, int x, Prefix prefix);
+    void between_registers(int opcode, int to, int first, int second);
     void with_memory(int opcode, int vector, int base, int32_t distance);
-    void start_wide(int opcode, int to, int first, int second, Prefix prefix);
+    void start(int opcode, int to, int first);
     void write(int byte) { bytes_.push_back(uint8_t(byte)); }
 
     const bool wide_;
