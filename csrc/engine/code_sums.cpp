@@ -23,15 +23,14 @@ class CodeSum final : public Step {
     CodeSum(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels)
         : Step(op, shapes),
           row_(out_.width * out_.images),
-          pitch_((out_.width + op.kernel_width - 1) * out_.images),
+          pitch_(pitch(op, out_)),
+          input_row_(input_row(op, out_)),
           floats_(floats_of_vector(row_, kernels.floats)),
           sums_((floats_ == 16 ? 32 : 16) - kInputs),
           addition_(kernels.cycles_per_addition * float(floats_) / float(kernels.floats)),
-          // Rows whose input fits into a quarter of the second cache.
-          rows_(std::clamp(
-              int(second_cache() / 4 / sizeof(float) / (size_t(pitch_) * in_.channels)) + 1 - op.kernel_height, 1,
-              out_.height)),
+          rows_(rows_of_strip(op, in_, out_)),
           distance_(int32_t(round_up(size_t(rows_) * row_ + floats_, 16))) {
+        for (int i = 0; i < phases(op); ++i) phases_.push_back(phase(i));
         const int groups = (out_.channels + sums_ - 1) / sums_;
         for (int g = 0; g < groups; ++g) {
             const int first = out_.channels * g / groups;
@@ -41,9 +40,7 @@ class CodeSum final : public Step {
 
     static bool fits(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels) {
         const Shape &in = shapes[op.in], &out = shapes[op.out];
-        const auto padded = [&](int side, int kernel) { return side + 2 * op.padding - kernel + 1; };
-        return kernels.cycles_per_addition > 0 && op.is_masked() && in.plain() && op.stride == 1 &&
-               out.width == padded(in.width, op.kernel_width) && out.height == padded(in.height, op.kernel_height) &&
+        return kernels.cycles_per_addition > 0 && op.is_masked() && in.plain() &&
                (out.images == 1 || out.images % 8 == 0) && window_bytes(op, in, out) <= second_cache();
     }
 
@@ -76,10 +73,10 @@ class CodeSum final : public Step {
     }
     double cycles() const override {
         const int vectors = out_.height * vectors_of_row(row_, floats_);
-        const double copied = double(in_.channels) * (out_.height + strips() * (op_.kernel_height - 1)) * pitch_;
+        const double copied = double(in_.channels) * strips() * rows_of_input() * input_row_;
         const double load = window_bytes(op_, in_, out_) > first_cache() ? kFarLoad : kNearLoad;
-        return vectors * (addition_ * kept_ + load * loads_ + 30.0 * double(groups_.size())) + 0.3 * copied +
-               0.5 * out_.channels * double(out_.lanes());
+        return vectors * (addition_ * kept_ + load * loads_ + 30.0 * double(groups_.size())) +
+               (op_.stride == 1 ? 0.3 : 0.8) * copied + 0.5 * out_.channels * double(out_.lanes());
     }
     size_t scratch() const override {
         return (buffer_floats() + size_t(sums_ + 1) * size_t(distance_)) * sizeof(float);
@@ -92,6 +89,11 @@ class CodeSum final : public Step {
     struct Group {
         int first, count;
         size_t offset;  // of their function
+    };
+
+    // Columns of a row that are `stride` apart: numbers of the row, and of the row of the buffer.
+    struct Phase {
+        int from, to, count;
     };
 
     // Calls use(tap, signs) for each tap of which a channel of the group keeps the weight: 1, -1 or 0 for each channel.
@@ -116,8 +118,8 @@ class CodeSum final : public Step {
         each_tap(group, [&](int tap, const int8_t* signs) {
             const int channel = tap / op_.area(), y = tap % op_.area() / op_.kernel_width, x = tap % op_.kernel_width;
             const int input = loads_++ % kInputs;
-            writer.load(input, int32_t(sizeof(float) *
-                                       (channel * channel_floats() + size_t(y) * pitch_ + size_t(x) * out_.images)));
+            const int column = x % op_.stride * pitch_ + x / op_.stride * out_.images;
+            writer.load(input, int32_t(sizeof(float) * (channel * channel_floats() + size_t(y) * input_row_ + column)));
             for (int c = 0; c < group.count; ++c) {
                 if (signs[c] > 0) writer.add(kInputs + c, input);
                 if (signs[c] < 0) writer.subtract(kInputs + c, input);
@@ -137,36 +139,66 @@ class CodeSum final : public Step {
             const VectorFunction sum = code_->function(group.offset);
             for (int y = 0; y < rows; ++y)
                 // What the last vector of a row has too much is overwritten by the next row.
-                for (int x = 0; x < row_; x += floats_) sum(sums + y * row_ + x, buffer + size_t(y) * pitch_ + x);
+                for (int x = 0; x < row_; x += floats_)
+                    sum(sums + y * row_ + x, buffer + size_t(y) * op_.stride * input_row_ + x);
             for (int c = 0; c < group.count; ++c)
                 emit(frame, group.first + c, top * row_, lanes, sums + size_t(c) * distance_, room);
         }
     }
 
-    // The rows of input that `rows_` rows of output see, with zeros around them: [channel][row][pitch_].
+    // The rows of input that `rows_` rows of output see, with zeros around them: [channel][row][phase][pitch_]. With a
+    // stride of 2, phase 0 has the even columns and phase 1 the odd ones, so that a vector's inputs lie side by side.
     void copy_input(const Frame& frame, int top, float* buffer) const {
-        const int left = op_.padding * in_.images, width = in_.width * in_.images;
-        for (int c = 0; c < in_.channels; ++c) {
+        const int first = top * op_.stride - op_.padding, last = std::min(first + rows_of_input(), in_.height);
+        const int row = in_.width * in_.images;
+        std::memset(buffer, 0, in_.channels * channel_floats() * sizeof(float));
+        for (int c = 0; c < in_.channels; ++c, buffer += channel_floats()) {
             const float* plane = in_.floats(frame.values[op_.in], c);
-            for (int y = top - op_.padding; y < top - op_.padding + rows_ + op_.kernel_height - 1;
-                 ++y, buffer += pitch_) {
-                if (y < 0 || y >= in_.height) {
-                    std::fill(buffer, buffer + pitch_, 0.0f);
-                    continue;
-                }
-                std::fill(buffer, buffer + left, 0.0f);
-                std::memcpy(buffer + left, plane + size_t(y) * width, sizeof(float) * width);
-                std::fill(buffer + left + width, buffer + pitch_, 0.0f);
-            }
+            for (int y = std::max(0, first); y < last; ++y)
+                for (const Phase& phase : phases_)
+                    copy_columns(plane + size_t(y) * row + phase.from, phase.count,
+                                 buffer + size_t(y - first) * input_row_ + phase.to);
         }
     }
 
+    // Copies every stride-th column.
+    void copy_columns(const float* from, int count, float* to) const {
+        const int images = in_.images, distance = op_.stride * images;
+        if (distance == images)
+            std::memcpy(to, from, sizeof(float) * count * images);
+        else if (distance == 2)  // compilers vectorise it
+            for (int x = 0; x < count; ++x) to[x] = from[2 * x];
+        else
+            for (int x = 0; x < count; ++x) std::memcpy(to + x * images, from + x * distance, sizeof(float) * images);
+    }
+
+    // The columns of a phase that lie in the image.
+    Phase phase(int number) const {
+        const int stride = op_.stride, first = number - op_.padding, pitch = pitch_ / in_.images;
+        const int begin = first < 0 ? std::min(pitch, (stride - 1 - first) / stride) : 0;
+        const int end = std::clamp((in_.width - first + stride - 1) / stride, begin, pitch);
+        return {(first + begin * stride) * in_.images, number * pitch_ + begin * in_.images, end - begin};
+    }
+    // Strips are equally high, and their input fits into a quarter of the second cache where it can.
+    static int rows_of_strip(const Op& op, const Shape& in, const Shape& out) {
+        const int fitting = int(second_cache() / 4 / (sizeof(float) * input_row(op, out) * in.channels));
+        const int most = std::clamp((fitting - op.kernel_height) / op.stride + 1, 1, out.height);
+        const int strips = (out.height + most - 1) / most;
+        return (out.height + strips - 1) / strips;
+    }
+    static int phases(const Op& op) { return std::min(op.stride, op.kernel_width); }
+    // Floats of a phase of a row of the buffer, and of a row.
+    static int pitch(const Op& op, const Shape& out) {
+        return (out.width + (op.kernel_width - 1) / op.stride) * out.images;
+    }
+    static int input_row(const Op& op, const Shape& out) { return phases(op) * pitch(op, out); }
     // Of the input that a row of output sees.
     static size_t window_bytes(const Op& op, const Shape& in, const Shape& out) {
-        return sizeof(float) * (out.width + op.kernel_width - 1) * out.images * op.kernel_height * in.channels;
+        return sizeof(float) * input_row(op, out) * op.kernel_height * in.channels;
     }
+    int rows_of_input() const { return (rows_ - 1) * op_.stride + op_.kernel_height; }
     int strips() const { return (out_.height + rows_ - 1) / rows_; }
-    size_t channel_floats() const { return size_t(rows_ + op_.kernel_height - 1) * pitch_; }
+    size_t channel_floats() const { return size_t(rows_of_input()) * input_row_; }
     // With what the last vector of the last row reads too much.
     size_t buffer_floats() const { return round_up(size_t(in_.channels) * channel_floats() + floats_, 16); }
 
@@ -176,11 +208,12 @@ class CodeSum final : public Step {
         return most == 16 && 2 * vectors_of_row(row, 16) > vectors_of_row(row, 8) ? 8 : most;
     }
 
-    const int row_, pitch_;  // floats of a row of output, and of a row of the buffer
+    const int row_, pitch_, input_row_;  // floats of a row of output, of a phase of the buffer, and of its rows
     const int floats_, sums_;  // of a vector; vectors in registers
     const double addition_;  // cycles of one
     const int rows_;  // of a strip
     const int32_t distance_;  // of two channels' sums
+    std::vector<Phase> phases_;
     std::vector<Group> groups_;
     int kept_ = 0, loads_ = 0;
     std::unique_ptr<MachineCode> code_;

@@ -76,14 +76,9 @@ void TapLists::make_again(const GroupedTaps& gathered) const {
 }
 
 void TapLists::restore(Op& op) const {
-    op.mask.assign((ranges.size() * per_channel() + 7) / 8, 0);
-    op.sign = op.mask;
+    op.keep_none(ranges.size() * per_channel());
     for (size_t c = 0; c < ranges.size(); ++c)
-        each_kept(int(c), [&](int tap, bool negative) {
-            const size_t at = c * per_channel() + tap;
-            op.mask[at / 8] |= uint8_t(1 << at % 8);
-            if (!negative) op.sign[at / 8] |= uint8_t(1 << at % 8);
-        });
+        each_kept(int(c), [&](int tap, bool negative) { op.keep(c * per_channel() + tap, negative); });
 }
 
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
@@ -95,17 +90,14 @@ GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
 }
 
 void GroupedTaps::restore(Op& op, int taps_per_channel) const {
-    op.mask.assign((order.size() * taps_per_channel + 7) / 8, 0);
-    op.sign = op.mask;
+    op.keep_none(order.size() * taps_per_channel);
     for (size_t i = 0; i < order.size(); ++i) {
         const TapRange& all = ranges[i / group];
         const uint16_t* const from = taps.data() + size_t(all.start) * 8 * group + i % group;
         for (int k = 0; k < 8 * (all.positive + all.negative); ++k) {
             const int tap = from[size_t(k) * group];
             if (tap >= taps_per_channel) continue;  // fills up the list
-            const size_t at = size_t(order[i]) * taps_per_channel + tap;
-            op.mask[at / 8] |= uint8_t(1 << at % 8);
-            if (k < 8 * all.positive) op.sign[at / 8] |= uint8_t(1 << at % 8);
+            op.keep(size_t(order[i]) * taps_per_channel + tap, k >= 8 * all.positive);
         }
     }
 }

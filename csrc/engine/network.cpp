@@ -182,6 +182,7 @@ Plan& Network::make(int images) {
         (images == 1 ? one_cycles_ : group_cycles_) = plan->cycles;
         has_spare_ = true;
     } else if (images > 1 && has_dropped_) {
+        unpack_weights(program_, packed_, plans());
         make_dropped(plans());
         has_dropped_ = false;
         has_spare_ = true;
@@ -237,8 +238,8 @@ void Network::calibrate(const float* images, int64_t count, bool channels_last) 
     if (!one_runs_) return;  // too few activations of a network with such wide maps of bits are floats
     {
         std::lock_guard<ForkSafeMutex> lock(mutex_);
-        if (has_dropped_) make_dropped(plans());
         unpack_weights(program_, packed_, plans());
+        if (has_dropped_) make_dropped(plans());
         has_dropped_ = false;
         has_spare_ = true;
     }

@@ -85,6 +85,15 @@ struct Op {
     }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
+    // Mask and sign of `count` weights of which none is kept, and then a weight that is.
+    void keep_none(size_t count) {
+        mask.assign((count + 7) / 8, 0);
+        sign = mask;
+    }
+    void keep(size_t i, bool negative) {
+        mask[i / 8] |= uint8_t(1 << i % 8);
+        if (!negative) sign[i / 8] |= uint8_t(1 << i % 8);
+    }
     // Calls use(i) for the kept weights first <= i < last of one sign, in ascending order. By words, because most bits
     // are 0.
     template <class Use>

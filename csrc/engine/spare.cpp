@@ -6,11 +6,12 @@ namespace biprop {
 
 namespace {
 
-// A copy of the weights that masks and lists are made from; both may be null.
+// A copy of the weights that masks are made from, and lists in part; all may be null.
 struct Source {
     const TapLists* lists = nullptr;
     const GroupedTaps* grouped = nullptr;
-    explicit operator bool() const { return lists || grouped; }
+    const Step* step = nullptr;
+    explicit operator bool() const { return lists || grouped || step; }
 };
 
 Source source_in(const Step* step) {
@@ -19,6 +20,7 @@ Source source_in(const Step* step) {
     const auto lists = step->lists();
     if (lists && !lists->is_dropped()) source.lists = lists.get();
     if (step->grouped() && step->grouped()->restores()) source.grouped = step->grouped();
+    if (step->holds_weights()) source.step = step;
     return source;
 }
 
@@ -33,9 +35,16 @@ bool is_spare(const Op& op, const Plans& plans) {
 
 // Returns by how many bytes the weights have become smaller, with masks and signs that are spare counted as gone.
 size_t drop_lists(Step& step, const Plan& one, Op& op) {
-    if (const size_t bytes = step.drop_lists()) return bytes;
-    const auto lists = step.lists();
     const Step* const other = one.step_of(op);
+    if (step.holds_weights()) {
+        Held held;
+        step.memory(held);
+        const size_t saved = held[&step], masks = source_in(other) ? 0 : packed_bytes(op);
+        if (saved <= masks) return 0;
+        step.drop_lists();
+        return saved - masks;
+    }
+    const auto lists = step.lists();
     if (!lists || lists->is_dropped() || (other && other->lists() == lists)) return 0;
     size_t saved = lists->bytes_of_taps();
     if (!source_in(other)) {  // mask and sign are what remains
@@ -75,6 +84,8 @@ void unpack_weights(Program& program, const std::vector<Packed>& packed, const P
                 source.lists->restore(op);
             else if (source.grouped)
                 source.grouped->restore(op, plan->shapes[op.in].channels * op.area());
+            else if (source.step)
+                source.step->restore(op);
             if (source) break;
         }
     }

@@ -151,8 +151,11 @@ class Step {
     // The lists of taps of a convolution on bits; null where the step has none, or has those for groups of channels.
     virtual std::shared_ptr<const TapLists> lists() const { return nullptr; }
     virtual const GroupedTaps* grouped() const { return nullptr; }
-    // Between runs, drops lists that can be made again from mask and sign of the operation. Returns the bytes.
-    virtual size_t drop_lists() { return 0; }
+    // Whether the step has lists of its own, which hold the mask and the sign of the operation. These lists can be
+    // dropped between runs, and made again from mask and sign.
+    virtual bool holds_weights() const { return false; }
+    virtual void restore(Op&) const {}  // writes mask and sign
+    virtual void drop_lists() {}
     virtual void make_lists_again() {}
 
     const Op& op() const { return op_; }

@@ -151,15 +151,27 @@ class TiledSum : public Step {
         for (const auto& [vectors, lists] : lists_)
             held[this] += lists.taps.size() * 2 + lists.ranges.size() * sizeof(SumRange) + lists.weights.size() * 4;
     }
-    size_t drop_lists() override {
-        if (op_.dense) return 0;
-        Held held;
-        memory(held);
+    bool holds_weights() const override { return !op_.dense && !lists_.begin()->second.ranges.empty(); }
+    void restore(Op& op) const override {
+        op.keep_none(size_t(out_.channels) * taps_);
+        const Lists& lists = lists_.begin()->second;
+        std::vector<int> taps(65536, kNone);  // of a block, by offset
+        const std::vector<uint16_t> offsets = offsets_of_block(lists);
+        for (size_t tap = 0; tap < offsets.size(); ++tap) taps[offsets[tap]] = int(tap);
+        for (size_t i = 0; i < lists.ranges.size(); ++i) {
+            const SumRange& range = lists.ranges[i];
+            const size_t first = block_of(int(i) / out_.channels, lists, int(range.channel)).first;
+            for (int k = 0; k < range.positive + range.negative; ++k) {
+                const int tap = taps[lists.taps[range.start + k]];
+                if (tap != kNone) op.keep(first + tap, k >= range.positive);
+            }
+        }
+    }
+    void drop_lists() override {
         for (auto& [vectors, lists] : lists_) {
             lists.taps = {};
             lists.ranges = {};
         }
-        return held[this];
     }
     void make_lists_again() override {
         for (auto& [vectors, lists] : lists_)
@@ -377,13 +389,18 @@ class TiledSum : public Step {
         return std::clamp(std::min(int(enough / of_channel), most), 1, in_.channels);
     }
 
-    void fill(Lists& lists) const {
-        std::vector<uint16_t> offsets;  // of the taps of a block
+    std::vector<uint16_t> offsets_of_block(const Lists& lists) const {
+        std::vector<uint16_t> offsets;  // of its taps
         for (int t = 0; t < lists.block * op_.area(); ++t) {
             const int channel = t / op_.area(), k = t % op_.area();
             const int y = k / op_.kernel_width, x = k % op_.kernel_width;
             offsets.push_back(uint16_t(lists.first + channel * lists.channel + y * lists.row + x * lists.column));
         }
+        return offsets;
+    }
+
+    void fill(Lists& lists) const {
+        const std::vector<uint16_t> offsets = offsets_of_block(lists);
         std::vector<uint16_t> room(kGroup * (offsets.size() + 2 * kAtOnce));
         for (int b = 0; b < lists.blocks; ++b)
             for (int first = 0; first < out_.channels; first += kGroup) add_group(b, first, offsets, room, lists);
