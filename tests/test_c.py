@@ -19,7 +19,19 @@ import pytest
 from conftest import ROOT, make_narrow, network_of, random_ticket
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import Loaded, Op, Program, Value, factors, kept_weights, loaded, shifts
+from programs import (
+    Loaded,
+    Op,
+    Program,
+    Value,
+    factors,
+    kept_weights,
+    loaded,
+    random_pixels,
+    same,
+    shifts,
+)
+from test_kernels import conv_program, drawn_cases
 
 from biprop import Engine, native
 from biprop.engine import engine
@@ -290,7 +302,7 @@ def compiled(command: list[Any], output: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Programs for AArch64: the C example with NEON and with plain C++ only, and calibrated.cpp."""
+    """Programs for AArch64: the C example with NEON and with plain C++ only; run_program.cpp."""
     compiler = shutil.which("aarch64-linux-gnu-g++")
     if not compiler or not shutil.which("qemu-aarch64"):
         pytest.skip("no aarch64-linux-gnu-g++ and qemu-aarch64")
@@ -309,13 +321,43 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     only_scalar["dispatch"] = compiled(plain, folder / "dispatch-scalar.o")
     c_compiler = [compiler.removesuffix("g++") + "gcc", *STRICT, "-I", native.include_dir(), "-c"]
     example = compiled([*c_compiler, EXAMPLE / "predict.c"], folder / "predict.o")
-    main = compiled([*build, ROOT / "tests/calibrated.cpp"], folder / "calibrated.o")
+    main = compiled([*build, ROOT / "tests/run_program.cpp"], folder / "run_program.o")
     link = [compiler, "-static", "-pthread"]
     return {
         "neon": compiled([*link, *objects.values(), example], folder / "neon"),
         "scalar": compiled([*link, *only_scalar.values(), example], folder / "scalar"),
-        "calibrated": compiled([*link, *objects.values(), main], folder / "calibrated"),
+        "run_program": compiled([*link, *objects.values(), main], folder / "run_program"),
     }
+
+
+def logits_under_qemu(
+    runner: Path,
+    cpu: str,
+    program: Program,
+    images: np.ndarray,
+    folder: Path,
+    *calibrated: str,  # type: ignore[type-arg]
+) -> dict[str, tuple[str, np.ndarray]]:  # type: ignore[type-arg]
+    """By instruction set: its kernels for one image, and the logits [2, N, outputs] of all images
+    at once and of one after the other.
+    """
+    (folder / "program").write_bytes(program.code())
+    images.astype(np.float32).tofile(folder / "images")
+    done = subprocess.run(
+        [
+            *("qemu-aarch64", "-cpu", cpu, runner),
+            *("program", "images", str(len(images)), "logits"),
+            *calibrated,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    logits = np.fromfile(folder / "logits", np.float32).reshape(len(lines), 2, len(images), -1)
+    return {line.split()[0]: (line, own) for line, own in zip(lines, logits, strict=True)}
 
 
 QUANTISED = [
@@ -346,24 +388,30 @@ def test_aarch64_multiplies_bytes_where_the_processor_does(
             program.conv(False, weights, factors(rng, outputs), shift, None, stride, padding)
             images = rng.integers(0 if most == 255 else -most, most + 1, (19, channels, *size))
             images[0, 0, 0, 0] = most
-            (tmp_path / "program").write_bytes(program.code())
-            images.astype(np.float32).tofile(tmp_path / "images")
-            done = subprocess.run(
-                ["qemu-aarch64", "-cpu", cpu, arm["calibrated"], "program", "images", "19", "out"],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
+            found = logits_under_qemu(
+                arm["run_program"], cpu, program, images, tmp_path, "calibrated"
             )
-            assert done.returncode == 0, done.stderr
-            lines = done.stdout.splitlines()
             sets = ["i8mm", "dotprod", "neon", "scalar"][0 if cpu == "max" else 2 :]
-            assert [line.split()[0] for line in lines] == sets
-            assert ["product" in line for line in lines] == [len(sets) == 4] * 2 + [False] * (
-                len(sets) - 2
-            )
-            found = np.fromfile(tmp_path / "out", np.float32)
-            np.testing.assert_array_equal(found, program.truth(images.astype(np.float32)).ravel())
+            assert [*found] == sets
+            for name, (kernels, logits) in found.items():
+                assert ("product" in kernels) == (name in ("i8mm", "dotprod"))
+                for own in logits:
+                    same(own, program.truth(images.astype(np.float32)), True, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", ["max", "cortex-a72"])
+def test_aarch64_on_the_grid(arm: dict[str, Path], cpu: str, tmp_path: Path) -> None:
+    """Convolutions of all kinds on awkward shapes, as test_kernels.py has them."""
+    for flavor, *case in drawn_cases(210, 1e6):
+        rng = np.random.default_rng(1)
+        program = conv_program(rng, flavor, *case)
+        images = random_pixels(rng, 65, program)
+        found = logits_under_qemu(arm["run_program"], cpu, program, images, tmp_path)
+        assert "neon" in found
+        for name, (_, logits) in found.items():
+            for own in logits:
+                same(own, program.truth(images), program.last.unit > 0, name, flavor, case)
 
 
 @pytest.mark.slow

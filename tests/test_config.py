@@ -209,10 +209,13 @@ CROPPED = {"augment", "crop_padding", "crop_padding_mode"}
 AUGMENTED = {*CROPPED, "p_clean", "jsd"}
 LISTS: dict[str, tuple[Any, set[str]]] = {
     "data places": (config.DATA_SOURCE_OPTIONS, {*DATA_SET, "data", "workers"}),
-    "places": (config.PATH_OPTIONS, {"data", "log_dir", "results", "name"}),
+    "places": (config.PATH_OPTIONS, {"data", "teacher", "log_dir", "results", "name"}),
     "checkpoint facts": (config.NETWORK_OPTIONS, {*NETWORK, "arch", "num_classes"}),
     "differ between two starts of a run": (run_folder._MACHINE_OPTIONS, OF_THE_MACHINE),
-    "not recorded in tickets": (pack._UNRECORDED_OPTIONS, {*OF_THE_MACHINE, "name", "trainer"}),
+    "not recorded in tickets": (
+        pack._UNRECORDED_OPTIONS,
+        {*OF_THE_MACHINE, "name", "trainer", "teacher"},  # the teacher's path
+    ),
     "read from tickets": (subject._RECORDED_OPTIONS, {*DATA_SET, *NETWORK, "select_on"}),
     "augmentation of a card": (build._AUGMENTATION, AUGMENTATION),
     "decide what is loaded": (
@@ -248,7 +251,7 @@ def test_options_of_the_machine_do_not_change_a_ticket() -> None:
     changed = {"histograms": True, "baseline": False, "save_every": 3, "save_minutes": 0.5}
     changed |= {"print_freq": 1, "device": "cpu", "workers": 2, "name": "other"}
     changed |= {"data": "elsewhere", "log_dir": "elsewhere", "results": "elsewhere.csv"}
-    assert {*changed, "trainer"} == set(pack._UNRECORDED_OPTIONS)
+    assert {*changed, "trainer", "teacher"} == set(pack._UNRECORDED_OPTIONS)
 
     def recorded(settings: config.Config) -> dict[str, Any]:
         task = Task(10, 3, (32, 32))
@@ -260,6 +263,8 @@ def test_options_of_the_machine_do_not_change_a_ticket() -> None:
     assert recorded(dataclasses.replace(plain, **changed)) == recorded(plain)
     assert recorded(plain)["options"] == {"arch": "Conv2", "prune_rate": 0.2, "lr": 0.2}
     assert recorded(dataclasses.replace(plain, lr=0.3)) != recorded(plain)
+    taught = recorded(dataclasses.replace(plain, teacher="folder/a.mpt"))
+    assert taught == {**recorded(plain), "teacher": "a.mpt"}
 
 
 def test_every_default_obeys_its_rule() -> None:

@@ -40,3 +40,30 @@ def test_the_clamp_keeps_certain_and_wrong_views_finite() -> None:
     assert torch.isfinite(loss)
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+def test_a_teacher_that_says_the_same_costs_nothing() -> None:
+    logits = torch.randn(4, 6)
+    labels = torch.tensor(2.5)
+    assert float(losses.distillation(labels, logits, logits + 3, 1.0, 2.0)) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert float(losses.distillation(labels, logits, logits, 0.25, 2.0)) == pytest.approx(1.875)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 50.0])
+def test_the_teachers_gradient_does_not_shrink_with_the_temperature(temperature: float) -> None:
+    """T (softmax(z / T) - softmax(t / T)) / B, which tends to (z - t) / (classes B) for large T
+    and logits of mean 0: Hinton et al., equation 4.
+    """
+    logits = torch.randn(4, 6)
+    logits = (logits - logits.mean(1, keepdim=True)).requires_grad_()
+    teacher = torch.randn(4, 6)
+    teacher = teacher - teacher.mean(1, keepdim=True)
+    loss = losses.distillation(torch.tensor(0.0), logits, teacher, 1.0, temperature)
+    loss.backward()  # type: ignore[no-untyped-call]
+    own, taught = ((z / temperature).softmax(1) for z in (logits.detach(), teacher))
+    torch.testing.assert_close(logits.grad, temperature * (own - taught) / 4)
+    if temperature == 50:
+        limit = (logits.detach() - teacher) / (6 * 4)
+        torch.testing.assert_close(logits.grad, limit, rtol=0.1, atol=2e-3)

@@ -167,13 +167,12 @@ def show_accuracy(
 
 
 def _subject(path: str, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -> Subject:
-    from ..evaluation.subject import of_checkpoint, of_ticket
+    from ..evaluation.subject import of_file
     from ..runs import folder
 
-    if path.endswith(TICKET_SUFFIX):
-        return of_ticket(path, flags)
-    warn(folder.notes_on(path))
-    return of_checkpoint(folder.find_checkpoint(path), flags, fallback)
+    if not path.endswith(TICKET_SUFFIX):
+        warn(folder.notes_on(path))
+    return of_file(path, flags, fallback)
 
 
 def _splits(subject: Subject, images: DataSet) -> dict[str, Split]:

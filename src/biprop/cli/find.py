@@ -371,6 +371,8 @@ def _search_in(group: Group, beginning: _Beginning, searches: list[Search]) -> N
     console.line(find_report.headline(config, search.network, images, search.device, group.size))
     if images.about:
         console.line(f"data {config.data}: {config.set}, {images.about}")
+    if search.teacher:
+        console.line(find_report.teacher_line(config, search.teacher))
     console.line(f"run folder {search.folder}{search.from_where()}")
     find_report.show(console, config, search.network, search.run(), images)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..data import DataSet
     from ..models.network import Network
     from ..search.outcome import Result
+    from ..search.teacher import Teacher
 
 FEW_TEST_IMAGES = 300
 """With fewer test images, the accuracy is shown with its confidence interval, which is about ten
@@ -34,6 +35,14 @@ def headline(
     return (
         f"searching {config.arch} for a ticket that keeps {100 * (config.prune_rate or 0):.3g} % of"
         f" its {network.subnetwork.weights:,} random weights, on {config.set} ({counts}), {where}"
+    )
+
+
+def teacher_line(config: Config, teacher: Teacher) -> str:
+    """One line with the network that a search learns from, and its part of the loss."""
+    return (
+        f"teacher {config.teacher}: {teacher.arch}; its predictions are"
+        f" {100 * config.teacher_weight:.3g} % of the loss"
     )
 
 

@@ -186,6 +186,8 @@ def _check_optimisation(config: Config) -> None:
         )
     if config.minutes is not None:
         _check_clock(config)
+    if config.teacher == "":
+        raise UserError("teacher: must not be empty; leave it out, or name a file")
     if config.nesterov and not config.momentum:
         raise UserError("nesterov needs a momentum above 0")
     if config.optimizer == "adam" and config.nesterov:
@@ -246,6 +248,11 @@ def warnings(config: Config) -> list[str]:
         )
     if config.gaussian_aug and config.std_gauss == 0:
         texts.append("gaussian_aug does nothing at std_gauss = 0")
+    of_teacher = ("teacher_weight", "teacher_temperature")
+    if config.teacher is None and any(
+        getattr(config, name) != FIELDS[name].default for name in of_teacher
+    ):
+        texts.append("teacher_weight and teacher_temperature do nothing: pass --teacher FILE")
     takes_width = re.match(HAS_WIDTH_MULT, config.arch) and not is_own(config.arch)
     if config.width_mult != 1 and not takes_width:
         texts.append(

@@ -36,6 +36,7 @@ class Role(enum.Enum):
     SEED = "seed of all random draws"
     AUGMENTATION = "how AugMix or Gaussian noise changes an image"
     VIEWS = "which images are augmented, and how often"
+    TEACHER_PATH = "where the network is on this machine whose predictions the search learns"
     SELECTION = "which images select the best epoch"
     RUN_NAME = "name of the run folder"
     OUTPUT_PATH = "where results are written on this machine"

@@ -483,6 +483,31 @@ class Config:
     label_smoothing: float = option(
         0.0, "label smoothing of the cross-entropy loss", _OPT, Role.SEARCH, low=0, high=1
     )
+    teacher: str | None = option(
+        None,
+        "ticket, run folder or checkpoint of a network for the same classes: the search learns its"
+        " predictions on the training images too (distillation; Hinton et al., 2015). A larger"
+        " ticket will do, or a dense network (--conv-type DenseConv)",
+        _OPT,
+        Role.TEACHER_PATH,
+    )
+    teacher_weight: float = option(
+        0.9,
+        "with --teacher: weight of its predictions in the loss; the labels have the rest",
+        _OPT,
+        Role.SEARCH,
+        low=0,
+        high=1,
+    )
+    teacher_temperature: float = option(
+        2.0,
+        "with --teacher: what logits are divided by before predictions are compared; a higher one"
+        " gives unlikely classes more say",
+        _OPT,
+        Role.SEARCH,
+        low=0.01,
+        high=100,
+    )
     grad_clip: bool = option(
         False, "clip each element of the gradients to [-1, 1]", _OPT, Role.SEARCH
     )
@@ -669,7 +694,7 @@ def with_roles(*roles: Role) -> tuple[str, ...]:
 
 DATA_SOURCE_OPTIONS = with_roles(Role.DATA_SET, Role.DATA_PATH, Role.DATA_WORKERS)
 """Options that a command needs to load the images that a ticket or checkpoint was made for."""
-PATH_OPTIONS = with_roles(Role.DATA_PATH, Role.OUTPUT_PATH, Role.RUN_NAME)
+PATH_OPTIONS = with_roles(Role.DATA_PATH, Role.TEACHER_PATH, Role.OUTPUT_PATH, Role.RUN_NAME)
 """Options that name paths to read from and write to. They come from the command line or the run
 folder, never from a checkpoint, which may be somebody else's.
 """

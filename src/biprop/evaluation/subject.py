@@ -18,7 +18,9 @@ from ..console import Console
 from ..data import DataSet, Split
 from ..data.listings import recognise
 from ..errors import UserError
+from ..hub.address import TICKET_SUFFIX
 from ..models.network import Task
+from ..runs.folder import find_checkpoint
 from ..subnetwork import LayerReport
 from ..ticket import Ticket, TicketError
 from .counts import Counts, evaluate
@@ -124,6 +126,19 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
         warnings=[],
         classes=ticket.classes,
     )
+
+
+def of_file(
+    path: str | Path, flags: Mapping[str, Any], fallback: Mapping[str, Any] | None = None
+) -> Subject:
+    """The network of a ticket (.mpt), or of a run folder or a checkpoint.
+
+    Raises:
+        TicketError, UserError: see `of_ticket` and `of_checkpoint`.
+    """
+    if Path(path).suffix == TICKET_SUFFIX:
+        return of_ticket(path, flags)
+    return of_checkpoint(find_checkpoint(path), flags, fallback or {})
 
 
 def _set_in_data(flags: Mapping[str, Any], path: str | Path) -> str:
@@ -234,13 +249,13 @@ def load_data(subject: Subject, console: Console) -> DataSet:
         # The network decides, not what the images happen to be.
         config = dataclasses.replace(config, channels=subject.task.channels)
     images = data.load(config, console.track)
-    _check_task(subject, images)
+    check_task(subject, images)
     if subject.mean and subject.std:
         images.mean, images.std = subject.mean, subject.std
     return images
 
 
-def _check_task(subject: Subject, images: DataSet) -> None:
+def check_task(subject: Subject, images: DataSet) -> None:
     """Raise UserError if the data are of another task than the subject."""
     task = Task(len(images.classes), images.channels, images.input_size)
     if task != subject.task:

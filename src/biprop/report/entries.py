@@ -341,6 +341,7 @@ _RECORDED = {
     if options.rule(name).role
     not in (
         options.Role.DATA_PATH,
+        options.Role.TEACHER_PATH,
         options.Role.DATA_WORKERS,
         options.Role.RUN_NAME,
         options.Role.OUTPUT_PATH,

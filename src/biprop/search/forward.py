@@ -61,13 +61,21 @@ class TrainingForward:
         Raises:
             UserError: torch.compile cannot compile this network here.
         """
+        return self._logits_of(self._module, images)
+
+    @torch.no_grad()
+    def logits_of(self, teacher: nn.Module, images: Tensor) -> Tensor:
+        """The same of another network on the same device, without a gradient."""
+        return self._logits_of(teacher, images)
+
+    def _logits_of(self, module: nn.Module, images: Tensor) -> Tensor:
         if self._is_channels_last and images.dim() == 4:
             # The images only: convolutions adopt their memory format, and scores keep the order in
             # which ties of the top-k selection are broken.
             images = images.contiguous(memory_format=torch.channels_last)
         try:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
-                logits: Tensor = self._module(images)
+                logits: Tensor = module(images)
                 return logits.float()
         except RuntimeError as e:
             if self._is_compiled and type(e).__module__.startswith(COMPILER_MODULES):

@@ -43,6 +43,7 @@ from .reporter import Reporter, RunReporter
 from .schedules import PER_STEP, learning_rate
 from .snapshots import CheckpointWriter
 from .state import SearchState
+from .teacher import load as load_teacher
 
 SYNCHRONISE_EVERY = 10
 """Steps after which several processes exchange whether to stop, whether to write a checkpoint, and
@@ -79,6 +80,7 @@ class Search:
 
     Attributes:
         network, task, optimizer, data, device: what is trained, for what, by what, on what, where.
+        teacher: the network whose predictions are learned too; or None.
         state: how far the search is.
         budget: how far it goes.
         checkpoints, reporter: what it writes; there after `open_folder`.
@@ -112,6 +114,9 @@ class Search:
         if min(config.batch_size, len(data.train)) * data.views == 1:
             _check_single_image(self.network.model, self.task, self.device)
         self._forward = TrainingForward(self.network, config, self.device, group)
+        self.teacher = load_teacher(config, data)
+        if self.teacher:
+            self.teacher.to(self.device)
         self.data = data.to(self.device)
         self.budget = Budget.of(config, self.batches)
         self.optimizer = _optimizer(self.model, config)
@@ -478,6 +483,14 @@ class Search:
         logits = self._forward.logits(images)
         loss = losses.classification(logits, labels, self.config.label_smoothing)
         plain_views = logits[: len(labels)]
+        if self.teacher:
+            loss = losses.distillation(
+                loss,
+                plain_views,
+                self._forward.logits_of(self.teacher, images[: len(labels)]),
+                self.config.teacher_weight,
+                self.config.teacher_temperature,
+            )
         self._uncounted.add(plain_views, labels, loss)
         if self._looks_now and not math.isfinite(self._uncounted.count(self.state.train)):
             self._note_non_finite_loss(images)

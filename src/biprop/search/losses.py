@@ -1,4 +1,4 @@
-"""Training losses: cross entropy, and AugMix's consistency loss."""
+"""Training losses: cross entropy, AugMix's consistency loss, and distillation."""
 
 from __future__ import annotations
 
@@ -43,3 +43,28 @@ def classification(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     assert len(logits) == 3 * len(labels), (logits.shape, labels.shape)
     return jensen_shannon(logits, labels, label_smoothing)
+
+
+def distillation(
+    loss: Tensor, logits: Tensor, teacher_logits: Tensor, weight: float, temperature: float
+) -> Tensor:
+    """The loss of a network that learns labels and the predictions of a teacher (Hinton, Vinyals
+    and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.1):
+
+        (1 - weight) * loss + weight * T^2 * KL(softmax(teacher / T) || softmax(logits / T))
+
+    with the divergence averaged over the batch. The factor T^2 keeps its gradient as large as the
+    loss's, whatever the temperature T.
+
+    Args:
+        loss: of the labels, a scalar.
+        logits, teacher_logits: [B, classes] float.
+        weight: from 0, labels only, to 1, the teacher only.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar.
+    """
+    own, taught = (z.div(temperature).log_softmax(1) for z in (logits, teacher_logits))
+    divergence = F.kl_div(own, taught, reduction="batchmean", log_target=True)
+    return (1 - weight) * loss + weight * temperature**2 * divergence

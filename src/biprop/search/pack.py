@@ -23,6 +23,7 @@ from ..ticket import Ticket
 
 _UNRECORDED_OPTIONS = options.with_roles(
     options.Role.DATA_PATH,
+    options.Role.TEACHER_PATH,
     options.Role.DATA_WORKERS,
     options.Role.RUN_NAME,
     options.Role.OUTPUT_PATH,
@@ -122,6 +123,8 @@ def _provenance(content: checkpoint.Content, file: Path) -> dict[str, Any]:
         "selected_on": content.config.select_on,
         "validation": _counts(ours.get("best_validation"), file),
     }
+    if content.config.teacher:
+        record["teacher"] = Path(content.config.teacher).name  # tickets tell no paths
     return record | _test_counts(content, file)
 
 

@@ -177,7 +177,7 @@ def _accuracies(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _origin(found: dict[str, Any]) -> str:
-    names = ("config", "epoch", "searched_by", "origin", "packed", "by")
+    names = ("config", "epoch", "teacher", "searched_by", "origin", "packed", "by")
     recorded = [name for name in names if isinstance(found.get(name), str | int)]
     texts = [_displayable(f"{name.replace('_', ' ')} {found[name]}") for name in recorded]
     return ", ".join(texts) or "not recorded"

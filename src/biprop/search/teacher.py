@@ -1,0 +1,69 @@
+"""The network whose predictions a search learns: distillation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from ..data import DataSet
+from ..errors import UserError
+from ..evaluation import subject
+from ..evaluation.subject import Subject
+
+
+class Teacher(nn.Module):
+    """A network that takes the images of a search, normalised as the search normalises them.
+
+    Args:
+        network: its model takes images that are normalised by its own mean and standard deviation,
+            or by the search's where these are unknown.
+        images: the data of the search.
+
+    Attributes:
+        arch: name of the network.
+    """
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, network: Subject, images: DataSet) -> None:
+        super().__init__()
+        self.model, self.arch = network.model, network.config.arch
+        searched = torch.tensor([images.mean, images.std])
+        is_known = network.mean and network.std
+        own = torch.tensor([network.mean, network.std]) if is_known else searched
+        # (x * std + mean - own mean) / own std, for x as the search normalises it
+        by_channel = (-1, *[1] * len(images.input_size))
+        self.register_buffer("factor", (searched[1] / own[1]).view(by_channel))
+        self.register_buffer("shift", ((searched[0] - own[0]) / own[1]).view(by_channel))
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, ...]."""
+        logits: Tensor = self.model(images * self.factor + self.shift)
+        return logits
+
+
+def load(config: Config, images: DataSet) -> Teacher | None:
+    """The teacher that the option `teacher` names; None: there is none.
+
+    Args:
+        config: the options of the search.
+        images: its data.
+
+    Raises:
+        UserError: the file cannot be read, or is of another task or of other classes.
+    """
+    if config.teacher is None:
+        return None
+    places = {"set": config.set, "data": config.data}
+    if config.set == "digits":  # which are no folder
+        del places["data"]
+    try:
+        network = subject.of_file(config.teacher, places)
+        subject.check_task(network, images)
+    except UserError as e:
+        raise UserError(f"--teacher {e}") from None
+    return Teacher(network, images)
