@@ -7,7 +7,7 @@ from conftest import ROOT
 from run_folders import DIGITS_TICKET, nothing_to_pack, read_all, write_run, write_sweep
 
 from biprop import Deck, Ticket, UserError
-from biprop.report import entries
+from biprop.report import commands, entries
 
 
 def test_a_run_is_read_from_its_files(tmp_path: Path) -> None:
@@ -81,6 +81,16 @@ def test_a_ticket_names_no_path(tmp_path: Path) -> None:
     ticket.found["options"] = {"data": "/etc", "log_dir": "/etc", "name": "x", "epochs": 3}
     settings = entries._recorded_settings(ticket)
     assert (settings["data"], settings["log_dir"], settings["epochs"]) == ("data", "runs", 3)
+
+
+@pytest.mark.parametrize("recorded", ["large.mpt", "/etc/large.mpt"])
+def test_the_command_of_a_ticket_with_a_teacher_names_its_file(recorded: str) -> None:
+    ticket = Ticket.load(DIGITS_TICKET)
+    ticket.found["teacher"] = recorded
+    settings = entries._recorded_settings(ticket)
+    assert settings["teacher"] == "large.mpt"
+    text = commands.command("digits", settings)
+    assert text and "--teacher large.mpt" in text
 
 
 # Sweeps

@@ -332,6 +332,9 @@ def _recorded_settings(ticket: Ticket) -> dict[str, Any]:
         }
     except UserError:
         return {}
+    teacher = ticket.found.get("teacher")  # the name of its file: the place is not recorded
+    if isinstance(teacher, str):
+        values["teacher"] = abbreviated(Path(teacher).name)
     return {**options.as_dict(Config()), **values}
 
 
