@@ -119,7 +119,10 @@ def test_prefixes_of_wrappers_are_stripped() -> None:
     assert strip({}) == {}
 
 
-PLACES = {"log_dir": "/elsewhere", "results": "/elsewhere.csv", "name": "../x", "data": "/etc"}
+PLACES = {
+    **{"log_dir": "/elsewhere", "results": "/elsewhere.csv", "name": "../x"},
+    **{"data": "/etc", "teacher": "/etc/teacher"},
+}
 CONFIG = Config(arch="Conv2Wide", width_mult=0.0625, prune_rate=0.3, **PLACES)
 TASK = Task(4, 1, (8, 8))
 
@@ -147,11 +150,12 @@ def test_a_checkpoint_does_not_say_where_to_write_or_read(path: Path, tmp_path: 
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "settings.txt").write_text(
-        "log_dir: here\nresults: r.csv\nname: mine\ndata: d\nprune_rate: 0.9\n"
+        "log_dir: here\nresults: r.csv\nname: mine\ndata: d\nteacher: t\nprune_rate: 0.9\n"
     )
     path.rename(run / "checkpoints" / "a.pth")
     found = checkpoint.read(run / "checkpoints" / "a.pth", {}).config
-    assert [getattr(found, name) for name in config.PATH_OPTIONS] == ["d", "here", "r.csv", "mine"]
+    places = [getattr(found, name) for name in config.PATH_OPTIONS]
+    assert places == ["d", "t", "here", "r.csv", "mine"]
     assert found.prune_rate == 0.3
 
 
