@@ -86,7 +86,9 @@ def test_the_learning_rate_follows_the_clock(tmp_path: Path, clock: Clock) -> No
     assert dict(status.status(result.folder))["epochs done"] == "3, in 0.83 of 0.833333 minutes"
 
 
-@pytest.mark.parametrize("options", [{}, GLOBAL], ids=["layer", "global"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param(GLOBAL, marks=pytest.mark.slow)], ids=["layer", "global"]
+)
 def test_a_stopped_search_continues_its_schedule_with_the_same_bits(
     options: dict[str, Any], tmp_path: Path, clock: Clock
 ) -> None:

@@ -91,6 +91,7 @@ def test_the_result_is_beside_the_checkpoints(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow  # runs that are stopped, below, are compared with others of the same options
 def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
     a, b = (checkpoint.load(run(tmp_path, seed=5).folder / "checkpoints" / LAST) for _ in range(2))
     assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
@@ -284,7 +285,14 @@ MUON = {
 
 
 @pytest.mark.parametrize(
-    "options", [{"save_minutes": 0}, {"augmix": True, "jsd": True}, GLOBAL, MUON], ids=str
+    "options",
+    [
+        pytest.param({"save_minutes": 0}, marks=pytest.mark.slow),
+        {"augmix": True, "jsd": True},
+        GLOBAL,
+        MUON,
+    ],
+    ids=str,
 )
 def test_stopped_in_the_middle_of_an_epoch_a_run_goes_on_with_the_same_bits(
     options: dict[str, Any], tmp_path: Path
