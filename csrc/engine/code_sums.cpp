@@ -223,7 +223,7 @@ class CodeSum final : public Step {
 
 std::unique_ptr<Step> make_code_step(const Op& op, const std::vector<Shape>& shapes, const Kernels& kernels,
                                      double most) {
-    if (!CodeSum::fits(op, shapes, kernels)) return nullptr;
+    if (!BIPROP_MACHINE_CODE || !CodeSum::fits(op, shapes, kernels)) return nullptr;
     auto step = std::make_unique<CodeSum>(op, shapes, kernels);
     if (!step->write(most)) return nullptr;
     return step;

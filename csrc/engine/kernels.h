@@ -107,6 +107,13 @@ struct SumRange {
     uint32_t channel;
 };
 
+// Whether sums have kernels for tiles with gaps between their rows. In a page their code costs more than they save.
+#ifdef __wasm__
+constexpr bool kRowsWithGaps = false;
+#else
+constexpr bool kRowsWithGaps = true;
+#endif
+
 // One tile of a sparse sum: for each output channel and lane, the sum over the positive taps minus that over the
 // negative ones.
 struct SumTile {

@@ -2,9 +2,7 @@
 
 #include <cstring>
 
-// Functions follow the calling convention of System V, as on Linux and macOS.
-#if defined(__x86_64__) && (defined(__linux__) || defined(__APPLE__))
-#define BIPROP_MACHINE_CODE
+#if BIPROP_MACHINE_CODE
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -57,7 +55,7 @@ void CodeWriter::start(int opcode, int to, int first) {
 }
 
 std::unique_ptr<MachineCode> MachineCode::of(const std::vector<uint8_t>& bytes) {
-#ifdef BIPROP_MACHINE_CODE
+#if BIPROP_MACHINE_CODE
     const auto page = size_t(sysconf(_SC_PAGESIZE));
     const size_t size = (bytes.size() + page - 1) / page * page;
     void* const memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -75,7 +73,7 @@ std::unique_ptr<MachineCode> MachineCode::of(const std::vector<uint8_t>& bytes) 
 }
 
 MachineCode::~MachineCode() {
-#ifdef BIPROP_MACHINE_CODE
+#if BIPROP_MACHINE_CODE
     munmap(memory_, size_);
 #endif
 }

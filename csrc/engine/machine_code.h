@@ -7,6 +7,13 @@
 #include <memory>
 #include <vector>
 
+// Functions follow the calling convention of System V, as on Linux and macOS.
+#if defined(__x86_64__) && (defined(__linux__) || defined(__APPLE__))
+#define BIPROP_MACHINE_CODE 1
+#else
+#define BIPROP_MACHINE_CODE 0
+#endif
+
 namespace biprop {
 
 // A function: it reads vectors at fixed distances from `in`, and writes vectors at fixed distances from `out`.

@@ -195,13 +195,14 @@ void sum_of(const SumTile& t) {
 // Calls the kernel for rows of as many registers; where a row is the tile, there are no gaps within it.
 template <int Registers, class Tile, class Kernel>
 BIPROP_INLINE void by_row(const Tile& t, const Kernel& kernel) {
-    if constexpr (Registers > 1)
+    constexpr int most = biprop::kRowsWithGaps ? Registers : 1;
+    if constexpr (most > 1)
         if (t.row_registers == 1) return kernel(std::integral_constant<int, 1>());
-    if constexpr (Registers > 2)
+    if constexpr (most > 2)
         if (t.row_registers == 2) return kernel(std::integral_constant<int, 2>());
-    if constexpr (Registers > 4)
+    if constexpr (most > 4)
         if (t.row_registers == 4) return kernel(std::integral_constant<int, 4>());
-    if constexpr (Registers > 8)
+    if constexpr (most > 8)
         if (t.row_registers == 8) return kernel(std::integral_constant<int, 8>());
     kernel(std::integral_constant<int, 0>());
 }

@@ -248,7 +248,7 @@ class TiledSum : public Step {
     int row_start() const { return out_.width > register_lanes() ? register_lanes() : register_lanes() / 2; }
 
     bool can_pad() const {
-        if (floats_ > 8) return false;  // most registers would cross a cache line
+        if (floats_ > 8 || !kRowsWithGaps) return false;  // of more, most would cross a cache line
         const int in_row = out_.width / register_lanes(), left = row_start(), right = register_lanes();
         if (in_.width != out_.width || out_.width % register_lanes()) return false;
         if (op_.padding > left || op_.kernel_width - 1 - op_.padding > right) return false;
