@@ -213,7 +213,7 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
     "checkpoint facts": (config.NETWORK_OPTIONS, {*NETWORK, "arch", "num_classes"}),
     "differ between two starts of a run": (run_folder._MACHINE_OPTIONS, OF_THE_MACHINE),
     "not recorded in tickets": (
-        pack._UNRECORDED_OPTIONS,
+        config.UNRECORDED_OPTIONS,
         {*OF_THE_MACHINE, "name", "trainer", "teacher"},  # the teacher's path
     ),
     "read from tickets": (subject._RECORDED_OPTIONS, {*DATA_SET, *NETWORK, "select_on"}),
@@ -251,7 +251,7 @@ def test_options_of_the_machine_do_not_change_a_ticket() -> None:
     changed = {"histograms": True, "baseline": False, "save_every": 3, "save_minutes": 0.5}
     changed |= {"print_freq": 1, "device": "cpu", "workers": 2, "name": "other"}
     changed |= {"data": "elsewhere", "log_dir": "elsewhere", "results": "elsewhere.csv"}
-    assert {*changed, "trainer", "teacher"} == set(pack._UNRECORDED_OPTIONS)
+    assert {*changed, "trainer", "teacher"} == set(config.UNRECORDED_OPTIONS)
 
     def recorded(settings: config.Config) -> dict[str, Any]:
         task = Task(10, 3, (32, 32))

@@ -1,5 +1,5 @@
 """Names of classes, layers and cards: which are valid in a file, and how others are escaped; names
-of the parts of a data set.
+of the parts of a data set; what names of tickets and decks end with.
 """
 
 from __future__ import annotations
@@ -7,6 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 MAX_CHARACTERS = 1000
+
+TICKET_SUFFIX, DECK_SUFFIX = ".mpt", ".deck"
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PART_NAMES = {

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 from .. import config as options
 from .. import screen
 from ..errors import UserError
+from ..names import DECK_SUFFIX as DECK_SUFFIX
+from ..names import TICKET_SUFFIX as TICKET_SUFFIX
 
-TICKET_SUFFIX = ".mpt"
-DECK_SUFFIX = ".deck"
 PROGRAM_SUFFIX = ".bprog"
 
 MOST_COLUMNS = 110

@@ -32,12 +32,14 @@ from .schema import CONV_TYPES as CONV_TYPES
 from .schema import DATA_SOURCE_OPTIONS as DATA_SOURCE_OPTIONS
 from .schema import FIELDS as FIELDS
 from .schema import HAS_WIDTH_MULT as HAS_WIDTH_MULT
+from .schema import INCIDENTAL_OPTIONS as INCIDENTAL_OPTIONS
 from .schema import INITS as INITS
 from .schema import LR_POLICIES as LR_POLICIES
 from .schema import NETWORK_OPTIONS as NETWORK_OPTIONS
 from .schema import PATH_OPTIONS as PATH_OPTIONS
 from .schema import SETS as SETS
 from .schema import TYPES as TYPES
+from .schema import UNRECORDED_OPTIONS as UNRECORDED_OPTIONS
 from .schema import Config as Config
 from .schema import groups as groups
 from .schema import is_flag as is_flag

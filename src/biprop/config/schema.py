@@ -698,5 +698,16 @@ PATH_OPTIONS = with_roles(Role.DATA_PATH, Role.TEACHER_PATH, Role.OUTPUT_PATH, R
 """Options that name paths to read from and write to. They come from the command line or the run
 folder, never from a checkpoint, which may be somebody else's.
 """
+INCIDENTAL_OPTIONS = with_roles(
+    Role.DATA_PATH,
+    Role.DATA_WORKERS,
+    Role.RUN_NAME,
+    Role.OUTPUT_PATH,
+    Role.MACHINE,
+    Role.COMPATIBILITY,
+)
+"""Options that do not change what a search finds, if the data are the same."""
+UNRECORDED_OPTIONS = (*INCIDENTAL_OPTIONS, *with_roles(Role.TEACHER_PATH))
+"""Options that a ticket does not record: they name paths, or they do not change what is found."""
 NETWORK_OPTIONS = with_roles(Role.ARCHITECTURE, Role.NETWORK, Role.CLASSES)
 """Options that a checkpoint or a ticket answers: a flag that contradicts it is an error."""

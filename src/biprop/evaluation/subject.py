@@ -18,8 +18,8 @@ from ..console import Console
 from ..data import DataSet, Split
 from ..data.listings import recognise
 from ..errors import UserError
-from ..hub.address import TICKET_SUFFIX
 from ..models.network import Task
+from ..names import TICKET_SUFFIX
 from ..runs.folder import find_checkpoint
 from ..subnetwork import LayerReport
 from ..ticket import Ticket, TicketError
@@ -136,7 +136,7 @@ def of_file(
     Raises:
         TicketError, UserError: see `of_ticket` and `of_checkpoint`.
     """
-    if Path(path).suffix == TICKET_SUFFIX:
+    if str(path).endswith(TICKET_SUFFIX):
         return of_ticket(path, flags)
     return of_checkpoint(find_checkpoint(path), flags, fallback or {})
 

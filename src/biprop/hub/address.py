@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from ..errors import UserError, abbreviated
+from ..names import TICKET_SUFFIX
 
 PREFIX = "hf://"
-TICKET_SUFFIX = ".mpt"
 COMMIT = re.compile("[0-9a-f]{40}")
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"

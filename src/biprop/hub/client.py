@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, abbreviated, one_line
-from .address import COMMIT, TICKET_SUFFIX, Address, is_address, is_file_name, parse_address
+from ..names import TICKET_SUFFIX
+from .address import COMMIT, Address, is_address, is_file_name, parse_address
 
 MOST_BYTES = 1 << 33
 """Of a file; larger ones are not downloaded."""

@@ -17,6 +17,7 @@ from .. import config as options
 from ..config import Config
 from ..deck import Deck
 from ..errors import UserError, abbreviated, one_line
+from ..names import DECK_SUFFIX, TICKET_SUFFIX
 from ..runs.folder import (
     LAYERS,
     LOGS,
@@ -36,8 +37,6 @@ from .scales import drawable
 
 Kind = Literal["run", "ticket", "deck"]
 Pack = Callable[[Path], Ticket]
-
-TICKET_SUFFIX, DECK_SUFFIX = ".mpt", ".deck"
 
 
 @dataclass(frozen=True)
@@ -328,7 +327,7 @@ def _recorded_settings(ticket: Ticket) -> dict[str, Any]:
         values = {
             name: options.coerce(name, value, "ticket")
             for name, value in recorded.items()
-            if name in _RECORDED
+            if name in options.FIELDS and name not in options.UNRECORDED_OPTIONS
         }
     except UserError:
         return {}
@@ -336,23 +335,6 @@ def _recorded_settings(ticket: Ticket) -> dict[str, Any]:
     if isinstance(teacher, str):
         values["teacher"] = abbreviated(Path(teacher).name)
     return {**options.as_dict(Config()), **values}
-
-
-_RECORDED = {
-    name
-    for name in options.FIELDS
-    if options.rule(name).role
-    not in (
-        options.Role.DATA_PATH,
-        options.Role.TEACHER_PATH,
-        options.Role.DATA_WORKERS,
-        options.Role.RUN_NAME,
-        options.Role.OUTPUT_PATH,
-        options.Role.MACHINE,
-        options.Role.COMPATIBILITY,
-    )
-}
-"""Options that decide what is found, and no path."""
 
 
 def _of_deck(path: Path) -> Entry:

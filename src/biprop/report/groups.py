@@ -70,17 +70,7 @@ class Group:
         return Spread.of(values) if values else None
 
 
-_NOT_COMPARED = {
-    "seed",
-    *options.with_roles(
-        options.Role.RUN_NAME,
-        options.Role.OUTPUT_PATH,
-        options.Role.MACHINE,
-        options.Role.DATA_PATH,
-        options.Role.DATA_WORKERS,
-        options.Role.COMPATIBILITY,
-    ),
-}
+_NOT_COMPARED = {"seed", *options.INCIDENTAL_OPTIONS}
 """Options in which the members of a group may differ."""
 
 

@@ -114,9 +114,7 @@ class Search:
         if min(config.batch_size, len(data.train)) * data.views == 1:
             _check_single_image(self.network.model, self.task, self.device)
         self._forward = TrainingForward(self.network, config, self.device, group)
-        self.teacher = load_teacher(config, data)
-        if self.teacher:
-            self.teacher.to(self.device)
+        self.teacher = load_teacher(config, data, self.device)
         self.data = data.to(self.device)
         self.budget = Budget.of(config, self.batches)
         self.optimizer = _optimizer(self.model, config)

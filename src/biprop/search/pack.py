@@ -21,17 +21,6 @@ from ..models.plans import takes_width
 from ..runs.folder import BEST, RESULT, find_checkpoint, notes_on
 from ..ticket import Ticket
 
-_UNRECORDED_OPTIONS = options.with_roles(
-    options.Role.DATA_PATH,
-    options.Role.TEACHER_PATH,
-    options.Role.DATA_WORKERS,
-    options.Role.RUN_NAME,
-    options.Role.OUTPUT_PATH,
-    options.Role.MACHINE,
-    options.Role.COMPATIBILITY,
-)
-"""Options that a ticket does not record: they name paths, or they do not change what is found."""
-
 
 def pack(
     path: str | Path,
@@ -133,7 +122,7 @@ def _changed_options(content: checkpoint.Content) -> dict[str, Any]:
     recorded = {
         name: value
         for name, value in options.as_dict(content.config).items()
-        if name not in _UNRECORDED_OPTIONS
+        if name not in options.UNRECORDED_OPTIONS
     }
     recorded["arch"] = options.without_folder(recorded["arch"])  # tickets tell no paths
     return {name: value for name, value in recorded.items() if value != default[name]}

@@ -46,24 +46,25 @@ class Teacher(nn.Module):
         return logits
 
 
-def load(config: Config, images: DataSet) -> Teacher | None:
+def load(config: Config, images: DataSet, device: torch.device) -> Teacher | None:
     """The teacher that the option `teacher` names; None: there is none.
 
     Args:
         config: the options of the search.
         images: its data.
+        device: where the search runs.
 
     Raises:
         UserError: the file cannot be read, or is of another task or of other classes.
     """
     if config.teacher is None:
         return None
-    places = {"set": config.set, "data": config.data}
-    if config.set == "digits":  # which are no folder
-        del places["data"]
+    places = {"set": config.set}
+    if config.set != "digits":  # which are in no folder
+        places["data"] = config.data
     try:
         network = subject.of_file(config.teacher, places)
         subject.check_task(network, images)
     except UserError as e:
         raise UserError(f"--teacher {e}") from None
-    return Teacher(network, images)
+    return Teacher(network, images).to(device)
