@@ -258,8 +258,8 @@ def _stopped_and_continued(device: torch.device, folder: Path, after: int) -> Se
     search = small_search(device, folder)
     step = search._train_step
 
-    def counting_step(images: Tensor, labels: Tensor) -> None:
-        step(images, labels)
+    def counting_step(images: Tensor, labels: Tensor, taught: Tensor | None = None) -> None:
+        step(images, labels, taught)
         if search.state.step == after:
             search.stop.signal = signal.SIGTERM
 
@@ -298,8 +298,8 @@ def check_that_nothing_waits(device: torch.device) -> str:
             search.state.batch = first
             torch.cuda.set_sync_debug_mode("error" if first else "default")
             try:
-                for images, labels in search._training_batches():
-                    search._train_step(images, labels)
+                for lesson in search._lessons():
+                    search._train_step(*lesson)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     return f"{TRAIN // 64 - 1} steps"

@@ -24,10 +24,12 @@ def test_splits_are_disjoint_and_fixed() -> None:
     assert len(torch.cat(images).flatten(1).unique(dim=0)) == 1797
 
 
-def test_select_on_test_holds_nothing_out() -> None:
-    images = load(select_on="test")
+@pytest.mark.parametrize(("select_on", "chooses"), [("test", True), ("last", False)])
+def test_select_on_test_and_last_hold_nothing_out(select_on: str, chooses: bool) -> None:
+    images = load(select_on=select_on)
     assert len(images.train) == 1437
     assert images.validation is images.test
+    assert images.validation_chooses == chooses
 
 
 def test_a_tenth_is_held_out_whatever_the_seed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_cifar_parquet
+from conftest import network_of, random_ticket, write_cifar_parquet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -271,16 +271,30 @@ CASES_OF_TWO = {
         "--batch-size",
         "20",
     ],
+    "with a teacher that sees images once": [
+        *FLAGS,
+        "--set",
+        "CIFAR10",
+        "--data",
+        "..",
+        "--batch-size",
+        "20",
+        "--teacher",
+        "../teacher.mpt",
+        "--teacher-views",
+        "plain",
+    ],
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["with batch norm over both", "without batch norm"])
+@pytest.mark.parametrize("case", sorted(CASES_OF_TWO))
 def test_two_processes_search_as_one(case: str, tmp_path: Path) -> None:
     """The same losses and scores, to float rounding, and with them masks; the same accuracies, but
     for an image or two.
     """
     write_cifar_parquet(tmp_path)
+    random_ticket(network_of("Conv2", (32, 32))).save(tmp_path / "teacher.mpt")
     one, two = (
         find(tmp_path / str(processes), processes, *CASES_OF_TWO[case]) for processes in (1, 2)
     )

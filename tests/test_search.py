@@ -18,6 +18,7 @@ from conftest import write_image_folder
 
 from biprop import UserError, checkpoint, config, data
 from biprop.console import Console
+from biprop.data import Split
 from biprop.evaluation.counts import Counts
 from biprop.models.network import Task, build_network
 from biprop.models.whitening import whitening_filters
@@ -179,6 +180,20 @@ def test_selection_on_test_data_is_said(tmp_path: Path) -> None:
     result = run(tmp_path, select_on="test", epochs=1)
     assert result.validation.images == result.test.images == 360
     assert result.validation.right == result.test.right
+
+
+def test_without_images_that_choose_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    """Also where an earlier one was better on the test images."""
+    search = build(tmp_path, select_on="last", epochs=2)
+    evaluate, shown = search._evaluate, [Counts(360, 300, 350), Counts(360, 200, 350)]
+
+    def evaluated(split: Split, save: bool = False) -> Counts:
+        return shown.pop(0) if shown else evaluate(split, save)
+
+    search._evaluate = evaluated  # type: ignore[method-assign, assignment]
+    result = search.run()
+    assert (result.epoch, result.validation.right) == (2, 200)
+    assert len(search.data.train) == 1437
 
 
 def test_a_dense_baseline_trains_its_weights(tmp_path: Path) -> None:

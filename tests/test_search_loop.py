@@ -78,8 +78,8 @@ def steps(search: Search, first: int) -> None:
     search.state.batch = first
     search._forward.set_training_mode()
     pace = Pace(0)
-    for images, labels in search._training_batches():
-        search._train_step(images, labels)
+    for lesson in search._lessons():
+        search._train_step(*lesson)
         search.reporter.on_steps(search.state, pace)
         search._save_or_stop()
 

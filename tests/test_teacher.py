@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import network_of, random_ticket
+from conftest import network_of, random_ticket, write_image_folder
 
 from biprop import UserError, checkpoint, config, data
 from biprop.console import Console
@@ -37,9 +37,9 @@ def scores_of(search: Search) -> torch.Tensor:
 
 def gradient_step(search: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss, logits and labels of the first batch."""
-    images, labels = next(iter(search._training_batches()))
+    images, labels, taught = next(search._lessons())
     search.network.model.eval()
-    return search._loss(images, labels), search.network.model(images), labels
+    return search._loss(images, labels, taught), search.network.model(images), labels
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "ticket"])
@@ -56,7 +56,7 @@ def test_the_loss_has_the_predictions_of_any_kind_of_file(
     search.open_folder()
     loss, logits, labels = gradient_step(search)
     known = subject.of_file(files[kind], {})
-    images, _ = next(iter(search._training_batches()))
+    images, _, _ = next(search._lessons())
     known.model.eval()
     softened = (known.model(images) / 3).softmax(1)
     entropy = -(softened * softened.log()).sum(1).mean()
@@ -104,6 +104,41 @@ def test_a_search_that_is_resumed_has_its_teacher(
     resumed = Search(start.config, "digits", images, Console(io.StringIO()), start, resume=True)
     resumed.run()
     assert torch.equal(scores_of(resumed), scores_of(whole))
+
+
+@pytest.mark.parametrize("augment", ["crop", "crop+flip"])
+def test_a_teacher_may_see_every_image_once_as_it_is(
+    augment: str, found_run: Path, tmp_path: Path
+) -> None:
+    """And its mirror image, where images are flipped. Rows belong to the images of the batches,
+    from the middle of an epoch on, too.
+    """
+    search = search_on_digits(
+        tmp_path, teacher=str(found_run), teacher_views="plain", augment=augment, low_data=0.5
+    )  # more images than a batch of the teacher has
+    images, labels = next(search.data.evaluation_batches(search.data.train, 10_000))
+    known = subject.of_file(found_run, {}).model.eval()
+    with torch.no_grad():
+        expected = known(images)
+        if "flip" in augment:
+            expected = (expected + known(images.flip(-1))) / 2
+    for first in (0, 2):
+        search.state.epoch, search.state.batch = 1, first
+        rows = search.data.training_indices(search.config.batch_size, 0, 1)[first:]
+        for (_, own, taught), row in zip(search._lessons(), rows, strict=True):
+            assert torch.equal(own, labels[row])
+            torch.testing.assert_close(taught, expected[row], rtol=1e-4, atol=1e-4)
+
+
+def test_a_teacher_that_has_seen_all_images_is_not_asked_again(
+    found_run: Path, tmp_path: Path
+) -> None:
+    search = search_on_digits(tmp_path, teacher=str(found_run), teacher_views="plain", epochs=2)
+    assert search.teacher
+    seen: list[int] = []
+    search.teacher.register_forward_hook(lambda module, images, logits: seen.append(len(logits)))
+    search.run()
+    assert sum(seen) == len(search.data.train)
 
 
 def test_a_file_from_elsewhere_names_no_teacher(found_run: Path, tmp_path: Path) -> None:
@@ -156,12 +191,20 @@ def test_a_teacher_that_cannot_teach(
         search_on_digits(tmp_path, teacher=str(file))
 
 
+def test_streamed_images_are_no_plain_ones(found_run: Path, tmp_path: Path) -> None:
+    images = write_image_folder(tmp_path / "images", count=8, side=8)
+    options = {"set": "folder", "data": str(images), "stream": True, "image_size": 8, "workers": 0}
+    with pytest.raises(UserError, match="--teacher-views plain: the search sees random parts"):
+        search_on_digits(tmp_path, **options, teacher=str(found_run), teacher_views="plain")
+
+
 def test_options_that_make_no_sense() -> None:
     with pytest.raises(UserError, match="teacher: must not be empty"):
         config.resolve(None, {"teacher": ""})
     with pytest.raises(UserError, match=r"--teacher-weight 1\.5: must be at least 0 and at most 1"):
         config.resolve(None, {"teacher": "a.mpt", "teacher_weight": 1.5})
-    options, _ = config.resolve(None, {"teacher_temperature": 4})
-    assert any("pass --teacher FILE" in text for text in config.warnings(options))
+    for given in ({"teacher_temperature": 4}, {"teacher_views": "plain"}):
+        options, _ = config.resolve(None, given)
+        assert any("pass --teacher FILE" in text for text in config.warnings(options))
     options, _ = config.resolve(None, {"teacher_temperature": 4, "teacher": "a.mpt"})
     assert not config.warnings(options)

@@ -32,6 +32,7 @@ class Console:
         self.stream = screen.as_stream(stream, tolerant)
         self.is_terminal = self.stream.isatty()
         self._rich: Any = None
+        self._has_bar = False
         if self.is_terminal:
             from rich.console import Console as RichConsole
 
@@ -65,8 +66,10 @@ class Console:
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
-        """A progress bar of `total` steps, removed when the block ends; only on a terminal."""
-        if not self._rich:
+        """A progress bar of `total` steps, removed when the block ends; only on a terminal, and
+        none inside another one.
+        """
+        if not self._rich or self._has_bar:
             yield Bar()
             return
         from rich import progress
@@ -78,8 +81,12 @@ class Console:
             progress.TimeRemainingColumn(compact=True),
             progress.TextColumn("{task.fields[note]}", markup=False),
         )
-        with progress.Progress(*columns, console=self._rich, transient=True) as display:
-            yield Bar(display, display.add_task(printable(what), total=total, note=""))
+        self._has_bar = True
+        try:
+            with progress.Progress(*columns, console=self._rich, transient=True) as display:
+                yield Bar(display, display.add_task(printable(what), total=total, note=""))
+        finally:
+            self._has_bar = False
 
     def track(self, items: Iterable[Any], what: str, length: int) -> Iterator[Any]:
         """Yield `items` with a progress bar on a terminal; elsewhere, print one line before.

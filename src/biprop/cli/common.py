@@ -12,6 +12,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..data import DataSet
     from ..engine import Engine
     from ..subnetwork import LayerReport
     from ..ticket import Ticket
@@ -54,6 +55,16 @@ def check_count(value: int, flag: str) -> int:
 def plural(count: int, noun: str) -> str:
     """ "1 thread", "2 threads"."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def split_sizes(config: Config, images: DataSet) -> str:
+    """ "45,000 training, 5,000 validation, 10,000 test"; without validation where a search holds no
+    images out.
+    """
+    sizes = {"training": images.train, "validation": images.validation, "test": images.test}
+    if config.select_on != "validation":
+        del sizes["validation"]
+    return ", ".join(f"{len(split):,} {name}" for name, split in sizes.items())
 
 
 @contextmanager

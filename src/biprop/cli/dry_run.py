@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import config as options
-from .common import plural, warn
+from .common import plural, split_sizes, warn
 
 if TYPE_CHECKING:
     from ..checkpoint import Content
@@ -72,10 +72,13 @@ def show_sweep(cells: Sequence[Cell], console: Console) -> int:
 
 
 def _data_rows(config: Config, images: DataSet) -> Rows:
-    by_test = config.select_on == "test"
-    held_out = "" if by_test else f"{len(images.validation):,} validation, "
-    chosen = "; the test images choose the epoch" if by_test else ""
-    counts = f"{len(images.train):,} training, {held_out}{len(images.test):,} test"
+    of_selection = {
+        "validation": "",
+        "test": "; the test images choose the epoch",
+        "last": "; the last epoch is kept",
+    }
+    chosen = of_selection[config.select_on]
+    counts = split_sizes(config, images)
     shape = " x ".join(map(str, (images.channels, *images.input_size)))
     first = ", ".join(images.classes[:10])
     more = ", ..." if len(images.classes) > 10 else ""

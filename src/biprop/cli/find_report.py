@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import next_step
-from .common import layer_rows
+from .common import layer_rows, split_sizes
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -25,10 +25,7 @@ def headline(
     config: Config, network: Network, images: DataSet, device: object, processes: int
 ) -> str:
     """One line with the network, the data set and the device of a search."""
-    counts = (
-        f"{len(images.train):,} training, {len(images.validation):,} validation, "
-        f"{len(images.test):,} test {images.noun}"
-    )
+    counts = f"{split_sizes(config, images)} {images.noun}"
     where = f"{device}" if processes == 1 else f"{processes} processes, {device}"
     if network.subnetwork is None:
         return f"training {config.arch}, dense, on {config.set} ({counts}), {where}"
@@ -107,6 +104,8 @@ def _how_chosen(config: Config, result: Result, images: DataSet) -> str:
     """How the epoch of the result was selected."""
     if config.select_on == "test":
         return "best on the test data themselves, as in the papers"
+    if config.select_on == "last":
+        return "the last; no image was held out to choose one"
     count = f"{result.validation.images:,} validation {images.noun}"
     validation = f"{count}: {result.validation.top1:.1f} %"
     return f"best on {validation}" if images.validation_chooses else f"the last; {validation}"

@@ -248,11 +248,13 @@ def warnings(config: Config) -> list[str]:
         )
     if config.gaussian_aug and config.std_gauss == 0:
         texts.append("gaussian_aug does nothing at std_gauss = 0")
-    of_teacher = ("teacher_weight", "teacher_temperature")
+    of_teacher = ("teacher_views", "teacher_weight", "teacher_temperature")
     if config.teacher is None and any(
         getattr(config, name) != FIELDS[name].default for name in of_teacher
     ):
-        texts.append("teacher_weight and teacher_temperature do nothing: pass --teacher FILE")
+        texts.append(
+            "teacher_views, teacher_weight and teacher_temperature do nothing: pass --teacher FILE"
+        )
     takes_width = re.match(HAS_WIDTH_MULT, config.arch) and not is_own(config.arch)
     if config.width_mult != 1 and not takes_width:
         texts.append(

@@ -395,10 +395,11 @@ class Config:
     select_on: str = option(
         "validation",
         "images on which the best epoch is chosen: validation, held out from the training images;"
-        " or test, as in the papers",
+        " or test, as in the papers. last: no images choose; the last epoch is kept, and all"
+        " training images train (what is shown after an epoch is the accuracy on test images)",
         _DATA,
         Role.SELECTION,
-        choices=("validation", "test"),
+        choices=("validation", "test", "last"),
     )
 
     optimizer: str = option(
@@ -490,6 +491,15 @@ class Config:
         " ticket will do, or a dense network (--conv-type DenseConv)",
         _OPT,
         Role.TEACHER_PATH,
+    )
+    teacher_views: str = option(
+        "augmented",
+        "with --teacher: the images that it sees. augmented: each training batch, cropped and"
+        " flipped, which takes its forward pass at every step; plain: every training image as it"
+        " is, and its mirror image where images are flipped, once before the first step",
+        _OPT,
+        Role.SEARCH,
+        choices=("augmented", "plain"),
     )
     teacher_weight: float = option(
         0.9,

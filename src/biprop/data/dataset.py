@@ -62,7 +62,8 @@ class DataSet:
         source: the images as read.
         select_on: "validation" holds out training images, the same share of every class whatever
             the seed, or takes those of a validation part; with "test" nothing is held out and
-            `validation` is the test set, as in the papers.
+            `validation` is the test set, as in the papers; with "last", too, but it chooses
+            nothing.
         recipe: augmentation of training images.
         low_data: fraction of the training images to use, the same ones for every seed.
 
@@ -76,7 +77,8 @@ class DataSet:
             tickets.
         mean, std: per channel, of pixels in [0, 1], or of numbers as they are.
         is_pixels: images have values 0 .. 255; other samples are numbers, taken as they are.
-        validation_chooses: whether there are enough validation images to choose the best epoch by.
+        validation_chooses: whether validation images choose the best epoch: they are to, and are
+            enough for it. Otherwise the last epoch is kept.
         about: what was recognised in a folder of files; empty for the data sets with names.
         notes: for the user, on the images, a line each.
         search_notes: for the user, before a search that selects on `validation`, a line each.
@@ -93,9 +95,9 @@ class DataSet:
         self.about, self.notes = source.about, list(source.notes)
         self.is_pixels = source.is_pixels
         self.test = source.test
-        if select_on == "test":
+        if select_on != "validation":
             self.train, self.validation = source.train, source.test
-            self.validation_chooses = True
+            self.validation_chooses = select_on == "test"
             self.search_notes: list[str] = []
         else:
             held_out = source.held_out if source.held_out is not None else _held_out(source)
@@ -193,16 +195,28 @@ class DataSet:
             Images [V B, C, H, W] float32, normalised, and labels [B] int64. V is `views`: with JSD
             the first B images are the plain ones, the next two times B their augmented versions.
         """
+        batches = self._shuffled(batch_size, seed, epoch, group)
+        own = self.training_indices(batch_size, seed, epoch, group, first)
+        crop_seed = rng.derive(seed, rng.Stream.CUT, epoch)
+        steps = enumerate(self.train.batches(own, crop_seed), start=first)
+        for step, (images, labels) in steps:
+            generator = _generator(seed, rng.Stream.AUGMENT, epoch, step)
+            yield self._augmented(images, len(batches[step]), group, generator), labels
+
+    def training_indices(
+        self, batch_size: int, seed: int, epoch: int, group: Group = ALONE, first: int = 0
+    ) -> list[Indices]:
+        """Which images of `train` each of the `training_batches` of the same arguments has."""
+        batches = self._shuffled(batch_size, seed, epoch, group)
+        return [batch[group.share_of(len(batch))] for batch in batches[first:]]
+
+    def _shuffled(self, batch_size: int, seed: int, epoch: int, group: Group) -> list[Indices]:
+        """Indices into `train` of each batch of an epoch, of all processes together."""
         order = self.train.order(_generator(seed, rng.Stream.SHUFFLE, epoch))
         batches = slices(order, batch_size)
         if len(batches) > 1 and len(batches[-1]) < 2 * group.size:
             batches.pop()
-        own = [batch[group.share_of(len(batch))] for batch in batches]
-        crop_seed = rng.derive(seed, rng.Stream.CUT, epoch)
-        steps = enumerate(self.train.batches(own[first:], crop_seed), start=first)
-        for step, (images, labels) in steps:
-            generator = _generator(seed, rng.Stream.AUGMENT, epoch, step)
-            yield self._augmented(images, len(batches[step]), group, generator), labels
+        return batches
 
     def _augmented(
         self, images: Tensor, count: int, group: Group, generator: np.random.Generator

@@ -46,8 +46,8 @@ def stratified(
     if len(singles):
         raise UserError(
             f"class {classes[int(singles[0])]!r} has too few images: each needs one to train on,"
-            " one for validation (unless --select-on test) and one for the test, where there is no"
-            " test part"
+            " one for validation (unless --select-on test or last) and one for the test, where"
+            " there is no test part"
         )
     quotas = _quotas(counts, size)
     words = rng.words(0, layer, len(labels), rng.Stream.SPLIT)

@@ -20,6 +20,7 @@ from ..config import Config, has_graph
 from ..console import Console
 from ..data import DataSet, Split
 from ..data.stream import reader_death
+from ..data.transfer import on_device
 from ..distributed import ALONE, Group
 from ..errors import UserError, one_line
 from ..evaluation.counts import Counts, Uncounted, evaluate
@@ -44,6 +45,7 @@ from .schedules import PER_STEP, learning_rate
 from .snapshots import CheckpointWriter
 from .state import SearchState
 from .teacher import load as load_teacher
+from .teacher import predictions
 
 SYNCHRONISE_EVERY = 10
 """Steps after which several processes exchange whether to stop, whether to write a checkpoint, and
@@ -58,6 +60,8 @@ PATIENCE_WITH_RANK_0 = 2.0
 """Seconds that another process waits for rank 0 to record why it ends."""
 
 Batches = Iterator[tuple[Tensor, Tensor]]
+Lessons = Iterator[tuple[Tensor, Tensor, Tensor | None]]
+"""Images [V B, C, H, W], labels [B], and a teacher's logits [B, classes] if there is one."""
 
 
 class Search:
@@ -123,6 +127,7 @@ class Search:
         self.stop = StopRequest()
         self._loss_is_not_finite = False
         self._uncounted = Uncounted()
+        self._predictions: Tensor | None = None
         is_alone_on_gpu = self.device.type != "cpu" and group.size == 1
         self._look_every = LOOK_EVERY if is_alone_on_gpu else 1
         self._folder: Path | None = None
@@ -303,6 +308,8 @@ class Search:
         validation = Counts()
         if self.budget.is_used_up(state):  # killed between its last epoch and its result
             validation = self._evaluate(self.data.validation)
+        elif self.teacher and self.config.teacher_views == "plain":
+            self._predictions_of_teacher()  # before the bar of an epoch is shown
         with reporter.recording(state):
             while not self.budget.is_used_up(state):
                 validation = self._run_epoch() or validation
@@ -409,8 +416,8 @@ class Search:
         state = self.state
         self._forward.set_training_mode()
         with self.reporter.progress_bar(state):
-            for images, labels in self._saved_if_unreadable(self._training_batches()):
-                self._train_step(images, labels)
+            for images, labels, taught in self._saved_if_unreadable(self._lessons()):
+                self._train_step(images, labels, taught)
                 self.reporter.on_steps(state, pace)
                 self._save_or_stop()
                 if self.budget.is_used_up(state):
@@ -433,29 +440,56 @@ class Search:
         with freed_memory_kept():
             while True:
                 self.state.batch, self.state.train = 0, Counts()
-                for images, labels in self._training_batches():
-                    self._train_step(images, labels)
+                for images, labels, taught in self._lessons():
+                    self._train_step(images, labels, taught)
                     yield
 
-    def _training_batches(self) -> Batches:
+    def _lessons(self) -> Lessons:
+        """The training batches that are left of the epoch, with what the teacher says of them."""
         config, state = self.config, self.state
-        return self.data.training_batches(
-            config.batch_size, config.seed, state.epoch, self.group, state.batch
-        )
+        which = (config.batch_size, config.seed, state.epoch, self.group, state.batch)
+        batches = self.data.training_batches(*which)
+        if not self.teacher:
+            for images, labels in batches:
+                yield images, labels, None
+        elif config.teacher_views == "plain":
+            predictions = self._predictions_of_teacher()
+            rows = self.data.training_indices(*which)
+            for (images, labels), row in zip(batches, rows, strict=True):
+                yield images, labels, predictions[on_device(row, self.device)]
+        else:
+            for images, labels in batches:
+                yield images, labels, self._taught(images[: len(labels)])
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+    def _taught(self, images: Tensor) -> Tensor:
+        """The teacher's logits [B, classes] of images [B, C, H, W], normalised for the search."""
+        assert self.teacher
+        return self._forward.logits_of(self.teacher, images)
+
+    def _predictions_of_teacher(self) -> Tensor:
+        """The teacher's logits [N, classes] of the training images as they are, computed once."""
+        if self._predictions is None:
+            train, size = self.data.train, evaluation_batch(self.task)
+            batches = self._until_stopped(self.data.evaluation_batches(train, size, self.group))
+            count = math.ceil(len(train) / self.group.size / size)
+            seen = self.console.track(batches, "batches seen by the teacher", count)
+            self._predictions = predictions(self._taught, self.data, seen, self.group)
+        return self._predictions
+
+    def _train_step(self, images: Tensor, labels: Tensor, taught: Tensor | None = None) -> None:
         """One optimizer step on this process's share of a batch, then the masks of the new scores.
 
         Args:
             images: [V B, C, H, W] float32, the V views of B images one after the other.
             labels: [B] int64.
+            taught: a teacher's logits [B, classes].
 
         Raises:
             FloatingPointError: the loss, or a score, is not finite.
         """
         self._apply_schedules_of_step()
         self._seed_dropout()
-        loss = self._loss(images, labels)
+        loss = self._loss(images, labels, taught)
         self.optimizer.zero_grad()
         (loss * self._gradient_weight(len(labels))).backward()
         if self.config.grad_clip:
@@ -476,18 +510,15 @@ class Search:
         seed = rng.derive(self.config.seed, rng.Stream.DROPOUT, self.state.epoch, share)
         torch.manual_seed(seed)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
         """The mean loss, a scalar, of this process's share of a batch, which is counted."""
         logits = self._forward.logits(images)
         loss = losses.classification(logits, labels, self.config.label_smoothing)
         plain_views = logits[: len(labels)]
-        if self.teacher:
+        if taught is not None:
+            config = self.config
             loss = losses.distillation(
-                loss,
-                plain_views,
-                self._forward.logits_of(self.teacher, images[: len(labels)]),
-                self.config.teacher_weight,
-                self.config.teacher_temperature,
+                loss, plain_views, taught, config.teacher_weight, config.teacher_temperature
             )
         self._uncounted.add(plain_views, labels, loss)
         if self._looks_now and not math.isfinite(self._uncounted.count(self.state.train)):
@@ -528,7 +559,7 @@ class Search:
         images_left = len(self.data.train) - self.state.batch * config.batch_size
         return own * self.group.size / min(config.batch_size, images_left)
 
-    def _saved_if_unreadable(self, batches: Batches) -> Batches:
+    def _saved_if_unreadable(self, batches: Lessons) -> Lessons:
         """The batches; if one cannot be read, a checkpoint is written before the error goes on."""
         try:
             yield from batches

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
 from ..config import Config
 from ..data import DataSet
+from ..distributed import Group
 from ..errors import UserError
 from ..evaluation import subject
 from ..evaluation.subject import Subject
@@ -55,10 +58,16 @@ def load(config: Config, images: DataSet, device: torch.device) -> Teacher | Non
         device: where the search runs.
 
     Raises:
-        UserError: the file cannot be read, or is of another task or of other classes.
+        UserError: the file cannot be read, or is of another task or of other classes; or plain
+            images are asked for, and the search sees random parts of them.
     """
     if config.teacher is None:
         return None
+    if config.teacher_views == "plain" and images.train.crops:
+        raise UserError(
+            "--teacher-views plain: the search sees random parts of streamed images, of which the"
+            " teacher's prediction for the whole image says little: leave it out"
+        )
     places = {"set": config.set}
     if config.set != "digits":  # which are in no folder
         places["data"] = config.data
@@ -68,3 +77,36 @@ def load(config: Config, images: DataSet, device: torch.device) -> Teacher | Non
     except UserError as e:
         raise UserError(f"--teacher {e}") from None
     return Teacher(network, images).to(device)
+
+
+def predictions(
+    logits_of: Callable[[Tensor], Tensor],
+    images: DataSet,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    group: Group,
+) -> Tensor:
+    """What a teacher says of all training images as they are, neither cropped nor flipped; where a
+    search flips images, the mean of the logits of an image and of its mirror image.
+
+    Args:
+        logits_of: from images [B, C, H, W], normalised for the search, to logits [B, classes].
+        images: the data of the search.
+        batches: this process's share of its training images, in their order, and their labels.
+        group: the processes.
+
+    Returns:
+        [N, classes] float32, for the N training images, in all processes.
+    """
+    count = len(images.train)
+    logits = torch.zeros(count, len(images.classes), device=images.train.labels.device)
+    own = logits[group.share_of(count)]
+    first = 0
+    for batch, labels in batches:
+        views = [batch]
+        if "flip" in images.augment:
+            views.append(batch.flip(-1))
+        mean = torch.stack([logits_of(view) for view in views]).mean(0)
+        own[first : first + len(labels)] = mean
+        first += len(labels)
+    group.average([logits])
+    return logits.mul_(group.size)
