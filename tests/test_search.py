@@ -176,8 +176,11 @@ def test_best_counts_only_epochs_at_the_final_density(tmp_path: Path) -> None:
     assert first.density == pytest.approx(0.5, abs=1e-3)
 
 
-def test_selection_on_test_data_is_said(tmp_path: Path) -> None:
+def test_selection_on_test_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(tmp_path, select_on="test", epochs=1)
+    epoch = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch"))
+    assert f"test {result.test.top1:5.1f} %" in epoch
+    assert "validation" not in epoch
     assert result.validation.images == result.test.images == 360
     assert result.validation.right == result.test.right
 

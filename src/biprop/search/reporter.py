@@ -248,11 +248,12 @@ class RunReporter(Reporter):
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
     ) -> str:
         is_best = self._data.validation_chooses and state.best.epoch == state.epoch
+        measured_on = "validation" if self._config.select_on == "validation" else "test"
         parts = [
             f"epoch {self._budget.in_words(state.epoch, state)}",
             f"loss {train.loss:.3f}",
             f"train {train.top1:5.1f} %",
-            f"validation {validation.top1:5.1f} %",
+            f"{measured_on} {validation.top1:5.1f} %",
             f"kept {100 * self._network.density:.1f} %",
             f"lr {rates['lr']:.3g}",
             f"{rates['seconds']:.1f} s",
