@@ -258,7 +258,7 @@ def _stopped_and_continued(device: torch.device, folder: Path, after: int) -> Se
     search = small_search(device, folder)
     step = search._train_step
 
-    def counting_step(images: Tensor, labels: Tensor, taught: Tensor | None = None) -> None:
+    def counting_step(images: Tensor, labels: Tensor, taught: Tensor | None) -> None:
         step(images, labels, taught)
         if search.state.step == after:
             search.stop.signal = signal.SIGTERM

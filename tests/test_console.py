@@ -32,6 +32,23 @@ def test_a_terminal_gets_a_bar_and_a_table(monkeypatch: pytest.MonkeyPatch) -> N
         assert expected in stream.getvalue()
 
 
+def test_a_bar_inside_another_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich below 14.1 raises an error for it."""
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    console = Console(stream)
+    with console.bar("outer", 2) as outer:
+        assert list(console.track(range(3), "inner", 3)) == [0, 1, 2]
+        outer.advance(1)
+    assert "outer" in stream.getvalue()
+    assert "inner" not in stream.getvalue()
+    with pytest.raises(KeyError), console.bar("failing", 1):
+        raise KeyError
+    with console.bar("after", 1):
+        pass
+    assert "after" in stream.getvalue()
+
+
 def test_a_narrow_terminal_shows_long_paths_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")

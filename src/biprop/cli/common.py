@@ -62,7 +62,7 @@ def split_sizes(config: Config, images: DataSet) -> str:
     images out.
     """
     sizes = {"training": images.train, "validation": images.validation, "test": images.test}
-    if config.select_on != "validation":
+    if not config.holds_out:
         del sizes["validation"]
     return ", ".join(f"{len(split):,} {name}" for name, split in sizes.items())
 

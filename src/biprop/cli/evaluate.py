@@ -177,7 +177,7 @@ def _subject(path: str, flags: Mapping[str, Any], fallback: Mapping[str, Any]) -
 
 def _splits(subject: Subject, images: DataSet) -> dict[str, Split]:
     """The images to measure; without a validation set if the search held no images out."""
-    if subject.config.select_on != "validation":
+    if not subject.config.holds_out:
         return {"test accuracy": images.test}
     return {"test accuracy": images.test, "validation accuracy": images.validation}
 

@@ -667,6 +667,11 @@ class Config:
         """Which scores are ranked together: those of a "layer", or all ("global")."""
         return "global" if self.conv_type == "GlobalSubnetConv" else "layer"
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether images that train otherwise are held out, to choose the best epoch."""
+        return self.select_on == "validation"
+
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {
     field.name: field for field in dataclasses.fields(Config)

@@ -196,7 +196,7 @@ class DataSet:
             the first B images are the plain ones, the next two times B their augmented versions.
         """
         batches = self._shuffled(batch_size, seed, epoch, group)
-        own = self.training_indices(batch_size, seed, epoch, group, first)
+        own = _shares(batches[first:], group)
         crop_seed = rng.derive(seed, rng.Stream.CUT, epoch)
         steps = enumerate(self.train.batches(own, crop_seed), start=first)
         for step, (images, labels) in steps:
@@ -207,8 +207,7 @@ class DataSet:
         self, batch_size: int, seed: int, epoch: int, group: Group = ALONE, first: int = 0
     ) -> list[Indices]:
         """Which images of `train` each of the `training_batches` of the same arguments has."""
-        batches = self._shuffled(batch_size, seed, epoch, group)
-        return [batch[group.share_of(len(batch))] for batch in batches[first:]]
+        return _shares(self._shuffled(batch_size, seed, epoch, group)[first:], group)
 
     def _shuffled(self, batch_size: int, seed: int, epoch: int, group: Group) -> list[Indices]:
         """Indices into `train` of each batch of an epoch, of all processes together."""
@@ -351,6 +350,11 @@ def _mixed(
 
 def _generator(seed: int, stream: rng.Stream, epoch: int, step: int = 0) -> np.random.Generator:
     return np.random.default_rng(rng.derive(seed, stream, epoch, step))
+
+
+def _shares(batches: Sequence[Indices], group: Group) -> list[Indices]:
+    """This process's share of each batch."""
+    return [batch[group.share_of(len(batch))] for batch in batches]
 
 
 def slices(order: Indices, size: int) -> list[Indices]:

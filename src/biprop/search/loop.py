@@ -32,7 +32,7 @@ from ..runs import results
 from ..runs.folder import BEST, CHECKPOINTS, INITIAL, LAST, RESULT, has_final_status, held, make
 from ..runs.logs import Pace
 from ..subnetwork import schedule
-from . import losses
+from . import losses, teacher
 from .baseline import random_score_accuracy
 from .budget import RAMP_SHARE, Budget
 from .forward import TrainingForward, average_batch_norm_statistics, where_not_finite
@@ -44,8 +44,6 @@ from .reporter import Reporter, RunReporter
 from .schedules import PER_STEP, learning_rate
 from .snapshots import CheckpointWriter
 from .state import SearchState
-from .teacher import load as load_teacher
-from .teacher import predictions
 
 SYNCHRONISE_EVERY = 10
 """Steps after which several processes exchange whether to stop, whether to write a checkpoint, and
@@ -118,7 +116,7 @@ class Search:
         if min(config.batch_size, len(data.train)) * data.views == 1:
             _check_single_image(self.network.model, self.task, self.device)
         self._forward = TrainingForward(self.network, config, self.device, group)
-        self.teacher = load_teacher(config, data, self.device)
+        self.teacher = teacher.load(config, data, self.device)
         self.data = data.to(self.device)
         self.budget = Budget.of(config, self.batches)
         self.optimizer = _optimizer(self.model, config)
@@ -473,16 +471,16 @@ class Search:
             batches = self._until_stopped(self.data.evaluation_batches(train, size, self.group))
             count = math.ceil(len(train) / self.group.size / size)
             seen = self.console.track(batches, "batches seen by the teacher", count)
-            self._predictions = predictions(self._taught, self.data, seen, self.group)
+            self._predictions = teacher.predictions(self._taught, self.data, seen, self.group)
         return self._predictions
 
-    def _train_step(self, images: Tensor, labels: Tensor, taught: Tensor | None = None) -> None:
+    def _train_step(self, images: Tensor, labels: Tensor, taught: Tensor | None) -> None:
         """One optimizer step on this process's share of a batch, then the masks of the new scores.
 
         Args:
             images: [V B, C, H, W] float32, the V views of B images one after the other.
             labels: [B] int64.
-            taught: a teacher's logits [B, classes].
+            taught: a teacher's logits [B, classes] if there is one.
 
         Raises:
             FloatingPointError: the loss, or a score, is not finite.

@@ -248,7 +248,7 @@ class RunReporter(Reporter):
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
     ) -> str:
         is_best = self._data.validation_chooses and state.best.epoch == state.epoch
-        measured_on = "validation" if self._config.select_on == "validation" else "test"
+        measured_on = "validation" if self._config.holds_out else "test"
         parts = [
             f"epoch {self._budget.in_words(state.epoch, state)}",
             f"loss {train.loss:.3f}",

@@ -99,14 +99,12 @@ def predictions(
     """
     count = len(images.train)
     logits = torch.zeros(count, len(images.classes), device=images.train.labels.device)
-    own = logits[group.share_of(count)]
-    first = 0
-    for batch, labels in batches:
+    own = []
+    for batch, _ in batches:
         views = [batch]
         if "flip" in images.augment:
             views.append(batch.flip(-1))
-        mean = torch.stack([logits_of(view) for view in views]).mean(0)
-        own[first : first + len(labels)] = mean
-        first += len(labels)
-    group.average([logits])
+        own.append(torch.stack([logits_of(view) for view in views]).mean(0))
+    logits[group.share_of(count)] = torch.cat(own)
+    group.average([logits])  # of the rows, zero in all processes but one
     return logits.mul_(group.size)
