@@ -8,9 +8,9 @@ The first two search (`biprop find --recipe`), or continue a search that was sto
 record to FOLDER/log.jsonl: the accuracy on the test images of the ticket packed with --compact,
 plain and with the logits of each image and its mirror image added, the file's bytes, seconds of
 the clock and of the processor, steps, and the processor. The epoch is chosen on 5,000 validation
-images; the test images are looked at once, at the end. A row whose record is there is not searched
-again. --table prints the records as Markdown, seeds together, with the validation accuracy at
-tenths of the time.
+images, or is the last one with --select-on last: the test images choose nothing. A row whose record
+is there is not searched again. --table prints the records as Markdown, seeds together, with the
+accuracy that the search reported at tenths of the time.
 
 With --threads 1 a search uses one core, and `--minutes` counts its clock: a budget of 20 minutes
 on one core is about one of 10 minutes on two. Time nothing beside it.
@@ -149,8 +149,8 @@ def percent(counts: Counts) -> float:
 
 
 def curve(epochs: list[dict[str, Any]]) -> list[float]:
-    """The validation accuracy, in percent, of the last epoch before each tenth of the steps; 0
-    where there is none yet.
+    """The accuracy that the search reports for the last epoch before each tenth of the steps, in
+    percent; 0 where there is none yet.
     """
     last = epochs[-1]["step"]
     values = []
@@ -170,7 +170,7 @@ def table(records: list[dict[str, Any]]) -> str:
         "test accuracy, %",
         "mirrored too, %",
         "bytes",
-        "validation accuracy at tenths of the steps",
+        "validation accuracy (test accuracy with --select-on last) at tenths of the steps",
     )
     head = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}

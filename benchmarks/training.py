@@ -8,6 +8,7 @@ Other tables:
 
     memory      peak memory of a step, each in a process of its own
     formats     dense and layerwise steps in both memory formats
+    evaluation  counting the correct predictions of a batch, in both memory formats
     options     channels_last, bf16 and compile beside none of them
     pipeline    batches with AugMix, made when they are needed, beside a ready batch
     noise       three times the same dense step: the differences that this machine can resolve
@@ -49,6 +50,7 @@ from biprop.data import DataSet, Recipe, Source
 from biprop.data.augmix import AugMix
 from biprop.data.cifar import CIFAR_MEAN, CIFAR_STD
 from biprop.data.sources import Images
+from biprop.evaluation.counts import evaluate
 from biprop.models.network import Network, Task, build_network
 from biprop.search.heap import freed_memory_kept
 from biprop.search.optim import build_optimizer
@@ -66,6 +68,7 @@ TABLES = {
     "kinds": "step / step in [ ]: median (quartiles; range)",
     "memory": "MiB at the peak / those of the dense step",
     "formats": "step / step in [ ]: median (quartiles; range)",
+    "evaluation": "time / time of what is in [ ]: median (quartiles; range)",
     "options": "step / step in [ ]: median (quartiles; range)",
     "pipeline": "step / step in [ ]: median (quartiles; range)",
     "noise": "step / step in [ ]: median (quartiles; range)",
@@ -316,6 +319,20 @@ def steps_of_formats(arch: str, batch: int, how: StepOptions) -> tuple[dict[str,
     return steps, "dense"
 
 
+def steps_of_evaluation(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
+    network = network_of(arch, "layer")
+    network.model.to(how.device)
+    batches = [random_batch(batch, how.device)]
+
+    def plain() -> None:
+        evaluate(network.model, batches)
+
+    def in_channels_last() -> None:
+        evaluate(network.model, batches, in_channels_last=True)
+
+    return {"plain": plain, "channels_last": in_channels_last}, "plain"
+
+
 def steps_of_options(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, Step], str]:
     device = how.device
     choices = [
@@ -345,6 +362,7 @@ def steps_of_noise(arch: str, batch: int, how: StepOptions) -> tuple[dict[str, S
 STEPS_OF = {
     "kinds": steps_of_kinds,
     "formats": steps_of_formats,
+    "evaluation": steps_of_evaluation,
     "options": steps_of_options,
     "pipeline": steps_of_pipeline,
     "noise": steps_of_noise,

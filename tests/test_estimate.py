@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from conftest import write_image_folder
 
+from run_folders import DIGITS_TICKET
+
 from biprop import UserError, config, data
 from biprop.cli import command_line, dry_run
 from biprop.console import Console
@@ -56,6 +58,23 @@ def test_the_time_is_made_of_steps_and_evaluations(monkeypatch: pytest.MonkeyPat
     assert estimated.seconds == estimated.training + estimated.validation + estimated.testing
     assert estimated.memory is None or estimated.memory > 10**7
     assert estimated.device_memory is None
+
+
+def test_a_teacher_that_sees_each_image_once_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taught = {"teacher": str(DIGITS_TICKET), "teacher_views": "plain", "batch_size": 64}
+    command = ["find", "--dry-run", "--low-data", "0.2", "--teacher", str(DIGITS_TICKET)]
+    assert command_line.main([*command, "--teacher-views", "plain"]) == 0
+    assert re.search(r"estimated time .*\(teacher .*, training ", capsys.readouterr().out)
+
+    slow_clock(monkeypatch, 0.5)
+    estimated = estimate.estimate(search_of(**taught, epochs=7, low_data=0.2))
+    assert estimated.teaching == 0.5
+    parts = estimated.teaching + estimated.training + estimated.validation + estimated.testing
+    assert estimated.seconds == parts
+    minute = estimate.estimate(search_of(**taught, minutes=1, low_data=0.2))
+    assert minute.training + minute.validation == pytest.approx(60 - minute.teaching, abs=1.5)
 
 
 def test_slow_steps_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,22 @@
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from biprop import checkpoint, config
+from biprop import UserError, checkpoint, config
 from biprop.distributed import ALONE
-from biprop.models.network import Task, build_network
+from biprop.evaluation.counts import evaluate
+from biprop.evaluation.memory_format import why_not_channels_last
+from biprop.models.network import Network, Task, build_network
 from biprop.search import forward
 from biprop.search.forward import TrainingForward, has_fast_bfloat16
 from biprop.search.optim import build_optimizer
 from biprop.subnetwork import Subnetwork
+
+TASK = Task(10, 3, (32, 32))
 
 
 @pytest.mark.parametrize("feature", [None, "avx2", "avx512_bf16", "amx_bf16"])
@@ -25,12 +31,12 @@ def test_bfloat16_where_the_processor_has_it(
 
     dtypes: list[torch.dtype] = []
     options = config.resolve("digits", {"amp": "auto", "width_mult": "0.25"})[0]
-    network = build_network(options, Task(10, 1, (32, 32)))
+    network = build_network(options, TASK)
+    training = TrainingForward(network, TASK, options, torch.device("cpu"), ALONE)
     network.model.convs[0].register_forward_hook(  # type: ignore[union-attr, operator]
         lambda module, inputs, output: dtypes.append(output.dtype)
     )
-    training = TrainingForward(network, options, torch.device("cpu"), ALONE)
-    logits = training.logits(torch.rand(4, 1, 32, 32))
+    logits = training.logits(torch.rand(4, 3, 32, 32))
     assert dtypes == [torch.bfloat16 if has_it else torch.float32]
     assert logits.dtype == torch.float32
 
@@ -54,11 +60,11 @@ def trained(arch: str, conv_type: str, channels_last: bool) -> Subnetwork:
     """The subnetwork after four steps of SGD on random images, in double precision."""
     options: dict[str, Any] = {"arch": arch, "conv_type": conv_type, **NETWORKS[arch]}
     resolved = config.override(config.Config(prune_rate=0.3, channels_last=channels_last), options)
-    network = build_network(resolved, Task(10, 3, (32, 32)))
+    network = build_network(resolved, TASK)
     assert network.subnetwork
     network.model.double()
     network.subnetwork.update()
-    training = TrainingForward(network, resolved, torch.device("cpu"), ALONE)
+    training = TrainingForward(network, TASK, resolved, torch.device("cpu"), ALONE)
     training.set_training_mode()
     optimizer = build_optimizer(network.model, "sgd", lr=0.1, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(0)
@@ -99,10 +105,10 @@ def test_channels_last_is_the_default_on_the_cpu_only() -> None:
         (False, False, False),
     ):
         options = config.Config(arch="Conv2", prune_rate=0.3, channels_last=given)
-        network = build_network(options, Task(10, 3, (32, 32)))
+        network = build_network(options, TASK)
         for device, expected in (("cpu", on_cpu), ("meta", elsewhere)):
-            training = TrainingForward(network, options, torch.device(device), ALONE)
-            assert training._is_channels_last == expected
+            training = TrainingForward(network, TASK, options, torch.device(device), ALONE)
+            assert training.is_in_channels_last == expected
 
 
 def test_published_configurations_and_old_checkpoints_keep_their_memory_format() -> None:
@@ -111,3 +117,51 @@ def test_published_configurations_and_old_checkpoints_keep_their_memory_format()
         if file.parts[-2] in published or file.parts[-3] in published:
             assert config.read_file(file)["channels_last"] is False, file
     assert checkpoint.format._stored_config({"prune_rate": 0.3}, "old").channels_last is False
+
+
+class Views(nn.Module):
+    """A network as older tutorials write them, which does not take images in channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(4 * 32 * 32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.dropout(self.conv(images))
+        logits: Tensor = self.head(maps.view(maps.size(0), -1))
+        return logits
+
+
+def test_a_network_that_views_its_images_gets_them_as_they_are() -> None:
+    own = Views().train()
+    state = torch.random.get_rng_state()
+    assert why_not_channels_last(nn.Flatten(), TASK) is None
+    assert why_not_channels_last(nn.Flatten(), Task(10, 3, ())) is None
+    error = why_not_channels_last(own, TASK)
+    assert error and "view size is not compatible" in str(error)
+    assert own.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    network, device = Network(own, None), torch.device("cpu")
+    options = config.Config(arch="Conv2", prune_rate=0.3)
+    assert not TrainingForward(network, TASK, options, device, ALONE).is_in_channels_last
+    forced = dataclasses.replace(options, channels_last=True)
+    with pytest.raises(UserError, match=r"--channels-last: .* leave it out"):
+        TrainingForward(network, TASK, forced, device, ALONE)
+
+
+def test_evaluation_counts_the_same_in_both_memory_formats() -> None:
+    network = build_network(config.Config(arch="Conv2", prune_rate=0.3), TASK)
+    formats: list[bool] = []
+    network.model.register_forward_pre_hook(
+        lambda module, inputs: formats.append(
+            inputs[0].is_contiguous(memory_format=torch.channels_last)
+        )
+    )
+    images = torch.randn(8, *TASK.shape, generator=torch.Generator().manual_seed(0))
+    batches = [(images, torch.arange(8))]
+    plain, other = (evaluate(network.model, batches, is_asked) for is_asked in (False, True))
+    assert formats == [False, True]
+    assert (plain.right, plain.right_in_5) == (other.right, other.right_in_5)
+    assert plain.loss == pytest.approx(other.loss, rel=1e-5)

@@ -191,6 +191,19 @@ def test_curves_of_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     assert tables[0].rows()[2][:4] == ["2 (best)", "0.5", "82", "0.75"]
 
 
+def test_curves_on_test_images_say_so(tmp_path: Path) -> None:
+    """Where a search held no images out, what it measured after each epoch are test images."""
+    (entry,) = read_all(write_run(tmp_path / "a", select_on="last"))
+    section = sections(written([entry]))["training"]
+    heads = section.all("table")[0].rows()[0]
+    assert heads[3:5] == ["test loss", "test, %"]
+    assert "epoch 2, test top1" in section.text
+    assert "Solid: test images." in section.text
+    assert "validation" not in section.text
+    both = read_all(tmp_path / "a", write_run(tmp_path / "b"))
+    assert "Solid: validation or test images." in sections(written(both))["training"].text
+
+
 def test_a_long_run_keeps_its_best_and_its_last_epoch(tmp_path: Path) -> None:
     (entry,) = read_all(write_run(tmp_path / "a", epochs=500))
     entry.best_epoch = 333

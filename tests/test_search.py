@@ -180,7 +180,10 @@ def test_selection_on_test_data_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     result = run(tmp_path, select_on="test", epochs=1)
     epoch = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch"))
     assert f"test {result.test.top1:5.1f} %" in epoch
-    assert "validation" not in epoch
+    of_status = dict(status.status(result.folder))
+    assert f"test {result.test.top1:.2f} %" in of_status["last whole epoch"]
+    assert of_status["best epoch"] == f"1: test {result.test.top1:.2f} %"
+    assert "validation" not in epoch + of_status["last whole epoch"]
     assert result.validation.images == result.test.images == 360
     assert result.validation.right == result.test.right
 

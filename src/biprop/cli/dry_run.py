@@ -116,6 +116,7 @@ def _rows(search: Search, estimated: Estimate) -> Rows:
     steps = f"{plural(estimated.batches, 'step')} of {config.batch_size:,} images"
     of_step = f"median of {plural(estimated.timed, 'step')}, after a warm-up, on {search.device}"
     parts = {
+        **({"teacher": estimated.teaching} if estimated.teaching else {}),
         "training": estimated.training,
         "validation": estimated.validation,
         "test": estimated.testing,

@@ -558,8 +558,8 @@ class Config:
     )
     channels_last: bool | None = option(
         None,
-        "train with images in the channels_last memory format, which changes rounding; if not"
-        " given, on the CPU only, where it is faster",
+        "train and evaluate with images in the channels_last memory format, which changes rounding;"
+        " if not given, on the CPU, where it is faster, for networks that take it",
         _SPEED,
         Role.SEARCH,
     )
@@ -671,6 +671,13 @@ class Config:
     def holds_out(self) -> bool:
         """Whether images that train otherwise are held out, to choose the best epoch."""
         return self.select_on == "validation"
+
+    @property
+    def measured_on(self) -> str:
+        """The images on which each epoch is measured: "validation", or "test" where no images are
+        held out.
+        """
+        return "validation" if self.holds_out else "test"
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {

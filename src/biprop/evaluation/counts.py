@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..distributed import Group
 from ..errors import abbreviated
+from .memory_format import channels_last
 
 
 @dataclass
@@ -151,7 +152,9 @@ def confidence_interval(counts: Counts) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Counts:
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], in_channels_last: bool = False
+) -> Counts:
     """Counts of a model over batches in evaluation mode, with cross entropy as the loss.
 
     The model's mode is restored.
@@ -159,12 +162,13 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Coun
     Args:
         model: images -> logits [B, classes].
         batches: (images [B, C, H, W], labels [B] int64) pairs, on the model's device.
+        in_channels_last: give the model its images in that memory format.
     """
     was_training = model.training
     model.eval()
     uncounted, counts = Uncounted(), Counts()
     for images, labels in batches:
-        logits = model(images)
+        logits = model(channels_last(images) if in_channels_last else images)
         uncounted.add(logits, labels, F.cross_entropy(logits, labels))
     uncounted.count(counts)
     model.train(was_training)

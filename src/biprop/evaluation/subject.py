@@ -26,6 +26,7 @@ from ..ticket import Ticket, TicketError
 from .counts import Counts, evaluate
 from .device import choose_device, evaluation_batch
 from .engine_model import Packed
+from .memory_format import is_in_channels_last
 
 _RECORDED_OPTIONS = options.with_roles(
     options.Role.DATA_SET, options.Role.SELECTION, options.Role.NETWORK
@@ -296,4 +297,6 @@ def measure(
     model.to(chosen)
     batches = images.evaluation_batches(split.to(chosen), size, normalised=packed is None)
     count = -(-len(split) // size)
-    return evaluate(model, console.track(batches, f"{what}, batches", count))
+    asked = False if packed else subject.config.channels_last
+    in_channels_last = is_in_channels_last(asked, model, subject.task, chosen)
+    return evaluate(model, console.track(batches, f"{what}, batches", count), in_channels_last)

@@ -100,6 +100,12 @@ class Entry:
         return 100 * right / images if images else None
 
     @property
+    def measured_on(self) -> str:
+        """The images on which each epoch was measured: "test" where none were held out."""
+        is_held_out = self.settings.get("select_on", "validation") == "validation"
+        return "validation" if is_held_out else "test"
+
+    @property
     def density(self) -> float | None:
         """Percentage of the masked weights, in all cards, that is kept; None if unknown."""
         layers = self.layers

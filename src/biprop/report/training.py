@@ -28,7 +28,8 @@ def section(entries: Sequence[Entry]) -> list[Node]:
         _density_chart(runs),
     ]
     figures = element("div", *charts, class_="grid")
-    note = "Solid: validation images. Dashed: training images. A mark: the epoch that was kept."
+    measured_on = " or ".join(sorted({entry.measured_on for _, entry in runs}, reverse=True))
+    note = f"Solid: {measured_on} images. Dashed: training images. A mark: the epoch that was kept."
     tables = [_table(entry) for _, entry in runs]
     return [element("p", note, class_="note"), figures, details("the numbers", *tables)]
 
@@ -59,7 +60,8 @@ def _series(slot: int, entry: Entry, split: str, quantity: str) -> Series:
     def point(line: Mapping[str, Any], value: float) -> Point:
         epoch = line["epoch"]
         is_best = split == "validation" and epoch == entry.best_epoch
-        title = f"{entry.name}: epoch {epoch}, {split} {quantity} {value:.4g}"
+        images = "training" if split == "train" else entry.measured_on
+        title = f"{entry.name}: epoch {epoch}, {images} {quantity} {value:.4g}"
         return Point(epoch, value, title + (", best" if is_best else ""), is_marked=is_best)
 
     lines: list[list[Point]] = [[]]
@@ -97,8 +99,8 @@ def _density_chart(runs: Sequence[tuple[int, Entry]]) -> Node | None:
 _COLUMNS = {
     "train/loss": "train loss",
     "train/top1": "train, %",
-    "validation/loss": "validation loss",
-    "validation/top1": "validation, %",
+    "validation/loss": "{} loss",
+    "validation/top1": "{}, %",
     "lr": "learning rate",
     "seconds": "seconds",
 }
@@ -108,7 +110,7 @@ def _table(entry: Entry) -> Node:
     lines = plotted_epochs(entry)
     columns = {key: head for key, head in _COLUMNS.items() if any(key in line for line in lines)}
     rows = [[_epoch(entry, line), *(_cell(line, key) for key in columns)] for line in lines]
-    heads = ["epoch", *columns.values()]
+    heads = ["epoch", *(head.format(entry.measured_on) for head in columns.values())]
     caption = element("h4", entry.name)
     return element("div", caption, table(heads, rows, f"epochs of {entry.name}"))
 

@@ -78,14 +78,15 @@ def _next_step(folder: Path, checkpoint: Path | None) -> str:
 
 def _epoch_rows(folder: Path, progress: Mapping[str, Any]) -> Rows:
     rows = []
+    measured_on = progress.get("measured_on", "validation")
     if "epoch" in progress:
         rows.append(("epochs done", _position(progress)))
     metrics = read_metrics(folder / LOGS / METRICS)
     complete = [line for line in metrics if line.keys() >= _SHOWN_METRICS]
     if complete:
-        rows.append(("last whole epoch", _epoch_in_words(complete[-1])))
+        rows.append(("last whole epoch", _epoch_in_words(complete[-1], measured_on)))
     if progress.get("best_epoch"):
-        accuracy = f"validation {progress['best_validation']:.2f} %"
+        accuracy = f"{measured_on} {progress['best_validation']:.2f} %"
         rows.append(("best epoch", f"{progress['best_epoch']}: {accuracy}"))
     return rows
 
@@ -101,9 +102,9 @@ def _position(progress: Mapping[str, Any]) -> str:
     return f"{epochs}, step {progress['batch']:,} of {progress['batches']:,}"
 
 
-def _epoch_in_words(metrics: Mapping[str, Any]) -> str:
-    train, validation = metrics["train/top1"], metrics["validation/top1"]
-    accuracies = f"train {train:.2f} %, validation {validation:.2f} %"
+def _epoch_in_words(metrics: Mapping[str, Any], measured_on: str) -> str:
+    train, measured = metrics["train/top1"], metrics["validation/top1"]
+    accuracies = f"train {train:.2f} %, {measured_on} {measured:.2f} %"
     return f"{metrics['epoch']}: loss {metrics['train/loss']:.3f}, {accuracies}"
 
 

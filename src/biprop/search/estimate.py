@@ -42,6 +42,7 @@ class Estimate:
         step: seconds, the median of `timed` steps.
         timed: number of timed steps.
         image: seconds to evaluate an image.
+        teaching: seconds of the teacher's pass over plain training images; 0 without.
         training, validation: seconds of all epochs together.
         testing: seconds of the baseline and of the test images at the end.
         memory: peak of this process up to now, in bytes; None where the system does not tell.
@@ -53,6 +54,7 @@ class Estimate:
     step: float
     timed: int
     image: float
+    teaching: float
     training: float
     validation: float
     testing: float
@@ -67,7 +69,7 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """The whole, without the time that checkpoints take to write."""
-        return self.training + self.validation + self.testing
+        return self.teaching + self.training + self.validation + self.testing
 
 
 def check_alone() -> None:
@@ -88,13 +90,14 @@ def estimate(search: Search) -> Estimate:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(search.device)
     epochs_left = max(0, search.budget.epochs - search.state.epoch)
+    teaching = _seconds_of_teacher(search)
     steps = _step_times(search)
     step, image = statistics.median(steps), _seconds_per_image(search)
     of_training = step * search.batches
     of_validation = image * len(search.data.validation)
     reports = epochs_left
     if search.budget.seconds is not None:
-        left = search.budget.seconds_left(search.state, step)
+        left = search.budget.seconds_left(search.state, step) - teaching
         epochs_left, reports = _fitting(left, of_training, of_validation)
     return Estimate(
         batches=search.batches,
@@ -102,12 +105,22 @@ def estimate(search: Search) -> Estimate:
         step=step,
         timed=len(steps),
         image=image,
+        teaching=teaching,
         training=epochs_left * of_training,
         validation=reports * of_validation,
         testing=image * _test_images(search),
         memory=peak_memory(),
         device_memory=torch.cuda.max_memory_allocated(search.device) if on_gpu else None,
     )
+
+
+def _seconds_of_teacher(search: Search) -> float:
+    """Of a pass over all plain images, which the steps that are timed need, too."""
+    if not search.asks_teacher_once:
+        return 0.0
+    start = time.perf_counter()
+    search.ask_teacher()
+    return time.perf_counter() - start
 
 
 def _step_times(search: Search) -> list[float]:
@@ -149,7 +162,7 @@ def _seconds_per_image(search: Search) -> float:
         batch = list(itertools.islice(batches, 1))
         if not batch:
             break
-        counts = evaluate(search.model, batch)
+        counts = evaluate(search.model, batch, search.is_in_channels_last)
         durations.append((time.perf_counter() - start) / counts.images)
     return min(durations)
 

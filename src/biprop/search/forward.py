@@ -12,8 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import distributed
 from ..config import Config
 from ..distributed import Group, sync_batchnorm
-from ..errors import UserError
-from ..models.network import Network
+from ..errors import UserError, one_line
+from ..evaluation.memory_format import (
+    channels_last,
+    is_in_channels_last,
+    why_not_channels_last,
+)
+from ..models.network import Network, Task
 
 COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
@@ -27,20 +32,28 @@ class TrainingForward:
 
     Args:
         network: on `device`.
+        task: what it takes.
         config: the options `compile`, `amp`, `channels_last`, `sync_batchnorm`, `bf16_gradients`.
         device: of the network and the images.
         group: the processes that train together.
+
+    Attributes:
+        is_in_channels_last: whether the network is given images in that memory format.
+
+    Raises:
+        UserError: `channels_last` is asked for, and the network does not take it.
     """
 
     def __init__(
-        self, network: Network, config: Config, device: torch.device, group: Group
+        self, network: Network, task: Task, config: Config, device: torch.device, group: Group
     ) -> None:
         self._device = device
         self._is_compiled = config.compile
         is_automatic = config.amp == "auto"
         self._is_bfloat16 = config.amp == "bf16" or (is_automatic and has_fast_bfloat16(device))
-        is_default = config.channels_last is None
-        self._is_channels_last = device.type == "cpu" if is_default else config.channels_last
+        _check_channels_last(network.model, task, config)
+        asked = config.channels_last
+        self.is_in_channels_last = is_in_channels_last(asked, network.model, task, device)
         self._module = network.model
         if group.size > 1:
             self._module = _data_parallel(network.model, config, device)
@@ -69,10 +82,8 @@ class TrainingForward:
         return self._logits_of(teacher, images)
 
     def _logits_of(self, module: nn.Module, images: Tensor) -> Tensor:
-        if self._is_channels_last and images.dim() == 4:
-            # The images only: convolutions adopt their memory format, and scores keep the order in
-            # which ties of the top-k selection are broken.
-            images = images.contiguous(memory_format=torch.channels_last)
+        if self.is_in_channels_last:
+            images = channels_last(images)
         try:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bfloat16):
                 logits: Tensor = module(images)
@@ -84,6 +95,15 @@ class TrainingForward:
                     f"--compile: torch.compile fails here: {reason}; leave it out"
                 ) from None
             raise
+
+
+def _check_channels_last(model: nn.Module, task: Task, config: Config) -> None:
+    """Raise UserError if `channels_last` is asked for, and the network does not take it."""
+    if config.channels_last and (error := why_not_channels_last(model, task)):
+        raise UserError(
+            f"--channels-last: --arch {config.arch} does not take images in this memory format:"
+            f" {type(error).__name__}: {one_line(error)}; leave it out"
+        )
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

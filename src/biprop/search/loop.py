@@ -115,7 +115,7 @@ class Search:
         _check_share(config, data, group)
         if min(config.batch_size, len(data.train)) * data.views == 1:
             _check_single_image(self.network.model, self.task, self.device)
-        self._forward = TrainingForward(self.network, config, self.device, group)
+        self._forward = TrainingForward(self.network, self.task, config, self.device, group)
         self.teacher = teacher.load(config, data, self.device)
         self.data = data.to(self.device)
         self.budget = Budget.of(config, self.batches)
@@ -138,6 +138,11 @@ class Search:
     def model(self) -> nn.Module:
         """The module that is trained."""
         return self.network.model
+
+    @property
+    def is_in_channels_last(self) -> bool:
+        """Whether the network is given images in the memory format channels_last."""
+        return self._forward.is_in_channels_last
 
     @property
     def folder(self) -> Path:
@@ -306,8 +311,8 @@ class Search:
         validation = Counts()
         if self.budget.is_used_up(state):  # killed between its last epoch and its result
             validation = self._evaluate(self.data.validation)
-        elif self.teacher and self.config.teacher_views == "plain":
-            self._predictions_of_teacher()  # before the bar of an epoch is shown
+        else:
+            self.ask_teacher()
         with reporter.recording(state):
             while not self.budget.is_used_up(state):
                 validation = self._run_epoch() or validation
@@ -442,6 +447,18 @@ class Search:
                     self._train_step(images, labels, taught)
                     yield
 
+    @property
+    def asks_teacher_once(self) -> bool:
+        """Whether a teacher sees each training image once, as it is, instead of every batch."""
+        return self.teacher is not None and self.config.teacher_views == "plain"
+
+    def ask_teacher(self) -> None:
+        """Compute what a teacher says of all training images, if it sees each of them once: before
+        the progress bar of an epoch is shown.
+        """
+        if self.asks_teacher_once:
+            self._predictions_of_teacher()
+
     def _lessons(self) -> Lessons:
         """The training batches that are left of the epoch, with what the teacher says of them."""
         config, state = self.config, self.state
@@ -450,7 +467,7 @@ class Search:
         if not self.teacher:
             for images, labels in batches:
                 yield images, labels, None
-        elif config.teacher_views == "plain":
+        elif self.asks_teacher_once:
             predictions = self._predictions_of_teacher()
             rows = self.data.training_indices(*which)
             for (images, labels), row in zip(batches, rows, strict=True):
@@ -623,7 +640,8 @@ class Search:
         `save`: write a checkpoint before stopping; otherwise the newest one has everything already.
         """
         batches = self.data.evaluation_batches(split, evaluation_batch(self.task), self.group)
-        counts = evaluate(self.model, self._until_stopped(batches, save))
+        batches = self._until_stopped(batches, save)
+        counts = evaluate(self.model, batches, self.is_in_channels_last)
         return counts.sum_over(self.group, self.device)
 
     def _until_stopped(self, batches: Batches, save: bool = False) -> Batches:

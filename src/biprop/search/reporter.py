@@ -220,6 +220,7 @@ class RunReporter(Reporter):
             "step": state.step,
             "best_epoch": state.best.epoch,
             "best_validation": state.best.validation.top1,
+            "measured_on": self._config.measured_on,
             "memory": logs.memory_peak(self._device),
         }
 
@@ -248,12 +249,11 @@ class RunReporter(Reporter):
         self, state: SearchState, train: Counts, validation: Counts, rates: Mapping[str, float]
     ) -> str:
         is_best = self._data.validation_chooses and state.best.epoch == state.epoch
-        measured_on = "validation" if self._config.holds_out else "test"
         parts = [
             f"epoch {self._budget.in_words(state.epoch, state)}",
             f"loss {train.loss:.3f}",
             f"train {train.top1:5.1f} %",
-            f"{measured_on} {validation.top1:5.1f} %",
+            f"{self._config.measured_on} {validation.top1:5.1f} %",
             f"kept {100 * self._network.density:.1f} %",
             f"lr {rates['lr']:.3g}",
             f"{rates['seconds']:.1f} s",

@@ -12,6 +12,7 @@ from ..data import DataSet
 from ..distributed import Group
 from ..errors import UserError
 from ..evaluation import subject
+from ..evaluation.memory_format import why_not_channels_last
 from ..evaluation.subject import Subject
 
 
@@ -33,6 +34,7 @@ class Teacher(nn.Module):
     def __init__(self, network: Subject, images: DataSet) -> None:
         super().__init__()
         self.model, self.arch = network.model, network.config.arch
+        self._takes_channels_last = why_not_channels_last(network.model, network.task) is None
         searched = torch.tensor([images.mean, images.std])
         is_known = network.mean and network.std
         own = torch.tensor([network.mean, network.std]) if is_known else searched
@@ -45,7 +47,10 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, ...]."""
-        logits: Tensor = self.model(images * self.factor + self.shift)
+        images = images * self.factor + self.shift
+        if not self._takes_channels_last:
+            images = images.contiguous()
+        logits: Tensor = self.model(images)
         return logits
 
 

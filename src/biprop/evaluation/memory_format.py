@@ -1,0 +1,54 @@
+"""The memory format channels_last of images, in which a CPU computes convolutions faster."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from ..models.network import Task
+
+EXAMPLES = 2
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] in the memory format channels_last; other data as they are.
+
+    Convolutions adopt the format of their images. Weights keep theirs, and scores with them the
+    order in which ties of the top-k selection are broken.
+    """
+    if images.dim() != 4:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def why_not_channels_last(model: nn.Module, task: Task) -> RuntimeError | None:
+    """What a network raises on images in channels_last: `Tensor.view` in a network of the user's
+    own fails there. None: it takes them.
+
+    Its mode is afterwards as before, and so are PyTorch's random numbers.
+    """
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    like = next(filter(torch.is_floating_point, tensors), torch.empty(0))
+    images = channels_last(like.new_zeros(EXAMPLES, *task.shape))
+    was_training = model.training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.eval()(images)
+    except RuntimeError as error:
+        return error
+    finally:
+        model.train(was_training)
+    return None
+
+
+def is_in_channels_last(
+    asked: bool | None, model: nn.Module, task: Task, device: torch.device
+) -> bool:
+    """Whether a network is given its images in channels_last: if it takes them, and the option
+    `channels_last` is set, or is None and the device is the CPU.
+    """
+    is_wanted = device.type == "cpu" if asked is None else asked
+    return is_wanted and why_not_channels_last(model, task) is None
