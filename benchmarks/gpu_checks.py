@@ -298,7 +298,7 @@ def check_that_nothing_waits(device: torch.device) -> str:
             search.state.batch = first
             torch.cuda.set_sync_debug_mode("error" if first else "default")
             try:
-                for lesson in search._lessons():
+                for lesson in search.lessons.of_epoch(0, first):
                     search._train_step(*lesson)
             finally:
                 torch.cuda.set_sync_debug_mode("default")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from conftest import write_image_folder
-
 from run_folders import DIGITS_TICKET
 
 from biprop import UserError, config, data

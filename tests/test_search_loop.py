@@ -78,7 +78,7 @@ def steps(search: Search, first: int) -> None:
     search.state.batch = first
     search._forward.set_training_mode()
     pace = Pace(0)
-    for lesson in search._lessons():
+    for lesson in search.lessons.of_epoch(0, first):
         search._train_step(*lesson)
         search.reporter.on_steps(search.state, pace)
         search._save_or_stop()

@@ -37,7 +37,7 @@ def scores_of(search: Search) -> torch.Tensor:
 
 def gradient_step(search: Search) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss, logits and labels of the first batch."""
-    images, labels, taught = next(search._lessons())
+    images, labels, taught = next(search.lessons.of_epoch(0))
     search.network.model.eval()
     return search._loss(images, labels, taught), search.network.model(images), labels
 
@@ -56,7 +56,7 @@ def test_the_loss_has_the_predictions_of_any_kind_of_file(
     search.open_folder()
     loss, logits, labels = gradient_step(search)
     known = subject.of_file(files[kind], {})
-    images, _, _ = next(search._lessons())
+    images, _, _ = next(search.lessons.of_epoch(0))
     known.model.eval()
     softened = (known.model(images) / 3).softmax(1)
     entropy = -(softened * softened.log()).sum(1).mean()
@@ -123,9 +123,8 @@ def test_a_teacher_may_see_every_image_once_as_it_is(
         if "flip" in augment:
             expected = (expected + known(images.flip(-1))) / 2
     for first in (0, 2):
-        search.state.epoch, search.state.batch = 1, first
         rows = search.data.training_indices(search.config.batch_size, 0, 1)[first:]
-        for (_, own, taught), row in zip(search._lessons(), rows, strict=True):
+        for (_, own, taught), row in zip(search.lessons.of_epoch(1, first), rows, strict=True):
             assert torch.equal(own, labels[row])
             torch.testing.assert_close(taught, expected[row], rtol=1e-4, atol=1e-4)
 

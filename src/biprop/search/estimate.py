@@ -116,10 +116,10 @@ def estimate(search: Search) -> Estimate:
 
 def _seconds_of_teacher(search: Search) -> float:
     """Of a pass over all plain images, which the steps that are timed need, too."""
-    if not search.asks_teacher_once:
+    if not search.lessons.asks_teacher_once:
         return 0.0
     start = time.perf_counter()
-    search.ask_teacher()
+    search.lessons.all_predictions()
     return time.perf_counter() - start
 
 

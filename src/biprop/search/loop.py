@@ -20,7 +20,6 @@ from ..config import Config, has_graph
 from ..console import Console
 from ..data import DataSet, Split
 from ..data.stream import reader_death
-from ..data.transfer import on_device
 from ..distributed import ALONE, Group
 from ..errors import UserError, one_line
 from ..evaluation.counts import Counts, Uncounted, evaluate
@@ -37,6 +36,7 @@ from .baseline import random_score_accuracy
 from .budget import RAMP_SHARE, Budget
 from .forward import TrainingForward, average_batch_norm_statistics, where_not_finite
 from .heap import freed_memory_kept
+from .lessons import Batches, Lesson, Lessons
 from .optim import build_optimizer
 from .optim import load_state as load_optimizer
 from .outcome import Best, Result, SearchDiverged, SearchStopped
@@ -56,10 +56,6 @@ GPU. On the CPU, and in one of several processes, it looks at every step.
 NON_FINITE_LOSS = "the loss is infinite or not a number in at least one of the processes"
 PATIENCE_WITH_RANK_0 = 2.0
 """Seconds that another process waits for rank 0 to record why it ends."""
-
-Batches = Iterator[tuple[Tensor, Tensor]]
-Lessons = Iterator[tuple[Tensor, Tensor, Tensor | None]]
-"""Images [V B, C, H, W], labels [B], and a teacher's logits [B, classes] if there is one."""
 
 
 class Search:
@@ -83,6 +79,7 @@ class Search:
     Attributes:
         network, task, optimizer, data, device: what is trained, for what, by what, on what, where.
         teacher: the network whose predictions are learned too; or None.
+        lessons: the training batches, with what the teacher says of them.
         state: how far the search is.
         budget: how far it goes.
         checkpoints, reporter: what it writes; there after `open_folder`.
@@ -118,6 +115,16 @@ class Search:
         self._forward = TrainingForward(self.network, self.task, config, self.device, group)
         self.teacher = teacher.load(config, data, self.device)
         self.data = data.to(self.device)
+        self.lessons = Lessons(
+            config,
+            self.data,
+            self.task,
+            self.teacher,
+            self._forward,
+            group,
+            console,
+            self._until_stopped,
+        )
         self.budget = Budget.of(config, self.batches)
         self.optimizer = _optimizer(self.model, config)
         is_baseline_due = config.baseline and not start
@@ -125,7 +132,6 @@ class Search:
         self.stop = StopRequest()
         self._loss_is_not_finite = False
         self._uncounted = Uncounted()
-        self._predictions: Tensor | None = None
         is_alone_on_gpu = self.device.type != "cpu" and group.size == 1
         self._look_every = LOOK_EVERY if is_alone_on_gpu else 1
         self._folder: Path | None = None
@@ -311,8 +317,8 @@ class Search:
         validation = Counts()
         if self.budget.is_used_up(state):  # killed between its last epoch and its result
             validation = self._evaluate(self.data.validation)
-        else:
-            self.ask_teacher()
+        elif self.lessons.asks_teacher_once:
+            self.lessons.all_predictions()  # before the progress bar of an epoch is shown
         with reporter.recording(state):
             while not self.budget.is_used_up(state):
                 validation = self._run_epoch() or validation
@@ -419,7 +425,8 @@ class Search:
         state = self.state
         self._forward.set_training_mode()
         with self.reporter.progress_bar(state):
-            for images, labels, taught in self._saved_if_unreadable(self._lessons()):
+            lessons = self.lessons.of_epoch(state.epoch, state.batch)
+            for images, labels, taught in self._saved_if_unreadable(lessons):
                 self._train_step(images, labels, taught)
                 self.reporter.on_steps(state, pace)
                 self._save_or_stop()
@@ -443,53 +450,9 @@ class Search:
         with freed_memory_kept():
             while True:
                 self.state.batch, self.state.train = 0, Counts()
-                for images, labels, taught in self._lessons():
+                for images, labels, taught in self.lessons.of_epoch(self.state.epoch):
                     self._train_step(images, labels, taught)
                     yield
-
-    @property
-    def asks_teacher_once(self) -> bool:
-        """Whether a teacher sees each training image once, as it is, instead of every batch."""
-        return self.teacher is not None and self.config.teacher_views == "plain"
-
-    def ask_teacher(self) -> None:
-        """Compute what a teacher says of all training images, if it sees each of them once: before
-        the progress bar of an epoch is shown.
-        """
-        if self.asks_teacher_once:
-            self._predictions_of_teacher()
-
-    def _lessons(self) -> Lessons:
-        """The training batches that are left of the epoch, with what the teacher says of them."""
-        config, state = self.config, self.state
-        which = (config.batch_size, config.seed, state.epoch, self.group, state.batch)
-        batches = self.data.training_batches(*which)
-        if not self.teacher:
-            for images, labels in batches:
-                yield images, labels, None
-        elif self.asks_teacher_once:
-            predictions = self._predictions_of_teacher()
-            rows = self.data.training_indices(*which)
-            for (images, labels), row in zip(batches, rows, strict=True):
-                yield images, labels, predictions[on_device(row, self.device)]
-        else:
-            for images, labels in batches:
-                yield images, labels, self._taught(images[: len(labels)])
-
-    def _taught(self, images: Tensor) -> Tensor:
-        """The teacher's logits [B, classes] of images [B, C, H, W], normalised for the search."""
-        assert self.teacher
-        return self._forward.logits_of(self.teacher, images)
-
-    def _predictions_of_teacher(self) -> Tensor:
-        """The teacher's logits [N, classes] of the training images as they are, computed once."""
-        if self._predictions is None:
-            train, size = self.data.train, evaluation_batch(self.task)
-            batches = self._until_stopped(self.data.evaluation_batches(train, size, self.group))
-            count = math.ceil(len(train) / self.group.size / size)
-            seen = self.console.track(batches, "batches seen by the teacher", count)
-            self._predictions = teacher.predictions(self._taught, self.data, seen, self.group)
-        return self._predictions
 
     def _train_step(self, images: Tensor, labels: Tensor, taught: Tensor | None) -> None:
         """One optimizer step on this process's share of a batch, then the masks of the new scores.
@@ -574,7 +537,7 @@ class Search:
         images_left = len(self.data.train) - self.state.batch * config.batch_size
         return own * self.group.size / min(config.batch_size, images_left)
 
-    def _saved_if_unreadable(self, batches: Lessons) -> Lessons:
+    def _saved_if_unreadable(self, batches: Iterator[Lesson]) -> Iterator[Lesson]:
         """The batches; if one cannot be read, a checkpoint is written before the error goes on."""
         try:
             yield from batches

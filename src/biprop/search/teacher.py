@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor, nn
 
 from ..config import Config
 from ..data import DataSet
-from ..distributed import Group
 from ..errors import UserError
 from ..evaluation import subject
 from ..evaluation.memory_format import why_not_channels_last
@@ -82,34 +79,3 @@ def load(config: Config, images: DataSet, device: torch.device) -> Teacher | Non
     except UserError as e:
         raise UserError(f"--teacher {e}") from None
     return Teacher(network, images).to(device)
-
-
-def predictions(
-    logits_of: Callable[[Tensor], Tensor],
-    images: DataSet,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    group: Group,
-) -> Tensor:
-    """What a teacher says of all training images as they are, neither cropped nor flipped; where a
-    search flips images, the mean of the logits of an image and of its mirror image.
-
-    Args:
-        logits_of: from images [B, C, H, W], normalised for the search, to logits [B, classes].
-        images: the data of the search.
-        batches: this process's share of its training images, in their order, and their labels.
-        group: the processes.
-
-    Returns:
-        [N, classes] float32, for the N training images, in all processes.
-    """
-    count = len(images.train)
-    logits = torch.zeros(count, len(images.classes), device=images.train.labels.device)
-    own = []
-    for batch, _ in batches:
-        views = [batch]
-        if "flip" in images.augment:
-            views.append(batch.flip(-1))
-        own.append(torch.stack([logits_of(view) for view in views]).mean(0))
-    logits[group.share_of(count)] = torch.cat(own)
-    group.average([logits])  # of the rows, zero in all processes but one
-    return logits.mul_(group.size)
