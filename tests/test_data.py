@@ -6,6 +6,8 @@ import torch
 from conftest import shared, write_cifar_parquet, write_image_folder
 
 from biprop import UserError, config, data
+from biprop.cli import command_line
+from biprop.data import dataset
 
 
 def load(**values: Any) -> data.DataSet:
@@ -30,6 +32,22 @@ def test_select_on_test_and_last_hold_nothing_out(select_on: str, chooses: bool)
     assert len(images.train) == 1437
     assert images.validation is images.test
     assert images.validation_chooses == chooses
+
+
+def test_where_no_images_choose_a_sample_of_the_test_images_is_watched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dataset, "WATCHED_IMAGES", 100)
+    images = load(select_on="last")
+    assert (len(images.train), len(images.validation), len(images.test)) == (1437, 100, 360)
+    share = 100 / 360 * images.test.labels.bincount()
+    assert (images.validation.labels.bincount() - share).abs().max() <= 1
+    assert len(load(select_on="test").validation) == 360
+    options = ["--epochs", "1", "--low-data", "0.05", "--log-dir", str(tmp_path)]
+    assert command_line.main(["find", "--select-on", "last", *options]) == 0
+    out = capsys.readouterr().out
+    assert "360 test images, of which 100 are looked at after each epoch)" in out
+    assert "of 360 images; epoch 1, the last; no image was held out" in out
 
 
 def test_a_tenth_is_held_out_whatever_the_seed(tmp_path: Path) -> None:

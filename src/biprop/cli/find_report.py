@@ -26,6 +26,9 @@ def headline(
 ) -> str:
     """One line with the network, the data set and the device of a search."""
     counts = f"{split_sizes(config, images)} {images.noun}"
+    watched = len(images.validation)
+    if config.select_on == "last" and watched < len(images.test):
+        counts += f", of which {watched:,} are looked at after each epoch"
     where = f"{device}" if processes == 1 else f"{processes} processes, {device}"
     if network.subnetwork is None:
         return f"training {config.arch}, dense, on {config.set} ({counts}), {where}"

@@ -396,7 +396,7 @@ class Config:
         "validation",
         "images on which the best epoch is chosen: validation, held out from the training images;"
         " or test, as in the papers. last: no images choose; the last epoch is kept, and all"
-        " training images train (what is shown after an epoch is the accuracy on test images)",
+        " training images train; the accuracy shown after an epoch is that on 2,000 test images",
         _DATA,
         Role.SELECTION,
         choices=("validation", "test", "last"),

@@ -21,6 +21,8 @@ from .sources import Images, Source, Split, mean_and_std, mean_and_std_of_number
 from .splits import ENOUGH_TO_CHOOSE, ENOUGH_TO_TRUST, VALIDATION_LAYER, stratified, validation_size
 from .transfer import on_device
 
+WATCHED_IMAGES = 2000
+"""Test images that a search looks at after each epoch where no images choose one, at most."""
 _LOW_DATA_LAYER, _ONE_BATCH_LAYER = 2, 3
 """Numbers of the generator's streams, besides those of `splits`."""
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -62,8 +64,8 @@ class DataSet:
         source: the images as read.
         select_on: "validation" holds out training images, the same share of every class whatever
             the seed, or takes those of a validation part; with "test" nothing is held out and
-            `validation` is the test set, as in the papers; with "last", too, but it chooses
-            nothing.
+            `validation` is the test set, as in the papers; with "last" it is a sample of the test
+            set, to watch a search by, and chooses nothing.
         recipe: augmentation of training images.
         low_data: fraction of the training images to use, the same ones for every seed.
 
@@ -95,10 +97,13 @@ class DataSet:
         self.about, self.notes = source.about, list(source.notes)
         self.is_pixels = source.is_pixels
         self.test = source.test
-        if select_on != "validation":
+        self.search_notes: list[str] = []
+        if select_on == "test":
             self.train, self.validation = source.train, source.test
-            self.validation_chooses = select_on == "test"
-            self.search_notes: list[str] = []
+            self.validation_chooses = True
+        elif select_on == "last":
+            self.train, self.validation = source.train, sample(source.test, WATCHED_IMAGES)
+            self.validation_chooses = False
         else:
             held_out = source.held_out if source.held_out is not None else _held_out(source)
             self.train = source.train.subset(~held_out)
