@@ -9,7 +9,6 @@ from ..config import Config
 from ..data import DataSet
 from ..errors import UserError
 from ..evaluation import subject
-from ..evaluation.memory_format import why_not_channels_last
 from ..evaluation.subject import Subject
 
 
@@ -31,7 +30,6 @@ class Teacher(nn.Module):
     def __init__(self, network: Subject, images: DataSet) -> None:
         super().__init__()
         self.model, self.arch = network.model, network.config.arch
-        self._takes_channels_last = why_not_channels_last(network.model, network.task) is None
         searched = torch.tensor([images.mean, images.std])
         is_known = network.mean and network.std
         own = torch.tensor([network.mean, network.std]) if is_known else searched
@@ -44,10 +42,7 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, ...]."""
-        images = images * self.factor + self.shift
-        if not self._takes_channels_last:
-            images = images.contiguous()
-        logits: Tensor = self.model(images)
+        logits: Tensor = self.model(images * self.factor + self.shift)
         return logits
 
 
