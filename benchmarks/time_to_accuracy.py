@@ -2,15 +2,19 @@
 
     python benchmarks/time_to_accuracy.py cifar10-10min --data DIR --seed 0
     python benchmarks/time_to_accuracy.py cifar10-1h --data DIR -- --prune-rate 0.1
+    python benchmarks/time_to_accuracy.py cifar10-small --teacher '--recipe cifar10-dense'
     python benchmarks/time_to_accuracy.py --table
 
-The first two search (`biprop find --recipe`), or continue a search that was stopped, and append a
+The first three search (`biprop find --recipe`), or continue a search that was stopped, and append a
 record to FOLDER/log.jsonl: the accuracy on the test images of the ticket packed with --compact,
 plain and with the logits of each image and its mirror image added, the file's bytes, seconds of
 the clock and of the processor, steps, and the processor. The epoch is chosen on 5,000 validation
 images, or is the last one with --select-on last: the test images choose nothing. A row whose record
 is there is not searched again. --table prints the records as Markdown, seeds together, with the
 accuracy that the search reported at tenths of the time.
+
+With --teacher, `biprop find` with these options and the row's seed comes first, and the row learns
+from what it finds; rows with the same teacher and seed share it. Its seconds are recorded apart.
 
 With --threads 1 a search uses one core, and `--minutes` counts its clock: a budget of 20 minutes
 on one core is about one of 10 minutes on two. Time nothing beside it.
@@ -22,6 +26,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -44,31 +49,53 @@ BATCH = 500
 
 @dataclass
 class Row:
-    """One search: a recipe, a seed and further options of `biprop find`."""
+    """One search: a recipe, a seed and further options of `biprop find`.
+
+    Attributes:
+        teacher: the options of `biprop find` for its teacher; empty if there is none.
+    """
 
     recipe: str
     seed: int
     options: list[str]
+    teacher: str
     folder: Path
     threads: int
     data: str
 
     @property
+    def what(self) -> str:
+        """The search, whatever its seed."""
+        teacher = [f"--teacher '{self.teacher}'"] if self.teacher else []
+        return " ".join([self.recipe, *self.options, *teacher])
+
+    @property
     def name(self) -> str:
         """What tells its record from others."""
-        return " ".join([self.recipe, *self.options, f"--seed {self.seed}", f"x{self.threads}"])
+        return f"{self.what} {self._of_run}"
 
     @property
     def log_dir(self) -> Path:
         """Its own folder of runs, so that --resume auto finds its run only."""
-        words = "".join(c if c.isalnum() or c in ".-=" else "_" for c in self.name)
-        return self.folder / words
+        return self._log_dir(self.name)
 
-    def command(self) -> list[str]:
-        """The search as a user types it."""
-        flags = ["--recipe", self.recipe, "--data", self.data, "--seed", str(self.seed)]
-        where = ["--device", "cpu", "--log-dir", str(self.log_dir), "--resume", "auto"]
-        return [sys.executable, "-m", "biprop", "find", *flags, *where, *self.options]
+    @property
+    def teacher_log_dir(self) -> Path:
+        """The same of its teacher."""
+        return self._log_dir(f"teacher {self.teacher} {self._of_run}")
+
+    @property
+    def _of_run(self) -> str:
+        return f"--seed {self.seed} x{self.threads}"
+
+    def _log_dir(self, name: str) -> Path:
+        return self.folder / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)
+
+    def command(self, options: list[str], log_dir: Path) -> list[str]:
+        """A search with these options as a user types it."""
+        flags = ["--data", self.data, "--seed", str(self.seed), "--device", "cpu"]
+        where = ["--log-dir", str(log_dir), "--resume", "auto"]
+        return [sys.executable, "-m", "biprop", "find", *options, *flags, *where]
 
 
 class Mirrored(nn.Module):
@@ -89,14 +116,26 @@ class Mirrored(nn.Module):
 
 
 def search(row: Row) -> float:
-    """Search, or continue; returns the processor seconds of all stretches so far."""
-    row.log_dir.mkdir(parents=True, exist_ok=True)
+    """Search, or continue, the teacher first; returns the processor seconds of all stretches of the
+    row's own search.
+    """
+    options = ["--recipe", row.recipe, *row.options]
+    if row.teacher:
+        if not is_complete(row.teacher_log_dir):
+            find(row, shlex.split(row.teacher), row.teacher_log_dir)
+        options += ["--teacher", str(run_folder(row.teacher_log_dir))]
+    return find(row, options, row.log_dir)
+
+
+def find(row: Row, options: list[str], log_dir: Path) -> float:
+    """`biprop find` with these options, to its end; returns its processor seconds."""
+    log_dir.mkdir(parents=True, exist_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": str(row.threads)}
-    ended = subprocess.run(row.command(), env=environment, check=False)
+    ended = subprocess.run(row.command(options, log_dir), env=environment, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    record = row.log_dir / "processor_seconds.txt"
+    record = log_dir / "processor_seconds.txt"
     total = used + (float(record.read_text()) if record.exists() else 0.0)
     record.write_text(f"{total}\n")
     if ended.returncode:
@@ -104,15 +143,36 @@ def search(row: Row) -> float:
     return total
 
 
-def run_folder(row: Row) -> Path:
-    """Of the row's complete search."""
-    (result,) = row.log_dir.rglob(RESULT)
+def is_complete(log_dir: Path) -> bool:
+    return any(log_dir.rglob(RESULT))
+
+
+def run_folder(log_dir: Path) -> Path:
+    """Of the complete search in a folder of runs."""
+    (result,) = log_dir.rglob(RESULT)
     return result.parent
+
+
+def of_teacher(row: Row) -> dict[str, float]:
+    """Seconds and test accuracy of a row's teacher; empty without."""
+    if not row.teacher:
+        return {}
+    run = run_folder(row.teacher_log_dir)
+    test = json.loads((run / RESULT).read_text())["test"]
+    return {
+        "teacher_seconds": seconds_of(read_metrics(run / LOGS / METRICS)),
+        "teacher_accuracy": round(100 * test["right"] / test["images"], 2),
+    }
+
+
+def seconds_of(epochs: list[dict[str, Any]]) -> float:
+    total: float = sum(line["seconds"] for line in epochs)
+    return total
 
 
 def measure(row: Row, processor_seconds: float) -> dict[str, Any]:
     """The record of a complete search."""
-    run = run_folder(row)
+    run = run_folder(row.log_dir)
     ticket_file = row.folder / f"{row.log_dir.name}.mpt"
     size = pack(run, {}, compact=True).save(ticket_file)
     ticket = Ticket.load(ticket_file)
@@ -125,7 +185,7 @@ def measure(row: Row, processor_seconds: float) -> dict[str, Any]:
     epochs = read_metrics(run / LOGS / METRICS)
     return {
         "row": row.name,
-        "recipe": " ".join([row.recipe, *row.options]),
+        "recipe": row.what,
         "seed": row.seed,
         "threads": row.threads,
         "processor": processor(),
@@ -135,7 +195,8 @@ def measure(row: Row, processor_seconds: float) -> dict[str, Any]:
         "bytes": size,
         "weights": ticket.weights,
         "kept": ticket.kept,
-        "seconds": sum(line["seconds"] for line in epochs),
+        "seconds": seconds_of(epochs),
+        **of_teacher(row),
         "processor_seconds": round(processor_seconds, 1),
         "epochs": len(epochs),
         "steps": epochs[-1]["step"],
@@ -165,7 +226,7 @@ def table(records: list[dict[str, Any]]) -> str:
     columns = (
         "recipe",
         "seeds",
-        "minutes, threads",
+        "minutes (and of the teacher), threads",
         "epochs",
         "test accuracy, %",
         "mirrored too, %",
@@ -179,16 +240,22 @@ def table(records: list[dict[str, Any]]) -> str:
     return head + "\n".join(map(line, groups.values()))
 
 
+def mean_minutes(group: list[dict[str, Any]], name: str) -> str:
+    return f"{statistics.mean(record[name] for record in group) / 60:.1f}"
+
+
 def line(group: list[dict[str, Any]]) -> str:
     """One line of the table."""
     first = group[0]
-    minutes = statistics.mean(record["seconds"] for record in group) / 60
+    minutes = mean_minutes(group, "seconds")
+    if "teacher_seconds" in first:
+        minutes += f" and {mean_minutes(group, 'teacher_seconds')}"
     epochs = statistics.mean(record["epochs"] for record in group)
     sizes = statistics.mean(record["bytes"] for record in group)
     cells = [
         f"`{first['recipe']}`",
         ", ".join(str(record["seed"]) for record in group),
-        f"{minutes:.1f}, {first['threads']}",
+        f"{minutes}, {first['threads']}",
         f"{epochs:.0f}",
         mean_and_spread([record["plain"] for record in group]),
         mean_and_spread([record["mirrored"] for record in group]),
@@ -212,9 +279,10 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("recipe", nargs="?", help="name of a recipe (biprop list configs)")
+    add("recipe", nargs="?", help="name of a recipe (biprop list recipes)")
     add("--data", default="data", help="folder with CIFAR-10 [%(default)s]")
     add("--seed", type=int, default=0, help="seed [%(default)s]")
+    add("--teacher", default="", metavar="OPTIONS", help="of biprop find, in quotes [none]")
     add("--threads", type=int, default=2, help="threads of PyTorch [%(default)s]")
     add("--folder", type=Path, default=Path("runs/time_to_accuracy"), help="[%(default)s]")
     add("--table", action="store_true", help="print the records and search nothing")
@@ -235,6 +303,7 @@ def main() -> None:
         arguments.recipe,
         arguments.seed,
         options,
+        arguments.teacher,
         arguments.folder.resolve(),
         arguments.threads,
         arguments.data,
