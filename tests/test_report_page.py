@@ -199,6 +199,7 @@ def test_curves_on_test_images_say_so(tmp_path: Path) -> None:
     assert heads[3:5] == ["test loss", "test, %"]
     assert "epoch 2, test top1" in section.text
     assert "Solid: test images." in section.text
+    assert entry.counts.keys() == {"test"}
     assert "validation" not in section.text
     both = read_all(tmp_path / "a", write_run(tmp_path / "b"))
     assert "Solid: validation or test images." in sections(written(both))["training"].text

@@ -27,6 +27,7 @@ from biprop.runs.folder import BEST, INITIAL, LAST, RESULT, held, make, newest, 
 from biprop.search.loop import Search
 from biprop.search.optim import build_optimizer
 from biprop.search.outcome import Best, Result, SearchDiverged, SearchStopped
+from biprop.search.pack import pack
 from biprop.search.state import SearchState
 from biprop.subnetwork import masks, schedule
 
@@ -186,6 +187,9 @@ def test_selection_on_test_data_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "validation" not in epoch + of_status["last whole epoch"]
     assert result.validation.images == result.test.images == 360
     assert result.validation.right == result.test.right
+    found = pack(result.folder, {}).found  # has no "validation accuracy", which it is not
+    assert "validation" not in found
+    assert found["test"]["right"] == result.test.right
 
 
 def test_without_images_that_choose_the_last_epoch_is_kept(tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ def _run(folder: Path, pack: Pack) -> Entry:
     best = result.get("epoch") or read_object(folder / PROGRESS).get("best_epoch")
     entry.best_epoch = best if type(best) is int else 0
     entry.counts = _counts(result)
+    if entry.measured_on == "test":
+        entry.counts.pop("validation", None)  # they are of test images
     if not result:
         entry.missing.append(
             f"no test accuracy: the run is not complete; see biprop status {folder}"

@@ -110,8 +110,9 @@ def _provenance(content: checkpoint.Content, file: Path) -> dict[str, Any]:
         "config": _text(ours.get("config_name")),
         "searched_by": f"biprop {_text(ours.get('version'))}",
         "selected_on": content.config.select_on,
-        "validation": _counts(ours.get("best_validation"), file),
     }
+    if content.config.holds_out:  # elsewhere these counts are of test images
+        record["validation"] = _counts(ours.get("best_validation"), file)
     if content.config.teacher:
         record["teacher"] = Path(content.config.teacher).name  # tickets tell no paths
     return record | _test_counts(content, file)
