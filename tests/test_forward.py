@@ -144,7 +144,7 @@ def test_a_network_that_views_its_images_gets_them_as_they_are() -> None:
     assert own.training
     assert torch.equal(torch.random.get_rng_state(), state)
     network, device = Network(own, None), torch.device("cpu")
-    options = config.Config(arch="Conv2", prune_rate=0.3)
+    options = config.Config(arch="views.py:Views", prune_rate=0.3)
     assert not TrainingForward(network, TASK, options, device, ALONE).is_in_channels_last
     forced = dataclasses.replace(options, channels_last=True)
     with pytest.raises(UserError, match=r"--channels-last: .* leave it out"):

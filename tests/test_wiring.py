@@ -648,7 +648,7 @@ def test_the_best_epoch_is_the_last_of_equals_at_the_final_density(
         0,
     ]  # before the search; six epochs, the first two of which are denser; in the end
     script = iter([Counts(997, number, number) for number in right])
-    monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(script))
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments: next(script))
     result = searched(
         resolved(tmp_path, conv_type="GlobalSubnetConv", prune_rate_epoch=2, epochs=6)
     )
@@ -712,7 +712,7 @@ def test_each_column_of_the_results_has_its_own_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = iter(SCRIPT)
-    monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(script))
+    monkeypatch.setattr(loop, "evaluate", lambda *arguments: next(script))
     options = resolved(
         tmp_path,
         bn_type="AffineBatchNorm",

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from ..config import Config, has_graph
 from ..models.network import Task
 
 EXAMPLES = 2
@@ -44,11 +45,12 @@ def why_not_channels_last(model: nn.Module, task: Task) -> RuntimeError | None:
     return None
 
 
-def is_in_channels_last(
-    asked: bool | None, model: nn.Module, task: Task, device: torch.device
-) -> bool:
-    """Whether a network is given its images in channels_last: if it takes them, and the option
-    `channels_last` is set, or is None and the device is the CPU.
+def is_in_channels_last(config: Config, model: nn.Module, task: Task, device: torch.device) -> bool:
+    """Whether a network is given its images in channels_last: if it takes them, which those of the
+    registry do, and the option `channels_last` is set, or is None and the device is the CPU.
     """
+    asked = config.channels_last
     is_wanted = device.type == "cpu" if asked is None else asked
-    return is_wanted and why_not_channels_last(model, task) is None
+    if not (is_wanted and has_graph(config.arch)):
+        return is_wanted
+    return why_not_channels_last(model, task) is None

@@ -297,6 +297,7 @@ def measure(
     model.to(chosen)
     batches = images.evaluation_batches(split.to(chosen), size, normalised=packed is None)
     count = -(-len(split) // size)
-    asked = False if packed else subject.config.channels_last
-    in_channels_last = is_in_channels_last(asked, model, subject.task, chosen)
+    in_channels_last = packed is None and is_in_channels_last(
+        subject.config, model, subject.task, chosen
+    )
     return evaluate(model, console.track(batches, f"{what}, batches", count), in_channels_last)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed
-from ..config import Config
+from ..config import Config, has_graph
 from ..distributed import Group, sync_batchnorm
 from ..errors import UserError, one_line
 from ..evaluation.memory_format import (
@@ -52,8 +52,7 @@ class TrainingForward:
         is_automatic = config.amp == "auto"
         self._is_bfloat16 = config.amp == "bf16" or (is_automatic and has_fast_bfloat16(device))
         _check_channels_last(network.model, task, config)
-        asked = config.channels_last
-        self.is_in_channels_last = is_in_channels_last(asked, network.model, task, device)
+        self.is_in_channels_last = is_in_channels_last(config, network.model, task, device)
         self._module = network.model
         if group.size > 1:
             self._module = _data_parallel(network.model, config, device)
@@ -99,7 +98,9 @@ class TrainingForward:
 
 def _check_channels_last(model: nn.Module, task: Task, config: Config) -> None:
     """Raise UserError if `channels_last` is asked for, and the network does not take it."""
-    if config.channels_last and (error := why_not_channels_last(model, task)):
+    if not (config.channels_last and has_graph(config.arch)):
+        return
+    if error := why_not_channels_last(model, task):
         raise UserError(
             f"--channels-last: --arch {config.arch} does not take images in this memory format:"
             f" {type(error).__name__}: {one_line(error)}; leave it out"
