@@ -40,7 +40,7 @@ from torch import nn
 
 from biprop import Ticket, config, data
 from biprop.evaluation.counts import Counts, evaluate
-from biprop.runs.folder import LOGS, METRICS, RESULT, read_metrics
+from biprop.runs.folder import LOGS, METRICS, RESULT, read_metrics, read_object
 from biprop.search.pack import pack
 
 TENTHS = 10
@@ -121,30 +121,27 @@ def search(row: Row) -> float:
     """
     options = ["--recipe", row.recipe, *row.options]
     if row.teacher:
-        if not is_complete(row.teacher_log_dir):
-            find(row, shlex.split(row.teacher), row.teacher_log_dir)
+        find(row, shlex.split(row.teacher), row.teacher_log_dir)
         options += ["--teacher", str(run_folder(row.teacher_log_dir))]
     return find(row, options, row.log_dir)
 
 
 def find(row: Row, options: list[str], log_dir: Path) -> float:
-    """`biprop find` with these options, to its end; returns its processor seconds."""
+    """`biprop find` with these options, unless it is complete; returns its processor seconds."""
     log_dir.mkdir(parents=True, exist_ok=True)
+    record = log_dir / "processor_seconds.txt"
+    total = float(record.read_text()) if record.exists() else 0.0
+    if any(log_dir.rglob(RESULT)):
+        return total
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": str(row.threads)}
     ended = subprocess.run(row.command(options, log_dir), env=environment, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    record = log_dir / "processor_seconds.txt"
-    total = used + (float(record.read_text()) if record.exists() else 0.0)
+    total += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record.write_text(f"{total}\n")
     if ended.returncode:
         sys.exit(f"the search ended with code {ended.returncode}: start the same command again")
     return total
-
-
-def is_complete(log_dir: Path) -> bool:
-    return any(log_dir.rglob(RESULT))
 
 
 def run_folder(log_dir: Path) -> Path:
@@ -158,10 +155,10 @@ def of_teacher(row: Row) -> dict[str, float]:
     if not row.teacher:
         return {}
     run = run_folder(row.teacher_log_dir)
-    test = json.loads((run / RESULT).read_text())["test"]
+    test = Counts(**read_object(run / RESULT)["test"])
     return {
         "teacher_seconds": seconds_of(read_metrics(run / LOGS / METRICS)),
-        "teacher_accuracy": round(100 * test["right"] / test["images"], 2),
+        "teacher_accuracy": percent(test),
     }
 
 

@@ -51,6 +51,7 @@ from biprop.data.augmix import AugMix
 from biprop.data.cifar import CIFAR_MEAN, CIFAR_STD
 from biprop.data.sources import Images
 from biprop.evaluation.counts import evaluate
+from biprop.evaluation.memory_format import channels_last
 from biprop.models.network import Network, Task, build_network
 from biprop.search.heap import freed_memory_kept
 from biprop.search.optim import build_optimizer
@@ -124,7 +125,7 @@ def make_step(
     def step() -> None:
         images, labels = next(source)
         if how.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = channels_last(images)
         with torch.autocast(how.device, torch.bfloat16, enabled=how.amp == "bf16"):
             logits = forward(images).float()
         optimizer.zero_grad()

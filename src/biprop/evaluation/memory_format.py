@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, has_graph
+from ..errors import UserError, one_line
 from ..models.network import Task
 
 EXAMPLES = 2
@@ -48,9 +49,18 @@ def why_not_channels_last(model: nn.Module, task: Task) -> RuntimeError | None:
 def is_in_channels_last(config: Config, model: nn.Module, task: Task, device: torch.device) -> bool:
     """Whether a network is given its images in channels_last: if it takes them, which those of the
     registry do, and the option `channels_last` is set, or is None and the device is the CPU.
+
+    Raises:
+        UserError: the option is set, and the network does not take them.
     """
     asked = config.channels_last
     is_wanted = device.type == "cpu" if asked is None else asked
     if not (is_wanted and has_graph(config.arch)):
         return is_wanted
-    return why_not_channels_last(model, task) is None
+    reason = why_not_channels_last(model, task)
+    if asked and reason:
+        raise UserError(
+            f"--channels-last: --arch {config.arch} does not take images in this memory format:"
+            f" {type(reason).__name__}: {one_line(reason)}; leave it out"
+        )
+    return reason is None

@@ -102,8 +102,7 @@ class Entry:
     @property
     def measured_on(self) -> str:
         """The images on which each epoch was measured: "test" where none were held out."""
-        is_held_out = self.settings.get("select_on", "validation") == "validation"
-        return "validation" if is_held_out else "test"
+        return Config(select_on=self.settings.get("select_on", Config.select_on)).measured_on
 
     @property
     def density(self) -> float | None:

@@ -10,14 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed
-from ..config import Config, has_graph
+from ..config import Config
 from ..distributed import Group, sync_batchnorm
-from ..errors import UserError, one_line
-from ..evaluation.memory_format import (
-    channels_last,
-    is_in_channels_last,
-    why_not_channels_last,
-)
+from ..errors import UserError
+from ..evaluation.memory_format import channels_last, is_in_channels_last
 from ..models.network import Network, Task
 
 COMPILER_MODULES = ("torch._dynamo", "torch._inductor")
@@ -51,7 +47,6 @@ class TrainingForward:
         self._is_compiled = config.compile
         is_automatic = config.amp == "auto"
         self._is_bfloat16 = config.amp == "bf16" or (is_automatic and has_fast_bfloat16(device))
-        _check_channels_last(network.model, task, config)
         self.is_in_channels_last = is_in_channels_last(config, network.model, task, device)
         self._module = network.model
         if group.size > 1:
@@ -94,17 +89,6 @@ class TrainingForward:
                     f"--compile: torch.compile fails here: {reason}; leave it out"
                 ) from None
             raise
-
-
-def _check_channels_last(model: nn.Module, task: Task, config: Config) -> None:
-    """Raise UserError if `channels_last` is asked for, and the network does not take it."""
-    if not (config.channels_last and has_graph(config.arch)):
-        return
-    if error := why_not_channels_last(model, task):
-        raise UserError(
-            f"--channels-last: --arch {config.arch} does not take images in this memory format:"
-            f" {type(error).__name__}: {one_line(error)}; leave it out"
-        )
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
