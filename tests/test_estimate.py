@@ -124,6 +124,16 @@ def test_find_shows_everything_and_writes_nothing(capsys: pytest.CaptureFixture[
     assert list(Path().iterdir()) == []
 
 
+def test_without_validation_images_the_time_of_looking_at_test_images_is_called_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main(["find", "--dry-run", *SHORT, "--select-on", "last"]) == 0
+    out = capsys.readouterr().out
+    parts = r"\(training [\d.]+ \w+, test images after each epoch [\d.]+ \w+, test [\d.]+ \w+\)"
+    assert re.search(rf"estimated time +[\d.]+ \w+ +{parts}", out)
+    assert "validation" not in out
+
+
 @pytest.mark.parametrize("options", [["--set", "folder"], ["--set", "ImageNet", "--workers", "0"]])
 def test_every_kind_of_set(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
     write_image_folder(Path("photos/train"))

@@ -115,10 +115,11 @@ def _rows(search: Search, estimated: Estimate) -> Rows:
         epochs = f"about {epochs} in {config.minutes:g} minutes"
     steps = f"{plural(estimated.batches, 'step')} of {config.batch_size:,} images"
     of_step = f"median of {plural(estimated.timed, 'step')}, after a warm-up, on {search.device}"
+    of_each_epoch = "validation" if config.holds_out else "test images after each epoch"
     parts = {
         **({"teacher": estimated.teaching} if estimated.teaching else {}),
         "training": estimated.training,
-        "validation": estimated.validation,
+        of_each_epoch: estimated.validation,
         "test": estimated.testing,
     }
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
