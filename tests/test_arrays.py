@@ -12,7 +12,7 @@ from conftest import network_of, random_ticket
 from biprop import Engine, UserError, config
 from biprop.config import Config
 from biprop.console import Console
-from biprop.data import DataSet, load
+from biprop.data import DataSet, load, sources
 from biprop.data.listings import recognise
 from biprop.data.sources import mean_and_std, mean_and_std_of_numbers
 from biprop.deck.build import build
@@ -74,6 +74,20 @@ def test_bytes_are_pixels_like_those_of_images(tmp_path: Path) -> None:
     assert not rows.is_images
     batch, _ = next(rows.evaluation_batches(rows.train, 40))
     assert abs(batch.mean(0)).max() < 1e-5
+
+
+@pytest.mark.parametrize("sides", [(), (5,), (3, 4), (2, 3, 4)])
+def test_statistics_of_pixels_are_of_all_samples_whatever_their_order(
+    sides: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_MOST_NUMBERS", 100)
+    pixels = torch.randint(0, 256, (30, 2, *sides), dtype=torch.uint8)
+    pixels, _ = pixels.sort(dim=0)  # as if sorted by class
+    mean, std = mean_and_std(pixels)
+    by_channel = (pixels.double() / 255).transpose(0, 1).reshape(2, -1)
+    np.testing.assert_allclose(mean, by_channel.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(std, by_channel.std(1), rtol=1e-12)
+    assert mean_and_std(torch.full((4, 1), 7, dtype=torch.uint8)) == ((7 / 255,), (1e-3,))
 
 
 def test_statistics_of_numbers_are_per_channel_and_exact() -> None:

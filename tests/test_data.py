@@ -151,6 +151,9 @@ def test_image_folders_train_on_their_own_statistics(tmp_path: Path) -> None:
     images = load(set="folder", data=write_image_folder(tmp_path / "pets").as_posix())
     assert (len(images.train), len(images.validation), len(images.test)) == (14, 2, 4)
     assert images.classes == ["cat", "dog"]
+    batch, _ = next(images.evaluation_batches(images.train, 14))
+    assert batch.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (batch.std((0, 2, 3)) - 1).abs().max() < 1e-4
 
 
 def test_a_few_validation_images_are_told_of_and_choose_nothing(tmp_path: Path) -> None:

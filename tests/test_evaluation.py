@@ -16,9 +16,16 @@ from biprop.cli import command_line
 from biprop.config import resolve
 from biprop.console import Console
 from biprop.data import load
+from biprop.data.sources import Images
 from biprop.engine import instruction_sets
 from biprop.evaluation.engine_model import Packed
-from biprop.evaluation.subject import load_data, measure, of_checkpoint, of_ticket
+from biprop.evaluation.subject import (
+    calibration_images,
+    load_data,
+    measure,
+    of_checkpoint,
+    of_ticket,
+)
 from biprop.models.network import Task
 from biprop.runs.folder import BEST
 from biprop.search import pack
@@ -124,6 +131,20 @@ def test_images_are_all_there_and_normalised_as_the_ticket_wants_them(
         next(images.evaluation_batches(images.test, 9, normalised=way)) for way in (True, False)
     )
     assert torch.allclose(batch, (pixels / 255 - 0.25) / 0.5)
+
+
+def test_images_for_calibration_are_of_all_classes(found_run: Path) -> None:
+    subject = of_checkpoint(found_run / "checkpoints" / BEST, {}, {})
+    images = load_data(subject, Console())
+    order = images.train.labels.argsort()  # as folders of classes are read
+    assert isinstance(images.train, Images)
+    images.train = Images(images.train.images[order], images.train.labels[order])
+    chosen = torch.from_numpy(calibration_images(subject, images, 20))
+    labels = [
+        int(images.train.labels[(images.train.images == image).flatten(1).all(1)][0])
+        for image in chosen
+    ]
+    assert set(labels) == set(range(10))
 
 
 def test_the_engine_is_double_precisions_own() -> None:

@@ -382,8 +382,7 @@ def _statistics(source: Source, train: Split) -> tuple[tuple[float, ...], tuple[
     assert isinstance(train, Images)
     if not source.is_pixels:
         return mean_and_std_of_numbers(train.images)
-    is_flat = train.images.dim() < 4
-    return mean_and_std(train.images[..., None, None] if is_flat else train.images)
+    return mean_and_std(train.images)
 
 
 def _held_out(source: Source) -> Tensor:

@@ -21,7 +21,6 @@ from .sources import (
     Progress,
     Source,
     Split,
-    mean_and_std,
     no_progress,
 )
 from .stream import Streamed
@@ -33,7 +32,7 @@ def in_memory(
     progress: Progress = no_progress,
     channels: int | None = None,
 ) -> Source:
-    """Both parts decoded, of one size, with statistics of their own.
+    """Both parts decoded, of one size.
 
     Args:
         parts: the encoded images.
@@ -50,8 +49,7 @@ def in_memory(
     train, test = (decode_all(part, image_size, progress, mode) for part in listings)
     if train.shape != test.shape:
         raise UserError(f"training and test images have different sizes: {_SCALE}")
-    mean, std = mean_and_std(train.images)
-    return _source(parts, train, test, mean, std)
+    return _source(parts, train, test, mean=(), std=())
 
 
 def streamed(parts: Parts, image_size: int | None, workers: int) -> Source:

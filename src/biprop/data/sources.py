@@ -184,14 +184,23 @@ class Source:
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of pixels in [0, 1], from at most 10,000 images.
+    """Mean and standard deviation per channel, of pixels in [0, 1]; the deviation of a constant is
+    0.001.
 
     Args:
-        images: [N, C, H, W] uint8.
+        images: [N, C, ...] uint8.
     """
-    pixels = images[:10_000].double() / 255
-    std = pixels.std(dim=(0, 2, 3)).clamp(min=1e-3)
-    return tuple(pixels.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist())
+    axes = _axes_but_channels(images)
+    count = images.numel() // images.shape[1]
+    total = squares = torch.zeros(images.shape[1], dtype=torch.int64)
+    for some in images.split(max(1, _MOST_NUMBERS // images[0].numel())):
+        values = some.long()
+        total = total + values.sum(axes)
+        squares = squares + values.square().sum(axes)
+    mean = total.double() / count
+    variance = (squares.double() - total * mean) / max(1, count - 1)
+    std = (variance.clamp(min=0).sqrt() / 255).clamp(min=1e-3)
+    return tuple((mean / 255).tolist()), tuple(std.tolist())
 
 
 def mean_and_std_of_numbers(samples: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -201,7 +210,7 @@ def mean_and_std_of_numbers(samples: Tensor) -> tuple[tuple[float, ...], tuple[f
     Args:
         samples: [N, C, ...] float32.
     """
-    axes = [axis for axis in range(samples.dim()) if axis != 1]
+    axes = _axes_but_channels(samples)
     means, deviations = [], []
     for channel in samples.split(max(1, _MOST_NUMBERS // len(samples)), dim=1):
         deviation, mean = torch.std_mean(channel.double(), dim=axes, correction=0)
@@ -211,8 +220,12 @@ def mean_and_std_of_numbers(samples: Tensor) -> tuple[tuple[float, ...], tuple[f
     return tuple(means), tuple(deviations)
 
 
+def _axes_but_channels(samples: Tensor) -> list[int]:
+    return [axis for axis in range(samples.dim()) if axis != 1]
+
+
 _MOST_NUMBERS = 1 << 22
-"""That are converted to float64 at a time, but for one channel of all samples."""
+"""That are converted to 64 bits at a time, but for one sample, or one channel of all samples."""
 
 
 def checked_folder(folder: Path) -> Path:

@@ -266,11 +266,12 @@ def check_task(subject: Subject, images: DataSet) -> None:
 
 
 def calibration_images(subject: Subject, images: DataSet, count: int = 256) -> NDArray[Any]:
-    """Training images for `Engine(calibration=...)`: [count, C, H, W], uint8; normalised float32
-    where the ticket has no mean and standard deviation.
+    """Training images for `Engine(calibration=...)`, the same share of each class: [count, C, H,
+    W], uint8; normalised float32 where the ticket has no mean and standard deviation.
     """
     is_normalised = not subject.mean
-    pixels, _ = next(images.evaluation_batches(images.train, count, normalised=is_normalised))
+    some = data.sample(images.train, count)
+    pixels, _ = next(images.evaluation_batches(some, count, normalised=is_normalised))
     return pixels.numpy()
 
 
