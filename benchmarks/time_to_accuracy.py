@@ -40,7 +40,7 @@ from torch import nn
 
 from biprop import Ticket, config, data
 from biprop.evaluation.counts import Counts, evaluate
-from biprop.runs.folder import LOGS, METRICS, RESULT, read_metrics, read_object
+from biprop.runs.folder import LOGS, METRICS, PROGRESS, RESULT, read_metrics, read_object
 from biprop.search.pack import pack
 
 TENTHS = 10
@@ -157,14 +157,14 @@ def of_teacher(row: Row) -> dict[str, float]:
     run = run_folder(row.teacher_log_dir)
     test = Counts(**read_object(run / RESULT)["test"])
     return {
-        "teacher_seconds": seconds_of(read_metrics(run / LOGS / METRICS)),
+        "teacher_seconds": seconds_of(run),
         "teacher_accuracy": percent(test),
     }
 
 
-def seconds_of(epochs: list[dict[str, Any]]) -> float:
-    total: float = sum(line["seconds"] for line in epochs)
-    return total
+def seconds_of(run: Path) -> float:
+    """Of the clock that a complete search has taken, without interruptions."""
+    return round(float(read_object(run / PROGRESS)["elapsed"]), 1)
 
 
 def measure(row: Row, processor_seconds: float) -> dict[str, Any]:
@@ -192,10 +192,10 @@ def measure(row: Row, processor_seconds: float) -> dict[str, Any]:
         "bytes": size,
         "weights": ticket.weights,
         "kept": ticket.kept,
-        "seconds": seconds_of(epochs),
+        "seconds": seconds_of(run),
         **of_teacher(row),
         "processor_seconds": round(processor_seconds, 1),
-        "epochs": len(epochs),
+        "epochs": epochs[-1]["epoch"],
         "steps": epochs[-1]["step"],
         "curve": curve(epochs),
     }

@@ -1,4 +1,5 @@
 import itertools
+import json
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -193,6 +194,47 @@ def test_about_a_hundred_of_many_short_epochs_are_reported(tmp_path: Path, clock
     again = clock.watch(go_on(search))
     assert again.run().validation == result.validation
     assert (again.folder / "logs" / "metrics.jsonl").read_text().count("\n") == len(lines)
+
+
+@pytest.mark.parametrize("select_on", ["validation", "last"])
+def test_a_search_that_is_stopped_after_its_last_step_evaluates_its_last_epoch_when_it_continues(
+    select_on: str, tmp_path: Path, clock: Clock
+) -> None:
+    search = build(tmp_path, clock, select_on=select_on)
+    evaluate = search._evaluate
+
+    def stop(split: data.Split, save: bool = False) -> Counts:
+        if search.budget.is_used_up(search.state):
+            search.stop.signal = signal.SIGTERM
+        return evaluate(split, save)
+
+    search._evaluate = stop  # type: ignore[method-assign]
+    with pytest.raises(SearchStopped):
+        search.run()
+    again = clock.watch(go_on(search))
+    assert (again.state.progress, again.state.epoch) == (1, 2)
+    assert again.state.batch == SECONDS - 2 * again.batches
+    result = again.run()
+    assert (again.state.step, again.state.epoch) == (SECONDS, 3)  # no further step
+    metrics = (again.folder / "logs" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metrics[-1])["step"] == SECONDS
+    assert select_on == "validation" or result.epoch == 3
+
+
+def test_a_search_whose_last_step_began_in_the_first_third_ends_at_the_final_density(
+    tmp_path: Path, clock: Clock
+) -> None:
+    search = build(tmp_path, clock, minutes=1 / 60, **GLOBAL)  # one step takes all of the time
+    result = search.run()
+    assert (search.state.step, result.epoch) == (1, 1)
+    assert result.kept / result.weights == pytest.approx(0.2, abs=1e-3)
+
+
+def test_every_checkpoint_that_is_asked_for_is_kept(tmp_path: Path, clock: Clock) -> None:
+    search = build(tmp_path, clock, one_batch=True, batch_size=8, minutes=2.5, save_every=49)
+    search.run()
+    kept = {path.name for path in (search.folder / "checkpoints").glob("epoch_*")}
+    assert kept >= {"epoch_49.state", "epoch_98.state", "epoch_147.state"}
 
 
 def test_in_words_and_time_left(clock: Clock) -> None:

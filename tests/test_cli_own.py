@@ -48,6 +48,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def test_a_teacher_may_be_the_code_that_is_searched_and_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dense = ["--conv-type", "DenseConv", "--no-freeze-weights", "--name", "dense"]
+    run(capsys, "find", *NET, *QUICK, *dense)
+    teacher = ["--teacher", str(next(Path("runs").rglob("dense")))]
+    out = run(capsys, "find", *NET, *QUICK, *teacher, "--name", "taught")
+    assert "Net" in out
+    Path("others.py").write_text(NETWORK)
+    error = fails(capsys, "find", "--arch", "others.py:Net", *QUICK, *teacher)
+    assert (
+        "its network is code, nets.py:Net, and only that of --arch is run: pass a ticket" in error
+    )
+
+
 def accuracy(out: str) -> str:
     (line,) = [line for line in out.splitlines() if "test accuracy  " in line]
     return line.split("%")[0].split()[-1]

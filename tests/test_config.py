@@ -192,6 +192,9 @@ def test_warnings_name_options_that_do_nothing() -> None:
     assert "does nothing at p_clean = 1" in warning
     for name in NETWORKS:
         assert bool(config.warnings(config.Config(arch=name, width_mult=2.0))) != takes_width(name)
+    for augment, does_nothing in {"flip": True, "none": True, "auto": False, "crop": False}.items():
+        padded = config.Config(augment=augment, crop_padding=9)
+        assert bool(config.warnings(padded)) == does_nothing
 
 
 DATA_SET = {"set", "hub_config", "train_split", "test_split", "image_size", "stream"}

@@ -63,6 +63,15 @@ def test_what_cards_were_trained_on() -> None:
         build.training_recipe(card(0, augmix=True, aug_severity="x"), "a")
 
 
+def test_cards_that_have_seen_the_images_of_the_gate_are_named() -> None:
+    cards = [card(0), card(1), card(2)]
+    for one, selected_on in zip(cards, ("last", "validation", "test"), strict=True):
+        one.found["selected_on"] = selected_on
+    (note,) = build.notes_on(cards, ["a", "b", "c"])
+    assert note.startswith("the gate is fitted on images that a, c trained on")
+    assert build.notes_on(cards[1:2], ["b"]) == []
+
+
 def test_test_images_decide_nothing() -> None:
     """A search that chose its epoch on test images holds out none; the gate's come from the
     training images all the same.

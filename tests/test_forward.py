@@ -151,6 +151,29 @@ def test_a_network_that_views_its_images_gets_them_as_they_are() -> None:
         TrainingForward(network, TASK, forced, device, ALONE)
 
 
+class ViewsInTraining(nn.Flatten):
+    """A network of the user's own with an auxiliary part that calls `view`."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.view(len(images), -1) if self.training else super().forward(images)
+
+
+class Raises(nn.Flatten):
+    """One whose own checks fail on images in channels_last."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not images.is_contiguous():
+            raise ValueError("images must be contiguous")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("own", [ViewsInTraining().eval(), Raises()])
+def test_both_modes_are_tried_and_all_errors_count(own: nn.Module) -> None:
+    was_training = own.training
+    assert why_not_channels_last(own, TASK) is not None
+    assert own.training == was_training
+
+
 def test_evaluation_counts_the_same_in_both_memory_formats() -> None:
     network = build_network(config.Config(arch="Conv2", prune_rate=0.3), TASK)
     formats: list[bool] = []

@@ -264,6 +264,46 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     )
 
 
+def test_where_the_best_epoch_so_far_is_lost_a_search_goes_on_without_it(tmp_path: Path) -> None:
+    search = build(tmp_path / "first", epochs=3, save_every=1)
+    search.run()
+    checkpoints = search.folder / "checkpoints"
+    elsewhere = tmp_path / "copy.state"
+    elsewhere.write_bytes((checkpoints / "epoch_2.state").read_bytes())
+    for file in (elsewhere, checkpoints / "epoch_2.state"):
+        start = checkpoint.read(file, {})
+        assert start.ours
+        start.ours["best_validation"] |= {"right": 180}  # no epoch to come is better
+        config = replace(search.config, log_dir=str(tmp_path / "again"))
+        again = Search(config, search.config_name, data.load(config), Console(), start, True)
+        assert again.state.best.epoch == 0
+        result = again.run()
+        kept = checkpoint.load(result.folder / "checkpoints" / BEST)
+        assert result.epoch == kept["epoch"] == 3
+        assert kept["biprop"]["best_validation"]["right"] == result.validation.right
+    whole = tmp_path / "whole.state"
+    whole.write_bytes((checkpoints / LAST).read_bytes())
+    with pytest.raises(UserError, match="is at epoch 3/3: pass more --epochs"):
+        start = checkpoint.read(whole, {})
+        Search(search.config, search.config_name, data.load(search.config), Console(), start, True)
+
+
+def test_a_search_cannot_go_on_with_other_images_to_choose_by(tmp_path: Path) -> None:
+    search = build(tmp_path)
+    search.run()
+    start = checkpoint.read(search.folder / "checkpoints" / LAST, {})
+    config = replace(search.config, select_on="test", epochs=3)
+    with pytest.raises(UserError, match=r"--select-on test: but .* says validation, .* leave it"):
+        Search(config, search.config_name, data.load(config), Console(), start, True)
+
+
+def test_counts_of_other_validation_images_are_not_compared(tmp_path: Path) -> None:
+    search = build(tmp_path)
+    search.state.epoch, search.state.best = 2, Best(1, Counts(360, 350, 360, 1.0))
+    search._choose_best(Counts(), Counts(180, 170, 180, 1.0))
+    assert search.state.best.epoch == 2
+
+
 def stop_at(search: Search, step: int, number: signal.Signals) -> None:
     """Let the search be asked to stop when it has done `step` steps."""
     batches = search.data.training_batches

@@ -146,7 +146,10 @@ def test_a_file_from_elsewhere_names_no_teacher(found_run: Path, tmp_path: Path)
     search.run()
     moved = tmp_path / "elsewhere.pth"
     moved.write_bytes((search.folder / CHECKPOINTS / BEST).read_bytes())
-    assert checkpoint.read(moved, {}).config.teacher is None
+    start = checkpoint.read(moved, {})
+    assert start.config.teacher is None
+    with pytest.raises(UserError, match=r"has a teacher, .*: pass --teacher FILE"):
+        Search(start.config, search.config_name, search.data, Console(), start, True)
     ticket = pack(search.folder, {})
     assert ticket.found["teacher"] == found_run.name
     assert str(found_run.parent) not in str(ticket.found)

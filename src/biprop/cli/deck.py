@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DATA_SOURCE_OPTIONS
 from . import next_step
+from .common import warn
 from .parser import (
     DEBUG,
     DECK_SUFFIX,
@@ -109,6 +110,7 @@ def _deck(paths: Sequence[str], flags: Mapping[str, Any] | None, console: Consol
         return Deck(cards, names)
     from ..deck import build
 
+    warn(build.notes_on(cards, names))
     return build.build(cards, names, flags, console, cores())
 
 

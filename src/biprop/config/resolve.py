@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
@@ -248,10 +248,14 @@ def warnings(config: Config) -> list[str]:
         )
     if config.gaussian_aug and config.std_gauss == 0:
         texts.append("gaussian_aug does nothing at std_gauss = 0")
+    of_crop = ("crop_padding", "crop_padding_mode")
+    if config.augment in ("none", "flip") and _are_set(config, of_crop):
+        texts.append(
+            f"crop_padding and crop_padding_mode do nothing: augment = {config.augment} crops no"
+            " images"
+        )
     of_teacher = ("teacher_views", "teacher_weight", "teacher_temperature")
-    if config.teacher is None and any(
-        getattr(config, name) != FIELDS[name].default for name in of_teacher
-    ):
+    if config.teacher is None and _are_set(config, of_teacher):
         texts.append(
             "teacher_views, teacher_weight and teacher_temperature do nothing: pass --teacher FILE"
         )
@@ -261,6 +265,11 @@ def warnings(config: Config) -> list[str]:
             f"width_mult = {config.width_mult:g} does nothing: the width of {config.arch} is fixed"
         )
     return texts
+
+
+def _are_set(config: Config, names: Sequence[str]) -> bool:
+    """Whether any of these options differs from its default."""
+    return any(getattr(config, name) != FIELDS[name].default for name in names)
 
 
 def as_dict(config: Config) -> dict[str, Any]:

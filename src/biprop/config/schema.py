@@ -156,7 +156,8 @@ class Config:
     prune_rate_epoch: int = option(
         10,
         "with GlobalSubnetConv: epochs over which the fraction kept falls from 0.5 to"
-        " --prune-rate, at most a third of all epochs",
+        " --prune-rate, at most a third of all epochs; 0: it does not fall. With --minutes, any"
+        " other value means a third of the time",
         _PRUNE,
         Role.SEARCH,
         low=0,

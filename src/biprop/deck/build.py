@@ -69,6 +69,25 @@ def build(
     return dataclasses.replace(deck, gate=gate)
 
 
+def notes_on(cards: Sequence[Ticket], names: Sequence[str]) -> list[str]:
+    """What the user should know of a gate for these cards, a line each.
+
+    Args:
+        cards, names: as of `Deck`.
+    """
+    trained = [
+        name
+        for card, name in zip(cards, names, strict=True)
+        if card.found.get("selected_on") in ("test", "last")
+    ]
+    if not trained:
+        return []
+    return [
+        f"the gate is fitted on images that {', '.join(trained)} trained on (--select-on test or"
+        " last), where they are too accurate: for a gate, search with --select-on validation"
+    ]
+
+
 def _answers(
     deck: Deck, images: data.DataSet, recipe: Recipe, threads: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

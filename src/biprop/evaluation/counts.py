@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..distributed import Group
 from ..errors import abbreviated
 from .memory_format import channels_last
+from .mode import evaluating
 
 
 @dataclass
@@ -157,19 +158,17 @@ def evaluate(
 ) -> Counts:
     """Counts of a model over batches in evaluation mode, with cross entropy as the loss.
 
-    The model's mode is restored.
+    The modes of its modules are restored.
 
     Args:
         model: images -> logits [B, classes].
         batches: (images [B, C, H, W], labels [B] int64) pairs, on the model's device.
         in_channels_last: give the model its images in that memory format.
     """
-    was_training = model.training
-    model.eval()
     uncounted, counts = Uncounted(), Counts()
-    for images, labels in batches:
-        logits = model(channels_last(images) if in_channels_last else images)
-        uncounted.add(logits, labels, F.cross_entropy(logits, labels))
+    with evaluating(model):
+        for images, labels in batches:
+            logits = model(channels_last(images) if in_channels_last else images)
+            uncounted.add(logits, labels, F.cross_entropy(logits, labels))
     uncounted.count(counts)
-    model.train(was_training)
     return counts

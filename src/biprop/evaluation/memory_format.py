@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
@@ -26,23 +27,22 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def why_not_channels_last(model: nn.Module, task: Task) -> RuntimeError | None:
-    """What a network raises on images in channels_last: `Tensor.view` in a network of the user's
-    own fails there. None: it takes them.
+def why_not_channels_last(model: nn.Module, task: Task) -> Exception | None:
+    """What a network raises on images in channels_last, in evaluation or training mode:
+    `Tensor.view` in a network of the user's own fails there. None: it takes them.
 
-    Its mode is afterwards as before, and so are PyTorch's random numbers.
+    It is afterwards as before, and so are PyTorch's random numbers.
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     like = next(filter(torch.is_floating_point, tensors), torch.empty(0))
     images = channels_last(like.new_zeros(EXAMPLES, *task.shape))
-    was_training = model.training
+    trial = copy.deepcopy(model)
     try:
         with torch.random.fork_rng(devices=[]):
-            model.eval()(images)
-    except RuntimeError as error:
+            trial.eval()(images)
+            trial.train()(images)
+    except Exception as error:  # whatever the user's code raises
         return error
-    finally:
-        model.train(was_training)
     return None
 
 

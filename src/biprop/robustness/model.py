@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..data import DataSet, Progress, Split, no_progress, spread
 from ..data.sources import Images
 from ..errors import UserError, integer, one_line
+from ..evaluation.mode import evaluating
 from .classifier import Classifier, count
 from .images import Corrupted, Generated, published
 from .scores import Cell, Scores, choose_cells
@@ -86,7 +87,7 @@ def measure(
     network = _Checked(model, normalise, dtype)
     numbers = spread(len(test.split), limit)
     clean = Generated(test.split, numbers, batch, seed, device)
-    with _evaluating(model):
+    with evaluating(model) if isinstance(model, nn.Module) else nullcontext():
         outputs = _outputs(network, test.split, device)
         _check_labels(test.split.labels, outputs)
         source: Corrupted = clean
@@ -158,20 +159,6 @@ def _placement(model: Any) -> tuple[torch.device, torch.dtype]:
     elif not callable(model):
         raise UserError(f"model: a value of type {type(model).__name__}: must be a torch.nn.Module")
     return torch.device("cpu"), torch.float32
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """A module in evaluation mode while the block runs; each of its parts gets its mode back."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    if modules:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 @torch.no_grad()

@@ -31,17 +31,19 @@ class Budget:
         epochs: passes over the training images; without a meaning if there are `seconds`.
         seconds: of training and validation; None: the search takes `epochs`.
         batches: of an epoch.
+        save_every: epochs after which one more checkpoint is kept; -1: none is.
     """
 
     epochs: int
     seconds: float | None
     batches: int
+    save_every: int = -1
 
     @classmethod
     def of(cls, config: Config, batches: int) -> Budget:
         """The budget that the options `epochs` and `minutes` give."""
         seconds = None if config.minutes is None else 60 * config.minutes
-        return cls(config.epochs, seconds, batches)
+        return cls(config.epochs, seconds, batches, config.save_every)
 
     def share_of_time(self, state: SearchState) -> float:
         """The share of the time that the search has taken up to now, in [0, 1]."""
@@ -49,8 +51,15 @@ class Budget:
         return min(1.0, state.elapsed / self.seconds)
 
     def is_used_up(self, state: SearchState) -> bool:
-        """Whether the search ends here."""
+        """Whether no step is left to train."""
         return state.progress >= 1 if self.is_time else state.epoch >= self.epochs
+
+    def is_over(self, state: SearchState) -> bool:
+        """Whether no step is left, and the last epoch is evaluated: a time ends within an epoch,
+        and a search can be stopped before that is.
+        """
+        is_within_epoch = self.is_time and state.batch > 0
+        return self.is_used_up(state) and not is_within_epoch
 
     @property
     def is_time(self) -> bool:
@@ -60,6 +69,8 @@ class Budget:
     def is_report_due(self, state: SearchState) -> bool:
         """Whether the epoch that ends here is validated, reported and saved."""
         if not self.is_time or self.is_used_up(state):
+            return True
+        if self.save_every > 0 and (state.epoch + 1) % self.save_every == 0:
             return True
         return state.progress - state.reported >= 1 / REPORTS
 

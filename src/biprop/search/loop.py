@@ -187,8 +187,13 @@ class Search:
         folder = checkpoint.run_folder(start.path)
         self.state.epoch = max(self.state.epoch, start.epoch)
         if start.ours:
+            _check_continuation(start, self.config)
             self.state = _restored_state(start, self.config, self.batches)
             self._folder_to_resume = folder
+            if self.group.by_first(lambda: _epoch_of_best(folder)) != self.state.best.epoch:
+                # Its weights are lost: the file lies in no run folder, or is older than the best of
+                # its folder, or the search was killed between two checkpoints.
+                self.state.best = Best()
         if not self.group.is_first:
             self.state.train = Counts()  # of a checkpoint they are those of all processes
         self._check_that_something_is_left(start, folder)
@@ -196,11 +201,11 @@ class Search:
 
     def _check_that_something_is_left(self, start: checkpoint.Content, folder: Path | None) -> None:
         """Raise UserError if there is nothing left to do: neither training nor the result."""
-        if not self.budget.is_used_up(self.state):
+        if not self.budget.is_over(self.state):
             return
         has_result = folder is not None and (folder / RESULT).exists()
         is_at_the_end = self.budget.is_time or self.state.epoch == self.config.epochs
-        if not (is_at_the_end and start.ours and not has_result):
+        if not (is_at_the_end and self.state.best.epoch and not has_result):
             where = self.budget.in_words(self.state.epoch, self.state).strip()
             raise UserError(
                 f"--resume {start.path}: is at epoch {where}: pass more {self.budget.option}"
@@ -315,12 +320,12 @@ class Search:
         if state.baseline_is_due:
             self._measure_baseline()
         validation = Counts()
-        if self.budget.is_used_up(state):  # killed between its last epoch and its result
+        if self.budget.is_over(state):  # killed between its last epoch and its result
             validation = self._evaluate(self.data.validation)
         elif self.lessons.asks_teacher_once:
             self.lessons.all_predictions()  # before the progress bar of an epoch is shown
         with reporter.recording(state):
-            while not self.budget.is_used_up(state):
+            while not self.budget.is_over(state):
                 validation = self._run_epoch() or validation
             result = self._finish()
         reporter.on_result(result, state, validation, lambda: bool(self.stop.signal))
@@ -408,11 +413,10 @@ class Search:
     @property
     def _is_at_final_density(self) -> bool:
         """Whether the masks of the epoch that has just ended have the density asked for."""
-        if self.budget.is_time:
-            subnetwork = self.network.subnetwork
-            asked = {self.config.prune_rate}
-            return not (subnetwork and self.ramp) or set(subnetwork.densities.values()) == asked
-        return self.state.epoch > self.ramp
+        subnetwork = self.network.subnetwork
+        if not (subnetwork and self.ramp):
+            return True
+        return set(subnetwork.densities.values()) == {self.config.prune_rate}
 
     def _train_epoch(self, pace: Pace) -> Counts:
         """Train on the batches of the epoch that are still to do.
@@ -427,11 +431,13 @@ class Search:
         with self.reporter.progress_bar(state):
             lessons = self.lessons.of_epoch(state.epoch, state.batch)
             for images, labels, taught in self._saved_if_unreadable(lessons):
+                if self.budget.is_used_up(state):
+                    break
                 self._train_step(images, labels, taught)
                 self.reporter.on_steps(state, pace)
                 self._save_or_stop()
-                if self.budget.is_used_up(state):
-                    break
+        if self.budget.is_used_up(state):
+            self._set_density()  # the schedule may have ended after the last step began
         self._catch_up()
         train = state.train.sum_over(self.group, self.device)
         if not math.isfinite(train.loss):
@@ -635,14 +641,15 @@ class Search:
         """Update the best epoch and the best training counts with those of the epoch just counted.
 
         Only epochs at the final density qualify. Of equals the later one wins: it has seen more and
-        has the smaller learning rate. Where the validation images are too few to tell, the last
-        epoch wins.
+        has the smaller learning rate. Where the validation images are too few to tell, or are not
+        those of the best epoch so far, the last epoch wins.
         """
         state = self.state
         if train.top1 >= state.best_train.top1:
             state.best_train = train
-        is_better = validation.right >= state.best.validation.right
-        is_better = is_better or not self.data.validation_chooses
+        best = state.best.validation
+        is_comparable = self.data.validation_chooses and validation.images == best.images
+        is_better = not is_comparable or validation.right >= best.right
         if self._is_at_final_density and is_better:
             state.best = Best(state.epoch, validation)
 
@@ -683,6 +690,34 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, start: checkpoint.Conte
         raise UserError(
             f"--resume {start.path}: its optimizer is not that of these options: {one_line(e)}"
         ) from None
+
+
+def _check_continuation(start: checkpoint.Content, config: Config) -> None:
+    """Raise UserError if the search of a checkpoint of ours cannot go on with these options."""
+    assert start.ours
+    before = start.config.select_on
+    if config.select_on != before:
+        raise UserError(
+            f"--select-on {config.select_on}: but {start.path} says {before}, and its best epoch so"
+            " far cannot be compared with epochs that are measured on other images: leave it out"
+        )
+    if start.ours["config"].get("teacher") and config.teacher is None:
+        raise UserError(
+            f"--resume {start.path}: this search has a teacher, whose file is not known outside its"
+            " run folder: pass --teacher FILE"
+        )
+
+
+def _epoch_of_best(folder: Path | None) -> int:
+    """The epoch of a run folder's best checkpoint; 0 if there is none, or it is damaged."""
+    file = folder / CHECKPOINTS / BEST if folder else None
+    if file is None or not file.is_file():
+        return 0
+    try:
+        epoch = checkpoint.load(file).get("epoch", 0)
+    except UserError:
+        return 0
+    return epoch if type(epoch) is int else 0
 
 
 def _restored_state(start: checkpoint.Content, config: Config, batches: int) -> SearchState:

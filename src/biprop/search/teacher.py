@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from .. import checkpoint
+from .. import config as options
 from ..config import Config
 from ..data import DataSet
-from ..errors import UserError
+from ..errors import UserError, abbreviated
 from ..evaluation import subject
 from ..evaluation.subject import Subject
+from ..names import TICKET_SUFFIX
+from ..runs.folder import find_checkpoint
 
 
 class Teacher(nn.Module):
@@ -55,8 +61,9 @@ def load(config: Config, images: DataSet, device: torch.device) -> Teacher | Non
         device: where the search runs.
 
     Raises:
-        UserError: the file cannot be read, or is of another task or of other classes; or plain
-            images are asked for, and the search sees random parts of them.
+        UserError: the file cannot be read, is of another task or of other classes, or of a network
+            of the user's own that is not the one that is searched; or plain images are asked for,
+            and the search sees random parts of them.
     """
     if config.teacher is None:
         return None
@@ -65,12 +72,33 @@ def load(config: Config, images: DataSet, device: torch.device) -> Teacher | Non
             "--teacher-views plain: the search sees random parts of streamed images, of which the"
             " teacher's prediction for the whole image says little: leave it out"
         )
-    places = {"set": config.set}
+    flags = {"set": config.set}
     if config.set != "digits":  # which are in no folder
-        places["data"] = config.data
+        flags["data"] = config.data
     try:
-        network = subject.of_file(config.teacher, places)
+        network = subject.of_file(config.teacher, flags | _code(config))
         subject.check_task(network, images)
     except UserError as e:
         raise UserError(f"--teacher {e}") from None
     return Teacher(network, images).to(device)
+
+
+def _code(config: Config) -> dict[str, Any]:
+    """The options `arch` and `arch_args` for a teacher whose network is code: only the code that
+    is searched is run.
+
+    Raises:
+        UserError: the teacher's network is other code.
+    """
+    assert config.teacher
+    if config.teacher.endswith(TICKET_SUFFIX):
+        return {}  # which holds the operations of its network
+    arch = checkpoint.load(find_checkpoint(config.teacher))["arch"]
+    if not (isinstance(arch, str) and options.is_own(arch)):
+        return {}
+    if not options.is_same(arch, config.arch):
+        raise UserError(
+            f"{config.teacher}: its network is code, {abbreviated(arch)}, and only that of --arch"
+            " is run: pass a ticket of it (biprop pack), or a teacher of another network"
+        )
+    return {"arch": config.arch, "arch_args": config.arch_args}
