@@ -1,6 +1,7 @@
 """The user's own networks, and arrays, on the command line: from search to ticket."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,16 @@ def test_tables_and_series_without_a_network_of_the_users(
     out = run(capsys, "find", "--data", "x.npz", "--epochs", "8", *small)
     assert f"searching {arch} for a ticket" in out
     assert float(accuracy(out)) > 60
-    run(capsys, "pack", f"runs/arrays-{arch}/prune-rate=0.5/find", "-o", "x.mpt")
+    told = run(capsys, "pack", f"runs/arrays-{arch}/prune-rate=0.5/find", "-o", "x.mpt")
+    assert "biprop evaluate x.mpt --data FILE.npz" in told
+    assert "biprop predict x.mpt FILE.npz" in told
     ticket = Ticket.load("x.mpt")
     assert (len(ticket.mean), ticket.classes) == (shape[0], ["high", "low", "middle"])
     assert not ticket.takes_pixels
-    assert accuracy(run(capsys, "evaluate", "x.mpt", "--data", "x.npz")) == accuracy(out)
+    evaluated = run(capsys, "evaluate", "x.mpt", "--data", "x.npz")
+    assert accuracy(evaluated) == accuracy(out)
+    assert "top 5" not in evaluated  # of three classes
+    assert re.search(rf"network +{arch}\n", evaluated)
     compared = run(capsys, "evaluate", "x.mpt", "--data", "x.npz", "--engine", "--compare")
     assert "disagreements        0 of" in compared
     lines = run(capsys, "predict", "x.mpt", "x.npz", "--json").splitlines()
@@ -197,7 +203,12 @@ def test_tables_and_series_without_a_network_of_the_users(
     write_arrays("other.npz", (shape[0] + 1, *shape[1:]))
     assert "made for 3 classes of" in fails(capsys, "evaluate", "x.mpt", "--data", "other.npz")
     assert command_line.main(["predict", "x.mpt", "other.npz"]) == 2
-    assert "other.npz[0]: has the shape" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "biprop: other.npz: its rows have the shape" in err
+    assert "--gating none: x.mpt is no deck" in fails(
+        capsys, "predict", "x.mpt", "x.npz", "--gating", "none"
+    )
 
 
 def test_a_network_of_the_users_on_arrays_of_any_shape(

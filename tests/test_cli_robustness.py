@@ -281,6 +281,10 @@ def test_no_measurement_is_overwritten_unasked(capsys: pytest.CaptureFixture[str
         capsys, "robustness", "a.mpt", *few, *reference
     )
     assert Path("a.robustness.json").read_bytes() == before
+    fewer = ["--corruptions", "fog", "--severities", "1", "--images", "5", "-o", "b"]
+    arguments = ["robustness", "a.mpt", *fewer, "--reference", "a.robustness.json"]
+    assert command_line.main(arguments) == 0
+    assert "warning: mCE: the reference was measured on" in capsys.readouterr().err
     more = ["--corruptions", "fog", "--severities", "1,2", "--images", "9"]
     assert command_line.main(["robustness", "a.mpt", *more, "--overwrite"]) == 0
     assert Path("a.robustness.json").read_bytes() != before

@@ -123,6 +123,8 @@ def test_every_packaged_configuration_has_the_published_values_and_builds(path: 
     with torch.device("meta"):
         made = build_network(resolved, task)
     assert (made.subnetwork is None) == (resolved.conv_type == "DenseConv")
+    unused = [text for text in config.warnings(resolved) if "width_mult" not in text]
+    assert unused == []  # a published one has a width that its network does not take
 
 
 def test_a_file_holds_only_what_differs_from_its_base_or_the_schema() -> None:
@@ -186,15 +188,40 @@ def test_the_schemas_choices_are_the_codes() -> None:
     assert config.rule("bn_type").choices == tuple(BATCH_NORMS)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "switch"),
+    [
+        ("std_gauss", 0.2, {"gaussian_aug": True, "p_clean": 0.5}),
+        ("aug_severity", 5, {"augmix": True}),
+        ("layer_floor", 0.1, {"conv_type": "GlobalSubnetConv"}),
+        ("prune_rate_epoch", 5, {"conv_type": "GlobalSubnetConv"}),
+        ("lr_gamma", 0.5, {"lr_policy": "multistep_lr"}),
+        ("warmup_fraction", 0.2, {"lr_policy": "linear_lr"}),
+        ("dense_lr", 0.1, {"optimizer": "muon"}),
+        ("crop_padding", 9, {"augment": "crop"}),
+        ("teacher_weight", 0.5, {"teacher": "a.mpt"}),
+    ],
+)
+def test_an_option_without_the_one_that_it_needs_is_told_of(
+    option: str, value: object, switch: dict[str, Any]
+) -> None:
+    alone = config.Config(**{"augment": "flip", option: value})
+    (warning,) = config.warnings(alone)
+    assert warning.startswith(f"{option} does nothing: pass --")
+    assert config.warnings(config.Config(**{option: value, **switch})) == []
+
+
+def test_a_dense_network_replaces_the_subnetwork_of_a_configuration() -> None:
+    dense, _ = config.resolve(None, {"conv_type": "DenseConv"})
+    assert (dense.freeze_weights, dense.prune_rate) == (False, None)
+
+
 def test_warnings_name_options_that_do_nothing() -> None:
     assert config.warnings(config.Config()) == []
     (warning,) = config.warnings(config.Config(gaussian_aug=True))
     assert "does nothing at p_clean = 1" in warning
     for name in NETWORKS:
         assert bool(config.warnings(config.Config(arch=name, width_mult=2.0))) != takes_width(name)
-    for augment, does_nothing in {"flip": True, "none": True, "auto": False, "crop": False}.items():
-        padded = config.Config(augment=augment, crop_padding=9)
-        assert bool(config.warnings(padded)) == does_nothing
 
 
 DATA_SET = {"set", "hub_config", "train_split", "test_split", "image_size", "stream"}
@@ -349,7 +376,10 @@ def test_mistakes_in_a_file_name_file_key_value_and_rule(
         ({"minutes": "3", "start_epoch": "2"}, "start_epoch = 2 counts epochs"),
         ({"nesterov": True, "momentum": "0"}, "momentum"),
         ({"prune_rate": "1"}, "scale_fan"),
-        ({"conv_type": "DenseConv"}, "freeze_weights"),
+        ({"conv_type": "DenseConv", "freeze_weights": True}, "freeze_weights"),
+        ({"set": "CIFAR10", "stream": True}, "stream: is for images in files .* CIFAR10 are taken"),
+        ({"image_size": 16}, "image_size: is for images in files .* those of digits are taken"),
+        ({"layer_prune_rates": {"fc*": "2"}}, r"--layer-prune-rates fc\*=2: must be above 0"),
         ({"augmix": True, "gaussian_aug": True}, "augmix and gaussian_aug contradict"),
         ({"jsd": True}, "add --augmix or --gaussian-aug"),
         ({"augmix": True, "mixture_depth": "0"}, "mixture_depth = 0"),

@@ -118,7 +118,11 @@ def test_what_does_not_fit_is_one_clear_line() -> None:
     resolved, _ = config.resolve(None, {"arch": "VGG_Small"})
     with pytest.raises(UserError, match="needs 8 or more"):
         build_network(resolved, Task(10, 3, (4, 4)))
-    with pytest.raises(UserError, match="no layer is named 'fcc'"):
+    with pytest.raises(
+        UserError, match=r"--layer-prune-rates: no layer is named 'fcc'.*\(layers: conv1"
+    ):
         network(layer_prune_rates={"fcc": "0.5"})
+    with pytest.raises(UserError, match=r"--arch nets\.py: name the network .*: nets\.py:NAME"):
+        network(arch="nets.py")
     with pytest.raises(UserError, match="one density"):
         network(conv_type="GlobalSubnetConv", layer_prune_rates={"fc": "0.5"})

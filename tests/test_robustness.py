@@ -136,6 +136,27 @@ def test_references_that_are_none(content: str | None, message: str, tmp_path: P
         scores.read_reference(str(tmp_path / "r.json"), [("fog", 1), ("fog", 2)], 10)
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"set": "folder", "classes": 10}, "was measured on other data: set = folder, and here"),
+        ({"set": "digits", "classes": 3}, "was measured on other data: classes = 3, and here"),
+        ({}, None),  # of an older version
+    ],
+)
+def test_a_reference_is_of_the_same_data(
+    facts: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    measured = scores_of({("fog", 1): 10})
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(scores.as_json([measured], facts, None)))
+    if message is None:
+        assert scores.read_reference(str(path), [("fog", 1)], 10, "digits")
+        return
+    with pytest.raises(UserError, match=message):
+        scores.read_reference(str(path), [("fog", 1)], 10, "digits")
+
+
 def test_what_a_user_may_name() -> None:
     assert choose_cells(None, None) == [(name, s) for name in NAMES for s in (1, 2, 3, 4, 5)]
     assert choose_cells("fog, noise,fog", "5,1,5") == [

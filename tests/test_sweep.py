@@ -157,6 +157,8 @@ def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]
         (["--recipe", "fast", "--grid", "config=digits"], "and --config or --recipe: pass one"),
         (["--recipe", "", "--grid", "seed=0"], "--recipe '': must not be empty"),
         (["--recipe", "fat", "--grid", "seed=0"], "did you mean 'fast'?"),
+        (["--grid", "seed=0,1,0"], "--grid seed=0,1,0: 0 is given twice"),
+        (["--grid", "seed=0,1", "--seed", "3"], "--grid seed=... and --seed: pass one of them"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -185,6 +187,12 @@ def test_other_options_under_the_same_name_are_refused(
     assert "run folder runs/fast/width_mult=0.25/" in capsys.readouterr().out
     assert command_line.main([*command, *minutes, "--save-minutes", "3"]) == 0
     assert "1 cells, 0 to run" in capsys.readouterr().out
+    for further in ([], ["--list"]):
+        assert command_line.main([*command, "--minutes", "5", *further]) == 2
+        assert "was searched with minutes = 1e-09, not 5.0" in capsys.readouterr().err
+    assert command_line.main([*command, "--minutes", "5", "--list", "--name", "other"]) == 0
+    assert not Path("runs/sweeps/other").exists()
+    capsys.readouterr()
     assert command_line.main([*command, "--minutes", "5"]) == 2
     assert capsys.readouterr().err == (
         "biprop: runs/sweeps/sweep/0.json: was searched with minutes = 1e-09, not 5.0:"

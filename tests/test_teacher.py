@@ -193,6 +193,11 @@ def test_a_teacher_that_cannot_teach(
         search_on_digits(tmp_path, teacher=str(file))
 
 
+def test_a_deck_is_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--teacher a\.deck: a deck: .* pass a ticket"):
+        search_on_digits(tmp_path, teacher="a.deck")
+
+
 def test_streamed_images_are_no_plain_ones(found_run: Path, tmp_path: Path) -> None:
     images = write_image_folder(tmp_path / "images", count=8, side=8)
     options = {"set": "folder", "data": str(images), "stream": True, "image_size": 8, "workers": 0}

@@ -180,6 +180,8 @@ def _records(file: IO[bytes], path: Path) -> zipfile.ZipFile:
     A compressed record of a few bytes can be gigabytes in memory.
     """
     archive = _opened(file, path)
+    if any(name.endswith(".npy") for name in archive.namelist()):
+        raise UserError(f"{path}: arrays of NumPy (.npz), not a checkpoint")
     end = 0
     names: set[str] = set()
     for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):

@@ -158,7 +158,7 @@ def show_accuracy(
     device = flags.get("device", "auto")
     for name, split in _splits(subject, images).items():
         counts = evaluation.measure(subject, images, split, device, console, name, packed)
-        rows.append((name, _accuracy(counts, images.noun)))
+        rows.append((name, _accuracy(counts, images)))
     if packed and engine and engine.compares:
         differing = f"{packed.differing:,} of {packed.compared:,} predictions"
         rows.append(("disagreements", f"{differing}  (with PyTorch in float64)"))
@@ -211,6 +211,7 @@ def _engine_model(
     return packed, f"the engine ({engine.explain()[0]}, {plural(engine.threads, 'thread')})"
 
 
-def _accuracy(counts: Counts, noun: str) -> str:
-    right = f"{counts.right:,} of {counts.images:,} {noun}"
-    return f"{counts.top1:.2f} %  (top 5: {counts.top5:.2f} %; {right})"
+def _accuracy(counts: Counts, images: DataSet) -> str:
+    right = f"{counts.right:,} of {counts.images:,} {images.noun}"
+    top5 = f"top 5: {counts.top5:.2f} %; " if len(images.classes) > 5 else ""
+    return f"{counts.top1:.2f} %  ({top5}{right})"

@@ -251,12 +251,15 @@ def _tickets(folder: Path) -> Rows:
 
 def _ticket_in_words(file: Path) -> str:
     from ..ticket import Ticket
+    from ..ticket.report import OWN_NETWORK, network_name
 
     try:
         ticket = Ticket.load(file)
     except TicketError as e:
         return str(e).removeprefix(f"{file}: ")
-    network = str(ticket.network["name"]) if ticket.network else "a network of the user's own"
+    network = network_name(ticket)
+    if network == OWN_NETWORK:
+        network = f"a network {OWN_NETWORK}"
     kept = f"{ticket.kept:,} of {ticket.weights:,} weights kept"
     size = f"{file.stat().st_size:,} bytes"
     return "; ".join(filter(None, [network, kept, size, _recorded_accuracy(ticket.found)]))

@@ -14,6 +14,7 @@ from ..hub import Address
 from .parser import TICKET_SUFFIX
 
 _START = "next: "
+_ARRAYS = "FILE.npz"
 
 
 def lines(*commands: Sequence[str]) -> list[str]:
@@ -57,9 +58,10 @@ def after_pack(ticket: str, found: Mapping[str, Any], flags: Mapping[str, Any]) 
     """
     file = argument(ticket)
     page = _unused(Path(f"{_file_name(Path(ticket).stem)}.html"))
+    samples = _ARRAYS if _recorded_set(found, flags) == "arrays" else "IMAGES"
     return lines(
         ["evaluate", file, *_recorded_data(found, flags)],
-        ["predict", file, "IMAGES"],
+        ["predict", file, samples],
         ["bench", file],
         ["report", file, "-o", str(page)],
         ["push", file, "USER/REPO"],
@@ -97,11 +99,19 @@ def after_pull(ticket: str) -> list[str]:
 
 
 def _recorded_data(found: Mapping[str, Any], flags: Mapping[str, Any]) -> list[str]:
-    """The flags that say where the data of a ticket are: DIR where only the user knows."""
+    """The flags that say where the data of a ticket are: DIR or FILE.npz where only the user
+    knows.
+    """
+    data_set = _recorded_set(found, flags)
+    unknown = _ARRAYS if data_set == "arrays" else "DIR"
+    return _data(data_set, str(flags.get("data", unknown)))
+
+
+def _recorded_set(found: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    """The data set of a ticket."""
     recorded = found.get("options")
     known = recorded if isinstance(recorded, Mapping) else {}
-    data_set = flags.get("set", known.get("set", Config().set))
-    return _data(str(data_set), str(flags.get("data", "DIR")))
+    return str(flags.get("set", known.get("set", Config().set)))
 
 
 def _data(data_set: str, data: str) -> list[str]:

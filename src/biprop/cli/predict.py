@@ -29,6 +29,7 @@ from .parser import DEBUG, DECK_SUFFIX, TICKET_SUFFIX, add_command
 
 if TYPE_CHECKING:
     from ..console import Bar, Console
+    from ..deck.gate import Gating
     from ..engine import Engine
     from ..ticket import Ticket
 
@@ -44,7 +45,7 @@ Print the most probable classes of images, computed by a ticket or a deck, witho
 Images are resized to the input size of the network as its training images were. An image that
 cannot be read is reported on standard error, and with --json also as an object with the key
 "error"; the other images are still classified, and the exit code is 2. Of a .npz file, the rows of
-its array X_test, or else X, are classified: FILE.npz[0] is the first."""
+its array X_test, or else X, are classified; in the results, FILE.npz[0] is the first."""
 _EPILOG = """\
 examples:
   biprop predict digits.mpt photo.png images/
@@ -96,7 +97,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--gating",
         choices=("image", "batch", "none"),
-        default="image",
         help="how a deck weights the predictions of its tickets: by the spectrum of each image, by"
         " the mean spectrum of each batch, or equally [image]",
     )
@@ -139,11 +139,14 @@ def run(arguments: argparse.Namespace) -> int:
     if threads is None:
         threads = min(cores(), len(paths), MAX_THREADS)
     is_deck = arguments.file.endswith(DECK_SUFFIX)
+    if arguments.gating and not is_deck:
+        raise UserError(f"--gating {arguments.gating}: {arguments.file} is no deck; leave it out")
     if is_deck and not isinstance(paths[0], Path):
         raise UserError(f"{arguments.file}: a deck takes image files, not rows of arrays")
     model = (_of_deck if is_deck else _of_ticket)(arguments, threads)
     if isinstance(paths[0], Path):
         check_input(arguments.file, model.engine)
+    _check_rows(paths, model.engine)
     names = class_names(model.engine.ticket, model.engine.outputs)
     console = Console()
     if arguments.json:
@@ -154,9 +157,9 @@ def run(arguments: argparse.Namespace) -> int:
     with memory_error_names_batch():
         failures = _print_predictions(model, paths, batch, output, console)
     if failures:
-        raise UserError(
-            f"{failures:,} of {len(paths):,} images failed (see above); the others were classified"
-        )
+        noun = "images" if isinstance(paths[0], Path) else "rows"
+        others = "; the others were classified" if failures < len(paths) else ""
+        raise UserError(f"{failures:,} of {len(paths):,} {noun} failed (see above){others}")
     return 0
 
 
@@ -217,17 +220,20 @@ def _image_shape(engine: Engine) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _checked_row(row: _Row, engine: Engine) -> Any:
-    """The values of a row as floats.
+def _check_rows(items: Sequence[Item], engine: Engine) -> None:
+    """Raise UserError unless rows of .npz files are samples that the network takes."""
+    for item in items:
+        if isinstance(item, _Row) and item.values.shape != engine.shape:
+            here, there = list(item.values.shape), list(engine.shape)
+            raise UserError(
+                f"{item.file}: its rows have the shape {here}: the network takes {there}"
+            )
 
-    Raises:
-        UserError: they are no sample that the network takes.
-    """
+
+def _as_floats(row: _Row) -> Any:
+    """The values of a row as floats."""
     import numpy as np
 
-    if row.values.shape != engine.shape:
-        here, there = list(row.values.shape), list(engine.shape)
-        raise UserError(f"{row}: has the shape {here}: the network takes {there}")
     is_pixels = row.values.dtype == np.uint8
     return row.values / np.float32(255) if is_pixels else row.values
 
@@ -334,7 +340,7 @@ def _sample(engine: Engine, item: Item) -> Any:
     from .. import images
 
     if isinstance(item, _Row):
-        return _checked_row(item, engine)
+        return _as_floats(item)
     return images.read(item, _image_shape(engine), is_cropped(engine.ticket))
 
 
@@ -347,6 +353,7 @@ def _of_ticket(arguments: argparse.Namespace, threads: int) -> _Model:
     warn(warnings)
     if arguments.calibration is not None:
         items = _items([arguments.calibration])[:MAX_CALIBRATION_IMAGES]
+        _check_rows(items, engine)
         samples = np.stack([_sample(engine, item) for item in items])
         engine, _ = load_engine(engine.ticket, threads, calibration=samples)
     return _Model(engine, lambda pixels: softmax(engine.run(pixels).astype(np.float64)))
@@ -358,12 +365,11 @@ def _of_deck(arguments: argparse.Namespace, threads: int) -> _Model:
     if arguments.calibration is not None:
         raise UserError(f"--calibration: is for tickets, and {arguments.file} is a deck")
     deck = Deck.load(arguments.file)
+    gating: Gating = arguments.gating or "image"
     with engines_without_warnings():
         engines = deck.engines(threads)
     warn(fallbacks(engines))
-    return _Model(
-        engines[0], lambda pixels: deck.predict(pixels, arguments.gating, threads=threads)
-    )
+    return _Model(engines[0], lambda pixels: deck.predict(pixels, gating, threads=threads))
 
 
 def class_names(ticket: Ticket, outputs: int) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, abbreviated
 from ..files import write_text_atomically
 from . import robustness_model
 from .common import load_engine, warn
@@ -176,6 +176,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _show_corruptions(console, measured.title, measured.scores)
     _show_means(console, measured.scores, measured.reference)
+    _warn_of_other_images(measured)
     _warn_without_errors(measured)
     _write(console, files, measured)
     return 0
@@ -195,7 +196,7 @@ def _measure_file(
     subjects, deck = _subjects(arguments.file, flags, arguments.engine)
     first = subjects[0]
     device = choose_device("cpu" if arguments.engine else flags.get("device", "auto"))
-    reference = _reference(arguments, cells, first.task.num_classes)
+    reference = _reference(arguments, cells, first.task.num_classes, first.config.set)
     dataset = load_data(first, console)
     if not dataset.is_images:
         raise UserError(
@@ -219,6 +220,7 @@ def _measure_model(
     console: Console,
 ) -> _Measurement:
     """Measure a PyTorch model of the user's own."""
+    from ..data.listings import recognise
     from ..evaluation.device import choose_device
     from ..robustness import measure
     from ..robustness.model import DEFAULT_BATCH
@@ -227,7 +229,8 @@ def _measure_model(
         raise UserError("--engine: runs tickets and decks, not a model of your own")
     device = choose_device(flags.get("device", "auto"))
     model, images = robustness_model.load(spec, arguments.weights, flags, console, device)
-    reference = _reference(arguments, cells, len(images.classes))
+    data_set = flags.get("set") or recognise(Path(flags["data"]))
+    reference = _reference(arguments, cells, len(images.classes), data_set)
     scores = measure(
         model,
         images,
@@ -243,7 +246,8 @@ def _measure_model(
     about = {
         "file": spec,
         "weights": arguments.weights,
-        "set": images.about or flags.get("set"),
+        "set": data_set,
+        "classes": len(images.classes),
         "images": scores.source,
         "normalised by": robustness_model.normalised_by(arguments),
         "computed by": f"PyTorch, {device}",
@@ -254,11 +258,13 @@ def _measure_model(
 
 
 def _reference(
-    arguments: argparse.Namespace, cells: Sequence[Cell], classes: int
+    arguments: argparse.Namespace, cells: Sequence[Cell], classes: int, data_set: str
 ) -> Reference | None:
     from ..robustness.scores import read_reference
 
-    return read_reference(arguments.reference, cells, classes) if arguments.reference else None
+    if not arguments.reference:
+        return None
+    return read_reference(arguments.reference, cells, classes, data_set)
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
@@ -394,6 +400,7 @@ def _provenance(
     return {
         "file": arguments.file,
         "set": subject.config.set,
+        "classes": subject.task.num_classes,
         "images": source,
         "computed by": "engine" if arguments.engine else f"PyTorch, {device}",
         "batch": evaluation_batch(subject.task),
@@ -443,6 +450,17 @@ def _show_means(console: Console, scores: Sequence[Scores], reference: Reference
             row.append("undefined" if mce is None else _percent(mce))
         rows.append(row)
     console.columns(f"means ({first.clean.images:,} clean images)", heads, rows)
+
+
+def _warn_of_other_images(measured: _Measurement) -> None:
+    """Warn where the reference was measured on other images or with another seed."""
+    from ..robustness.scores import recorded_facts
+
+    path = measured.about["reference"]
+    there = recorded_facts(path).get("images") if path else None
+    here = measured.about["images"]
+    if there and there != here:
+        warn([f"mCE: the reference was measured on {abbreviated(there)}, and here it is {here}"])
 
 
 def _warn_without_errors(measured: _Measurement) -> None:

@@ -88,10 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
         screen.print_text(sweep.slurm_script(command, config.name, len(cells)))
         return 0
     console = Console(tolerant=not arguments.list)
-    writes = not arguments.dry_run
+    writes = not (arguments.dry_run or arguments.list)
     state = Sweep(Path(config.log_dir) / "sweeps" / config.name, cells, make=writes)
     if arguments.dry_run:
         return dry_run.show_sweep(list(state.unfinished(arguments.cell)), console)
+    if arguments.list:
+        state.check_options()
     code = 0 if arguments.list else _run_cells(state, console, arguments.cell)
     if code == 0:
         console.table(f"sweep {config.name}", state.rows())
@@ -110,6 +112,10 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
     if config and "config" in grid:
         raise UserError("--grid config=... and --config or --recipe: pass one of them")
     common = overrides(arguments)
+    if twice := sorted(grid.keys() & common.keys()):
+        raise UserError(
+            f"--grid {twice[0]}=... and --{twice[0].replace('_', '-')}: pass one of them"
+        )
     if "config" not in grid and "set" not in grid:
         common = with_data_set(common, config)
     return sweep.cells(grid, config, {"name": "sweep", **common})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UserError
@@ -60,6 +60,8 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
         reject_unknown(key, value, flag)
         values[key] = coerce(key, value, flag)
     _choose_budget(values)
+    if values.get("conv_type") == "DenseConv":  # instead of the subnetwork of the configuration
+        values = {"freeze_weights": False, "prune_rate": None, **values}
     values = as_given(values)
     result = dataclasses.replace(config, **values)
     check(result)
@@ -163,9 +165,13 @@ def _check_data(config: Config) -> None:
             raise UserError(
                 f"{name} = {getattr(config, name)}: is for --set hub, and the set is {config.set}"
             )
-    if config.set == "arrays" and (config.stream or config.image_size is not None):
+    if config.set not in _SETS_OF_ANY_SIZE and (config.stream or config.image_size is not None):
         name = "stream" if config.stream else "image_size"
-        raise UserError(f"{name}: is for images in files, and arrays are taken as they are")
+        kind = "arrays are" if config.set == "arrays" else f"those of {config.set} are"
+        raise UserError(
+            f"{name}: is for images in files (--set folder, hub or ImageNet), and {kind} taken as"
+            " they are"
+        )
     if config.channels == 2:
         raise UserError("channels = 2: must be 1 (grey) or 3 (RGB)")
     if config.channels is None or (config.set in ("folder", "hub") and not config.stream):
@@ -177,6 +183,9 @@ def _check_data(config: Config) -> None:
     raise UserError(
         f"channels = {config.channels}: is for --set folder and hub, held in memory; {reason}"
     )
+
+
+_SETS_OF_ANY_SIZE = ("folder", "hub", "ImageNet")
 
 
 def _check_optimisation(config: Config) -> None:
@@ -248,17 +257,11 @@ def warnings(config: Config) -> list[str]:
         )
     if config.gaussian_aug and config.std_gauss == 0:
         texts.append("gaussian_aug does nothing at std_gauss = 0")
-    of_crop = ("crop_padding", "crop_padding_mode")
-    if config.augment in ("none", "flip") and _are_set(config, of_crop):
-        texts.append(
-            f"crop_padding and crop_padding_mode do nothing: augment = {config.augment} crops no"
-            " images"
-        )
-    of_teacher = ("teacher_views", "teacher_weight", "teacher_temperature")
-    if config.teacher is None and _are_set(config, of_teacher):
-        texts.append(
-            "teacher_views, teacher_weight and teacher_temperature do nothing: pass --teacher FILE"
-        )
+    for names, has_effect, remedy in _DEPENDENT:
+        unused = [name for name in names if getattr(config, name) != FIELDS[name].default]
+        if unused and not has_effect(config):
+            do = "does" if len(unused) == 1 else "do"
+            texts.append(f"{' and '.join(unused)} {do} nothing: {remedy}")
     takes_width = re.match(HAS_WIDTH_MULT, config.arch) and not is_own(config.arch)
     if config.width_mult != 1 and not takes_width:
         texts.append(
@@ -267,9 +270,52 @@ def warnings(config: Config) -> list[str]:
     return texts
 
 
-def _are_set(config: Config, names: Sequence[str]) -> bool:
-    """Whether any of these options differs from its default."""
-    return any(getattr(config, name) != FIELDS[name].default for name in names)
+_DEPENDENT: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] = (
+    (("p_clean", "std_gauss"), lambda config: config.gaussian_aug, "pass --gaussian-aug"),
+    (
+        ("mixture_width", "mixture_depth", "aug_severity", "all_augmix_augmentations"),
+        lambda config: config.augmix,
+        "pass --augmix",
+    ),
+    (
+        ("crop_padding", "crop_padding_mode"),
+        lambda config: config.augment not in ("none", "flip"),
+        "pass --augment crop or crop+flip",
+    ),
+    (
+        ("teacher_views", "teacher_weight", "teacher_temperature"),
+        lambda config: config.teacher is not None,
+        "pass --teacher FILE",
+    ),
+    (
+        ("layer_floor", "prune_rate_epoch"),
+        lambda config: config.scope == "global",
+        "pass --conv-type GlobalSubnetConv",
+    ),
+    (
+        ("lr_gamma", "lr_adjust"),
+        lambda config: config.lr_policy == "multistep_lr",
+        "pass --lr-policy multistep_lr",
+    ),
+    (
+        ("warmup_length",),
+        lambda config: config.lr_policy in ("constant_lr", "cosine_lr"),
+        "pass --lr-policy constant_lr or cosine_lr",
+    ),
+    (
+        ("warmup_fraction",),
+        lambda config: config.lr_policy == "linear_lr",
+        "pass --lr-policy linear_lr",
+    ),
+    (
+        ("dense_lr",),
+        lambda config: config.score_norm or config.optimizer == "muon",
+        "pass --optimizer muon or --score-norm",
+    ),
+)
+"""Options that have an effect only with others: their names, whether they have one, and what to
+pass.
+"""
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def _note(name: str, value: Any) -> str:
 def _place(where: str, name: str, value: Any) -> str:
     """ "--prune-rate 2" for a flag, "file.yml: prune_rate = 2" for a file."""
     text = abbreviated(value)
-    return f"{where} {text}" if where.startswith("--") else f"{where}: {name} = {text}"
+    if not where.startswith("--"):
+        return f"{where}: {name} = {text}"
+    return f"{where}{text}" if where.endswith("=") else f"{where} {text}"
 
 
 def _convert(type_: type, value: Any) -> Any:
@@ -123,11 +125,12 @@ def _coerce_rates(name: str, value: Any, where: str) -> dict[str, float | str]:
         raise UserError(
             f"{_place(where, name, value)}: must be pairs of layer pattern and prune rate"
         )
+    place, end = (f"{where} ", "=") if where.startswith("--") else (f"{where}: {name} of ", "")
     rates = {}
     for pattern, rate in value.items():
         is_dense = rate == "dense"
         rates[str(pattern)] = (
-            rate if is_dense else coerce("prune_rate", rate, f"{where} {pattern}=")
+            rate if is_dense else coerce("prune_rate", rate, f"{place}{pattern}{end}")
         )
     return rates
 

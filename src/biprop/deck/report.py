@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ticket import Ticket
-from ..ticket.report import Report, Row, right_and_images
+from ..ticket.report import Report, Row, network_name, right_and_images
 from .deck import Deck
 
 
@@ -19,7 +19,7 @@ def deck_report(deck: Deck, size: int) -> Report:
 def _row(name: str, card: Ticket) -> Row:
     return (
         name,
-        str(card.network["name"]) if card.network else "of the user's own",
+        network_name(card),
         f"{card.kept:,}",
         f"{card.weights:,}",
         f"{100 * card.kept / max(1, card.weights):.2f}",

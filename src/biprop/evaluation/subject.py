@@ -23,6 +23,7 @@ from ..names import TICKET_SUFFIX
 from ..runs.folder import find_checkpoint
 from ..subnetwork import LayerReport
 from ..ticket import Ticket, TicketError
+from ..ticket.report import OWN_NETWORK, network_name
 from .counts import Counts, evaluate
 from .device import choose_device, evaluation_batch
 from .engine_model import Packed
@@ -35,10 +36,6 @@ _RECORDED_OPTIONS = options.with_roles(
 
 Paths are not read from it: a file does not choose which other files are opened.
 """
-
-
-OWN_NETWORK = "of the user's own"
-"""What stands for the name of a network that the registry does not have."""
 
 
 @dataclass
@@ -112,7 +109,7 @@ def of_ticket(path: str | Path, flags: Mapping[str, Any], ticket: Ticket | None 
     if "options" not in ticket.found and "set" not in flags:
         flags = {**flags, "set": _set_in_data(flags, path)}
     mean, std = _normalisation(ticket, task.channels)
-    arch = str(ticket.network["name"]) if ticket.network else OWN_NETWORK
+    arch = network_name(ticket)
     _check_flags(flags, config, {"arch": arch, "num_classes": task.num_classes}, path)
     config = dataclasses.replace(config, arch=arch)
     return Subject(

@@ -158,16 +158,21 @@ def _convert(model: nn.Module, config: Config) -> Subnetwork | None:
     if config.conv_type != "DenseConv":
         densities = {"*": config.prune_rate, **(config.layer_prune_rates or {})}
         first, last = names[:1] * config.first_layer_dense, names[-1:] * config.last_layer_dense
-        subnetwork = convert(
-            model,
-            densities,  # type: ignore[arg-type]
-            config.scope,  # type: ignore[arg-type]
-            first + last,
-            seed=config.seed,
-            scale_fan=config.scale_fan,
-            floor=config.layer_floor,
-            **draw,
-        )
+        try:
+            subnetwork = convert(
+                model,
+                densities,  # type: ignore[arg-type]
+                config.scope,  # type: ignore[arg-type]
+                first + last,
+                seed=config.seed,
+                scale_fan=config.scale_fan,
+                floor=config.layer_floor,
+                **draw,
+            )
+        except UserError as e:
+            if not config.layer_prune_rates:
+                raise
+            raise UserError(f"--layer-prune-rates: {e} (layers: {', '.join(names)})") from None
     for name in subnetwork.exempt if subnetwork else names:
         weight = model.get_parameter(f"{name}.weight")
         _draw_dense(weight, config.seed, names.index(name), draw)

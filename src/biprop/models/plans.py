@@ -266,6 +266,8 @@ def _residual_in_words(plan: ResidualPlan) -> str:
 
 def check_name(name: str) -> None:
     """Raise UserError if there is no network of this name."""
+    if name.endswith(".py"):
+        raise UserError(f"--arch {name}: name the network in the file, too: {name}:NAME")
     if name not in NETWORKS:
         raise UserError(f"arch = {name!r}: no such network{did_you_mean(name, NETWORKS)}")
 

@@ -192,7 +192,7 @@ def _facts(entry: Entry, publication: Publication, run: Entry | None) -> list[tu
     rows = [
         (
             "file",
-            f"`{publication.address.file}`, {publication.size:,} bytes, {bits:.3g} bits per weight",
+            f"`{publication.address.file}`, {publication.size:,} bytes, {bits:.2f} bits per weight",
         ),
         ("SHA-256", f"`{publication.sha256}`"),
         ("network", _code(entry.network) if ticket.network else "of the author's own"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, did_you_mean, one_line
+from ..errors import UserError, abbreviated, did_you_mean, one_line
 from ..evaluation.counts import Counts
 from .severities import EXTRA, GROUPS, NAMES, SEVERITIES
 from .severities import display_name as display_name
@@ -145,25 +145,39 @@ def _severity(word: str) -> int:
     return int(word)
 
 
-def read_reference(name: str, cells: Sequence[Cell], classes: int) -> dict[str, dict[int, float]]:
+def read_reference(
+    name: str, cells: Sequence[Cell], classes: int, data_set: str | None = None
+) -> dict[str, dict[int, float]]:
     """The errors that mCE is relative to.
 
     Args:
         name: "alexnet" (on ImageNet-C), or a JSON file of `as_json`, whose first result counts.
         cells: that are measured.
         classes: number of classes.
+        data_set: a value of the option `set`; None: unknown.
 
     Returns:
         Errors in 0 .. 1 by corruption and severity.
 
     Raises:
-        UserError: no such file, or it lacks some of the cells.
+        UserError: no such file, it lacks some of the cells, or is of other data.
     """
     wanted: dict[str, list[int]] = {}
     for corruption, severity in cells:
         if corruption in NAMES:
             wanted.setdefault(corruption, []).append(severity)
-    return _alexnet(wanted, classes) if name == "alexnet" else _read_errors(name, wanted)
+    if name == "alexnet":
+        return _alexnet(wanted, classes)
+    return _read_errors(name, wanted, {"set": data_set, "classes": classes})
+
+
+def recorded_facts(path: str) -> dict[str, Any]:
+    """What a file of `as_json` records beside its results; empty where it cannot be read."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _alexnet(wanted: Mapping[str, list[int]], classes: int) -> dict[str, dict[int, float]]:
@@ -179,7 +193,17 @@ def _alexnet(wanted: Mapping[str, list[int]], classes: int) -> dict[str, dict[in
     return {name: dict.fromkeys(SEVERITIES, ALEXNET[name]) for name in wanted}
 
 
-def _read_errors(path: str, wanted: Mapping[str, list[int]]) -> dict[str, dict[int, float]]:
+def _read_errors(
+    path: str, wanted: Mapping[str, list[int]], facts: Mapping[str, Any]
+) -> dict[str, dict[int, float]]:
+    recorded_here = recorded_facts(path)
+    for key, here in facts.items():
+        there = recorded_here.get(key)
+        if here is not None and there is not None and there != here:
+            raise UserError(
+                f"--reference {path}: was measured on other data: {key} = {abbreviated(there)}, and"
+                f" here {key} = {here}; measure the reference on the same images"
+            )
     not_ours = UserError(f"--reference {path}: not a file that biprop robustness wrote")
     try:
         text = Path(path).read_text(encoding="utf-8")

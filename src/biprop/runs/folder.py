@@ -54,7 +54,8 @@ def _place(config: Config, config_name: str) -> Path:
     parent = Path(config.log_dir) / config_name
     if config.width_mult != 1:
         parent /= f"width_mult={config.width_mult:g}"
-    rate = "none" if config.prune_rate is None else f"{config.prune_rate:g}"
+    is_dense = config.prune_rate is None or config.conv_type == "DenseConv"
+    rate = "none" if is_dense else f"{config.prune_rate:g}"
     return parent / f"prune-rate={rate}" / config.name
 
 

@@ -68,7 +68,7 @@ def parse_grid(items: Sequence[str]) -> dict[str, list[str]]:
     """Parse "KEY=V1,V2" texts into values by key; without any, `CIFAR10_GRID`.
 
     Raises:
-        UserError: an unknown option, a missing value, or a key twice.
+        UserError: an unknown option, a missing value, or a key or a value twice.
     """
     grid: dict[str, list[str]] = {}
     for item in items:
@@ -88,7 +88,10 @@ def _parse_item(item: str) -> tuple[str, list[str]]:
     keys = ["config", *(name for name in options.FIELDS if name not in _NOT_IN_GRIDS)]
     if key not in keys:
         raise UserError(f"--grid {item}: no such option{did_you_mean(key, keys)}")
-    return key, values.split(",")
+    listed = values.split(",")
+    if twice := [value for value in listed if listed.count(value) > 1]:
+        raise UserError(f"--grid {item}: {twice[0]} is given twice")
+    return key, listed
 
 
 _NOT_IN_GRIDS = ("name", "layer_prune_rates")
@@ -179,6 +182,15 @@ class Sweep:
             self._check_options(cell, state.get("options"))
             if state.get("status") not in (DONE, DIVERGED):
                 yield cell
+
+    def check_options(self) -> None:
+        """Check that all cells that were begun have the options of now.
+
+        Raises:
+            UserError: a cell was begun with other options.
+        """
+        for cell in self.cells:
+            self._check_options(cell, self.state(cell).get("options"))
 
     def _check_options(self, cell: Cell, recorded: Mapping[str, Any] | None) -> None:
         """Raise UserError if a cell was begun with other options than it has now: its result would

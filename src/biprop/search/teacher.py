@@ -14,7 +14,7 @@ from ..data import DataSet
 from ..errors import UserError, abbreviated
 from ..evaluation import subject
 from ..evaluation.subject import Subject
-from ..names import TICKET_SUFFIX
+from ..names import DECK_SUFFIX, TICKET_SUFFIX
 from ..runs.folder import find_checkpoint
 
 
@@ -67,6 +67,11 @@ def load(config: Config, images: DataSet, device: torch.device) -> Teacher | Non
     """
     if config.teacher is None:
         return None
+    if config.teacher.endswith(DECK_SUFFIX):
+        raise UserError(
+            f"--teacher {config.teacher}: a deck: a teacher is one network: pass a ticket"
+            f" ({TICKET_SUFFIX}), a run folder or a checkpoint"
+        )
     if config.teacher_views == "plain" and images.train.crops:
         raise UserError(
             "--teacher-views plain: the search sees random parts of streamed images, of which the"

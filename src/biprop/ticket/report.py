@@ -6,11 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.own import DEFAULT_NETWORKS
 from . import entropy_coding
 from .layer import Layer
 from .ticket import Ticket
 
 Row = tuple[str, ...]
+OWN_NETWORK = "of the user's own"
+"""What stands for the name of a network that biprop does not have."""
 
 
 @dataclass
@@ -63,8 +66,19 @@ def _contents(ticket: Ticket) -> list[tuple[str, str]]:
     ]
 
 
+def network_name(ticket: Ticket) -> str:
+    """The name of a ticket's network: of the registry, or of `DEFAULT_NETWORKS` as its search was
+    recorded; `OWN_NETWORK` if it is another.
+    """
+    if ticket.network:
+        return str(ticket.network["name"])
+    recorded = ticket.found.get("options")
+    arch = recorded.get("arch") if isinstance(recorded, dict) else None
+    return arch if arch in DEFAULT_NETWORKS else OWN_NETWORK
+
+
 def _network(ticket: Ticket) -> str:
-    name = str(ticket.network["name"]) if ticket.network else "of the user's own"
+    name = network_name(ticket)
     shape = ticket.input_shape
     if not shape:
         return name
