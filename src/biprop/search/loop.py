@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import signal
@@ -25,20 +24,18 @@ from ..errors import UserError, one_line
 from ..evaluation.counts import Counts, Uncounted, evaluate
 from ..evaluation.device import choose_device, evaluation_batch
 from ..interrupts import STOP_SIGNALS, StopRequest
-from ..models.network import Network, Task, build_network
+from ..models.network import Task
 from ..models.whitening import fit_whitening
 from ..runs import results
 from ..runs.folder import BEST, CHECKPOINTS, INITIAL, LAST, RESULT, has_final_status, held, make
 from ..runs.logs import Pace
 from ..subnetwork import schedule
-from . import losses, teacher
+from . import beginning, losses, teacher
 from .baseline import random_score_accuracy
 from .budget import RAMP_SHARE, Budget
 from .forward import TrainingForward, average_batch_norm_statistics, where_not_finite
 from .heap import freed_memory_kept
 from .lessons import Batches, Lesson, Lessons
-from .optim import build_optimizer
-from .optim import load_state as load_optimizer
 from .outcome import Best, Result, SearchDiverged, SearchStopped
 from .reporter import Reporter, RunReporter
 from .schedules import PER_STEP, learning_rate
@@ -105,13 +102,13 @@ class Search:
         self.console, self.group = console, group
         self.device = choose_device(config.device, group)
         self.task = Task(len(data.classes), data.channels, data.input_size)
-        self.network = _build(config, self.task, start)
+        self.network = beginning.build(config, self.task, start)
         if start is None:
             fit_whitening(self.network.model, data.training_sample)
         self.network.model.to(self.device)
-        _check_share(config, data, group)
+        beginning.check_share(config, data, group)
         if min(config.batch_size, len(data.train)) * data.views == 1:
-            _check_single_image(self.network.model, self.task, self.device)
+            beginning.check_single_image(self.network.model, self.task, self.device)
         self._forward = TrainingForward(self.network, self.task, config, self.device, group)
         self.teacher = teacher.load(config, data, self.device)
         self.data = data.to(self.device)
@@ -126,7 +123,7 @@ class Search:
             self._until_stopped,
         )
         self.budget = Budget.of(config, self.batches)
-        self.optimizer = _optimizer(self.model, config)
+        self.optimizer = beginning.optimizer_of(self.model, config)
         is_baseline_due = config.baseline and not start
         self.state = SearchState(epoch=config.start_epoch, baseline_is_due=is_baseline_due)
         self.stop = StopRequest()
@@ -187,17 +184,18 @@ class Search:
         folder = checkpoint.run_folder(start.path)
         self.state.epoch = max(self.state.epoch, start.epoch)
         if start.ours:
-            _check_continuation(start, self.config)
-            self.state = _restored_state(start, self.config, self.batches)
+            beginning.check_continuation(start, self.config)
+            self.state = beginning.restored_state(start, self.config, self.batches)
             self._folder_to_resume = folder
-            if self.group.by_first(lambda: _epoch_of_best(folder)) != self.state.best.epoch:
+            best_there = self.group.by_first(lambda: beginning.epoch_of_best(folder))
+            if best_there != self.state.best.epoch:
                 # Its weights are lost: the file lies in no run folder, or is older than the best of
                 # its folder, or the search was killed between two checkpoints.
                 self.state.best = Best()
         if not self.group.is_first:
             self.state.train = Counts()  # of a checkpoint they are those of all processes
         self._check_that_something_is_left(start, folder)
-        _restore_optimizer(self.optimizer, start)
+        beginning.restore_optimizer(self.optimizer, start)
 
     def _check_that_something_is_left(self, start: checkpoint.Content, folder: Path | None) -> None:
         """Raise UserError if there is nothing left to do: neither training nor the result."""
@@ -676,115 +674,6 @@ class Search:
     def _best_weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = checkpoint.load(self.folder / CHECKPOINTS / BEST)["state_dict"]
         return weights
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, start: checkpoint.Content) -> None:
-    """Load the optimizer's state of a checkpoint.
-
-    Raises:
-        UserError: it is of another optimizer, or of other parameters.
-    """
-    try:
-        load_optimizer(optimizer, start.fields["optimizer"])
-    except (KeyError, ValueError) as e:
-        raise UserError(
-            f"--resume {start.path}: its optimizer is not that of these options: {one_line(e)}"
-        ) from None
-
-
-def _check_continuation(start: checkpoint.Content, config: Config) -> None:
-    """Raise UserError if the search of a checkpoint of ours cannot go on with these options."""
-    assert start.ours
-    before = start.config.select_on
-    if config.select_on != before:
-        raise UserError(
-            f"--select-on {config.select_on}: but {start.path} says {before}, and its best epoch so"
-            " far cannot be compared with epochs that are measured on other images: leave it out"
-        )
-    if start.ours["config"].get("teacher") and config.teacher is None:
-        raise UserError(
-            f"--resume {start.path}: this search has a teacher, whose file is not known outside its"
-            " run folder: pass --teacher FILE"
-        )
-
-
-def _epoch_of_best(folder: Path | None) -> int:
-    """The epoch of a run folder's best checkpoint; 0 if there is none, or it is damaged."""
-    file = folder / CHECKPOINTS / BEST if folder else None
-    if file is None or not file.is_file():
-        return 0
-    try:
-        epoch = checkpoint.load(file).get("epoch", 0)
-    except UserError:
-        return 0
-    return epoch if type(epoch) is int else 0
-
-
-def _restored_state(start: checkpoint.Content, config: Config, batches: int) -> SearchState:
-    """The state in a checkpoint: see `SearchState.from_checkpoint`.
-
-    Raises:
-        UserError: the checkpoint is damaged.
-    """
-    try:
-        return SearchState.from_checkpoint(start, config, batches)
-    except (KeyError, ValueError, TypeError) as e:
-        raise UserError(
-            f"--resume {start.path}: a damaged checkpoint: {type(e).__name__}: {one_line(e)}"
-        ) from None
-
-
-def _build(config: Config, task: Task, start: checkpoint.Content | None) -> Network:
-    """The network of the options, with the weights and scores of `start` if there is one.
-
-    Raises:
-        UserError: network, options, data and checkpoint do not fit together.
-    """
-    if start is None:
-        return build_network(config, task)
-    checkpoint.check_size(config, task, start)
-    network = build_network(config, task, ancestor=start.of_ancestor)
-    checkpoint.load_state(network.model, start.state, start.path)
-    return network
-
-
-def _check_share(config: Config, data: DataSet, group: Group) -> None:
-    """Raise UserError if a process would get fewer than two images a step: batch norm needs two."""
-    batch = min(config.batch_size, len(data.train))
-    if group.size > 1 and batch < 2 * group.size:
-        raise UserError(
-            f"--batch-size {config.batch_size}: {batch} images a step are too few for"
-            f" {group.size} processes"
-        )
-
-
-def _check_single_image(model: nn.Module, task: Task, device: torch.device) -> None:
-    """Raise UserError if the network cannot train on one image: behind a global pool, batch norm
-    has one value a channel.
-    """
-    image = torch.zeros(1, *task.shape, device=device)
-    try:
-        with torch.no_grad():
-            copy.deepcopy(model).train()(image)
-    except ValueError:
-        raise UserError(
-            "--batch-size 1: the network's batch norm needs two images a step; pass 2 or more"
-        ) from None
-
-
-def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    return build_optimizer(
-        model,
-        config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        no_bn_decay=config.no_bn_decay,
-        score_norm=config.score_norm,
-        dense_lr=config.dense_lr,
-        is_global=config.scope == "global",
-    )
 
 
 def _learning_rate(config: Config, epoch: float, epochs: int) -> float:
