@@ -157,6 +157,7 @@ def test_the_slurm_script_has_a_task_per_cell(capsys: pytest.CaptureFixture[str]
         (["--recipe", "fast", "--grid", "config=digits"], "and --config or --recipe: pass one"),
         (["--recipe", "", "--grid", "seed=0"], "--recipe '': must not be empty"),
         (["--recipe", "fat", "--grid", "seed=0"], "did you mean 'fast'?"),
+        (["--grid", "arch_args=1,2"], "arch_args cannot be in a grid"),
         (["--grid", "seed=0,1,0"], "--grid seed=0,1,0: 0 is given twice"),
         (["--grid", "seed=0,1", "--seed", "3"], "--grid seed=... and --seed: pass one of them"),
     ],

@@ -18,7 +18,7 @@ from biprop.evaluation import subject
 from biprop.runs.folder import BEST, CHECKPOINTS, LAST
 from biprop.search import teacher
 from biprop.search.loop import Search
-from biprop.search.pack import pack
+from biprop.search.pack import _teacher_name, pack
 
 QUICK = {"epochs": 1, "low_data": 0.2, "width_mult": 0.25, "device": "cpu", "baseline": False}
 
@@ -151,8 +151,21 @@ def test_a_file_from_elsewhere_names_no_teacher(found_run: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"has a teacher, .*: pass --teacher FILE"):
         Search(start.config, search.config_name, search.data, Console(), start, True)
     ticket = pack(search.folder, {})
-    assert ticket.found["teacher"] == found_run.name
-    assert str(found_run.parent) not in str(ticket.found)
+    assert ticket.found["teacher"] == "digits/prune-rate=0.2/find"
+    assert str(tmp_path) not in str(ticket.found)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/me/best.mpt", "best.mpt"),
+        ("runs/cifar10-dense/prune-rate=none/find", "cifar10-dense/prune-rate=none/find"),
+        ("/x/fast/width_mult=2/prune-rate=0.3/a/1", "fast/width_mult=2/prune-rate=0.3/a/1"),
+        ("prune-rate=none/find", "find"),
+    ],
+)
+def test_tickets_record_a_teacher_without_its_place(path: str, name: str) -> None:
+    assert _teacher_name(path) == name
 
 
 def test_images_are_normalised_as_the_teacher_needs_them(tmp_path: Path) -> None:

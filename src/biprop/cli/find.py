@@ -101,9 +101,9 @@ def _add_start_flags(group: Any) -> None:
         "--resume",
         metavar="RUN",
         help="continue an interrupted run: its folder, or one of its checkpoints; its options are"
-        " known and need not be repeated. auto: continue the newest run that was started with the"
-        " same options, or start one if there is none; this is the default when torchrun or SLURM"
-        " restarts a job",
+        " known and need not be repeated, but for --arch of a network of your own. auto: continue"
+        " the newest run that was started with the same options, or start one if there is none;"
+        " this is the default when torchrun or SLURM restarts a job",
     )
     group.add_argument(
         "--pretrained",

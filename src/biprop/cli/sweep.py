@@ -57,7 +57,8 @@ def add(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="KEY=V1,V2",
-        help="values of an option of biprop find, or of config, the configuration:"
+        help="values of an option of biprop find (not of name, layer_prune_rates and arch_args), or"
+        " of config, the configuration:"
         " config=conv2_kn_unsigned,conv4_kn_unsigned prune_rate=0.5,0.2 seed=0,1,2",
     )
     parser.add_argument(

@@ -85,7 +85,7 @@ class Config:
     )
     width_mult: float = option(
         1.0,
-        "width multiplier of Fast6, FastRes6, Conv2Wide to Conv8Wide and Wide_VGG_Small",
+        "width multiplier of Fast6, FastRes6_BinAct, Conv2Wide to Conv8Wide and Wide_VGG_Small",
         _NET,
         Role.NETWORK,
         low=0.001,
@@ -180,7 +180,7 @@ class Config:
     freeze_weights: bool = option(
         False,
         "accepted for configurations of the original research code: the random weights of pruned"
-        " layers are always frozen, and DenseConv trains all weights",
+        " layers are always frozen; DenseConv, which trains all weights, refuses it",
         _PRUNE,
         Role.SEARCH,
     )
@@ -395,9 +395,10 @@ class Config:
     )
     select_on: str = option(
         "validation",
-        "images on which the best epoch is chosen: validation, held out from the training images;"
-        " or test, as in the papers. last: no images choose; the last epoch is kept, and all"
-        " training images train; the accuracy shown after an epoch is that on 2,000 test images",
+        "images on which the best epoch is chosen: validation, held out from the training images"
+        " or a part of the data's own; or test, as in the papers. last: no images choose; the last"
+        " epoch is kept, and all training images train; the accuracy shown after an epoch is that"
+        " on at most 2,000 test images",
         _DATA,
         Role.SELECTION,
         choices=("validation", "test", "last"),
@@ -525,8 +526,9 @@ class Config:
     epochs: int = option(90, "number of passes over the training images", _OPT, Role.SEARCH, low=1)
     minutes: float | None = option(
         None,
-        "budget of time that takes the place of --epochs: minutes of training and validation, at"
-        " most a day; the learning rate follows the clock, with linear_lr down to 0 at the end",
+        "budget of time that takes the place of --epochs: minutes of training and validation (and"
+        " of --teacher-views plain), at most a day; the learning rate follows the clock, with"
+        " linear_lr down to 0 at the end",
         _OPT,
         Role.SEARCH,
         low=0,
@@ -587,7 +589,8 @@ class Config:
 
     name: str = option(
         "find",
-        "name of the run, the end of its folder's path LOG_DIR/CONFIGURATION/prune-rate=K/NAME;"
+        "name of the run, the end of its folder's path LOG_DIR/CONFIGURATION/prune-rate=K/NAME"
+        " (width_mult=W before prune-rate if it is not 1);"
         " if that exists already, the folder is /0, /1, ... in it",
         _RUN,
         Role.RUN_NAME,

@@ -284,7 +284,7 @@ def check(name: str, bn_type: str, width_mult: float) -> None:
     wide = takes_width(name)
     if width_mult != 1 and not wide:
         raise ValueError(
-            f"width_mult = {width_mult:g}: {name} has a fixed width; Fast6, FastRes6,"
+            f"width_mult = {width_mult:g}: {name} has a fixed width; Fast6, FastRes6_BinAct,"
             " Conv2Wide to Conv8Wide and Wide_VGG_Small take one"
         )
     if wide and int(16 * width_mult) < 1:

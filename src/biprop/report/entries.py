@@ -338,9 +338,10 @@ def _recorded_settings(ticket: Ticket) -> dict[str, Any]:
         }
     except UserError:
         return {}
-    teacher = ticket.found.get("teacher")  # the name of its file: the place is not recorded
+    teacher = ticket.found.get("teacher")  # the name of its file or run, without the place
     if isinstance(teacher, str):
-        values["teacher"] = abbreviated(Path(teacher).name)
+        is_within = not Path(teacher).is_absolute() and ".." not in Path(teacher).parts
+        values["teacher"] = abbreviated(teacher if is_within else Path(teacher).name)
     return {**options.as_dict(Config()), **values}
 
 

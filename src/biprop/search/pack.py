@@ -114,8 +114,22 @@ def _provenance(content: checkpoint.Content, file: Path) -> dict[str, Any]:
     if content.config.holds_out:  # elsewhere these counts are of test images
         record["validation"] = _counts(ours.get("best_validation"), file)
     if content.config.teacher:
-        record["teacher"] = Path(content.config.teacher).name  # tickets tell no paths
+        record["teacher"] = _teacher_name(content.config.teacher)
     return record | _test_counts(content, file)
+
+
+def _teacher_name(path: str) -> str:
+    """What a ticket records of its teacher, without the place: the file's name, or of a run folder
+    the end of its path that begins with the configuration: "cifar10-dense/prune-rate=none/find".
+    """
+    parts = Path(path).parts
+    places = [place for place, part in enumerate(parts) if part.startswith("prune-rate=")]
+    if not places or places[-1] == 0:
+        return parts[-1]
+    start = places[-1] - 1
+    if parts[start].startswith("width_mult="):
+        start = max(0, start - 1)
+    return "/".join(parts[start:])
 
 
 def _changed_options(content: checkpoint.Content) -> dict[str, Any]:

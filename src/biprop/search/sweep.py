@@ -86,6 +86,8 @@ def _parse_item(item: str) -> tuple[str, list[str]]:
     if not separator or not all(values.split(",")):
         raise UserError(f"--grid {item}: must be KEY=VALUE,VALUE, e.g. prune_rate=0.5,0.2")
     keys = ["config", *(name for name in options.FIELDS if name not in _NOT_IN_GRIDS)]
+    if key in _NOT_IN_GRIDS:
+        raise UserError(f"--grid {item}: {key} cannot be in a grid; pass it as an option, for all")
     if key not in keys:
         raise UserError(f"--grid {item}: no such option{did_you_mean(key, keys)}")
     listed = values.split(",")
@@ -94,7 +96,7 @@ def _parse_item(item: str) -> tuple[str, list[str]]:
     return key, listed
 
 
-_NOT_IN_GRIDS = ("name", "layer_prune_rates")
+_NOT_IN_GRIDS = ("name", "layer_prune_rates", "arch_args")
 """Options that belong to the whole sweep, or whose values are no single text."""
 
 
