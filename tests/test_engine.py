@@ -104,6 +104,16 @@ def test_two_layouts_and_two_types_of_pixels(ticket: Ticket) -> None:
     assert np.allclose(engine.run(pixels.astype(np.float64) / 255), logits, atol=1e-5)
 
 
+def test_floats_that_are_not_aligned_are_copied(ticket: Ticket) -> None:
+    engine = Engine(ticket)
+    images = np.random.default_rng(0).random((70, *engine.shape), np.float32)
+    unaligned = np.frombuffer(b"-" + images.tobytes(), np.float32, offset=1).reshape(images.shape)
+    assert not unaligned.flags.aligned
+    pixels, _ = engine._pixels(unaligned, None)
+    assert pixels.flags.aligned
+    np.testing.assert_array_equal(engine.run(unaligned), engine.run(images))
+
+
 def test_layouts_of_colour_images_that_are_not_square() -> None:
     engine = Engine(random_ticket(network_of("Wide_VGG_Small_132", (16, 24), width_mult=0.25)))
     pixels = np.random.default_rng(0).random((5, 3, 16, 24), np.float32)

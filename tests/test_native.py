@@ -6,6 +6,8 @@ import ctypes
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,29 @@ def test_every_part_is_done_once(count: int, threads: int, grain: int) -> None:
     done: list[int] = []
     native.in_threads(lambda first, last: done.extend(range(first, last)), count, threads, grain)
     assert sorted(done) == list(range(count))
+
+
+def test_an_interruption_waits_for_the_threads_that_compute() -> None:
+    """They write to arrays that the caller releases when the error reaches it."""
+    main = threading.current_thread()
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def compute(first: int, last: int) -> None:
+        if threading.current_thread() is main:
+            while not begun:
+                time.sleep(0.001)
+            raise KeyboardInterrupt
+        begun.append(first)
+        time.sleep(0.05)
+        ended.append(first)
+
+    with pytest.raises(KeyboardInterrupt):
+        native.in_threads(compute, 1000, 3, 1)
+    computed = len(begun)
+    assert sorted(begun) == sorted(ended)
+    time.sleep(0.1)
+    assert len(begun) == computed < 10  # nothing began after that
 
 
 def test_what_goes_wrong_in_a_thread_is_raised() -> None:

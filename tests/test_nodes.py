@@ -318,6 +318,8 @@ def test_inputs_of_another_kind_are_refused() -> None:
     for engine, batch, message in (
         (words, np.zeros((2, 6)), "of type float64: the network takes whole numbers"),
         (words, np.full((2, 6), 11), "from 11 to 11: the network's embedding takes 0 .. 10"),
+        (words, np.full((2, 6), -1), "from -1 to -1: the network's embedding takes 0 .. 10"),
+        (words, np.full((2, 6), 2**63, np.uint64), "the network takes whole numbers of int64"),
         (words, np.zeros((2, 5), np.int64), r"shape \(2, 5\): the network takes \[B, 6\]"),
         (series, np.zeros((3, 24)), r"shape \(3, 24\): the network takes \[B, 2, 24\]"),
         (series, np.full((1, 2, 24), np.nan), "NaN or infinite"),
@@ -325,6 +327,18 @@ def test_inputs_of_another_kind_are_refused() -> None:
         with pytest.raises(UserError, match=re.sub(r"\.\. ", r"\\.\\. ", message)):
             engine.run(batch)
     assert next(iter(measure(words, [2], 0.01))).images_per_second > 0
+
+
+@pytest.mark.slow
+def test_a_table_of_more_rows_than_floats_count_one_by_one_is_computed_by_numpy() -> None:
+    """The core takes indices as float32, which are exact up to 2^24; the table has 64 MB."""
+    rows = (1 << 24) + 4
+    table = np.arange(rows, dtype=np.float32).reshape(rows, 1)
+    embedding = Operation("embedding", (0,), ("e.weight",), ())
+    graph = Graph((-1, 2), (embedding,), indices=True)
+    with pytest.warns(RuntimeWarning, match="numpy runs this network"):
+        engine = Engine(Ticket(None, None, [], {"e.weight": table}, graph=graph))
+    np.testing.assert_array_equal(engine.run(np.array([[5, rows - 1]])).ravel(), table[[5, -1], 0])
 
 
 def test_normalisation_is_of_the_channels_of_any_input() -> None:

@@ -141,9 +141,10 @@ size_t biprop_explain(biprop_network* network, int64_t batch, char* text, size_t
 }
 
 size_t biprop_memory(const biprop_network* network, size_t* working) {
-    const auto [weights, workspaces] = network ? network->network.memory() : std::pair<size_t, size_t>();
-    if (working) *working = workspaces;
-    return weights + workspaces;
+    std::pair<size_t, size_t> bytes;
+    if (network) catch_errors([&] { bytes = network->network.memory(); });
+    if (working) *working = bytes.second;
+    return bytes.first + bytes.second;
 }
 
 // ---- instruction sets and messages ----
@@ -160,7 +161,8 @@ const char* biprop_instruction_sets(void) {
 
 int biprop_use_instruction_set(const char* name) {
     if (!name) return BIPROP_BAD_ARGUMENT;
-    const auto* kernels = biprop::kernels_named(name);
+    const biprop::Kernels* kernels = nullptr;
+    if (const int error = catch_errors([&] { kernels = biprop::kernels_named(name); })) return error;
     if (*name && !kernels) return BIPROP_BAD_ARGUMENT;
     chosen_kernels = kernels;  // null for an empty name
     return BIPROP_OK;

@@ -76,9 +76,10 @@ void TapLists::make_again(const GroupedTaps& gathered) const {
 }
 
 void TapLists::restore(Op& op) const {
-    op.keep_none(ranges.size() * per_channel());
+    Op::Kept kept(ranges.size() * per_channel());
     for (size_t c = 0; c < ranges.size(); ++c)
-        each_kept(int(c), [&](int tap, bool negative) { op.keep(c * per_channel() + tap, negative); });
+        each_kept(int(c), [&](int tap, bool negative) { kept.keep(c * per_channel() + tap, negative); });
+    op.take(std::move(kept));
 }
 
 GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
@@ -90,16 +91,17 @@ GroupedTaps::GroupedTaps(const TapLists& lists, int group, int lane)
 }
 
 void GroupedTaps::restore(Op& op, int taps_per_channel) const {
-    op.keep_none(order.size() * taps_per_channel);
+    Op::Kept kept(order.size() * taps_per_channel);
     for (size_t i = 0; i < order.size(); ++i) {
         const TapRange& all = ranges[i / group];
         const uint16_t* const from = taps.data() + size_t(all.start) * 8 * group + i % group;
         for (int k = 0; k < 8 * (all.positive + all.negative); ++k) {
             const int tap = from[size_t(k) * group];
             if (tap >= taps_per_channel) continue;  // fills up the list
-            op.keep(size_t(order[i]) * taps_per_channel + tap, k >= 8 * all.positive);
+            kept.keep(size_t(order[i]) * taps_per_channel + tap, k >= 8 * all.positive);
         }
     }
+    op.take(std::move(kept));
 }
 
 int GroupedTaps::most_idle() const { return *std::max_element(idle.begin(), idle.end()); }

@@ -23,7 +23,7 @@ struct TapLists {
     int width;
     TapLists(const Op& op, int taps_per_channel, int width);
     void restore(Op& op) const;  // writes its mask and sign
-    void drop() const { taps = {}; }
+    void drop() const { release(taps); }
     bool is_dropped() const { return taps.empty() && groups_of_taps(); }
     // Makes dropped lists again, from what holds the same weights.
     void make_again(const Op& op) const;

@@ -169,9 +169,13 @@ void Network::leave(const Plan& plan) {
     std::lock_guard<ForkSafeMutex> lock(mutex_);
     --(plan.images == 1 ? one_users_ : group_users_);
     if (!has_spare_ || group_users_) return;
-    delete_idle_plan();
-    has_dropped_ = drop_spare(program_, packed_, plans(), kMostMemory * packed_bytes_);
-    has_spare_ = false;
+    try {
+        delete_idle_plan();
+        has_dropped_ = drop_spare(program_, packed_, plans(), kMostMemory * packed_bytes_);
+        has_spare_ = false;
+    } catch (const std::bad_alloc&) {  // what is spare stays until the next run; some lists may be gone already
+        has_dropped_ = group_ != nullptr;
+    }
 }
 
 Plan& Network::make(int images) {

@@ -131,17 +131,20 @@ void check_block(const Block& block, const std::vector<const Value*>& operands) 
         check_inside(block, int(o), operands[o]->channels, operands[o]->positions());
 }
 
-// At most `most` axes after neighbouring loops are made one, for one image.
+// At most `most` axes after neighbouring loops are made one, for one image and for groups, whose planes lie further
+// apart.
 void check_axes(const Block& block, unsigned roles, const std::vector<const Value*>& operands, bool affine,
                 size_t most) {
-    std::vector<Shape> shapes;
-    for (const Value* value : operands) shapes.emplace_back(*value, 1);
-    std::vector<const Shape*> pointers;
-    for (const Shape& shape : shapes) pointers.push_back(&shape);
-    if (affine) pointers.push_back(nullptr);
-    Nest nest(block, roles, pointers);
-    nest.merge();
-    check(nest.axes.size() <= most, "too many loops");
+    for (const int images : {1, 16, 32, 64}) {
+        std::vector<Shape> shapes;
+        for (const Value* value : operands) shapes.emplace_back(*value, images);
+        std::vector<const Shape*> pointers;
+        for (const Shape& shape : shapes) pointers.push_back(&shape);
+        if (affine) pointers.push_back(nullptr);
+        Nest nest(block, roles, pointers);
+        nest.merge();
+        check(nest.axes.size() <= most, "too many loops");
+    }
 }
 
 constexpr unsigned kKept = 1u << Loop::kept, kReduced = 1u << Loop::reduced;
@@ -344,6 +347,7 @@ void read_constant(Reading& r) {
 void read_embedding(Reading& r) {
     r.expect_inputs(1, 1);
     const int rows = r.numbers.next(1, kMostSize), width = r.numbers.next(1, kMostSize);
+    if (rows > 1 << 24) throw TooLarge("an embedding of more rows than floats count one by one");
     check(r.out().channels == width && r.out().positions() == numbers_of(r.in()), "shapes that do not fit");
     r.plain.groups = rows;
     r.plain.values = r.floats.next(int64_t(rows) * width);

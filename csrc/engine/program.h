@@ -19,6 +19,12 @@ struct TooLarge : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// Empties a vector and returns its memory, which an assignment of {} keeps.
+template <class T>
+void release(std::vector<T>& numbers) {
+    std::vector<T>().swap(numbers);
+}
+
 constexpr int kNone = -1;
 constexpr int kMostTaps = 65533;  // what 16 bits can name, beside the planes of zeros and of ones
 
@@ -85,14 +91,19 @@ struct Op {
     }
     bool kept(size_t i) const { return mask[i / 8] >> (i % 8) & 1; }
     bool positive(size_t i) const { return sign[i / 8] >> (i % 8) & 1; }
-    // Mask and sign of `count` weights of which none is kept, and then a weight that is.
-    void keep_none(size_t count) {
-        mask.assign((count + 7) / 8, 0);
-        sign = mask;
-    }
-    void keep(size_t i, bool negative) {
-        mask[i / 8] |= uint8_t(1 << i % 8);
-        if (!negative) sign[i / 8] |= uint8_t(1 << i % 8);
+    // Mask and sign of `count` weights, of which none is kept at first. An operation takes them when they are complete:
+    // half a mask would pass for a whole one after memory ran out.
+    struct Kept {
+        std::vector<uint8_t> mask, sign;
+        explicit Kept(size_t count) : mask((count + 7) / 8), sign((count + 7) / 8) {}
+        void keep(size_t i, bool negative) {
+            mask[i / 8] |= uint8_t(1 << i % 8);
+            if (!negative) sign[i / 8] |= uint8_t(1 << i % 8);
+        }
+    };
+    void take(Kept&& kept) noexcept {
+        mask.swap(kept.mask);
+        sign.swap(kept.sign);
     }
     // Calls use(i) for the kept weights first <= i < last of one sign, in ascending order. By words, because most bits
     // are 0.

@@ -267,7 +267,7 @@ class Sliced final : public BitStep {
             for (int p = 0; p < 64; ++p)
                 class_corrections_[16 * c + classes_of_[p]] =
                     int16_t(corrections_[c * corrections_step() + (p >> correction_shift())]);
-        corrections_ = {};
+        release(corrections_);
     }
 
     // Where a plane is one word, computes several channels at once, by gathers or by permutations, if the kernel can

@@ -111,7 +111,10 @@ bool drop_spare(Program& program, std::vector<Packed>& packed, const Plans& plan
     for (Packed& own : packed)
         if (own.lists && (own.lists->is_dropped() || own.lists.use_count() == 1)) own.lists.reset();
     for (Op& op : program.ops)
-        if (is_spare(op, plans)) op.mask = op.sign = {};
+        if (is_spare(op, plans)) {
+            release(op.mask);
+            release(op.sign);
+        }
     return dropped;
 }
 

@@ -153,7 +153,7 @@ class TiledSum : public Step {
     }
     bool holds_weights() const override { return !op_.dense && !lists_.begin()->second.ranges.empty(); }
     void restore(Op& op) const override {
-        op.keep_none(size_t(out_.channels) * taps_);
+        Op::Kept kept(size_t(out_.channels) * taps_);
         const Lists& lists = lists_.begin()->second;
         std::vector<int> taps(65536, kNone);  // of a block, by offset
         const std::vector<uint16_t> offsets = offsets_of_block(lists);
@@ -163,19 +163,24 @@ class TiledSum : public Step {
             const size_t first = block_of(int(i) / out_.channels, lists, int(range.channel)).first;
             for (int k = 0; k < range.positive + range.negative; ++k) {
                 const int tap = taps[lists.taps[range.start + k]];
-                if (tap != kNone) op.keep(first + tap, k >= range.positive);
+                if (tap != kNone) kept.keep(first + tap, k >= range.positive);
             }
         }
+        op.take(std::move(kept));
     }
     void drop_lists() override {
         for (auto& [vectors, lists] : lists_) {
-            lists.taps = {};
-            lists.ranges = {};
+            release(lists.taps);
+            release(lists.ranges);
         }
     }
     void make_lists_again() override {
-        for (auto& [vectors, lists] : lists_)
-            if (lists.ranges.empty()) fill(lists);
+        for (auto& [vectors, lists] : lists_) {
+            if (!lists.ranges.empty()) continue;
+            Lists made = lists;
+            fill(made);
+            std::swap(lists, made);  // at once: half a list would pass for a whole one after memory ran out
+        }
     }
 
   protected:
@@ -199,6 +204,8 @@ class TiledSum : public Step {
         std::vector<SumRange> ranges;  // sorted by length within kGroup channels
         std::vector<float> weights;
     };
+
+    size_t most_lanes() const { return size_t(tiles_.front().lanes()); }  // of a tile: the first is the largest
 
     void use_tiles_of_one_row() {
         tile_rows_ = 1;
@@ -600,7 +607,7 @@ class Sum final : public TiledSum<float> {
     void compute(const Frame& frame, const Tile& tile, int first, int last, uint8_t* room) const override {
         const Lists& lists = lists_.at(tile.vectors);
         auto *buffer = reinterpret_cast<float*>(room), *part = reinterpret_cast<float*>(room + buffer_bytes());
-        float *room_for_residual = part + size_t(out_.channels) * most_ * kLanes, *finished = part + part_floats();
+        float *room_for_residual = part + size_t(out_.channels) * most_lanes(), *finished = part + part_floats();
         const int lanes = tile.lanes();
         const Copies copies = copies_of(tile, lists);
         clear(lists, copies, buffer);
@@ -648,7 +655,7 @@ class Sum final : public TiledSum<float> {
         return (op_.residual == kNone || residual_.plain()) && (!out_.bits || bits_fit);
     }
     // Sums of a tile, before they are finished, and one more channel for a residual.
-    size_t part_floats() const { return (size_t(out_.channels) + 1) * most_ * kLanes; }
+    size_t part_floats() const { return (size_t(out_.channels) + 1) * most_lanes(); }
 
     void pool_tile(const Frame& frame, const Tile& tile, int first, int last, const float* finished) const {
         const int position = tile.lane / out_.images;
@@ -689,7 +696,7 @@ class QuantisedSum final : public TiledSum<int16_t> {
         return "sparse sum of quantisation levels, " + std::to_string(tiles_.front().lanes()) + " lanes";
     }
     size_t scratch() const override {
-        return buffer_bytes() + size_t(out_.channels) * most_ * kLanes * (sizeof(int16_t) + sizeof(int32_t));
+        return buffer_bytes() + size_t(out_.channels) * most_lanes() * (sizeof(int16_t) + sizeof(int32_t));
     }
 
   protected:
@@ -703,7 +710,7 @@ class QuantisedSum final : public TiledSum<int16_t> {
         t.last = last;
         t.vectors = tile.vectors;
         t.part = reinterpret_cast<int16_t*>(room + buffer_bytes());
-        t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_ * kLanes) : nullptr;
+        t.wide = wide_ ? reinterpret_cast<int32_t*>(t.part + size_t(out_.channels) * most_lanes()) : nullptr;
         t.row_registers = layout_ == Layout::padded ? out_.width / register_lanes() : 0;
         t.lanes = std::min(tile.lanes(), out_.lanes() - tile.lane);
         for (int b = 0; b < lists.blocks; ++b) {

@@ -5,12 +5,13 @@ It is built when biprop is installed on a machine with a C++ compiler.
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,28 @@ def in_threads(
 
     chunks = -(-count // grain)
     helpers = [_pool().submit(work) for _ in range(min(threads, chunks) - 1)]
-    work()
+    try:
+        work()
+    finally:
+        _wait_for(helpers, starts)
     for helper in helpers:
         helper.result()
+
+
+def _wait_for(helpers: Sequence[Future[None]], starts: Iterator[int]) -> None:
+    """Let the helpers begin no further chunk, and wait for those that they have begun, however
+    often the user interrupts: they write to memory that the caller is about to release.
+    """
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            collections.deque(starts, maxlen=0)
+            wait(helpers)
+            break
+        except KeyboardInterrupt as e:
+            interrupt = e
+    if interrupt:
+        raise interrupt
 
 
 @functools.cache

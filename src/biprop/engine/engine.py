@@ -181,7 +181,9 @@ class Engine:
         """
         pixels, layout = self._pixels(np.asarray(images), layout)
         if self._takes_indices and (
-            self._reference or pixels.max(initial=0) >= self._fewest_rows()
+            self._reference
+            or pixels.min(initial=0) < 0
+            or pixels.max(initial=0) >= self._fewest_rows()
         ):
             return (self._reference or Reference(self.ticket)).run(pixels)
         if self._reference:
@@ -230,6 +232,8 @@ class Engine:
             raise UserError("numpy runs this network: there are no kernels to explain")
         text = ctypes.create_string_buffer(_EXPLANATION_BYTES)
         size = self._core.biprop_explain(self._network, batch, text, len(text))
+        if not size:
+            raise MemoryError("out of memory, or of threads")
         if size >= len(text):  # each call measures all steps, so a second one is the exception
             text = ctypes.create_string_buffer(size + _EXPLANATION_BYTES)
             self._core.biprop_explain(self._network, batch, text, len(text))
@@ -300,7 +304,8 @@ class Engine:
         from_shape = self._layouts.get(images.shape[1:])
         if from_shape is None or (layout is not None and layout != from_shape):
             images, from_shape = self._with_layout(images, layout)
-        if images.dtype is not _FLOAT32 or not images.flags.c_contiguous:
+        flags = images.flags
+        if images.dtype is not _FLOAT32 or not (flags.c_contiguous and flags.aligned):
             if images.dtype == np.uint8:
                 return np.ascontiguousarray(images), from_shape
             images = _as_float32(images)
@@ -331,6 +336,10 @@ class Engine:
         """Whole numbers [B, ...] for a network that embeds them."""
         if samples.dtype.kind not in "iu":
             raise UserError(f"inputs of type {samples.dtype}: the network takes whole numbers")
+        if samples.dtype == np.uint64 and samples.max(initial=0) > np.iinfo(np.int64).max:
+            raise UserError(
+                f"inputs up to {samples.max()}: the network takes whole numbers of int64"
+            )
         return np.ascontiguousarray(self._samples(samples), dtype=np.int64)
 
     def _check_floats(self, pixels: NDArray[np.float32]) -> None:
@@ -432,7 +441,7 @@ def _step(line: str) -> Step:
 
 
 def _as_float32(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Contiguous float32 of images of any type of floats.
+    """Contiguous and aligned float32 of images of any type of floats.
 
     Raises:
         UserError: they are of another type.
@@ -441,7 +450,7 @@ def _as_float32(images: NDArray[Any]) -> NDArray[np.float32]:
         raise UserError(
             f"images of type {images.dtype}: must be uint8 (0 .. 255) or floats (0 .. 1)"
         )
-    return np.ascontiguousarray(images, dtype=_FLOAT32)
+    return np.require(images, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _as_nchw(pixels: NDArray[Any], layout: Layout) -> NDArray[Any]:
