@@ -73,7 +73,10 @@ def test_what_people_read() -> None:
     assert "https://huggingface.co/datasets/uoft-cs/cifar10" in text
     counts = ticket.found["test"]
     assert f"({counts['right']:,} of 10,000 images)" in text
-    assert "biprop find --config cifar10-small --epochs 6" in text
+    teacher = "cifar10-dense/width_mult=1.5/prune-rate=none/find"
+    assert re.search(
+        rf"biprop find --config cifar10-small .*--teacher {teacher} .*--epochs 30", text
+    )
     assert "arXiv 2103.09377" in text
     assert "arXiv 2106.09129" in text
     assert "None is stated for this ticket." in text
