@@ -325,7 +325,7 @@ def test_every_help_has_examples_that_the_parser_accepts(
         (["--prunerate", "0.5"], "unknown argument --prunerate; did you mean '--prune-rate'?"),
         (["--prune-rate"], "expected one argument"),
         (["--layer-prune-rates", "fc"], "must be PATTERN=RATE"),
-        (["--layer-prune-rates", "fc=7"], "--layer-prune-rates fc= 7: must be above 0"),
+        (["--layer-prune-rates", "fc=7"], "--layer-prune-rates fc=7: must be above 0"),
         (["--arch", "Conv5"], "did you mean"),
         (["--set", "CIFAR10", "--data", "nowhere"], "--data nowhere: no such folder"),
         (["--set", "cifar10"], "did you mean 'CIFAR10'"),
