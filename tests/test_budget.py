@@ -16,7 +16,7 @@ from biprop.console import Console
 from biprop.evaluation.counts import Counts
 from biprop.runs import status
 from biprop.runs.folder import BEST, LAST, RESULT, newest_checkpoint
-from biprop.search import state
+from biprop.search import budget, state
 from biprop.search.budget import Budget
 from biprop.search.loop import Search
 from biprop.search.outcome import SearchStopped
@@ -180,15 +180,18 @@ def test_a_damaged_share_of_the_time_is_reported(
         Search(search.config, search.config_name, search.data, Console(), start, True)
 
 
-def test_about_a_hundred_of_many_short_epochs_are_reported(tmp_path: Path, clock: Clock) -> None:
-    short = {"one_batch": True, "batch_size": 8, "minutes": 2.5}
+def test_of_many_short_epochs_only_some_are_reported(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "REPORTS", 20)
+    short = {"one_batch": True, "batch_size": 8, "minutes": 0.5}
     expected = build(tmp_path / "whole", clock, **short)
     result = expected.run()
     lines = (result.folder / "logs" / "metrics.jsonl").read_text().splitlines()
-    assert expected.state.epoch == 150  # of one step and one second each
-    assert 75 <= len(lines) <= 101
+    assert expected.state.epoch == 30  # of one step and one second each
+    assert 15 <= len(lines) <= 21
     search = build(tmp_path / "stopped", clock, **short)
-    stop_at(search, 70, signal.SIGTERM)
+    stop_at(search, 14, signal.SIGTERM)
     with pytest.raises(SearchStopped):
         search.run()
     again = clock.watch(go_on(search))
@@ -230,11 +233,14 @@ def test_a_search_whose_last_step_began_in_the_first_third_ends_at_the_final_den
     assert result.kept / result.weights == pytest.approx(0.2, abs=1e-3)
 
 
-def test_every_checkpoint_that_is_asked_for_is_kept(tmp_path: Path, clock: Clock) -> None:
-    search = build(tmp_path, clock, one_batch=True, batch_size=8, minutes=2.5, save_every=49)
+def test_every_checkpoint_that_is_asked_for_is_kept(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "REPORTS", 5)
+    search = build(tmp_path, clock, one_batch=True, batch_size=8, minutes=0.4, save_every=7)
     search.run()
-    kept = {path.name for path in (search.folder / "checkpoints").glob("epoch_*")}
-    assert kept >= {"epoch_49.state", "epoch_98.state", "epoch_147.state"}
+    kept = {path.name for path in (search.folder / "checkpoints").glob("epoch_[0-9]*")}
+    assert kept == {"epoch_7.state", "epoch_14.state", "epoch_21.state"}
 
 
 def test_in_words_and_time_left(clock: Clock) -> None:

@@ -242,7 +242,8 @@ def test_a_loss_that_is_no_number_names_the_layer(
 def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, search = run(tmp_path / "whole"), build(tmp_path / "stopped")
+    whole = run(tmp_path / "whole", low_data="0.3")
+    search = build(tmp_path / "stopped", low_data="0.3")
     save = search._save
 
     def stop(name: str, *counts: Any) -> None:
@@ -265,12 +266,13 @@ def test_stopped_between_its_two_checkpoints_a_run_goes_on_as_if_it_had_not(
 
 
 def test_where_the_best_epoch_so_far_is_lost_a_search_goes_on_without_it(tmp_path: Path) -> None:
-    search = build(tmp_path / "first", epochs=3, save_every=1)
+    search = build(tmp_path / "first", epochs=3, save_every=1, low_data="0.3")
     search.run()
     checkpoints = search.folder / "checkpoints"
     elsewhere = tmp_path / "copy.state"
-    elsewhere.write_bytes((checkpoints / "epoch_2.state").read_bytes())
-    for file in (elsewhere, checkpoints / "epoch_2.state"):
+    elsewhere.write_bytes((checkpoints / "epoch_1.state").read_bytes())
+    assert checkpoint.load(checkpoints / BEST)["epoch"] > 1
+    for file in (elsewhere, checkpoints / "epoch_1.state"):
         start = checkpoint.read(file, {})
         assert start.ours
         start.ours["best_validation"] |= {"right": 180}  # no epoch to come is better
@@ -279,7 +281,7 @@ def test_where_the_best_epoch_so_far_is_lost_a_search_goes_on_without_it(tmp_pat
         assert again.state.best.epoch == 0
         result = again.run()
         kept = checkpoint.load(result.folder / "checkpoints" / BEST)
-        assert result.epoch == kept["epoch"] == 3
+        assert result.epoch == kept["epoch"] > 1
         assert kept["biprop"]["best_validation"]["right"] == result.validation.right
     whole = tmp_path / "whole.state"
     whole.write_bytes((checkpoints / LAST).read_bytes())
@@ -353,7 +355,7 @@ MUON = {
     "options",
     [
         pytest.param({"save_minutes": 0}, marks=pytest.mark.slow),
-        {"augmix": True, "jsd": True},
+        pytest.param({"augmix": True, "jsd": True}, marks=pytest.mark.slow),
         GLOBAL,
         MUON,
     ],
