@@ -45,7 +45,7 @@ def test_fewer_than_five_classes() -> None:
 
 def test_evaluation_mode_is_used_and_the_mode_restored() -> None:
     model = nn.Sequential(nn.Dropout(1.0), nn.Identity())
-    batches = [(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))] * 3
+    batches = [(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))] * 3  # of equal logits, 0 is chosen
     model[1].eval()  # as a part of a network whose statistics stay
     counts = evaluate(model, batches)
     assert counts.right == 3
