@@ -220,7 +220,6 @@ def _measure_model(
     console: Console,
 ) -> _Measurement:
     """Measure a PyTorch model of the user's own."""
-    from ..data.listings import recognise
     from ..evaluation.device import choose_device
     from ..robustness import measure
     from ..robustness.model import DEFAULT_BATCH
@@ -228,9 +227,10 @@ def _measure_model(
     if arguments.engine:
         raise UserError("--engine: runs tickets and decks, not a model of your own")
     device = choose_device(flags.get("device", "auto"))
+    robustness_model.check_spec(spec)
+    flags = robustness_model.with_data_set(flags)
     model, images = robustness_model.load(spec, arguments.weights, flags, console, device)
-    data_set = flags.get("set") or recognise(Path(flags["data"]))
-    reference = _reference(arguments, cells, len(images.classes), data_set)
+    reference = _reference(arguments, cells, len(images.classes), flags["set"])
     scores = measure(
         model,
         images,
@@ -246,7 +246,7 @@ def _measure_model(
     about = {
         "file": spec,
         "weights": arguments.weights,
-        "set": data_set,
+        "set": flags["set"],
         "classes": len(images.classes),
         "images": scores.source,
         "normalised by": robustness_model.normalised_by(arguments),

@@ -75,33 +75,46 @@ def taken_spec(arguments: argparse.Namespace, given: dict[str, Any]) -> str | No
 def load(
     spec: str, weights: str | None, flags: Mapping[str, Any], console: Console, device: torch.device
 ) -> tuple[nn.Module, DataSet]:
-    """The model, and the data set that the flags name. The model is made before images are decoded.
+    """The model, and the data set that the flags name (`with_data_set`). The model is made before
+    images are decoded.
 
     Raises:
-        UserError: no data set is named, or see `data.load`; or the model cannot be imported or
-            made, or its weights do not fit.
+        UserError: see `data.load`; or the model cannot be imported or made, or its weights do not
+            fit.
     """
     models: list[nn.Module] = []
 
     def make(num_classes: int, shape: tuple[int, ...]) -> None:
         models.append(_model(spec, flags.get("arch_args"), weights, num_classes, shape))
 
-    if not options.is_own(spec):
-        raise UserError(f"--arch {spec}: must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME")
     images = _load_data(flags, console, make)
     return models[0].to(device), images
 
 
-def _load_data(flags: Mapping[str, Any], console: Console, expect: Expect) -> DataSet:
-    from .. import data
+def check_spec(spec: str) -> None:
+    """Raise UserError unless `spec` names a network of the user's own."""
+    if not options.is_own(spec):
+        raise UserError(f"--arch {spec}: must be FILE.py:NAME, PACKAGE.MODULE:NAME or timm:NAME")
+
+
+def with_data_set(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags, with the data set that is found in --data if it is not named.
+
+    Raises:
+        UserError: neither is given, or the folder contains no known data set.
+    """
     from ..data.listings import recognise
 
     if "set" not in flags and "data" not in flags:
         raise UserError("pass --data DIR, or --set digits: the model does not tell its data")
+    named = flags.get("set")
+    return {**flags, "set": recognise(Path(flags["data"])) if named is None else named}
+
+
+def _load_data(flags: Mapping[str, Any], console: Console, expect: Expect) -> DataSet:
+    from .. import data
+
     places = {name: flags[name] for name in options.DATA_SOURCE_OPTIONS if name in flags}
-    places.setdefault("set", None)
-    if places["set"] is None:
-        places["set"] = recognise(Path(flags["data"]))
     config = dataclasses.replace(options.Config(), **places)
     options.check_data_path(config, places)
     options.check_data_source(config)

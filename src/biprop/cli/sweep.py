@@ -93,9 +93,11 @@ def run(arguments: argparse.Namespace) -> int:
     state = Sweep(Path(config.log_dir) / "sweeps" / config.name, cells, make=writes)
     if arguments.dry_run:
         return dry_run.show_sweep(list(state.unfinished(arguments.cell)), console)
+    code = 0
     if arguments.list:
         state.check_options()
-    code = 0 if arguments.list else _run_cells(state, console, arguments.cell)
+    else:
+        code = _run_cells(state, console, arguments.cell)
     if code == 0:
         console.table(f"sweep {config.name}", state.rows())
         if any(state.has_result(cell) for cell in cells):
